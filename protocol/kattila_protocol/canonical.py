@@ -1,0 +1,94 @@
+"""Values to the one JSON encoding of the protocol, and bytes to values under its strict reading.
+
+May live here: what holds for every signed JSON object. Not here: which members an object has.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import fields, is_dataclass
+from typing import Any, NoReturn
+
+from kattila_protocol.errors import Malformed
+
+# SQLite and most languages hold a signed 64-bit integer.
+MAX_INTEGER = 2**63 - 1
+# The longest number that is surely below MAX_INTEGER has 18 digits.
+_SAFE_DIGITS = b"0" * 19
+_DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
+
+# One escape of a JSON string: a surrogate pair, a lone surrogate (the group), or any other.
+_ESCAPE = re.compile(rb"\\(?:ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|(ud[89a-f][0-9a-f]{2})|.)")
+
+
+def encode(value: object) -> bytes:
+    """Encode compactly as ASCII, members in the order of their definition; dataclasses become objects.
+
+    A lone surrogate, as the kernel's bytes may leave one in a name, becomes U+FFFD. A float that JSON cannot hold
+    raises ValueError.
+    """
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=_members)
+    return _ESCAPE.sub(_without_lone_surrogate, text.encode("ascii"))
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    """Read one JSON object strictly.
+
+    Raises:
+        Malformed: not ASCII, not JSON, not an object, a member twice, NaN or Infinity, a number that is no
+            integer or beyond 64 bits, a lone surrogate, or nested too deeply.
+    """
+    try:
+        value = json.loads(
+            data.decode("ascii"),
+            object_pairs_hook=_unique_members,
+            parse_int=_bounded_integer,
+            parse_float=_no_float,
+            parse_constant=_no_float,
+        )
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        raise Malformed("the object must be ASCII; write other characters as \\uXXXX") from error
+    except UnicodeEncodeError as error:
+        raise Malformed("a string holds a lone surrogate") from error
+    except RecursionError as error:
+        raise Malformed("nested too deeply") from error
+    except ValueError as error:
+        raise Malformed(f"not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise Malformed("not a JSON object")
+    return value
+
+
+def has_long_number(data: bytes) -> bool:
+    """Tell whether some run of digits might be beyond 64 bits, so that a strict reading is due."""
+    return _SAFE_DIGITS in data.translate(_DIGITS_TO_ZERO)
+
+
+def _members(value: object) -> dict[str, object]:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    raise TypeError(f"cannot encode {type(value).__name__}")
+
+
+def _without_lone_surrogate(match: re.Match[bytes]) -> bytes:
+    return b"\\ufffd" if match.group(1) else match.group()
+
+
+def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        twice = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
+        raise Malformed(f"the member {twice[:40]!r} stands twice")
+    return members
+
+
+def _bounded_integer(digits: str) -> int:
+    if len(digits) > len(str(MAX_INTEGER)) + 1 or abs(int(digits)) > MAX_INTEGER:
+        raise Malformed(f"a number of {len(digits)} digits is beyond 64 bits")
+    return int(digits)
+
+
+def _no_float(text: str) -> NoReturn:
+    raise Malformed(f"{text[:20]} is not an integer")

@@ -1,0 +1,120 @@
+"""A report on the wire: bytes to their parts, and parts to bytes.
+
+May live here: the outer shape, its limits, and the two MACs over it. Not here: what DATA says (report.py). DATA is
+carried as the bytes that were signed; nothing here or elsewhere encodes it again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from kattila_protocol.errors import Malformed, RelayLoop, TooLarge, TooManyHops
+from kattila_protocol.names import MANAGER, is_id
+from kattila_protocol.ring import Ring
+from kattila_protocol.signing import Key, Purpose
+
+VERSION = 1
+# A node with 300 peers and the most routes that the agent sends stays well below.
+MAX_BODY_BYTES = 1024 * 1024
+# The seed's promise.
+MAX_HOPS = 3
+
+_HEAD = b'{"data":'
+_TAIL = re.compile(
+    rb',"hmac":"([0-9a-f]{64})","hop_hmac":"([0-9a-f]{64})","relay_path":(\[[^\]]{0,256}\]),"version":([0-9]{1,9})\}\Z'
+)
+# No tail is longer: its fixed text, two MACs, 256 characters of path, nine digits.
+_TAIL_WINDOW = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A report as carried: DATA as signed, its MAC, the last hop's MAC, and the relays it passed, oldest first."""
+
+    data: bytes
+    mac: str
+    hop_mac: str
+    relay_path: tuple[str, ...] = ()
+
+    def to_bytes(self) -> bytes:
+        """Return the body of the request."""
+        path = json.dumps(self.relay_path, separators=(",", ":"))
+        tail = f',"hmac":"{self.mac}","hop_hmac":"{self.hop_mac}","relay_path":{path},"version":{VERSION}}}'
+        return _HEAD + self.data + tail.encode("ascii")
+
+
+def seal(data: bytes, key: Key, recipient: str = MANAGER) -> Envelope:
+    """Sign DATA and its empty path for the first recipient: "manager" or a relay's id."""
+    mac = key.sign(Purpose.REPORT, data)
+    return Envelope(data, mac, key.sign(Purpose.HOP, hop_message(mac, (), recipient)))
+
+
+def cut(body: bytes) -> Envelope:
+    """Cut a body into its parts without reading DATA.
+
+    Raises:
+        TooLarge: over 1 MiB.
+        Malformed: the members, their order or the white space differ, or the path holds something else than ids.
+        TooManyHops: more than three relays.
+    """
+    if len(body) > MAX_BODY_BYTES:
+        raise TooLarge(f"the body has {len(body)} bytes; the limit is {MAX_BODY_BYTES}")
+    tail = _TAIL.search(body, max(0, len(body) - _TAIL_WINDOW))
+    if tail is None or not body.startswith(_HEAD + b"{") or body[tail.start() - 1 : tail.start()] != b"}":
+        raise Malformed(
+            'the body is not {"data":{…},"hmac":"…","hop_hmac":"…","relay_path":[…],"version":1} '
+            "with its members in this order and no white space between them"
+        )
+    mac, hop_mac, path, version = (part.decode("ascii", "replace") for part in tail.groups())
+    if int(version) != VERSION:
+        raise Malformed(f"version {version} is not known here; this is version {VERSION}")
+    return Envelope(body[len(_HEAD) : tail.start()], mac, hop_mac, _parse_path(path))
+
+
+def verify(envelope: Envelope, ring: Ring, recipient: str) -> Key:
+    """Return the key that signed DATA, after checking the last hop's MAC for this recipient as well.
+
+    Raises:
+        NoKey: the ring is empty.
+        BadSignature: DATA, the path or the recipient is not what was signed.
+    """
+    key = ring.verify(Purpose.REPORT, envelope.data, envelope.mac)
+    ring.verify(Purpose.HOP, hop_message(envelope.mac, envelope.relay_path, recipient), envelope.hop_mac)
+    return key
+
+
+def pass_on(envelope: Envelope, relay_id: str, key: Key, recipient: str) -> Envelope:
+    """Add a relay to the path and sign it for the next recipient; DATA and its MAC stay.
+
+    Raises:
+        RelayLoop: the relay stands in the path already.
+        TooManyHops: three relays stand in it.
+    """
+    if relay_id in envelope.relay_path:
+        raise RelayLoop(f"{relay_id} has passed this report on before")
+    if len(envelope.relay_path) >= MAX_HOPS:
+        raise TooManyHops(f"the path has {len(envelope.relay_path)} relays; the limit is {MAX_HOPS}")
+    path = (*envelope.relay_path, relay_id)
+    hop_mac = key.sign(Purpose.HOP, hop_message(envelope.mac, path, recipient))
+    return Envelope(envelope.data, envelope.mac, hop_mac, path)
+
+
+def hop_message(mac: str, relay_path: tuple[str, ...], recipient: str) -> bytes:
+    """Return what a hop signs: the report's MAC, the recipient, and the ids of the path, one a line."""
+    return "\n".join((mac, recipient, *relay_path)).encode()
+
+
+def _parse_path(text: str) -> tuple[str, ...]:
+    try:
+        path = json.loads(text)
+    except ValueError as error:
+        raise Malformed("relay_path is not a JSON list") from error
+    if not all(is_id(relay) for relay in path):
+        raise Malformed("relay_path holds something that is not an agent id")
+    if len(set(path)) != len(path):
+        raise Malformed("relay_path names a relay twice")
+    if len(path) > MAX_HOPS:
+        raise TooManyHops(f"the path has {len(path)} relays; the limit is {MAX_HOPS}")
+    return tuple(path)

@@ -1,0 +1,54 @@
+"""Every signed message that is no report: {"data":DATA,"hmac":"<64 hex>"}.
+
+May live here: the shape that register, reset, peer and verdict share. Not here: their members. A problem document
+(RFC 9457) has its own members in front of these two.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from kattila_protocol import canonical
+from kattila_protocol.errors import Malformed, TooLarge
+from kattila_protocol.ring import Ring
+from kattila_protocol.signing import Key, Purpose
+
+# Registration carries the hardware addresses of all interfaces, a peer's answer its interfaces and routes.
+MAX_MESSAGE_BYTES = 256 * 1024
+
+_TAIL = re.compile(rb',"hmac":"([0-9a-f]{64})"\}\Z')
+_TAIL_BYTES = 75
+# A JSON string cannot hold an unescaped quote, so this stands nowhere but in front of the member.
+_MEMBER = b'"data":'
+
+
+def seal(purpose: Purpose, key: Key, data: object, *, problem: Mapping[str, object] | None = None) -> bytes:
+    """Sign `data` (encoded here) for one purpose; the members of `problem` go in front, unsigned."""
+    signed = canonical.encode(data)
+    head = canonical.encode(problem)[:-1] + b"," if problem else b"{"
+    return head + _MEMBER + signed + b',"hmac":"' + key.sign(purpose, signed).encode() + b'"}'
+
+
+def unseal(purpose: Purpose, ring: Ring, body: bytes) -> tuple[dict[str, Any], Key]:
+    """Return the members that were signed, and the key that signed them.
+
+    Raises:
+        TooLarge: over 256 KiB.
+        Malformed: not of the shape, or the signed object is not strict JSON.
+        NoKey, BadSignature: see `Ring.verify`.
+    """
+    data, mac = _cut(body)
+    key = ring.verify(purpose, data, mac)
+    return canonical.parse_object(data), key
+
+
+def _cut(body: bytes) -> tuple[bytes, str]:
+    if len(body) > MAX_MESSAGE_BYTES:
+        raise TooLarge(f"the body has {len(body)} bytes; the limit is {MAX_MESSAGE_BYTES}")
+    tail = _TAIL.search(body, max(0, len(body) - _TAIL_BYTES))
+    start = body.find(_MEMBER)
+    if tail is None or start < 0 or not body.startswith(b"{"):
+        raise Malformed('the body does not end in "data":{…},"hmac":"…"} without white space between the members')
+    return body[start + len(_MEMBER) : tail.start()], tail.group(1).decode("ascii")

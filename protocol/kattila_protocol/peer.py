@@ -1,0 +1,101 @@
+"""The query of one agent to another, and the answer.
+
+May live here: their members and how they are signed. Not here: whom to ask (the agent's discovery).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kattila_protocol import message
+from kattila_protocol.errors import BadSignature, Malformed
+from kattila_protocol.freshness import check_skew
+from kattila_protocol.names import checked_counter, checked_id, checked_nonce
+from kattila_protocol.report import Interface, Route
+from kattila_protocol.ring import Ring
+from kattila_protocol.signing import Key, Purpose
+
+
+@dataclass(frozen=True, slots=True)
+class PeerQuery:
+    """Who asks, at which address (`to`, as text without a port: the asked agent's id is not known yet), and when."""
+
+    agent_id: str
+    to: str
+    nonce: str
+    timestamp: int
+
+    def parameters(self, key: Key) -> dict[str, str]:
+        """Return the parameters of GET /status/peer, the MAC among them."""
+        return {
+            "agent_id": self.agent_id,
+            "to": self.to,
+            "nonce": self.nonce,
+            "timestamp": str(self.timestamp),
+            "hmac": key.sign(Purpose.PEER, self._message()),
+        }
+
+    def _message(self) -> bytes:
+        return "\n".join((self.agent_id, self.to, self.nonce, str(self.timestamp))).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAnswer:
+    """Who answers, how many hops it is from the manager (0: reaches it itself, None: not at all), and by whom.
+
+    `nonce` is the query's. `next_hop` is the id of the agent that its own reports go to, None for the manager.
+    """
+
+    agent_id: str
+    hostname: str
+    distance: int | None
+    next_hop: str | None
+    interfaces: tuple[Interface, ...]
+    routes: tuple[Route, ...]
+    nonce: str
+
+
+def read_query(parameters: Mapping[str, str], ring: Ring, own_addresses: frozenset[str], now: int) -> PeerQuery:
+    """Check the parameters of GET /status/peer.
+
+    Raises:
+        Malformed: a parameter is missing or not of its shape.
+        NoKey, BadSignature: not signed by a key of the ring, or addressed to another node.
+        ClockSkew: see `check_skew`.
+    """
+    timestamp = parameters.get("timestamp", "")
+    query = PeerQuery(
+        agent_id=checked_id(parameters.get("agent_id"), "agent_id"),
+        to=parameters.get("to", ""),
+        nonce=checked_nonce(parameters.get("nonce")),
+        timestamp=checked_counter(_decimal(timestamp), "timestamp"),
+    )
+    ring.verify(Purpose.PEER, query._message(), parameters.get("hmac", ""))
+    if query.to not in own_addresses:
+        raise BadSignature("the query is addressed to another node")
+    check_skew(query.timestamp, now)
+    return query
+
+
+def seal_answer(answer: PeerAnswer, key: Key) -> bytes:
+    """Sign an answer."""
+    return message.seal(Purpose.VERDICT, key, answer)
+
+
+def unseal_answer(body: bytes, ring: Ring, nonce: str) -> dict[str, Any]:
+    """Return the members of the answer to the query that had this nonce.
+
+    Raises:
+        TooLarge, Malformed, NoKey, BadSignature: see `message.unseal`; also when it answers another query.
+    """
+    members, _ = message.unseal(Purpose.VERDICT, ring, body)
+    checked_id(members.get("agent_id"), "agent_id")
+    if members.get("nonce") != nonce or "distance" not in members:
+        raise Malformed("this is no answer to the query")
+    return members
+
+
+def _decimal(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 16 else None

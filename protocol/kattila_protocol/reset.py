@@ -1,0 +1,73 @@
+"""The request that makes an agent forget its state and take a new id, and the answer.
+
+May live here: their members. A reset names the id that it ends, so that it cannot be repeated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kattila_protocol import message
+from kattila_protocol.errors import BadSignature, Malformed
+from kattila_protocol.freshness import check_skew
+from kattila_protocol.names import checked_counter, checked_id, checked_nonce
+from kattila_protocol.ring import Ring
+from kattila_protocol.signing import Key, Purpose
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Which agent is to forget itself, and when that was asked (ms UTC)."""
+
+    agent_id: str
+    nonce: str
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResetAnswer:
+    """The new id, for the request that had this nonce."""
+
+    new_agent_id: str
+    nonce: str
+
+
+def seal(reset: Reset, key: Key) -> bytes:
+    """Return the body of POST /status/reset."""
+    return message.seal(Purpose.RESET, key, reset)
+
+
+def unseal(body: bytes, ring: Ring, own_id: str, now: int) -> tuple[Reset, Key]:
+    """Read a reset that is addressed to this agent and of this time.
+
+    Raises:
+        TooLarge, Malformed, NoKey, BadSignature: see `message.unseal`; BadSignature also when it names another id.
+        ClockSkew: see `check_skew`.
+    """
+    members, key = message.unseal(Purpose.RESET, ring, body)
+    reset = Reset(
+        agent_id=checked_id(members.get("agent_id"), "agent_id"),
+        nonce=checked_nonce(members.get("nonce")),
+        timestamp=checked_counter(members.get("timestamp"), "timestamp"),
+    )
+    if reset.agent_id != own_id:
+        raise BadSignature("the reset is addressed to another id")
+    check_skew(reset.timestamp, now)
+    return reset, key
+
+
+def seal_answer(answer: ResetAnswer, key: Key) -> bytes:
+    """Sign the answer."""
+    return message.seal(Purpose.VERDICT, key, answer)
+
+
+def unseal_answer(body: bytes, ring: Ring, nonce: str) -> ResetAnswer:
+    """Read the answer to the reset that had this nonce.
+
+    Raises:
+        TooLarge, Malformed, NoKey, BadSignature: see `message.unseal`; Malformed also for another reset's answer.
+    """
+    members, _ = message.unseal(Purpose.VERDICT, ring, body)
+    if members.get("nonce") != nonce:
+        raise Malformed("this is no answer to the reset")
+    return ResetAnswer(checked_id(members.get("new_agent_id"), "new_agent_id"), nonce)
