@@ -1,0 +1,1 @@
+"""The manager: verifies and stores reports, and publishes pages from them."""
