@@ -1,0 +1,42 @@
+#!/bin/sh
+# Creates a virtual environment, or says what this machine lacks: create-venv.sh DIRECTORY
+set -eu
+
+directory=$1
+
+if [ -x "$directory/bin/python" ] && [ -x "$directory/bin/pip" ]; then
+    exit 0
+fi
+
+python=
+for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        python=$candidate
+        break
+    fi
+done
+if [ -z "$python" ]; then
+    echo "Python 3.11 or newer is needed and was not found (looked for: ${PYTHON:-python3, python3.11 to python3.14})." >&2
+    echo "Debian 12, Ubuntu 24.04, RHEL 10 and newer bring it: install python3 there, or name one: make PYTHON=/path/to/python3 ..." >&2
+    exit 1
+fi
+
+# Debian and Ubuntu ship venv and ensurepip apart from python3; without ensurepip a venv would be made without pip.
+if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    case $python in
+        python3.*) package=$python-venv ;;
+        *) package=python3-venv ;;
+    esac
+    if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+        echo "Installing $package"
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" >/dev/null
+    else
+        echo "$python cannot create a virtual environment. Install its venv module, then call make again:" >&2
+        echo "    sudo apt-get install --no-install-recommends $package" >&2
+        exit 1
+    fi
+fi
+
+echo "Creating $directory with $("$python" --version)"
+"$python" -m venv "$directory"
