@@ -1,0 +1,115 @@
+SHELL = /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+BIN := .venv/bin
+BUILD_AND_PINS := requirements/create-venv.sh requirements/build.txt
+PIP := -m pip --quiet --disable-pip-version-check
+# Sources of our own carry no hash, so they are installed apart, and with nothing fetched for them.
+PIP_OWN := install --no-deps --no-build-isolation
+
+.PHONY: help
+help: ## show this help
+	@echo "make TARGET, where TARGET is one of:"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
+		printf '  %-14s %s\n' "$$name" "$$text"; \
+	done
+
+# --- Environments. A stamp tells that one is complete; a half-made one is finished by the next call.
+
+.PHONY: setup setup-manager setup-test
+setup: .venv/complete ## create .venv with agent, manager and all development tools
+
+.venv/complete: $(BUILD_AND_PINS) requirements/agent.txt requirements/manager.txt requirements/dev.txt \
+		protocol/pyproject.toml agent/pyproject.toml manager/pyproject.toml
+	@requirements/create-venv.sh .venv
+	@echo "Installing the pinned packages into .venv"
+	@$(BIN)/python $(PIP) install --require-hashes -r requirements/build.txt -r requirements/agent.txt \
+		-r requirements/manager.txt -r requirements/dev.txt
+	@echo "Installing protocol, agent and manager from this folder"
+	@$(BIN)/python $(PIP) $(PIP_OWN) -e ./protocol -e ./agent -e ./manager
+	@touch $@
+
+setup-manager: manager/.venv/complete ## create manager/.venv with only what the manager needs
+
+manager/.venv/complete: $(BUILD_AND_PINS) requirements/manager.txt protocol/pyproject.toml manager/pyproject.toml
+	@requirements/create-venv.sh manager/.venv
+	@echo "Installing the pinned packages into manager/.venv"
+	@manager/.venv/bin/python $(PIP) install --require-hashes -r requirements/build.txt -r requirements/manager.txt
+	@echo "Installing protocol and manager from this folder"
+	@manager/.venv/bin/python $(PIP) $(PIP_OWN) -e ./protocol -e ./manager
+	@touch $@
+
+.venv-bench/complete: requirements/create-venv.sh requirements/bench.txt
+	@requirements/create-venv.sh .venv-bench
+	@echo "Installing the baseline of the benchmark into .venv-bench"
+	@.venv-bench/bin/python $(PIP) install --require-hashes -r requirements/bench.txt
+	@touch $@
+
+.venv-tools/complete: requirements/create-venv.sh requirements/tools.txt
+	@requirements/create-venv.sh .venv-tools
+	@.venv-tools/bin/python $(PIP) install --require-hashes -r requirements/tools.txt
+	@touch $@
+
+# knotd is in /usr/sbin, which is not on everybody's PATH.
+# A fresh installation from Debian starts a server of its own on port 53; the tests start theirs, so that one is stopped.
+setup-test: ## install the system packages that tests use (as root), or say what will be skipped
+	@if PATH="$$PATH:/usr/sbin" command -v knotd >/dev/null; then \
+		:; \
+	elif [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing knot, the DNS server that tests run against"; \
+		apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends knot >/dev/null && \
+		{ [ ! -d /run/systemd/system ] || systemctl disable --quiet --now knot.service; }; \
+	else \
+		echo "knot is missing, tests against it will be skipped (sudo apt-get install --no-install-recommends knot)"; \
+	fi
+
+# --- Running it
+
+.PHONY: demo run-manager
+demo: setup ## show the main job on this machine: DNS, manager, agent, page; Ctrl-C ends it
+	@exec $(BIN)/python demo/run.py
+
+run-manager: setup-manager ## serve the manager on port 5086
+	@exec manager/.venv/bin/kattila-manager serve
+
+# --- Checking it
+
+.PHONY: check lint test format bench-ingest
+check: lint test ## all that CI checks: lint, then test
+
+lint: setup ## ruff, mypy --strict, import contracts
+	@echo "ruff"; $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
+	@echo "mypy"; $(BIN)/mypy
+	@echo "import contracts"; $(BIN)/lint-imports
+
+test: setup setup-test ## all tests; a part of them: make test ARGS="tests/protocol -k window"
+	@$(BIN)/pytest $(ARGS)
+
+format: setup ## put the code into the one format, mend what ruff can mend
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format .
+
+bench-ingest: setup .venv-bench/complete ## reports per second, beside the baseline, in one run
+	@exec $(BIN)/python bench/ingest.py
+
+# --- Keeping it
+
+.PHONY: requirements clean
+# Relative to each other, the order matters: later ones are constrained by earlier ones.
+requirements: .venv-tools/complete ## pin the newest versions of all dependencies, with hashes
+	@for name in build agent manager dev bench tools; do \
+		echo "requirements/$$name.txt"; \
+		.venv-tools/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+			--generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make requirements" \
+			--no-emit-package kattila-protocol --no-emit-package kattila-agent --no-emit-package kattila-manager \
+			--output-file requirements/$$name.txt requirements/$$name.in || exit; \
+	done
+
+clean: ## remove environments, caches, built things and the manager's database
+	@rm -rf .venv .venv-bench .venv-tools manager/.venv agent/bin
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	@rm -rf protocol/dist agent/dist manager/dist
+	@rm -f *.db *.db-wal *.db-shm manager/*.db manager/*.db-wal manager/*.db-shm
+	@find protocol agent manager tests demo bench -name __pycache__ -type d -exec rm -rf {} + 2>/dev/null || true
