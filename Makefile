@@ -19,6 +19,7 @@ help: ## show this help
 
 .PHONY: setup setup-manager setup-test
 setup: .venv/complete ## create .venv with agent, manager and all development tools
+	@:
 
 .venv/complete: $(BUILD_AND_PINS) requirements/agent.txt requirements/manager.txt requirements/dev.txt \
 		protocol/pyproject.toml agent/pyproject.toml manager/pyproject.toml
@@ -31,6 +32,7 @@ setup: .venv/complete ## create .venv with agent, manager and all development to
 	@touch $@
 
 setup-manager: manager/.venv/complete ## create manager/.venv with only what the manager needs
+	@:
 
 manager/.venv/complete: $(BUILD_AND_PINS) requirements/manager.txt protocol/pyproject.toml manager/pyproject.toml
 	@requirements/create-venv.sh manager/.venv
