@@ -84,7 +84,7 @@ check: lint test ## all that CI checks: lint, then test
 lint: setup ## ruff, mypy --strict, import contracts
 	@echo "ruff"; $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
 	@echo "mypy"; $(BIN)/mypy
-	@echo "import contracts"; $(BIN)/lint-imports
+	@echo "import contracts"; $(BIN)/lint-imports --no-logo
 
 test: setup setup-test ## all tests; a part of them: make test ARGS="tests/protocol -k window"
 	@$(BIN)/pytest $(ARGS)
