@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from dataclasses import fields, is_dataclass
 from typing import Any, NoReturn
 
@@ -79,8 +80,8 @@ def _without_lone_surrogate(match: re.Match[bytes]) -> bytes:
 def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        twice = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
-        raise Malformed(f"the member {twice[:40]!r} stands twice")
+        counts = Counter(name for name, _ in pairs)
+        raise Malformed(f"the member {counts.most_common(1)[0][0][:40]!r} stands twice")
     return members
 
 
