@@ -23,7 +23,7 @@ MAX_HOPS = 3
 
 _HEAD = b'{"data":'
 _TAIL = re.compile(
-    rb',"hmac":"([0-9a-f]{64})","hop_hmac":"([0-9a-f]{64})","relay_path":(\[[^\]]{0,256}\]),"version":([0-9]{1,9})\}\Z'
+    rb',"hmac":"([0-9a-f]{64})","hop_hmac":"([0-9a-f]{64})","relay_path":(\[[^\]]{0,256}\]),"version":(0|[1-9][0-9]{0,8})\}\Z'
 )
 # No tail is longer: its fixed text, two MACs, 256 characters of path, nine digits.
 _TAIL_WINDOW = 512
@@ -113,6 +113,8 @@ def _parse_path(text: str) -> tuple[str, ...]:
         raise Malformed("relay_path is not a JSON list") from error
     if not all(is_id(relay) for relay in path):
         raise Malformed("relay_path holds something that is not an agent id")
+    if json.dumps(path, separators=(",", ":")) != text:
+        raise Malformed("relay_path holds white space or escapes")
     if len(set(path)) != len(path):
         raise Malformed("relay_path names a relay twice")
     if len(path) > MAX_HOPS:
