@@ -22,14 +22,14 @@ def select_psk(records: Iterable[tuple[bytes, ...]]) -> bytes:
     """Choose the PSK among the TXT records at the name, each a tuple of its character-strings (RFC 1035, 3.3.14).
 
     The strings of a record are joined without a space. The record that starts with `kattila=` wins (the value is
-    what follows), else the only one. Equal records count once.
+    what follows), else the only one. Records of equal value count once.
 
     Raises:
         TxtError: none, several candidates, not UTF-8, or shorter than 16 bytes after trimming.
     """
-    values = sorted({b"".join(strings).strip() for strings in records})
-    marked = [value.removeprefix(PREFIX).strip() for value in values if value.startswith(PREFIX)]
-    return _checked(_only(marked or values))
+    values = {b"".join(strings).strip() for strings in records}
+    marked = {value.removeprefix(PREFIX).strip() for value in values if value.startswith(PREFIX)}
+    return _checked(_only(sorted(marked or values)))
 
 
 def _only(candidates: list[bytes]) -> bytes:
