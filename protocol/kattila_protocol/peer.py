@@ -72,6 +72,8 @@ def read_query(parameters: Mapping[str, str], ring: Ring, own_addresses: frozens
         nonce=checked_nonce(parameters.get("nonce")),
         timestamp=checked_counter(_decimal(timestamp), "timestamp"),
     )
+    if not query.to.isascii():
+        raise Malformed("to is not an address")
     ring.verify(Purpose.PEER, query._message(), parameters.get("hmac", ""))
     if query.to not in own_addresses:
         raise BadSignature("the query is addressed to another node")
