@@ -39,16 +39,18 @@ def unseal(purpose: Purpose, ring: Ring, body: bytes) -> tuple[dict[str, Any], K
         Malformed: not of the shape, or the signed object is not strict JSON.
         NoKey, BadSignature: see `Ring.verify`.
     """
-    data, mac = _cut(body)
+    data, mac = _cut(body, may_be_problem=purpose is Purpose.VERDICT)
     key = ring.verify(purpose, data, mac)
     return canonical.parse_object(data), key
 
 
-def _cut(body: bytes) -> tuple[bytes, str]:
+def _cut(body: bytes, *, may_be_problem: bool) -> tuple[bytes, str]:
     if len(body) > MAX_MESSAGE_BYTES:
         raise TooLarge(f"the body has {len(body)} bytes; the limit is {MAX_MESSAGE_BYTES}")
     tail = _TAIL.search(body, max(0, len(body) - _TAIL_BYTES))
     start = body.find(_MEMBER)
-    if tail is None or start < 0 or not body.startswith(b"{"):
-        raise Malformed('the body does not end in "data":{…},"hmac":"…"} without white space between the members')
+    # Nobody signs the members in front of an answer; a request has no reason for any.
+    leads = start == 1 or (may_be_problem and body[max(0, start - 1) : start] == b",")
+    if tail is None or not leads or not body.startswith(b"{"):
+        raise Malformed('the body is not {"data":{…},"hmac":"…"} without white space between the members')
     return body[start + len(_MEMBER) : tail.start()], tail.group(1).decode("ascii")
