@@ -75,8 +75,10 @@ def unseal(body: bytes, ring: Ring, nonce: str) -> Verdict:
 def _from_members(members: dict[str, Any]) -> Verdict:
     offset = members.get("clock_offset")
     outcome, detail = members.get("outcome"), members.get("detail", "")
-    if not isinstance(offset, int) or not isinstance(outcome, str) or not isinstance(detail, str):
-        raise Malformed("the verdict lacks its outcome, its clock_offset or its detail")
+    if not isinstance(outcome, str) or not isinstance(detail, str):
+        raise Malformed("the verdict lacks its outcome or its detail")
+    if not isinstance(offset, int) or isinstance(offset, bool):
+        raise Malformed("clock_offset is not an integer")
     return Verdict(
         outcome=outcome,
         agent_id=checked_id(members.get("agent_id"), "agent_id"),
