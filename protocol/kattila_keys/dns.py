@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,12 @@ Records = tuple[tuple[bytes, ...], ...]
 RESOLV_CONF = Path("/etc/resolv.conf")
 # What fits into one unfragmented datagram nearly everywhere (RFC 9715, section 3.1).
 UDP_PAYLOAD_BYTES = 1232
-# A lost datagram costs a quarter of the time that a question may take, and never more than this.
-_ATTEMPT_SECONDS = 2.0
-_ATTEMPTS = 4
+# How often all resolvers are asked before the time is over: a datagram may get lost.
+_ROUNDS = 3
+# dnspython sleeps before it asks the same resolver again, 0.1 s and then twice as long each time, and looks at its time
+# limit only after that.
+_FIRST_PAUSE_SECONDS = 0.1
+_LEAST_ROUND_SECONDS = 0.05
 
 _PORTS = range(1, 65536)
 _WITH_PORT = re.compile(r"\[([^\[\]]*)\](?::(\d{1,5}))?|([^:\[\]]*):(\d{1,5})")
@@ -85,8 +89,9 @@ def ask_txt(
 ) -> Records:
     """Return the TXT records at `name`, sorted, each as the character-strings it is made of (RFC 1035, 3.3.14).
 
-    Blocks, for `timeout_seconds` at most. Without a `server` those of `resolv_conf` are asked, but its search
-    domains are never applied. A lost datagram is sent again; an answer too large for UDP is fetched over TCP.
+    Blocks, for `timeout_seconds` at most (which should be 2 or more). Without a `server` those of `resolv_conf` are
+    asked, but its search domains are never applied. A lost datagram is sent again; an answer too large for UDP is
+    fetched over TCP.
 
     `require_ad` refuses an answer without the AD flag (RFC 4035, section 3.2.3). The flag is worth as much as the
     path to the resolver, so that one should run on this machine or in a network that is trusted.
@@ -98,10 +103,10 @@ def ask_txt(
     wanted = _absolute(name)
     resolver = _resolver(server, timeout_seconds, resolv_conf)
     try:
-        answer = resolver.resolve(wanted, dns.rdatatype.TXT, search=False)
+        answer = _resolve(resolver, wanted)
     except (dns.exception.DNSException, OSError) as error:
         # Not chained: some of dnspython's errors carry the answer, and an answer may carry a PSK.
-        raise DnsError(_explain(error, wanted, resolver)) from None
+        raise DnsError(_explain(error, wanted, resolver, timeout_seconds)) from None
     if require_ad and not answer.response.flags & dns.flags.AD:
         raise DnsError(
             f"{answer.nameserver} did not validate its answer for {_shown(wanted)} (no AD flag), and that is "
@@ -143,12 +148,21 @@ def _resolver(server: Server | None, timeout_seconds: float, resolv_conf: Path) 
     else:
         resolver.nameservers = list(server.addresses)
         resolver.port = server.port
-    resolver.lifetime = timeout_seconds
-    resolver.timeout = min(_ATTEMPT_SECONDS, timeout_seconds / _ATTEMPTS)
+    servers = len(resolver.nameservers)
+    longest_pause = _FIRST_PAUSE_SECONDS * 2 ** (servers - 1)
+    resolver.lifetime = max(_LEAST_ROUND_SECONDS, timeout_seconds / _ROUNDS - longest_pause)
+    resolver.timeout = resolver.lifetime / servers
     # AD in a question asks for AD in the answer (RFC 6840, section 5.7), without the signatures that DO would bring.
     resolver.flags = dns.flags.RD | dns.flags.AD
     resolver.use_edns(0, payload=UDP_PAYLOAD_BYTES)
     return resolver
+
+
+def _resolve(resolver: dns.resolver.Resolver, wanted: dns.name.Name) -> dns.resolver.Answer:
+    for _ in range(_ROUNDS - 1):
+        with suppress(dns.resolver.LifetimeTimeout):
+            return resolver.resolve(wanted, dns.rdatatype.TXT, search=False)
+    return resolver.resolve(wanted, dns.rdatatype.TXT, search=False)
 
 
 def _read_resolv_conf(resolver: dns.resolver.Resolver, resolv_conf: Path) -> None:
@@ -161,7 +175,7 @@ def _read_resolv_conf(resolver: dns.resolver.Resolver, resolv_conf: Path) -> Non
         ) from None
 
 
-def _explain(error: Exception, wanted: dns.name.Name, resolver: dns.resolver.Resolver) -> str:
+def _explain(error: Exception, wanted: dns.name.Name, resolver: dns.resolver.Resolver, timeout_seconds: float) -> str:
     name, asked = _shown(wanted), _asked(resolver)
     match error:
         case dns.resolver.NXDOMAIN():
@@ -170,7 +184,7 @@ def _explain(error: Exception, wanted: dns.name.Name, resolver: dns.resolver.Res
             return f"the name {name} exists but has no TXT record, says {asked}: add one with the PSK, or correct DNS="
         case dns.resolver.LifetimeTimeout():
             return (
-                f"no answer for {name} within {resolver.lifetime:g} s from {asked}: is the resolver up, and is this "
+                f"no answer for {name} within {timeout_seconds:g} s from {asked}: is the resolver up, and is this "
                 "port open to it over UDP and TCP?"
             )
         case dns.resolver.NoNameservers():
@@ -198,12 +212,16 @@ _ADVICE = {
 
 def _refusals(kwargs: dict[str, Any]) -> str:
     attempts: Sequence[_Attempt] = kwargs["errors"]
-    return "; ".join(sorted({_refusal(attempt) for attempt in attempts}))
+    # A truncated answer is only why TCP was tried.
+    failed = [attempt for attempt in attempts if not isinstance(attempt[3], dns.message.Truncated)]
+    return "; ".join(sorted({_refusal(attempt) for attempt in failed}))
 
 
 def _refusal(attempt: _Attempt) -> str:
     server, tcp, port, reason, _ = attempt
-    where = f"{server} port {port}/{'tcp' if tcp else 'udp'}"
+    # dnspython calls a plain resolver "Do53:ADDRESS@PORT".
+    address = str(server).removeprefix("Do53:").removesuffix(f"@{port}")
+    where = f"{address} port {port} ({'TCP' if tcp else 'UDP'})"
     if isinstance(reason, OSError):
         return f"{where} cannot be reached ({reason.strerror or type(reason).__name__}): is its port open?"
     if isinstance(reason, Exception):

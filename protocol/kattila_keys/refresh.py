@@ -181,6 +181,9 @@ class Keys:
             self._fail(_READING, str(error))
             return self._file.last_read
         self._recover(_READING)
+        # Whichever process asked.
+        if kept.asked_at is not None and kept.answered_at == kept.asked_at:
+            self._recover(_ASKING)
         return kept
 
     def _ask_if(self, wanted: Callable[[Kept], bool], now: int) -> None:
@@ -199,7 +202,6 @@ class Keys:
         self._update(lambda kept: replace(kept, asked_at=now))
         self._jitter = self._draw()
         psk = select_psk(self._ask())
-        self._recover(_ASKING)
         self._update(lambda kept: replace(kept, ring=kept.ring.with_current(psk, now), answered_at=now))
 
     def _update(self, change: Callable[[Kept], Kept]) -> None:
