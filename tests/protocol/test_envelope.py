@@ -1,0 +1,398 @@
+"""A report on the wire: one body, one reading, and everything else refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from kattila_protocol import canonical, envelope
+from kattila_protocol.envelope import MAX_BODY_BYTES, MAX_HOPS, Envelope
+from kattila_protocol.errors import BadSignature, Malformed, NoKey, Refusal, RelayLoop, TooLarge, TooManyHops
+from kattila_protocol.names import MANAGER
+from kattila_protocol.ring import Ring
+from kattila_protocol.signing import Purpose
+from protocol.samples import (
+    AGENT,
+    FOREIGN_KEY,
+    KEY,
+    OLDEST_KEY,
+    OTHER_AGENT,
+    PREVIOUS_KEY,
+    RELAYS,
+    REPORT,
+    RING,
+)
+
+DATA = canonical.encode(REPORT)
+A, B = "a" * 64, "b" * 64
+
+
+def sealed(data: bytes = DATA) -> Envelope:
+    return envelope.seal(data, KEY)
+
+
+def relayed(hops: int) -> Envelope:
+    """Pass a report along `hops` relays to the manager, each adding its mark."""
+    report = envelope.seal(DATA, KEY, recipient=(*RELAYS[:hops], MANAGER)[0])
+    for number in range(hops):
+        report = envelope.pass_on(report, RELAYS[number], KEY, (*RELAYS[:hops], MANAGER)[number + 1])
+    return report
+
+
+def opened(body: bytes, recipient: str = MANAGER) -> Envelope:
+    report = envelope.cut(body)
+    envelope.verify(report, RING, recipient)
+    return report
+
+
+WIRE: list[tuple[Envelope, bytes]] = [
+    (
+        Envelope(b"{}", A, B),
+        b'{"data":{},"hmac":"%s","hop_hmac":"%s","relay_path":[],"version":1}' % (A.encode(), B.encode()),
+    ),
+    (
+        Envelope(b'{"a":[{}]}', A, B, (AGENT,)),
+        b'{"data":{"a":[{}]},"hmac":"%s","hop_hmac":"%s","relay_path":["%s"],"version":1}'
+        % (A.encode(), B.encode(), AGENT.encode()),
+    ),
+    (
+        Envelope(b'{"a":1}', A, B, RELAYS[:3]),
+        b'{"data":{"a":1},"hmac":"%s","hop_hmac":"%s","relay_path":["%s","%s","%s"],"version":1}'
+        % (A.encode(), B.encode(), *(relay.encode() for relay in RELAYS[:3])),
+    ),
+]
+
+
+@pytest.mark.parametrize(("parts", "body"), WIRE, ids=["no relay", "one relay", "three relays"])
+def test_parts_and_body_belong_together(parts: Envelope, body: bytes) -> None:
+    assert parts.to_bytes() == body
+    assert envelope.cut(body) == parts
+
+
+@pytest.mark.parametrize("body", [body for _, body in WIRE])
+def test_every_prefix_is_refused(body: bytes) -> None:
+    for length in range(len(body)):
+        with pytest.raises(Malformed):
+            envelope.cut(body[:length])
+
+
+@pytest.mark.parametrize("rest", [b" ", b"\n", b"\r\n", b"\x00", b"}", b"{}", b"x", b"," + sealed().to_bytes()])
+def test_trailing_data_is_refused(rest: bytes) -> None:
+    with pytest.raises(Refusal) as refusal:
+        opened(sealed().to_bytes() + rest)
+    assert isinstance(refusal.value, Malformed | BadSignature)
+
+
+def test_data_is_carried_as_it_was_signed() -> None:
+    data = b'{"b": 1,\t"a":1e400, "a":"\xff"}'
+    assert opened(sealed(data).to_bytes()).data == data
+
+
+# DATA of a newer version may have a member of any name; what ends the body is the outer shape alone.
+@pytest.mark.parametrize(
+    "data",
+    [
+        WIRE[2][1],
+        b'{"x":"' + WIRE[2][1].replace(b'"', b'\\"') + b'"}',
+        b'{"x":[],"hmac":"%s","hop_hmac":"%s","relay_path":[],"version":1}' % (A.encode(), B.encode()),
+        b'{"x":{"data":{},"hmac":"%s"}}' % A.encode(),
+    ],
+    ids=["a report", "a report as text", "the same members", "a message"],
+)
+def test_data_that_looks_like_a_body_is_cut_at_the_end(data: bytes) -> None:
+    assert opened(sealed(data).to_bytes()).data == data
+
+
+SHAPES: list[tuple[str, bytes, bytes]] = [
+    ("white space in front", b'{"data":', b' {"data":'),
+    ("line feed in front", b'{"data":', b'\n{"data":'),
+    ("byte order mark", b'{"data":', b'\xef\xbb\xbf{"data":'),
+    ("white space before the first member", b'{"data":', b'{ "data":'),
+    ("white space before DATA", b'{"data":', b'{"data": '),
+    ("white space after DATA", b',"hmac"', b' ,"hmac"'),
+    ("white space before hmac", b',"hmac"', b', "hmac"'),
+    ("white space before the MAC", b'"hmac":', b'"hmac": '),
+    ("white space before hop_hmac", b',"hop_hmac"', b', "hop_hmac"'),
+    ("white space before relay_path", b',"relay_path"', b',\t"relay_path"'),
+    ("white space before version", b',"version"', b',\n"version"'),
+    ("white space before the end", b'"version":1}', b'"version":1 }'),
+    ("white space in the empty path", b"[]", b"[ ]"),
+    ("no path", b"[]", b"null"),
+    ("path of a number", b"[]", b"[1]"),
+    ("path of null", b"[]", b"[null]"),
+    ("path of an object", b"[]", b'[{"a":1}]'),
+    ("path of a list", b"[]", b"[[]]"),
+    ("path of the manager", b"[]", b'["manager"]'),
+    ("path with an id in capitals", b"[]", b'["' + AGENT.upper().encode() + b'"]'),
+    ("path with white space", b"[]", b'["%s", "%s"]' % (RELAYS[0].encode(), RELAYS[1].encode())),
+    ("path with an escape", b"[]", b'["\\u0030' + RELAYS[0][1:].encode() + b'"]'),
+    ("path with a trailing comma", b"[]", b'["' + AGENT.encode() + b'",]'),
+    ("path that does not end", b"[]", b'["' + AGENT.encode() + b'"'),
+    ("path of 10,000 brackets", b"[]", b"[" * 10_000 + b"]" * 10_000),
+    ("path of seven", b"[]", b"[" + b",".join(b'"' + relay.encode() + b'"' for relay in RELAYS[:7]) + b"]"),
+    ("path that is not ASCII", b"[]", b'["\xff"]'),
+    ("version 0", b'"version":1}', b'"version":0}'),
+    ("version 2", b'"version":1}', b'"version":2}'),
+    ("version 01", b'"version":1}', b'"version":01}'),
+    ("version 1.0", b'"version":1}', b'"version":1.0}'),
+    ("version as text", b'"version":1}', b'"version":"1"}'),
+    ("version of 1,000 digits", b'"version":1}', b'"version":' + b"1" * 1000 + b"}"),
+    ("no version", b',"version":1}', b"}"),
+    ("one member more", b'"version":1}', b'"version":1,"x":1}'),
+    ("one member more in front", b'{"data":', b'{"x":1,"data":'),
+    ("a member twice", b'"version":1}', b'"version":1,"version":1}'),
+    ("DATA is a list", b'{"data":{', b'{"data":[{'),
+    ("DATA ends in a bracket", b'},"hmac"', b'}],"hmac"'),
+    ("MAC in capitals", A.encode(), A.upper().encode()),
+    ("MAC of 63 digits", A.encode(), A[1:].encode()),
+    ("MAC of 65 digits", A.encode(), A.encode() + b"a"),
+    ("MAC of other letters", A.encode(), b"g" * 64),
+    ("hop MAC in capitals", B.encode(), B.upper().encode()),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), [shape[1:] for shape in SHAPES], ids=[shape[0] for shape in SHAPES])
+def test_any_other_shape_is_refused(old: bytes, new: bytes) -> None:
+    body = Envelope(b'{"a":1}', A, B).to_bytes()
+    assert body.count(old) == 1
+    with pytest.raises(Malformed):
+        envelope.cut(body.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"hmac":"%s","data":{},"hop_hmac":"%s","relay_path":[],"version":1}',
+        b'{"data":{},"hop_hmac":"%s","hmac":"%s","relay_path":[],"version":1}',
+        b'{"data":{},"hmac":"%s","hop_hmac":"%s","version":1,"relay_path":[]}',
+        b'{"version":1,"data":{},"hmac":"%s","hop_hmac":"%s","relay_path":[]}',
+    ],
+)
+def test_members_in_another_order_are_refused(body: bytes) -> None:
+    with pytest.raises(Malformed, match="members in this order"):
+        envelope.cut(body % (A.encode(), B.encode()))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"}",
+        b"{}",
+        b"null",
+        b"\x00" * 1000,
+        b"[" * 100_000,
+        b'{"data":' * 100_000,
+        b'{"data":{' + b"}" * 100_000,
+        sealed().to_bytes().decode().encode("utf-16"),
+        sealed().to_bytes().decode().encode("utf-16-le"),
+        sealed().to_bytes().decode().encode("utf-32"),
+        b"\x1f\x8b\x08" + b"\x00" * 100,
+        b"data=%7B%7D&hmac=" + A.encode(),
+    ],
+    ids=lambda body: repr(body[:12]),
+)
+def test_what_is_no_report_is_refused(body: bytes) -> None:
+    with pytest.raises(Malformed):
+        envelope.cut(body)
+
+
+def test_one_mebibyte_is_taken_and_one_byte_more_is_not() -> None:
+    fixed = len(sealed(b'{"a":""}').to_bytes())
+    largest = sealed(b'{"a":"' + b"x" * (MAX_BODY_BYTES - fixed) + b'"}').to_bytes()
+    assert len(largest) == 1024 * 1024
+    assert opened(largest).to_bytes() == largest
+    with pytest.raises(TooLarge, match="1048577 bytes; the limit is 1048576"):
+        envelope.cut(largest + b" ")
+
+
+# --- What is signed
+
+
+def test_sealed_report_verifies() -> None:
+    assert envelope.verify(sealed(), RING, MANAGER) == KEY
+
+
+@pytest.mark.parametrize("key", [PREVIOUS_KEY, OLDEST_KEY], ids=["previous", "oldest"])
+def test_report_under_a_previous_key_verifies(key: object) -> None:
+    assert isinstance(key, type(KEY))
+    assert envelope.verify(envelope.seal(DATA, key), RING, MANAGER) == key
+
+
+# In the middle of a rotation a relay may have the new key and the origin not yet.
+def test_hop_may_be_signed_by_another_key_than_data() -> None:
+    report = envelope.seal(DATA, PREVIOUS_KEY, RELAYS[0])
+    assert envelope.verify(envelope.pass_on(report, RELAYS[0], KEY, MANAGER), RING, MANAGER) == PREVIOUS_KEY
+
+
+def test_report_under_a_foreign_key_is_refused() -> None:
+    with pytest.raises(BadSignature):
+        envelope.verify(envelope.seal(DATA, FOREIGN_KEY), RING, MANAGER)
+
+
+def test_foreign_hop_around_a_genuine_report_is_refused() -> None:
+    with pytest.raises(BadSignature, match="'hop'"):
+        envelope.verify(envelope.pass_on(sealed(), RELAYS[0], FOREIGN_KEY, MANAGER), RING, MANAGER)
+
+
+def test_nothing_verifies_without_a_key() -> None:
+    with pytest.raises(NoKey):
+        envelope.verify(sealed(), Ring(), MANAGER)
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_no_bit_of_data_can_change(bit: int) -> None:
+    body = relayed(2).to_bytes()
+    for place in range(len(b'{"data":{'), len(b'{"data":') + len(DATA) - 1):
+        changed = bytearray(body)
+        changed[place] ^= 1 << bit
+        with pytest.raises(BadSignature):
+            opened(bytes(changed))
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_no_bit_of_the_body_can_change(bit: int) -> None:
+    body = relayed(2).to_bytes()
+    for place in range(len(body)):
+        changed = bytearray(body)
+        changed[place] ^= 1 << bit
+        with pytest.raises(Refusal) as refusal:
+            opened(bytes(changed))
+        assert isinstance(refusal.value, Malformed | BadSignature)
+
+
+@pytest.mark.parametrize("signed", ["mac", "hop_mac"])
+def test_no_digit_of_a_mac_can_change(signed: str) -> None:
+    report = relayed(1)
+    mac = getattr(report, signed)
+    for place in range(64):
+        for digit in set("0123456789abcdef") - {mac[place]}:
+            with pytest.raises(BadSignature):
+                envelope.verify(replace(report, **{signed: mac[:place] + digit + mac[place + 1 :]}), RING, MANAGER)
+
+
+def test_no_digit_of_the_path_can_change() -> None:
+    report = relayed(2)
+    for number, relay in enumerate(report.relay_path):
+        for place in (place for place, digit in enumerate(relay) if digit != "-"):
+            path = list(report.relay_path)
+            path[number] = relay[:place] + "f" + relay[place + 1 :]
+            with pytest.raises(BadSignature, match="'hop'"):
+                opened(replace(report, relay_path=tuple(path)).to_bytes())
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        (),
+        RELAYS[:1],
+        RELAYS[1:2],
+        (RELAYS[1], RELAYS[0]),
+        (RELAYS[0], RELAYS[1], RELAYS[2]),
+        (RELAYS[2], RELAYS[0], RELAYS[1]),
+    ],
+    ids=["emptied", "last cut", "first cut", "swapped", "appended", "prepended"],
+)
+def test_path_cannot_be_rewritten(path: tuple[str, ...]) -> None:
+    with pytest.raises(BadSignature, match="'hop'"):
+        opened(replace(relayed(2), relay_path=path).to_bytes())
+
+
+@pytest.mark.parametrize("recipient", [RELAYS[0], RELAYS[1], AGENT, "", "manager\n" + RELAYS[0], "Manager"])
+def test_report_for_the_manager_is_worth_nothing_to_another_recipient(recipient: str) -> None:
+    with pytest.raises(BadSignature, match="'hop'"):
+        opened(sealed().to_bytes(), recipient)
+
+
+def test_report_for_a_relay_is_worth_nothing_to_the_manager() -> None:
+    report = envelope.seal(DATA, KEY, RELAYS[0])
+    assert opened(report.to_bytes(), RELAYS[0]) == report
+    with pytest.raises(BadSignature, match="'hop'"):
+        opened(report.to_bytes(), MANAGER)
+
+
+# The recipient and the first of the path stand side by side in what a hop signs.
+def test_recipient_cannot_be_taken_for_a_part_of_the_path() -> None:
+    report = envelope.pass_on(sealed(), RELAYS[0], KEY, RELAYS[1])
+    with pytest.raises(BadSignature, match="'hop'"):
+        envelope.verify(replace(report, relay_path=(RELAYS[1],)), RING, RELAYS[0])
+
+
+def test_hop_of_one_report_fits_no_other() -> None:
+    other = envelope.seal(canonical.encode(replace(REPORT, tick=REPORT.tick + 1)), KEY)
+    with pytest.raises(BadSignature, match="'hop'"):
+        envelope.verify(replace(other, hop_mac=sealed().hop_mac), RING, MANAGER)
+
+
+@pytest.mark.parametrize("purpose", [purpose for purpose in Purpose if purpose is not Purpose.REPORT])
+def test_mac_over_data_made_for_another_purpose_is_refused(purpose: Purpose) -> None:
+    mac = KEY.sign(purpose, DATA)
+    report = Envelope(DATA, mac, KEY.sign(Purpose.HOP, envelope.hop_message(mac, (), MANAGER)))
+    with pytest.raises(BadSignature, match="'report'"):
+        opened(report.to_bytes())
+
+
+@pytest.mark.parametrize("purpose", [purpose for purpose in Purpose if purpose is not Purpose.HOP])
+def test_hop_mac_made_for_another_purpose_is_refused(purpose: Purpose) -> None:
+    report = sealed()
+    hop_mac = KEY.sign(purpose, envelope.hop_message(report.mac, (), MANAGER))
+    with pytest.raises(BadSignature, match="'hop'"):
+        opened(replace(report, hop_mac=hop_mac).to_bytes())
+
+
+# --- Hops
+
+
+def test_relays_are_named_oldest_first() -> None:
+    report = opened(relayed(3).to_bytes())
+    assert report.relay_path == RELAYS[:3]
+    assert (report.data, report.mac) == (sealed().data, sealed().mac)
+
+
+def test_each_hop_is_for_the_next_recipient_alone() -> None:
+    report = envelope.pass_on(envelope.seal(DATA, KEY, RELAYS[0]), RELAYS[0], KEY, RELAYS[1])
+    assert envelope.verify(report, RING, RELAYS[1]) == KEY
+    for other in (MANAGER, RELAYS[0], RELAYS[2]):
+        with pytest.raises(BadSignature, match="'hop'"):
+            envelope.verify(report, RING, other)
+
+
+def test_report_that_comes_back_to_a_relay_is_a_loop() -> None:
+    with pytest.raises(RelayLoop, match=RELAYS[0]):
+        envelope.pass_on(relayed(2), RELAYS[0], KEY, MANAGER)
+
+
+# Naming the loop tells more than naming the length.
+def test_loop_at_full_length_is_a_loop() -> None:
+    with pytest.raises(RelayLoop):
+        envelope.pass_on(relayed(3), RELAYS[2], KEY, MANAGER)
+
+
+def test_fourth_hop_is_not_added() -> None:
+    with pytest.raises(TooManyHops, match="3 relays; the limit is 3"):
+        envelope.pass_on(relayed(MAX_HOPS), RELAYS[3], KEY, MANAGER)
+
+
+def test_fourth_hop_is_not_taken_from_somebody_who_adds_it() -> None:
+    path = RELAYS[:4]
+    mac = KEY.sign(Purpose.REPORT, DATA)
+    report = Envelope(DATA, mac, KEY.sign(Purpose.HOP, envelope.hop_message(mac, path, MANAGER)), path)
+    with pytest.raises(TooManyHops, match="4 relays; the limit is 3"):
+        envelope.cut(report.to_bytes())
+
+
+def test_relay_twice_in_the_path_is_refused() -> None:
+    path = (RELAYS[0], RELAYS[1], RELAYS[0])
+    mac = KEY.sign(Purpose.REPORT, DATA)
+    report = Envelope(DATA, mac, KEY.sign(Purpose.HOP, envelope.hop_message(mac, path, MANAGER)), path)
+    with pytest.raises(Malformed, match="names a relay twice"):
+        envelope.cut(report.to_bytes())
+
+
+# A relay carries what it does not understand.
+def test_report_of_a_newer_kind_is_passed_on() -> None:
+    data = b'{"agent_id":"%s","shape":"of the future"}' % OTHER_AGENT.encode()
+    report = envelope.pass_on(envelope.seal(data, KEY, RELAYS[0]), RELAYS[0], KEY, MANAGER)
+    assert opened(report.to_bytes()).data == data

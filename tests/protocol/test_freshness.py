@@ -1,0 +1,165 @@
+"""Is a message of this time, and is it new."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from kattila_protocol.errors import ClockSkew
+from kattila_protocol.freshness import MAX_SKEW_MS, WINDOW_SIZE, Freshness, Window, check_skew, is_behind
+
+FRESH, DUPLICATE, REPLAY = Freshness.FRESH, Freshness.DUPLICATE, Freshness.REPLAY
+NOW = 1_760_000_000_000
+
+
+def window(*ticks: int) -> Window:
+    """Return a window after messages of these ticks, each with a nonce named after its tick."""
+    filled = Window()
+    for tick in ticks:
+        filled = filled.add(tick, f"n{tick}")
+    return filled
+
+
+CASES: list[tuple[str, Window, int, str, Freshness]] = [
+    ("first message", Window(), 1, "n1", FRESH),
+    ("first message with any tick", Window(), 10**15, "x", FRESH),
+    ("next tick", window(1), 2, "n2", FRESH),
+    ("tick far ahead", window(1), 10**15, "x", FRESH),
+    ("the same message", window(1), 1, "n1", DUPLICATE),
+    ("the same message, not the last", window(1, 2, 3), 1, "n1", DUPLICATE),
+    ("used tick, new nonce", window(1), 1, "x", REPLAY),
+    ("used tick, nonce of another", window(1, 2), 1, "n2", REPLAY),
+    ("late tick, used nonce", window(1, 3), 2, "n3", REPLAY),
+    ("late, but never seen", window(1, 3), 2, "n2", FRESH),
+    ("late, before all seen", window(2, 3), 1, "n1", FRESH),
+    ("last tick in the window", window(1, 120), 1, "n1", DUPLICATE),
+    ("first tick behind the window", window(1, 121), 1, "n1", REPLAY),
+    ("behind the window, never seen", window(500), 380, "x", REPLAY),
+    ("at the end of the window, never seen", window(500), 381, "x", FRESH),
+    ("tick 0 behind", window(1, 500), 0, "x", REPLAY),
+    ("after 119 newer ones", window(*range(1, 121)), 1, "n1", DUPLICATE),
+    ("after 120 newer ones", window(*range(1, 122)), 1, "n1", REPLAY),
+    ("after 121 newer ones", window(*range(1, 123)), 1, "n1", REPLAY),
+]
+
+
+@pytest.mark.parametrize(
+    ("seen", "tick", "nonce", "judged"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+)
+def test_judged(seen: Window, tick: int, nonce: str, judged: Freshness) -> None:
+    assert seen.judge(tick, nonce) is judged
+
+
+def test_window_holds_120() -> None:
+    assert len(window(*range(1, 500)).entries) == WINDOW_SIZE == 120
+
+
+def test_late_message_takes_its_place() -> None:
+    assert window(5, 1, 3) == window(1, 3, 5)
+
+
+def test_judging_changes_nothing() -> None:
+    seen = window(1, 2)
+    assert seen.judge(3, "n3") is seen.judge(3, "n3") is FRESH
+
+
+@pytest.mark.parametrize(("tick", "behind"), [(380, True), (381, False), (500, False), (501, False), (0, True)])
+def test_behind(tick: int, behind: bool) -> None:
+    assert is_behind(tick, 500) is behind
+
+
+@dataclass
+class NaiveWindow:
+    """Remember all that was ever accepted; a nonce is forgotten with its message, 120 messages later."""
+
+    accepted: set[tuple[int, str]] = field(default_factory=set)
+
+    def judge(self, tick: int, nonce: str) -> Freshness:
+        highest = max((seen for seen, _ in self.accepted), default=0)
+        if tick > highest or not self.accepted:
+            return FRESH
+        if highest - tick >= 120:
+            return REPLAY
+        if (tick, nonce) in self.accepted:
+            return DUPLICATE
+        used_nonces = {seen for _, seen in sorted(self.accepted)[-120:]}
+        used_ticks = {seen for seen, _ in self.accepted}
+        return REPLAY if tick in used_ticks or nonce in used_nonces else FRESH
+
+
+class WindowAgainstMemory(RuleBasedStateMachine):
+    """Send any messages in any order to the window and to one that remembers everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.window = Window()
+        self.naive = NaiveWindow()
+        self.sent: list[tuple[int, str]] = []
+        self.highest = 0
+
+    def send(self, tick: int, nonce: str) -> None:
+        judged = self.window.judge(tick, nonce)
+        assert judged is self.naive.judge(tick, nonce)
+        self.sent.append((tick, nonce))
+        if judged is FRESH:
+            assert (tick, nonce) not in self.naive.accepted
+            self.window = self.window.add(tick, nonce)
+            self.naive.accepted.add((tick, nonce))
+            self.highest = max(self.highest, tick)
+
+    @rule(ahead=st.integers(1, 300), nonce=st.integers(0, 400))
+    def newer(self, ahead: int, nonce: int) -> None:
+        self.send(self.highest + ahead, str(nonce))
+
+    @rule(many=st.integers(1, 130))
+    def many_newer(self, many: int) -> None:
+        for _ in range(many):
+            self.send(self.highest + 1, f"of {self.highest + 1}")
+
+    @rule(back=st.integers(0, 130), nonce=st.integers(0, 400))
+    def late(self, back: int, nonce: int) -> None:
+        self.send(max(0, self.highest - back), str(nonce))
+
+    @rule(data=st.data())
+    def again(self, data: st.DataObject) -> None:
+        if self.sent:
+            self.send(*data.draw(st.sampled_from(self.sent)))
+
+    @rule(data=st.data(), shift=st.integers(-3, 3))
+    def again_with_another_tick(self, data: st.DataObject, shift: int) -> None:
+        if self.sent:
+            tick, nonce = data.draw(st.sampled_from(self.sent))
+            self.send(max(0, tick + shift), nonce)
+
+    @invariant()
+    def bounded_and_sorted(self) -> None:
+        assert len(self.window.entries) <= WINDOW_SIZE
+        assert list(self.window.entries) == sorted(self.window.entries)
+
+
+TestWindowAgainstMemory = WindowAgainstMemory.TestCase
+TestWindowAgainstMemory.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.parametrize("offset", [0, 1, -1, 599_999, 600_000, -600_000])
+def test_clock_within_ten_minutes(offset: int) -> None:
+    check_skew(NOW + offset, NOW)
+
+
+@pytest.mark.parametrize(
+    ("offset", "text"),
+    [
+        (600_001, "600.0 s ahead of"),
+        (-600_001, "600.0 s behind"),
+        (3_600_000, "3600.0 s ahead of the receiver's; at most 600 s are allowed"),
+        (-NOW, "1760000000.0 s behind"),
+    ],
+)
+def test_clock_beyond_ten_minutes(offset: int, text: str) -> None:
+    assert MAX_SKEW_MS == 600_000
+    with pytest.raises(ClockSkew, match=text):
+        check_skew(NOW + offset, NOW)

@@ -1,0 +1,150 @@
+"""The query of one agent to another, and the answer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kattila_protocol import canonical, message, peer, verdict
+from kattila_protocol.errors import BadSignature, ClockSkew, Malformed, NoKey, Refusal
+from kattila_protocol.peer import PeerAnswer, PeerQuery
+from kattila_protocol.ring import Ring
+from kattila_protocol.signing import Purpose
+from protocol.samples import AGENT, FOREIGN_KEY, KEY, NONCE, NOW, OTHER_AGENT, OTHER_NONCE, RELAYS, REPORT, RING
+
+ADDRESSES = frozenset({"192.0.2.1", "2001:db8::1"})
+QUERY = PeerQuery(OTHER_AGENT, "2001:db8::1", NONCE, NOW)
+PARAMETERS = QUERY.parameters(KEY)
+ANSWER = PeerAnswer(AGENT, "a.example.org", 1, RELAYS[0], REPORT.telemetry.interfaces, REPORT.telemetry.routes, NONCE)
+
+
+def read(parameters: dict[str, str], now: int = NOW) -> PeerQuery:
+    return peer.read_query(parameters, RING, ADDRESSES, now)
+
+
+def test_query_and_parameters_belong_together() -> None:
+    assert list(PARAMETERS) == ["agent_id", "to", "nonce", "timestamp", "hmac"]
+    assert PARAMETERS["timestamp"] == "1760000000000"
+    assert read(PARAMETERS) == QUERY
+
+
+def test_query_for_another_node_is_refused() -> None:
+    elsewhere = replace(QUERY, to="192.0.2.2").parameters(KEY)
+    with pytest.raises(BadSignature, match="addressed to another node"):
+        read(elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("agent_id", AGENT),
+        ("to", "192.0.2.1"),
+        ("nonce", OTHER_NONCE),
+        ("timestamp", str(NOW + 1)),
+        ("hmac", "0" * 64),
+        ("hmac", ""),
+        ("hmac", PARAMETERS["hmac"].upper()),
+        ("hmac", KEY.sign(Purpose.VERDICT, b"x")),
+    ],
+)
+def test_no_parameter_can_change(name: str, value: str) -> None:
+    with pytest.raises(BadSignature, match="'peer'"):
+        read({**PARAMETERS, name: value})
+
+
+@pytest.mark.parametrize("purpose", [purpose for purpose in Purpose if purpose is not Purpose.PEER])
+def test_query_made_for_another_purpose_is_refused(purpose: Purpose) -> None:
+    signed = "\n".join((OTHER_AGENT, "2001:db8::1", NONCE, str(NOW))).encode()
+    assert PARAMETERS["hmac"] == KEY.sign(Purpose.PEER, signed)
+    with pytest.raises(BadSignature, match="'peer'"):
+        read({**PARAMETERS, "hmac": KEY.sign(purpose, signed)})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("agent_id", ""),
+        ("agent_id", "manager"),
+        ("nonce", ""),
+        ("nonce", NONCE.upper()),
+        ("timestamp", ""),
+        ("timestamp", "-1"),
+        ("timestamp", "+1"),
+        ("timestamp", " 1"),
+        ("timestamp", "1.5"),
+        ("timestamp", "1e3"),
+        ("timestamp", "1_000"),
+        ("timestamp", "NaN"),
+        ("timestamp", "\u0661\u0662"),
+        ("timestamp", "\u00b2"),
+        ("timestamp", "9" * 16),
+        ("timestamp", "9" * 5000),
+        ("to", "\ud800"),
+        ("to", "käsi"),
+    ],
+)
+def test_parameter_of_another_shape_is_refused(name: str, value: str) -> None:
+    with pytest.raises(Malformed):
+        read({**PARAMETERS, name: value})
+
+
+@pytest.mark.parametrize("name", ["agent_id", "to", "nonce", "timestamp", "hmac"])
+def test_each_parameter_is_needed(name: str) -> None:
+    with pytest.raises((Malformed, BadSignature)):
+        read({key: value for key, value in PARAMETERS.items() if key != name})
+
+
+@pytest.mark.parametrize("offset", [600_001, -600_001])
+def test_query_of_another_time_is_refused(offset: int) -> None:
+    with pytest.raises(ClockSkew):
+        read(PARAMETERS, NOW + offset)
+
+
+def test_query_to_a_node_without_a_key_is_refused() -> None:
+    with pytest.raises(NoKey):
+        peer.read_query(PARAMETERS, Ring(), ADDRESSES, NOW)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(PARAMETERS)), st.text(st.characters()) | st.sampled_from([AGENT, NONCE])))
+def test_any_parameters_are_refused_as_such(parameters: dict[str, str]) -> None:
+    with pytest.raises(Refusal):
+        read(parameters)
+
+
+def test_answer_and_bytes_belong_together() -> None:
+    members = peer.unseal_answer(peer.seal_answer(ANSWER, KEY), RING, NONCE)
+    assert members == json.loads(canonical.encode(ANSWER))
+    assert list(members) == ["agent_id", "hostname", "distance", "next_hop", "interfaces", "routes", "nonce"]
+
+
+def test_node_that_reaches_nobody_says_so() -> None:
+    lost = replace(ANSWER, distance=None, next_hop=None)
+    assert peer.unseal_answer(peer.seal_answer(lost, KEY), RING, NONCE)["distance"] is None
+
+
+def test_answer_to_another_query_is_not_ours() -> None:
+    with pytest.raises(Malformed, match="no answer to the query"):
+        peer.unseal_answer(peer.seal_answer(ANSWER, KEY), RING, OTHER_NONCE)
+
+
+def test_answer_of_a_stranger_is_refused() -> None:
+    with pytest.raises(BadSignature):
+        peer.unseal_answer(peer.seal_answer(ANSWER, FOREIGN_KEY), RING, NONCE)
+
+
+def test_answer_made_for_another_purpose_is_refused() -> None:
+    with pytest.raises(BadSignature):
+        peer.unseal_answer(message.seal(Purpose.PEER, KEY, ANSWER), RING, NONCE)
+
+
+# Answers and verdicts are signed for one purpose; their members keep them apart.
+def test_verdict_is_no_answer_and_an_answer_no_verdict() -> None:
+    said = verdict.seal(verdict.Verdict("accepted", AGENT, NONCE, NOW, 0), KEY)
+    with pytest.raises(Malformed):
+        peer.unseal_answer(said, RING, NONCE)
+    with pytest.raises(Malformed):
+        verdict.unseal(peer.seal_answer(ANSWER, KEY), RING, NONCE)

@@ -1,0 +1,95 @@
+"""A PSK, or a key that derives from it, shows up nowhere."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+
+import pytest
+
+from kattila_protocol import canonical, envelope, message, peer, registration, reset, verdict
+from kattila_protocol.errors import Refusal
+from kattila_protocol.names import MANAGER
+from kattila_protocol.peer import PeerQuery
+from kattila_protocol.registration import Registration
+from kattila_protocol.reset import Reset
+from kattila_protocol.signing import Key, Purpose
+from protocol.samples import (
+    AGENT,
+    FOREIGN_KEY,
+    FOREIGN_RING,
+    KEY,
+    NONCE,
+    NOW,
+    OTHER_AGENT,
+    PSK,
+    RELAYS,
+    REPORT,
+    RING,
+)
+
+
+def spellings(key: Key) -> list[str]:
+    """Return the ways in which a key's secrets could be written."""
+    secrets = [key.psk, *key.purpose_keys.values()]
+    return [text for secret in secrets for text in (secret.decode("latin-1"), secret.hex(), repr(secret)[2:-1])]
+
+
+def assert_silent(text: str) -> None:
+    for key in (*(entry.key for entry in RING.entries), FOREIGN_KEY):
+        for spelling in spellings(key):
+            assert spelling not in text
+
+
+@pytest.mark.parametrize("show", [repr, str, "{}".format, "{!r}".format, ascii])
+@pytest.mark.parametrize(
+    "value", [KEY, RING, RING.entries[0], [KEY], {"key": KEY}], ids=lambda value: type(value).__name__
+)
+def test_representation_shows_fingerprints_alone(value: object, show: Callable[[object], str]) -> None:
+    assert KEY.fingerprint in show(value)
+    assert_silent(show(value))
+
+
+def test_key_does_not_become_json() -> None:
+    text = ""
+    try:
+        text = canonical.encode({"ring": KEY}).decode()
+    except TypeError as error:
+        text = str(error)
+    assert_silent(text)
+
+
+DATA = canonical.encode(REPORT)
+REQUEST = Registration(AGENT, AGENT, "a.example.org", (), NONCE, NOW)
+REFUSED: list[tuple[str, Callable[[], object]]] = [
+    ("report", lambda: envelope.verify(envelope.seal(DATA, KEY), FOREIGN_RING, MANAGER)),
+    ("recipient", lambda: envelope.verify(envelope.seal(DATA, KEY), RING, AGENT)),
+    ("loop", lambda: envelope.pass_on(envelope.Envelope(DATA, "", "", RELAYS[:1]), RELAYS[0], KEY, MANAGER)),
+    ("hops", lambda: envelope.pass_on(envelope.Envelope(DATA, "", "", RELAYS[:3]), RELAYS[3], KEY, MANAGER)),
+    ("purpose", lambda: message.unseal(Purpose.RESET, RING, message.seal(Purpose.VERDICT, KEY, {}))),
+    ("strictness", lambda: message.unseal(Purpose.RESET, RING, message.seal(Purpose.RESET, KEY, [1]))),
+    ("registration", lambda: registration.unseal(registration.seal(REQUEST, KEY), FOREIGN_RING, NOW)),
+    ("time", lambda: registration.unseal(registration.seal(REQUEST, KEY), RING, 0)),
+    ("reset", lambda: reset.unseal(reset.seal(Reset(AGENT, NONCE, NOW), KEY), RING, OTHER_AGENT, NOW)),
+    ("verdict", lambda: verdict.unseal(message.seal(Purpose.VERDICT, KEY, {}), RING, NONCE)),
+    (
+        "peer",
+        lambda: peer.read_query(PeerQuery(AGENT, "192.0.2.1", NONCE, NOW).parameters(KEY), RING, frozenset(), NOW),
+    ),
+]
+
+
+@pytest.mark.parametrize("refused", [case[1] for case in REFUSED], ids=[case[0] for case in REFUSED])
+def test_refusal_does_not_tell_a_key(refused: Callable[[], object]) -> None:
+    with pytest.raises(Refusal) as refusal:
+        refused()
+    shown = "".join(traceback.format_exception(refusal.value)) + repr(refusal.value) + str(refusal.value.members)
+    assert_silent(shown)
+
+
+# So that the tests above can fail.
+def test_a_told_key_would_be_noticed() -> None:
+    with pytest.raises(AssertionError):
+        assert_silent(f"the PSK is {PSK.decode()}")
+    with pytest.raises(AssertionError):
+        assert_silent(repr(KEY.purpose_keys))
