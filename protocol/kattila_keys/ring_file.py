@@ -252,10 +252,10 @@ def _create(path: Path, *, owner_of: Path) -> int:
 
     So a command run once as root beside a service leaves nothing that the service cannot read.
     """
+    model = (owner_of if owner_of.exists() else owner_of.parent).stat()
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
     os.fchmod(file, _MODE)
     if os.geteuid() == 0:
-        model = (owner_of if owner_of.exists() else owner_of.parent).stat()
         os.fchown(file, model.st_uid, model.st_gid)
     return file
 
