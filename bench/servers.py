@@ -1,0 +1,160 @@
+"""The two servers that are compared: how each is started, and what a running one uses.
+
+May live here: commands, environments, CPU and memory of a tree of processes. Not here: what is sent to them (load.py)
+or what follows from the figures (ingest.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from kattila_keys.ring_file import Kept, RingFile
+from kattila_protocol.ring import Ring
+
+ROOT = Path(__file__).resolve().parents[1]
+# A first start imports, migrates, and starts its workers.
+START_SECONDS = 30.0
+STOP_SECONDS = 30.0
+
+
+class ServerError(Exception):
+    """A server did not do its part; the text says which and shows the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What to start: `environment` is all that it gets beside PATH; its log and its database lie in `folder`."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    port: int
+    folder: Path
+
+    @property
+    def database(self) -> Path:
+        """The database's file."""
+        return self.folder / "bench.db"
+
+    @property
+    def log_end(self) -> str:
+        """The last lines that it wrote."""
+        return "\n".join((self.folder / "log").read_text(errors="replace").splitlines()[-15:])
+
+
+def baseline(folder: Path, port: int, psk: bytes) -> Server:
+    """Flask with a commit per report, in an environment of its own."""
+    psk_file = folder / "psks.json"
+    psk_file.write_text(json.dumps([psk.decode(), "the psk before, of the bench", "the psk before that one"]))
+    python, app = ROOT / ".venv-bench/bin/python", ROOT / "bench/baseline/app.py"
+    command = (str(python), str(app), str(port), str(folder / "bench.db"), str(psk_file))
+    return Server("baseline", command, {}, port, folder)
+
+
+def manager(folder: Path, port: int, psk: bytes, workers: int, now: int) -> Server:
+    """The manager, with a ring that was read from DNS at `now` (ms UTC), so that it has nothing to ask."""
+    ring = Ring().with_current(psk, now)
+    RingFile(folder / "kattila_ring.json").update(lambda _: Kept(ring, asked_at=now, answered_at=now))
+    environment = {
+        "DNS": "kattila.example.net",
+        # Nobody answers there: whatever is asked, nothing leaves this machine.
+        "DNS_SERVER": "127.0.0.1:9",
+        "MANAGER_LISTEN": f"127.0.0.1:{port}",
+        "MANAGER_DB": str(folder / "bench.db"),
+        "WORKERS": str(workers),
+    }
+    command = (str(Path(sys.executable).with_name("kattila-manager")), "serve")
+    return Server("manager", command, environment, port, folder)
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Running:
+    """A server that was started: what its processes used so far."""
+
+    def __init__(self, server: Server, process: subprocess.Popen[bytes]) -> None:
+        """Watch the processes below this one."""
+        self.server = server
+        self._process = process
+        self.peak_rss_bytes = 0
+
+    def cpu_seconds(self) -> dict[int, float]:
+        """Return user and system time by process."""
+        return {process.pid: sum(process.cpu_times()[:2]) for process in self._tree()}
+
+    def note_memory(self) -> None:
+        """Keep the largest sum of the processes' resident sets (pages that they share count for each)."""
+        self.peak_rss_bytes = max(self.peak_rss_bytes, sum(process.memory_info().rss for process in self._tree()))
+
+    def wait_until_ready(self) -> None:
+        """Return once it answers and all its processes have come to rest, so that all workers take connections."""
+        ends_at = time.monotonic() + START_SECONDS
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > ends_at:
+                raise ServerError(f"the {self.server.name} did not start; the end of its log:\n{self.server.log_end}")
+            time.sleep(0.05)
+        used, before = sum(self.cpu_seconds().values()), -1.0
+        while used - before > 0.02 and time.monotonic() < ends_at:
+            time.sleep(0.4)
+            used, before = sum(self.cpu_seconds().values()), used
+
+    def stop(self) -> None:
+        """Ask it to stop, and wait; raises ServerError if it has to be killed."""
+        processes = self._tree()
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise ServerError(f"the {self.server.name} did not stop within {STOP_SECONDS:.0f} s of SIGTERM") from None
+        finally:
+            for process in processes:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGKILL)
+
+    def _tree(self) -> list[psutil.Process]:
+        parent = psutil.Process(self._process.pid)
+        return [parent, *parent.children(recursive=True)]
+
+    def _answers(self) -> bool:
+        try:
+            url = f"http://127.0.0.1:{self.server.port}/status/healthcheck"
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+
+@contextlib.contextmanager
+def running(server: Server) -> Iterator[Running]:
+    """Start a server in its folder and wait until it is ready; stop it at the end."""
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **server.environment}
+    with (server.folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            server.command, env=environment, cwd=server.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    started = Running(server, process)
+    try:
+        started.wait_until_ready()
+        yield started
+    finally:
+        if process.poll() is None:
+            started.stop()

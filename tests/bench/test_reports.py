@@ -1,0 +1,57 @@
+"""The made-up reports: the manager's figures stand on them."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+import pytest
+
+from kattila_protocol.envelope import cut, verify
+from kattila_protocol.names import MANAGER
+from kattila_protocol.report import Report
+from kattila_protocol.ring import Ring
+from reports import SHAPES, bodies
+
+NOW = 1_763_900_000_000
+RING = Ring().with_current(b"a psk of the tests", NOW)
+
+
+def made(shape: str, agents: int = 3, samples: int = 4, seed: int = 7) -> list[bytes]:
+    return list(bodies(SHAPES[shape], agents, samples, RING.current, NOW, random.Random(seed)))
+
+
+def read(body: bytes) -> Report:
+    return msgspec.json.decode(cut(body).data, type=Report).check()
+
+
+def test_the_same_seed_makes_the_same_bytes() -> None:
+    assert made("full") == made("full")
+    assert made("full") != made("full", seed=8)
+
+
+@pytest.mark.parametrize("shape", sorted(SHAPES))
+def test_every_body_verifies_and_says_what_its_shape_promises(shape: str) -> None:
+    for body in made(shape):
+        verify(cut(body), RING, MANAGER)
+        telemetry = read(body).telemetry
+        counts = len(telemetry.interfaces), len(telemetry.routes), len(telemetry.wireguard[0].peers)
+        assert counts == (SHAPES[shape].interfaces, SHAPES[shape].routes, SHAPES[shape].peers)
+
+
+def test_the_small_shape_has_about_3_kb() -> None:
+    assert 2_700 < len(cut(made("small")[-1]).data) < 3_500
+
+
+def test_samples_come_in_order_and_the_last_is_signed_now() -> None:
+    reports = [read(body) for body in made("full")]
+    assert [(report.sample, report.tick) for report in reports] == [(1 + n // 3, 1 + n // 3) for n in range(12)]
+    assert len({report.nonce for report in reports}) == 12
+    assert reports[-1].timestamp == NOW
+    assert min(report.timestamp for report in reports) >= NOW - 4 * 60 * 1000
+
+
+def test_only_the_busy_peers_change_from_sample_to_sample() -> None:
+    before, after = (read(body).telemetry.wireguard[0].peers for body in made("full", agents=1, samples=2))
+    changed = [old != new for old, new in zip(before, after, strict=True)]
+    assert changed == [True] * 10 + [False] * 10
