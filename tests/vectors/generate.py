@@ -1,0 +1,366 @@
+"""Make the test vectors: PYTHONPATH=tests .venv/bin/python -m vectors.generate (from the root of the repository).
+
+May live here: inputs, and the package asked for the bytes. The same inputs give the same files; a test compares them
+with the ones beside this module, and running it accepts what has changed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from kattila_protocol import canonical, envelope, message, peer, registration, reset, verdict
+from kattila_protocol.envelope import Envelope
+from kattila_protocol.errors import ClockSkew, IdentityConflict, Malformed, Refusal, Replay
+from kattila_protocol.freshness import Freshness, Window
+from kattila_protocol.names import MANAGER
+from kattila_protocol.peer import PeerAnswer, PeerQuery
+from kattila_protocol.registration import Registration
+from kattila_protocol.reset import Reset, ResetAnswer
+from kattila_protocol.signing import Key, Purpose
+from kattila_protocol.txt import TxtError, select_psk
+from kattila_protocol.verdict import Verdict
+from protocol.samples import (
+    AGENT,
+    BOOT,
+    FOREIGN_PSK,
+    KEY,
+    NONCE,
+    NOW,
+    OTHER_AGENT,
+    OTHER_NONCE,
+    PREVIOUS_PSK,
+    PSK,
+    RELAYS,
+    REPORT,
+    UNICODE_PSK,
+)
+
+FOLDER = Path(__file__).parent
+Case = dict[str, Any]
+
+DATA = canonical.encode(REPORT)
+SMALL = replace(REPORT, telemetry=replace(REPORT.telemetry, system=None, interfaces=(), routes=(), neighbours=()))
+SMALL_DATA = canonical.encode(replace(SMALL, telemetry=replace(SMALL.telemetry, wireguard=(), failures=())))
+OTHER_SPELLING = b'{ "nonce":"%s", "of":{"the":"future"}, "tick":7 }' % NONCE.encode()
+
+
+def text(data: bytes) -> str:
+    """Show bytes in JSON: one character (U+0000 to U+00FF) for each."""
+    return data.decode("latin-1")
+
+
+def keys() -> list[Case]:
+    """PSKs, their fingerprints, and the keys that derive from them."""
+    return [
+        {
+            "psk": psk.decode(),
+            "fingerprint": key.fingerprint,
+            "purpose_keys": {purpose.value: derived.hex() for purpose, derived in key.purpose_keys.items()},
+        }
+        for psk in (PSK, PREVIOUS_PSK, UNICODE_PSK, b"0123456789abcdef", b"x" * 65)
+        for key in [Key.from_psk(psk)]
+    ]
+
+
+def reports() -> list[Case]:
+    """Reports as their origin sends them."""
+    return [
+        _report("every member", PSK, DATA, MANAGER),
+        _report("no telemetry", PSK, SMALL_DATA, MANAGER),
+        _report("under another key", UNICODE_PSK, SMALL_DATA, MANAGER),
+        _report("to a relay", PSK, SMALL_DATA, RELAYS[0]),
+        _report("DATA spelled otherwise: the MAC is over its bytes", PSK, OTHER_SPELLING, MANAGER),
+    ]
+
+
+def _report(name: str, psk: bytes, data: bytes, recipient: str) -> Case:
+    sealed = envelope.seal(data, Key.from_psk(psk), recipient)
+    return {
+        "name": name,
+        "psk": psk.decode(),
+        "data": text(data),
+        "recipient": recipient,
+        "hmac": sealed.mac,
+        "hop_hmac": sealed.hop_mac,
+        "body": text(sealed.to_bytes()),
+        "verdict": "verifies",
+    }
+
+
+def hops() -> list[Case]:
+    """One report passed on three times; the second relay has the PSK of the month before."""
+    sealed = envelope.seal(SMALL_DATA, KEY, RELAYS[0])
+    cases = []
+    for relay, psk, recipient in zip(RELAYS, (PSK, PREVIOUS_PSK, PSK), (*RELAYS[1:3], MANAGER), strict=False):
+        passed = envelope.pass_on(sealed, relay, Key.from_psk(psk), recipient)
+        cases.append(
+            {
+                "name": f"{len(passed.relay_path)} of 3",
+                "psk": psk.decode(),
+                "relay": relay,
+                "recipient": recipient,
+                "before": text(sealed.to_bytes()),
+                "signed": text(envelope.hop_message(passed.mac, passed.relay_path, recipient)),
+                "after": text(passed.to_bytes()),
+                "ring": [PSK.decode(), PREVIOUS_PSK.decode()],
+                "verdict": "verifies",
+            }
+        )
+        sealed = passed
+    return cases
+
+
+ASKED = Registration(AGENT, BOOT, "käsi.example.org", ("00:00:5e:00:53:01", "00:00:5e:00:53:02"), NONCE, NOW)
+FORGET = Reset(AGENT, NONCE, NOW)
+
+
+def messages() -> list[Case]:
+    """Registration, reset, and the answer to a reset."""
+    return [
+        _message("register", ASKED, registration.seal(ASKED, KEY)),
+        _message("reset", FORGET, reset.seal(FORGET, KEY)),
+        _message("verdict", ResetAnswer(OTHER_AGENT, NONCE), reset.seal_answer(ResetAnswer(OTHER_AGENT, NONCE), KEY)),
+    ]
+
+
+def _message(purpose: str, members: object, body: bytes) -> Case:
+    shown = json.loads(canonical.encode(members))
+    return {"purpose": purpose, "psk": PSK.decode(), "members": shown, "body": text(body), "verdict": "verifies"}
+
+
+def verdicts() -> list[Case]:
+    """What the manager answers; a refusal is a problem document."""
+    said = Verdict("accepted", AGENT, NONCE, NOW + 20, clock_offset=-20, highest_tick=1041, highest_sample=41)
+    return [
+        _verdict("accepted", said, None),
+        _verdict("duplicate", replace(said, outcome="duplicate"), None),
+        _verdict("registered under another id", replace(said, agent_id=OTHER_AGENT, highest_tick=0), None),
+        _verdict(
+            "refused", replace(said, outcome="replay", highest_tick=9000), Replay("the tick 1041 was used before")
+        ),
+        _verdict("quotes its member", replace(said, outcome="malformed"), Malformed('not JSON: "data":{},"hmac":""')),
+        _verdict("clock", replace(said, outcome="clock_skew", clock_offset=-600_001), ClockSkew("600.0 s behind")),
+        _verdict("newcomer", replace(said, outcome="identity_conflict"), IdentityConflict("boot ids alternate")),
+        _verdict("outcome of the future", replace(said, outcome="postponed"), None),
+    ]
+
+
+def _verdict(name: str, said: Verdict, refusal: Refusal | None) -> Case:
+    said = replace(said, detail=refusal.detail if refusal else "")
+    return {
+        "name": name,
+        "psk": PSK.decode(),
+        "nonce": said.nonce,
+        "members": json.loads(canonical.encode(said)),
+        "http_status": refusal.status if refusal else 200,
+        "body": text(verdict.seal(said, KEY, refusal)),
+        "sample": said.disposition.name.lower(),
+    }
+
+
+def peers() -> list[Case]:
+    """A query with its answer."""
+    cases = []
+    for to, distance, next_hop in (("192.0.2.1", 0, None), ("2001:db8::1", 2, RELAYS[0]), ("192.0.2.1", None, None)):
+        query = PeerQuery(OTHER_AGENT, to, NONCE, NOW)
+        parameters = query.parameters(KEY)
+        telemetry = REPORT.telemetry
+        answer = PeerAnswer(
+            AGENT, "käsi.example.org", distance, next_hop, telemetry.interfaces, telemetry.routes, NONCE
+        )
+        cases.append(
+            {
+                "psk": PSK.decode(),
+                "parameters": parameters,
+                "query_string": urlencode(parameters),
+                "answer": json.loads(canonical.encode(answer)),
+                "answer_body": text(peer.seal_answer(answer, KEY)),
+                "verdict": "verifies",
+            }
+        )
+    return cases
+
+
+def txt_answers() -> list[Case]:
+    """TXT answers, each a list of records, each a list of character-strings; psk is null where none is usable."""
+    answers: dict[str, list[list[bytes]]] = {
+        "one record": [[PSK]],
+        "several strings": [[PSK[:10], PSK[10:]]],
+        "over 255 bytes": [[b"x" * 255, b"y" * 45]],
+        "marked": [[b"kattila=" + PSK]],
+        "marked beside others": [[b"v=spf1 -all, and more"], [b"kattila=" + PSK]],
+        "white space around": [[b" \t" + PSK + b" "]],
+        "UTF-8": [[UNICODE_PSK]],
+        "equal values": [[b"kattila=" + PSK], [b"kattila= " + PSK]],
+        "16 bytes": [[b"0123456789abcdef"]],
+        "15 bytes": [[b"0123456789abcde"]],
+        "none": [],
+        "two unmarked": [[PSK], [PREVIOUS_PSK]],
+        "two marked": [[b"kattila=" + PSK], [b"kattila=" + PREVIOUS_PSK]],
+        "nothing after the mark": [[b"kattila="], [PSK]],
+        "Latin-1": [["yötön yö, ähtäri".encode("latin-1")]],
+    }
+    return [
+        {"name": name, "records": [[text(part) for part in record] for record in records], "psk": _psk_of(records)}
+        for name, records in answers.items()
+    ]
+
+
+def _psk_of(records: list[list[bytes]]) -> str | None:
+    try:
+        return select_psk(tuple(record) for record in records).decode()
+    except TxtError:
+        return None
+
+
+def windows() -> list[Case]:
+    """Messages of one agent in the order of their arrival, and what the window says of each."""
+    arrivals: dict[str, list[tuple[int, str]]] = {
+        "in order, then again": [(1, "a"), (2, "b"), (3, "c"), (1, "a"), (3, "c")],
+        "late": [(1, "a"), (4, "d"), (2, "b"), (3, "c"), (2, "b"), (2, "x")],
+        "used tick or nonce": [(5, "a"), (5, "b"), (4, "a"), (6, "a")],
+        "edge of the window": [(1, "a"), (120, "b"), (1, "a"), (121, "c"), (1, "a"), (2, "d"), (2, "d")],
+        "121 newer": [(1, "n1"), *((tick, f"n{tick}") for tick in range(2, 123)), (1, "n1"), (3, "n3"), (122, "n122")],
+        "a jump": [(10, "a"), (9_007_199_254_740_991, "b"), (10, "a"), (11, "c")],
+        "from behind": [(500, "a"), (0, "b"), (380, "c"), (381, "d")],
+    }
+    return [{"name": name, "messages": _judged(messages)} for name, messages in arrivals.items()]
+
+
+def _judged(arrivals: list[tuple[int, str]]) -> list[list[object]]:
+    window, judged = Window(), []
+    for tick, nonce in arrivals:
+        said = window.judge(tick, nonce)
+        judged.append([tick, nonce, said.name.lower()])
+        window = window.add(tick, nonce) if said is Freshness.FRESH else window
+    return judged
+
+
+def refused() -> list[Case]:
+    """Bodies that are not taken, by whom, and the kind of refusal."""
+    sealed = envelope.seal(SMALL_DATA, KEY)
+    body, relayed = sealed.to_bytes(), envelope.pass_on(sealed, RELAYS[0], KEY, MANAGER)
+    return [
+        *(_no_report(name, changed, kind) for name, changed, kind in _changed_reports(body, relayed)),
+        *(_no_report(name, _signed(data), kind) for name, data, kind in _signed_reports()),
+        *_other_refusals(),
+    ]
+
+
+def _no_report(name: str, body: bytes, kind: str) -> Case:
+    return _refused(name, "report", body, kind, recipient=MANAGER)
+
+
+def _refused(name: str, what: str, body: bytes, kind: str, **more: object) -> Case:
+    return {"name": name, "what": what, "ring": [PSK.decode()], "now": NOW, **more, "body": text(body), "kind": kind}
+
+
+def _signed(data: bytes) -> bytes:
+    return envelope.seal(data, KEY).to_bytes()
+
+
+def _changed_reports(body: bytes, relayed: Envelope) -> list[tuple[str, bytes, str]]:
+    foreign = Key.from_psk(FOREIGN_PSK)
+    hops_of_four = envelope.hop_message(relayed.mac, RELAYS[:4], MANAGER)
+    too_many = Envelope(relayed.data, relayed.mac, KEY.sign(Purpose.HOP, hops_of_four), RELAYS[:4])
+    hops_twice = envelope.hop_message(relayed.mac, (RELAYS[0], RELAYS[0]), MANAGER)
+    twice = Envelope(relayed.data, relayed.mac, KEY.sign(Purpose.HOP, hops_twice), (RELAYS[0], RELAYS[0]))
+    reset_mac = KEY.sign(Purpose.RESET, relayed.data)
+    reset_hop = KEY.sign(Purpose.HOP, envelope.hop_message(reset_mac, (), MANAGER))
+    return [
+        ("one byte of DATA", body.replace(b'"sample":41', b'"sample":42'), "bad_signature"),
+        ("MAC of another message", body.replace(relayed.mac.encode(), b"0" * 64), "bad_signature"),
+        ("path cut", replace(relayed, relay_path=()).to_bytes(), "bad_signature"),
+        ("path of another relay", replace(relayed, relay_path=(RELAYS[1],)).to_bytes(), "bad_signature"),
+        ("for a relay", envelope.seal(SMALL_DATA, KEY, RELAYS[0]).to_bytes(), "bad_signature"),
+        ("foreign key", envelope.seal(SMALL_DATA, foreign).to_bytes(), "bad_signature"),
+        ("foreign hop", envelope.pass_on(relayed, RELAYS[1], foreign, MANAGER).to_bytes(), "bad_signature"),
+        ("MAC made for a reset", Envelope(SMALL_DATA, reset_mac, reset_hop).to_bytes(), "bad_signature"),
+        ("four relays", too_many.to_bytes(), "too_many_hops"),
+        ("a relay twice", twice.to_bytes(), "malformed"),
+        ("white space between members", body.replace(b',"hmac"', b', "hmac"'), "malformed"),
+        ("white space in the path", body.replace(b"[]", b"[ ]"), "malformed"),
+        ("version 2", body.replace(b'"version":1', b'"version":2'), "malformed"),
+        ("version 01", body.replace(b'"version":1', b'"version":01'), "malformed"),
+        ("no version", body.replace(b',"version":1', b""), "malformed"),
+        ("one member more", body[:-1] + b',"x":1}', "malformed"),
+        ("reordered", b'{"version":1,' + body[1:].replace(b',"version":1', b""), "malformed"),
+        ("byte order mark", b"\xef\xbb\xbf" + body, "malformed"),
+        ("trailing line feed", body + b"\n", "malformed"),
+        ("cut", body[:-1], "malformed"),
+        ("empty", b"", "malformed"),
+        ("UTF-16", body.decode().encode("utf-16-le"), "malformed"),
+    ]
+
+
+def _signed_reports() -> list[tuple[str, bytes, str]]:
+    at = b'"sample":41'
+    early, late = replace(REPORT, timestamp=NOW - 600_001), replace(REPORT, timestamp=NOW + 600_001)
+    return [
+        ("member twice", SMALL_DATA.replace(at, at + b"," + at), "malformed"),
+        ("NaN", SMALL_DATA.replace(at, b'"sample":NaN'), "malformed"),
+        ("fraction", SMALL_DATA.replace(at, b'"sample":1.5'), "malformed"),
+        ("1e400", SMALL_DATA.replace(at, b'"sample":1e400'), "malformed"),
+        ("1,000 digits", SMALL_DATA.replace(at, b'"sample":' + b"9" * 1000), "malformed"),
+        ("2**53", SMALL_DATA.replace(at, b'"sample":9007199254740992'), "malformed"),
+        ("true for 1", SMALL_DATA.replace(at, b'"sample":true'), "malformed"),
+        ("sample 0", SMALL_DATA.replace(at, b'"sample":0'), "malformed"),
+        ("no sample", SMALL_DATA.replace(at + b",", b""), "malformed"),
+        ("lone surrogate", SMALL_DATA[:-1] + rb',"x":"\ud800"}', "malformed"),
+        ("raw UTF-8", SMALL_DATA[:-1] + ',"x":"ä"}'.encode(), "malformed"),
+        ("1,500 brackets", SMALL_DATA[:-1] + b',"x":' + b"[" * 1500 + b"]" * 1500 + b"}", "malformed"),
+        ("id in capitals", SMALL_DATA.replace(AGENT.encode(), AGENT.upper().encode()), "malformed"),
+        ("nonce too short", SMALL_DATA.replace(NONCE.encode(), NONCE[1:].encode()), "malformed"),
+        ("10 minutes and 1 ms behind", canonical.encode(early), "clock_skew"),
+        ("10 minutes and 1 ms ahead", canonical.encode(late), "clock_skew"),
+    ]
+
+
+def _other_refusals() -> list[Case]:
+    asked, forget = registration.seal(ASKED, KEY), reset.seal(FORGET, KEY)
+    said = verdict.seal(Verdict("accepted", AGENT, NONCE, NOW, 0), KEY)
+    passed = envelope.pass_on(envelope.seal(SMALL_DATA, KEY, RELAYS[0]), RELAYS[0], KEY, RELAYS[1])
+    back = envelope.pass_on(passed, RELAYS[1], KEY, RELAYS[0])
+    elsewhere = message.seal(Purpose.REGISTER, KEY, replace(ASKED, to=OTHER_AGENT))
+    return [
+        _refused("registration for somebody else", "register", elsewhere, "bad_signature"),
+        _refused("registration used as a reset", "reset", asked, "bad_signature", own_id=AGENT),
+        _refused("registration ten minutes later", "register", asked, "clock_skew", now=NOW + 600_001),
+        _refused("member in front of a request", "register", b'{"x":1,' + asked[1:], "malformed"),
+        _refused("reset of another id", "reset", forget, "bad_signature", own_id=OTHER_AGENT),
+        _refused("verdict on another message", "verdict", said, "malformed", nonce=OTHER_NONCE),
+        _refused(
+            "verdict under a foreign key", "verdict", said, "bad_signature", nonce=NONCE, ring=["another psk, no doubt"]
+        ),
+        _refused("nothing to verify with", "report", _signed(SMALL_DATA), "no_key", recipient=MANAGER, ring=[]),
+        _refused("back at a relay", "relay", back.to_bytes(), "relay_loop", own_id=RELAYS[0]),
+    ]
+
+
+MAKERS: dict[str, Callable[[], list[Case]]] = {
+    "keys.json": keys,
+    "report.json": reports,
+    "hop.json": hops,
+    "message.json": messages,
+    "verdict.json": verdicts,
+    "peer.json": peers,
+    "txt.json": txt_answers,
+    "window.json": windows,
+    "refused.json": refused,
+}
+
+
+def content(name: str) -> str:
+    """Return a file: a JSON list with one case a line."""
+    return "[\n" + ",\n".join(json.dumps(case) for case in MAKERS[name]()) + "\n]\n"
+
+
+if __name__ == "__main__":
+    for file_name in MAKERS:
+        (FOLDER / file_name).write_text(content(file_name))
+        print(FOLDER / file_name)
