@@ -64,6 +64,10 @@ def _went_back(asked_at: int | None, now: int) -> bool:
     return asked_at is not None and asked_at - now >= ASK_AGAIN_MS
 
 
+def _just_asked(kept: Kept, now: int) -> bool:
+    return kept.asked_at is not None and abs(now - kept.asked_at) < TOGETHER_MS
+
+
 class Keys:
     """The ring of this node, kept fresh.
 
@@ -109,16 +113,16 @@ class Keys:
         """
         with self._file.asking(wait=True):
             kept = self._kept()
-            if kept.asked_at is None or kept.answered_at != kept.asked_at or abs(now - kept.asked_at) >= TOGETHER_MS:
+            if kept.answered_at != kept.asked_at or not _just_asked(kept, now):
                 self._ask_and_keep(now)
         return self.ring()
 
     def refresh_or_log(self, now: int) -> Ring:
-        """Do as `refresh`, but log a failure and return the last good ring. For a daemon's start and SIGHUP."""
-        try:
-            self.refresh(now)
-        except (DnsError, TxtError, RingFileError) as error:
-            self._note(error)
+        """Do as `refresh`, but log a failure and return the last good ring. For a daemon's start and SIGHUP.
+
+        Of several workers told at once only one asks, even if DNS fails: they do not wait for it one after the other.
+        """
+        self._ask_if(lambda kept: not _just_asked(kept, now), now, wait=True)
         return self.ring()
 
     def refresh_if_due(self, now: int) -> None:
@@ -186,11 +190,11 @@ class Keys:
             self._recover(_ASKING)
         return kept
 
-    def _ask_if(self, wanted: Callable[[Kept], bool], now: int) -> None:
-        if not wanted(self._kept()):
+    def _ask_if(self, wanted: Callable[[Kept], bool], now: int, *, wait: bool = False) -> None:
+        if not wait and not wanted(self._kept()):
             return
         try:
-            with self._file.asking(wait=False) as alone:
+            with self._file.asking(wait=wait) as alone:
                 # Looked at again: another process may have asked between the two.
                 if alone and wanted(self._kept()):
                     self._ask_and_keep(now)
@@ -203,6 +207,8 @@ class Keys:
         self._jitter = self._draw()
         psk = select_psk(self._ask())
         self._update(lambda kept: replace(kept, ring=kept.ring.with_current(psk, now), answered_at=now))
+        # Tells of a new key, and that DNS works again.
+        self.ring()
 
     def _update(self, change: Callable[[Kept], Kept]) -> None:
         self._file.update(change)
