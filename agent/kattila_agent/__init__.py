@@ -1,1 +1,3 @@
-"""The agent: reads its node, signs a report and pushes it to the manager."""
+"""Runs on every node: measures it, signs what it found, and delivers that to the manager."""
+
+__version__ = "0.1.0"
