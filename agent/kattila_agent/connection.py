@@ -1,0 +1,228 @@
+"""HTTP to one server, bounded in time and size whatever the server does.
+
+May live here: the session, its connections, and what a failure is called. Not here: what is sent and what an answer
+means.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from kattila_agent import __version__
+from kattila_protocol.message import MAX_MESSAGE_BYTES
+
+CONNECT_SECONDS = 3.0
+READ_SECONDS = 10.0
+# From the first byte sent to the last one read; a server that drips its answer is cut off.
+TOTAL_SECONDS = 15.0
+
+
+class UnreachableError(Exception):
+    """No whole answer came back; the text says why, without what varies from one attempt to the next."""
+
+
+class Connection:
+    """Keep-alive HTTP to one server, without proxies, redirects, cookies or compression. For one thread."""
+
+    def __init__(self, url: str, *, total_seconds: float = TOTAL_SECONDS) -> None:
+        """Take the server's URL, to which paths are appended. Opens nothing yet."""
+        self._url = url
+        self._total_seconds = total_seconds
+        self._sockets = _Sockets()
+        self._session = _session(_Adapter(self._sockets, url))
+
+    def post(self, path: str, body: bytes) -> tuple[int, bytes]:
+        """Post JSON and return the status and the body of the answer.
+
+        Raises:
+            UnreachableError: no connection, no answer in time, or one over 256 KiB.
+        """
+        with self._bounded() as cut_off:
+            try:
+                return self._post_again_if_closed(path, body, cut_off)
+            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+                if cut_off.is_set():
+                    raise UnreachableError(f"no whole answer within {self._total_seconds:g} s") from error
+                raise UnreachableError(_reason(error)) from error
+
+    def close(self) -> None:
+        """Close what is open; the next request opens it again."""
+        self._session.close()
+
+    def _post_again_if_closed(self, path: str, body: bytes, cut_off: threading.Event) -> tuple[int, bytes]:
+        kept_alive = bool(self._sockets)
+        try:
+            return self._post(path, body)
+        except requests.ConnectionError:
+            # A server may close a kept connection at any moment. The same body again is a duplicate at worst.
+            if not kept_alive or cut_off.is_set():
+                raise
+            self._session.close()
+        return self._post(path, body)
+
+    def _post(self, path: str, body: bytes) -> tuple[int, bytes]:
+        with self._session.post(
+            self._url + path, data=body, timeout=(CONNECT_SECONDS, READ_SECONDS), allow_redirects=False, stream=True
+        ) as response:
+            return response.status_code, _read_bounded(response)
+
+    @contextmanager
+    def _bounded(self) -> Iterator[threading.Event]:
+        cut_off = threading.Event()
+
+        def cut() -> None:
+            cut_off.set()
+            self._sockets.shut_down()
+
+        timer = threading.Timer(self._total_seconds, cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield cut_off
+        finally:
+            timer.cancel()
+
+
+class _Sockets:
+    """The open sockets of a session, so that another thread can cut off a request that is under way.
+
+    Duplicates, because TLS takes the original ones over; to shut one down shuts the connection.
+    """
+
+    def __init__(self) -> None:
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+
+    def __bool__(self) -> bool:
+        return bool(self._open)
+
+    def add(self, opened: socket.socket) -> socket.socket:
+        duplicate = opened.dup()
+        with self._lock:
+            self._open.add(duplicate)
+        return duplicate
+
+    def remove(self, duplicate: socket.socket) -> None:
+        with self._lock:
+            self._open.discard(duplicate)
+            duplicate.close()
+
+    def shut_down(self) -> None:
+        with self._lock:
+            for duplicate in self._open:
+                try:
+                    duplicate.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    continue  # Closed by the other end already.
+
+
+class _Adapter(HTTPAdapter):
+    """requests' transport over connections whose sockets are known."""
+
+    def __init__(self, sockets: _Sockets, url: str) -> None:
+        self._sockets = sockets
+        # The system's certificates, SSL_CERT_FILE included, so that a manager with a private CA can be trusted.
+        self._tls = ssl.create_default_context() if url.startswith("https:") else None
+        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        if self._tls is not None:
+            kwargs["ssl_context"] = self._tls
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = _pool_classes(self._sockets)
+
+
+def _pool_classes(sockets: _Sockets) -> dict[str, type[HTTPConnectionPool]]:
+    class Known(HTTPConnection):
+        known: socket.socket | None = None
+
+        def _new_conn(self) -> socket.socket:
+            opened = super()._new_conn()
+            self.known = sockets.add(opened)
+            return opened
+
+        def close(self) -> None:
+            super().close()
+            if self.known is not None:
+                sockets.remove(self.known)
+                self.known = None
+
+    class KnownTls(Known, HTTPSConnection):
+        pass
+
+    class Pool(HTTPConnectionPool):
+        ConnectionCls = Known
+
+    class TlsPool(HTTPSConnectionPool):
+        ConnectionCls = KnownTls
+
+    return {"http": Pool, "https": TlsPool}
+
+
+def unsigned_words(body: bytes) -> str:
+    """Return what a problem document says went wrong, for a log: escaped and cut short, as nobody signed it."""
+    try:
+        return ascii(str(json.loads(body)["detail"])[:200])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+
+
+def _session(adapter: HTTPAdapter) -> requests.Session:
+    session = requests.Session()
+    # Reports go where the settings say: no proxy and no .netrc of whoever started the agent.
+    session.trust_env = False
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    session.headers.update(
+        {
+            "Accept": "application/json, application/problem+json",
+            "Accept-Encoding": "identity",
+            "Content-Type": "application/json",
+            "User-Agent": f"kattila-agent/{__version__}",
+        }
+    )
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    return session
+
+
+def _read_bounded(response: requests.Response) -> bytes:
+    body = response.raw.read(MAX_MESSAGE_BYTES + 1, decode_content=False)
+    if len(body) > MAX_MESSAGE_BYTES:
+        raise OSError(f"the answer is over {MAX_MESSAGE_BYTES} bytes")
+    return bytes(body)
+
+
+def _reason(error: BaseException) -> str:
+    """Say why in the words of the operating system: the texts of requests name objects by their address."""
+    for cause in _causes(error):
+        if isinstance(cause, socket.gaierror):
+            return f"its name cannot be resolved ({cause.strerror})"
+        if isinstance(cause, ssl.SSLError):
+            return f"TLS failed ({cause.reason or cause.strerror})"
+        if isinstance(cause, TimeoutError | urllib3.exceptions.TimeoutError):
+            return "it does not answer in time"
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror.lower()
+    return "the connection was closed before an answer came"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield what caused an error, the innermost first."""
+    chain = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    return reversed(chain)
