@@ -1,0 +1,155 @@
+"""The agent's endpoints in Bottle: a body to a call, an error to a status.
+
+May live here: what HTTP asks for. Not here: sockets and threads (server), or what a query means (kattila_protocol).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from bottle import Bottle, HTTPError, HTTPResponse, request
+
+from kattila_agent import __version__
+from kattila_agent.config import Network
+from kattila_agent.identity import StateError
+from kattila_agent.measurement import Measurement
+from kattila_agent.nonces import SeenNonces
+from kattila_protocol import peer, reset
+from kattila_protocol.errors import Refusal, TooLarge, WrongContentType
+from kattila_protocol.message import MAX_MESSAGE_BYTES
+from kattila_protocol.peer import PeerAnswer
+from kattila_protocol.reset import ResetAnswer
+from kattila_protocol.ring import Ring
+
+# Enough for a neighbour to see what it shares with this node.
+MAX_SHOWN = 200
+
+_LOOPBACK = frozenset(("127.0.0.1", "::1"))
+_PROBLEM = "application/problem+json"
+_HEALTHY = json.dumps({"status": "ok", "version": __version__}).encode()
+
+_Result = TypeVar("_Result")
+
+
+class ForeignSource(Refusal):
+    """The caller's address is in none of the networks that may ask this."""
+
+    kind = "foreign_source"
+    status = 403
+    title = "This address may not ask that here."
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the node knows of itself right now: its last measurement and its distance to the manager."""
+
+    measurement: Measurement | None
+    distance: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What the endpoints ask of the rest of the agent.
+
+    `verify` runs an operation with the ring, and once more with a fresh one if no key fits; `reset` ends an id and
+    returns the new one; `now` is ms UTC.
+    """
+
+    agent_id: Callable[[], str]
+    ring: Callable[[], Ring]
+    verify: Callable[[Callable[[Ring], Any], int], Any]
+    standing: Callable[[], Standing]
+    reset: Callable[[str], str]
+    now: Callable[[], int]
+    networks: tuple[Network, ...]
+
+
+def make_app(node: Node) -> Bottle:
+    """Return the WSGI application."""
+    app = Bottle()
+    seen = SeenNonces()
+    app.default_error_handler = _error
+
+    app.route("/status/healthcheck", "GET", lambda: _answer(_HEALTHY))
+    app.route("/status/peer", "GET", lambda: _or_problem(lambda: _peer(node, seen)))
+    app.route("/status/reset", "POST", lambda: _or_problem(lambda: _reset(node, seen)))
+    return app
+
+
+def _peer(node: Node, seen: SeenNonces) -> bytes:
+    _check_source(node.networks)
+    now, standing = node.now(), node.standing()
+    measurement = standing.measurement
+    own = _LOOPBACK | (measurement.own_addresses if measurement else frozenset())
+    parameters = dict(request.query.decode("utf-8"))
+    query = node.verify(lambda ring: peer.read_query(parameters, ring, own, now), now)
+    seen.add(query.nonce, now)
+    answer = PeerAnswer(
+        agent_id=node.agent_id(),
+        hostname=measurement.hostname if measurement else "",
+        distance=standing.distance,
+        next_hop=None,
+        interfaces=measurement.telemetry.interfaces[:MAX_SHOWN] if measurement else (),
+        routes=measurement.telemetry.routes[:MAX_SHOWN] if measurement else (),
+        nonce=query.nonce,
+    )
+    return peer.seal_answer(answer, node.ring().current)
+
+
+def _reset(node: Node, seen: SeenNonces) -> bytes:
+    _check_source(node.networks)
+    body = _body()
+    now, own_id = node.now(), node.agent_id()
+    asked, key = node.verify(lambda ring: reset.unseal(body, ring, own_id, now), now)
+    seen.add(asked.nonce, now)
+    return reset.seal_answer(ResetAnswer(node.reset(own_id), asked.nonce), key)
+
+
+def _check_source(networks: tuple[Network, ...]) -> None:
+    # A link-local IPv6 source carries its zone.
+    source = ipaddress.ip_address(str(request.environ["REMOTE_ADDR"]).partition("%")[0])
+    if not source.is_loopback and not any(source in network for network in networks):
+        raise ForeignSource(f"{source} is neither this machine nor in PEER_NETWORKS")
+
+
+def _body() -> bytes:
+    if request.content_type.partition(";")[0].strip().lower() != "application/json":
+        raise WrongContentType(f"the content type is {request.content_type[:80]!r}")
+    if request.content_length > MAX_MESSAGE_BYTES:
+        raise TooLarge(f"the body has {request.content_length} bytes; the limit is {MAX_MESSAGE_BYTES}")
+    return bytes(request.environ["wsgi.input"].read(MAX_MESSAGE_BYTES + 1))
+
+
+def _or_problem(answer: Callable[[], bytes]) -> HTTPResponse:
+    try:
+        return _answer(answer())
+    except Refusal as refusal:
+        return _problem(refusal.status, refusal.members, retry_after_seconds=refusal.retry_after_seconds)
+    except StateError as error:
+        return _error(HTTPError(HTTPStatus.INTERNAL_SERVER_ERROR, str(error)))
+
+
+def _answer(body: bytes) -> HTTPResponse:
+    return HTTPResponse(body, headers={"Content-Type": "application/json", "Cache-Control": "no-store"})
+
+
+def _error(error: HTTPError) -> HTTPResponse:
+    """Say an error of HTTP itself: no such path, no such method, or one of our own mistakes (RFC 9457, 4.2.1)."""
+    status = HTTPStatus(error.status_code)
+    return _problem(status, {"type": "about:blank", "title": status.phrase, "status": status}, allow=error.headers)
+
+
+def _problem(
+    status: int, members: dict[str, object], *, retry_after_seconds: int | None = None, allow: Any = ()
+) -> HTTPResponse:
+    headers = {"Content-Type": _PROBLEM, "Cache-Control": "no-store"}
+    if "Allow" in allow:
+        headers["Allow"] = allow["Allow"]
+    if retry_after_seconds is not None:
+        headers["Retry-After"] = str(retry_after_seconds)
+    return HTTPResponse(json.dumps(members), status=status, headers=headers)

@@ -1,0 +1,149 @@
+"""The agent's server: sockets, threads and limits around a WSGI application.
+
+May live here: what waitress is told, and the two things it lacks: a limit on how long a request may take to arrive, and
+problem documents for what it refuses itself.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import Any
+
+from waitress.adjustments import Adjustments
+from waitress.channel import HTTPChannel
+from waitress.server import MultiSocketServer, TcpWSGIServer
+from waitress.task import ErrorTask, ThreadedTaskDispatcher
+
+from kattila_agent.config import ALL_ADDRESSES, Listen
+from kattila_protocol.envelope import MAX_BODY_BYTES
+
+_THREADS = 4
+_CONNECTIONS = 200
+# A connection that waits for a request, or whose request has not arrived whole, is closed at this age.
+_MAX_AGE_SECONDS = 60
+_CLEANUP_SECONDS = 5
+_MAX_HEADER_BYTES = 16 * 1024
+_BACKLOG = 128
+
+
+class ListenError(Exception):
+    """An address cannot be listened on; the text says which, why, and what to do."""
+
+
+def open_sockets(listens: Iterable[Listen]) -> list[socket.socket]:
+    """Bind all sockets; raises ListenError. All addresses means both families, where the kernel has IPv6."""
+    opened: list[socket.socket] = []
+    try:
+        for listen in listens:
+            opened += _open(listen)
+    except ListenError:
+        for bound in opened:
+            bound.close()
+        raise
+    return opened
+
+
+def serve(app: Callable[..., Any], sockets: list[socket.socket]) -> threading.Thread:
+    """Serve a WSGI application on bound sockets, in a thread that ends with the process."""
+    limits = Adjustments(
+        sockets=sockets,
+        ident="kattila-agent",
+        threads=_THREADS,
+        backlog=_BACKLOG,
+        connection_limit=_CONNECTIONS,
+        cleanup_interval=_CLEANUP_SECONDS,
+        channel_timeout=_MAX_AGE_SECONDS,
+        max_request_body_size=MAX_BODY_BYTES,
+        max_request_header_size=_MAX_HEADER_BYTES,
+        log_socket_errors=False,
+        asyncore_use_poll=True,
+    )
+    dispatcher = ThreadedTaskDispatcher()
+    dispatcher.set_thread_count(limits.threads)
+    # Each server enters itself into the map, which the one loop serves.
+    servers: dict[int, Any] = {}
+    for bound in sockets:
+        info = (bound.family, bound.type, bound.proto, bound.getsockname())
+        _Server(app, servers, True, bound, dispatcher=dispatcher, adj=limits, bind_socket=False, sockinfo=info)
+    loop = MultiSocketServer(servers, limits, [], dispatcher)
+    thread = threading.Thread(target=loop.run, name="api", daemon=True)
+    thread.start()
+    return thread
+
+
+def address_of(bound: socket.socket) -> str:
+    """Return where a socket listens, as "192.0.2.1:5087" or "[2001:db8::1]:5087"."""
+    return str(Listen(*bound.getsockname()[:2]))
+
+
+class _ProblemTask(ErrorTask):  # type: ignore[misc]
+    """What waitress refuses before the application sees it, said as a problem document (RFC 9457)."""
+
+    def execute(self) -> None:
+        status = HTTPStatus(self.request.error.code)
+        body = json.dumps(
+            {"type": "about:blank", "title": status.phrase, "status": status, "detail": str(self.request.error.body)}
+        ).encode()
+        self.status = f"{status.value} {status.phrase}"
+        self.response_headers.append(("Content-Type", "application/problem+json"))
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.write(body)
+
+
+class _Channel(HTTPChannel):  # type: ignore[misc]
+    error_task_class = _ProblemTask
+
+
+class _Server(TcpWSGIServer):  # type: ignore[misc]
+    channel_class = _Channel
+
+    def maintenance(self, now: float) -> None:
+        """Close what is too old, too: a request that drips in is active all the time."""
+        super().maintenance(now)
+        for channel in self.active_channels.values():
+            if not channel.requests and channel.creation_time < now - _MAX_AGE_SECONDS:
+                channel.will_close = True
+
+
+def _open(listen: Listen) -> list[socket.socket]:
+    if listen.host != ALL_ADDRESSES:
+        return [_bind(socket.AF_INET6 if ":" in listen.host else socket.AF_INET, listen.host, listen.port)]
+    bound = [_bind(socket.AF_INET, "0.0.0.0", listen.port)]  # noqa: S104 - that is what all addresses means
+    if _has_ipv6():
+        try:
+            bound.append(_bind(socket.AF_INET6, "::", listen.port or bound[0].getsockname()[1]))
+        except ListenError:
+            bound[0].close()
+            raise
+    return bound
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::", 0))
+    except OSError:
+        return False
+    return True
+
+
+def _bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind((host, port))
+        bound.listen(_BACKLOG)
+    except OSError as error:
+        bound.close()
+        raise ListenError(
+            f"cannot listen on {host} port {port} ({error.strerror}): is another agent running? "
+            "AGENT_LISTEN sets another address or port"
+        ) from error
+    return bound
