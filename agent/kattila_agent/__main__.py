@@ -1,0 +1,187 @@
+"""The agent's command line: flags to parts, errors to exit codes.
+
+May live here: the only reading of the clock, of chance, of the environment and of the working folder. Exit codes:
+0 done, 1 failed, 2 wrong usage or configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+import os
+import random
+import secrets
+import sys
+import time
+import uuid
+from pathlib import Path
+
+from kattila_agent import __version__, commands, config
+from kattila_agent.ambient import Ambient
+from kattila_agent.collectors.collect import measure
+from kattila_agent.config import Config, ConfigError, Listen
+from kattila_agent.identity import Identity, StateError
+from kattila_agent.server import ListenError
+from kattila_keys.dns import ask_txt
+from kattila_keys.refresh import Keys
+from kattila_keys.ring_file import RingFile, RingFileError
+from kattila_protocol.names import is_id
+
+_RING_FILE = "ring.json"
+_DNS_SECONDS = 5.0
+
+_log = logging.getLogger("kattila.agent")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the agent with these arguments, else with the command line's, and return the exit code."""
+    flags = _parser().parse_args(arguments)
+    _log_to_stderr(debug=flags.debug)
+    try:
+        return _run(flags)
+    except ConfigError as error:
+        print(f"kattila-agent: {error}", file=sys.stderr)
+        return 2
+    except (StateError, ListenError, RingFileError, commands.CommandError, OSError) as error:
+        print(f"kattila-agent: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(flags: argparse.Namespace) -> int:
+    ambient = _ambient()
+    if flags.sysinfo:
+        print(commands.show(measure(_labels(flags.env), ambient.now())))
+        return 0
+    settings = config.read(flags.env, os.environ, Path.cwd())
+    identity = Identity(settings.state_dir, ambient.new_id)
+    if flags.dump is not None:
+        return _dump(flags.dump, settings, ambient, identity)
+    if flags.reset is not None:
+        return _reset(flags.reset, settings, ambient, identity)
+    return _serve(settings, ambient, identity)
+
+
+def _serve(settings: Config, ambient: Ambient, identity: Identity) -> int:
+    from kattila_agent import daemon  # noqa: PLC0415 - the server and requests, which the commands are spared
+
+    measured = functools.partial(measure, settings.labels)
+    return daemon.run(settings, ambient, identity, _keys(settings, ambient), measured)
+
+
+def _dump(target: str, settings: Config, ambient: Ambient, identity: Identity) -> int:
+    from kattila_agent.reporting import seal  # noqa: PLC0415 - see _serve
+
+    ring = commands.usable_ring(_keys(settings, ambient), ambient.now())
+    measurement = measure(settings.labels, ambient.now())
+    numbers = identity.take()
+    report = seal(measurement, numbers, ambient.nonce(), ambient.now(), ring)
+    commands.write_dump(report, target)
+    _log.info(
+        "wrote %d bytes to %s: agent %s, sample %d, tick %d, key %s",
+        len(report),
+        target,
+        numbers.agent_id,
+        numbers.sample,
+        numbers.tick,
+        ring.current.fingerprint,
+    )
+    return 0
+
+
+def _reset(words: list[str], settings: Config, ambient: Ambient, identity: Identity) -> int:
+    listen, agent_id = _whom_to_reset(words, settings)
+    ring = commands.usable_ring(_keys(settings, ambient), ambient.now())
+    print(commands.reset_agent(ambient, ring, listen, agent_id or identity.agent_id()))
+    return 0
+
+
+def _whom_to_reset(words: list[str], settings: Config) -> tuple[Listen, str | None]:
+    """Return where to ask, and which id to end if it is not the one of the state folder."""
+    if not words:
+        return settings.listen[0], None
+    try:
+        listen = Listen.parse(words[0])
+    except ValueError as error:
+        raise ConfigError(f"-reset: {error}") from error
+    agent_id = words[1].lower() if len(words) == 2 else None
+    if len(words) > 2 or (agent_id is not None and not is_id(agent_id)):
+        raise ConfigError("-reset takes an ADDRESS and an AGENT_ID, which is a UUID")
+    if agent_id is None and not listen.is_loopback:
+        raise ConfigError(f"-reset {listen} needs the id of the agent there: -reset {listen} AGENT_ID")
+    return listen, agent_id
+
+
+def _labels(env_file: str | None) -> dict[str, str]:
+    """Return the labels of the settings; what this machine looks like is worth showing without them."""
+    try:
+        return config.read(env_file, os.environ, Path.cwd()).labels
+    except ConfigError as error:
+        print(f"kattila-agent: shown without labels: {error}", file=sys.stderr)
+        return {}
+
+
+def _keys(settings: Config, ambient: Ambient) -> Keys:
+    ask = functools.partial(
+        ask_txt,
+        settings.required_dns(),
+        server=settings.dns_server,
+        timeout_seconds=_DNS_SECONDS,
+        require_ad=settings.dns_require_ad,
+    )
+    return Keys(RingFile(settings.state_dir / _RING_FILE), ask, ambient.share)
+
+
+def _ambient() -> Ambient:
+    return Ambient(
+        now=lambda: time.time_ns() // 1_000_000,
+        monotonic=time.monotonic,
+        nonce=lambda: secrets.token_hex(16),
+        new_id=lambda: str(uuid.uuid4()),
+        share=random.random,
+    )
+
+
+def _log_to_stderr(*, debug: bool) -> None:
+    level = logging.DEBUG if debug else logging.INFO
+    logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(message)s")
+    for chatty in ("asyncio", "pyroute2", "urllib3", "waitress"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kattila-agent",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Measure this node and report to the manager, until stopped. Flags take one or two dashes.",
+        epilog="settings, from .env in the working folder and, above it, from the environment:\n" + _settings_help(),
+    )
+    once = parser.add_mutually_exclusive_group()
+    once.add_argument("-sysinfo", "--sysinfo", action="store_true", help="print all telemetry as JSON")
+    once.add_argument(
+        "-dump", "--dump", metavar="FILE", help='write one signed report, as it would be sent, to FILE ("-": stdout)'
+    )
+    once.add_argument(
+        "-reset",
+        "--reset",
+        nargs="*",
+        metavar="ADDRESS [AGENT_ID]",
+        help="make the agent at ADDRESS, else the one on this machine, forget itself and take a new id",
+    )
+    once.add_argument("-version", "--version", action="version", version=f"kattila-agent {__version__}")
+    parser.add_argument("-env", "--env", metavar="FILE", help="read the settings from FILE (also KATTILA_ENV=FILE)")
+    parser.add_argument("-v", "-debug", "--debug", action="store_true", help="log more")
+    return parser
+
+
+def _settings_help() -> str:
+    width = max(len(setting.name) for setting in config.SETTINGS)
+    return "\n".join(
+        f"  {setting.name:{width}}  {setting.help}" + (f" (default {setting.default})" if setting.default else "")
+        for setting in config.SETTINGS
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""What the agent does once, on the command line.
+
+May live here: -sysinfo, -dump and -reset, from their parts to their result. Not here: flags and exit codes (__main__).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import stat
+import sys
+from pathlib import Path
+
+from kattila_agent.ambient import Ambient
+from kattila_agent.config import ALL_ADDRESSES, Listen
+from kattila_agent.measurement import Measurement
+from kattila_keys.dns import DnsError
+from kattila_keys.refresh import Keys
+from kattila_keys.ring_file import RingFileError
+from kattila_protocol import canonical, reset
+from kattila_protocol.errors import Refusal
+from kattila_protocol.reset import Reset
+from kattila_protocol.ring import Ring
+from kattila_protocol.txt import TxtError
+
+_MODE = 0o600
+
+_log = logging.getLogger("kattila.agent")
+
+
+class CommandError(Exception):
+    """A command could not do what it was asked for; the text says why and what to do."""
+
+
+def show(measurement: Measurement) -> str:
+    """Return all telemetry as formatted JSON, cleaned as it is in a report."""
+    return json.dumps(json.loads(canonical.encode(measurement.telemetry)), indent=2, ensure_ascii=False)
+
+
+def usable_ring(keys: Keys, now: int) -> Ring:
+    """Ask DNS and return the ring, the cached one if DNS fails; raises CommandError without any key."""
+    try:
+        return keys.refresh(now)
+    except (DnsError, TxtError, RingFileError) as error:
+        ring = keys.ring()
+        if not ring.entries:
+            raise CommandError(f"no key to sign with: {error}") from None
+        _log.warning("signing with the cached key %s: %s", ring.current.fingerprint, error)
+        return ring
+
+
+def write_dump(report: bytes, target: str) -> None:
+    """Write the bytes to a new file of mode 0600 in the place of `target`, or to stdout for "-".
+
+    What is no regular file (a device, a pipe) is written into instead.
+
+    Raises:
+        CommandError: the file cannot be written.
+    """
+    if target == "-":
+        sys.stdout.buffer.write(report)
+        sys.stdout.buffer.flush()
+        return
+    try:
+        _write(Path(target), report)
+    except OSError as error:
+        raise CommandError(f"cannot write {target}: {error.strerror}") from error
+
+
+def reset_agent(ambient: Ambient, ring: Ring, listen: Listen, agent_id: str) -> str:
+    """Ask the agent that listens there to forget itself and return its new id.
+
+    Raises:
+        CommandError: no agent answers there, it refuses, or its answer is not signed.
+    """
+    # requests weighs 20 MB, which the other commands are spared.
+    from kattila_agent.connection import Connection, UnreachableError, unsigned_words  # noqa: PLC0415
+
+    target = _target(listen)
+    asked = Reset(agent_id, ambient.nonce(), ambient.now())
+    try:
+        status, body = Connection(f"http://{target}").post("/status/reset", reset.seal(asked, ring.current))
+    except UnreachableError as error:
+        raise CommandError(f"no agent answers on {target}: {error}; is it running?") from error
+    try:
+        return reset.unseal_answer(body, ring, asked.nonce).new_agent_id
+    except Refusal as error:
+        why = unsigned_words(body) or error.detail
+        raise CommandError(f"{target} did not reset {agent_id} (HTTP {status}): {why}") from error
+
+
+def _target(listen: Listen) -> Listen:
+    return Listen("127.0.0.1", listen.port) if listen.host == ALL_ADDRESSES else listen
+
+
+def _write(path: Path, report: bytes) -> None:
+    if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+        path.open("wb").write(report)
+        return
+    aside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
+    try:
+        with os.fdopen(file, "wb") as stream:
+            stream.write(report)
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise

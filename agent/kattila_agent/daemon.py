@@ -1,0 +1,175 @@
+"""The daemon: a report at once and then in every interval, and the API beside it, until it is told to stop.
+
+May live here: when a cycle is due, threads, and what a signal does. Not here: what a cycle does (reporting).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from types import FrameType
+
+from kattila_agent.ambient import Ambient
+from kattila_agent.app import Node, Standing, make_app
+from kattila_agent.changes import Changes
+from kattila_agent.config import Config
+from kattila_agent.connection import Connection
+from kattila_agent.delivery import Manager
+from kattila_agent.identity import Identity, StateError
+from kattila_agent.measurement import Measurement
+from kattila_agent.reporting import Reporter
+from kattila_agent.server import address_of, open_sockets, serve
+from kattila_keys.refresh import Keys
+
+# A fleet that was started at once does not report at once for ever.
+JITTER = 0.05
+# How often DNS is looked at while the interval is longer: after a failure it is asked each minute.
+_LOOK_SECONDS = 10.0
+_STOP_SECONDS = 1.0
+
+_log = logging.getLogger("kattila.agent")
+
+
+def next_due(due: float, now: float, interval: float) -> float:
+    """Return when the cycle after the one of `due` is due (monotonic seconds, as `now`).
+
+    Always whole intervals after the first, so that nothing drifts; intervals that a long cycle took are skipped.
+    """
+    return due + interval * max(1, math.floor((now - due) / interval) + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """The reporting thread: `refresh` asks for DNS, `hurry` for a report, `stop` for its end; `wake` says look."""
+
+    ambient: Ambient
+    keys: Keys
+    reporter: Reporter
+    interval: float
+    wake: threading.Event = field(default_factory=threading.Event)
+    refresh: threading.Event = field(default_factory=threading.Event)
+    hurry: threading.Event = field(default_factory=threading.Event)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def ask(self, *events: threading.Event) -> None:
+        """Set some of the events and let the thread see them."""
+        for event in events:
+            event.set()
+        self.wake.set()
+
+    def run(self) -> None:
+        """Report until told to stop."""
+        changes = Changes()
+        due = self.ambient.monotonic()
+        self.keys.refresh_or_log(self.ambient.now())
+        while not self.stop.is_set():
+            self._report(changes)
+            due = next_due(due, self.ambient.monotonic(), self.interval)
+            self._wait_until(due + self.interval * JITTER * (2 * self.ambient.share() - 1))
+
+    def _report(self, changes: Changes) -> None:
+        try:
+            self.reporter.cycle()
+        except (StateError, OSError) as error:
+            changes.note("cycle", str(error), logging.ERROR, f"no report: {error}")
+        else:
+            changes.note("cycle", "", logging.DEBUG, "the cycle is complete")
+
+    def _wait_until(self, due: float) -> None:
+        while not self.stop.is_set() and (left := due - self.ambient.monotonic()) > 0:
+            self.wake.wait(min(left, _LOOK_SECONDS))
+            self.wake.clear()
+            if self._look_at_keys() or self.hurry.is_set():
+                self.hurry.clear()
+                return
+
+    def _look_at_keys(self) -> bool:
+        """Ask DNS if that is due; tell whether this gave the first key."""
+        had_one = bool(self.keys.ring().entries)
+        now = self.ambient.now()
+        if self.refresh.is_set():
+            self.refresh.clear()
+            self.keys.refresh_or_log(now)
+        elif not self.stop.is_set():
+            self.keys.refresh_if_due(now)
+        return not had_one and bool(self.keys.ring().entries)
+
+
+def run(config: Config, ambient: Ambient, identity: Identity, keys: Keys, measure: Callable[[int], Measurement]) -> int:
+    """Run until SIGTERM or SIGINT and return the exit code; SIGHUP asks DNS at once.
+
+    Raises:
+        ConfigError: no MANAGER_URL.
+        ListenError: the API's address is taken.
+        StateError: the state folder cannot be used.
+    """
+    manager = Manager(Connection(config.required_manager_url()))
+    sockets = open_sockets(config.listen)
+    reporter = Reporter(
+        ambient=ambient, identity=identity, keys=keys, manager=manager, measure=measure, changes=Changes()
+    )
+    loop = Loop(ambient, keys, reporter, config.interval_seconds)
+    _log.info(
+        "agent %s reports to %s every %d s and answers on %s",
+        identity.agent_id(),
+        config.manager_url,
+        config.interval_seconds,
+        ", ".join(map(address_of, sockets)),
+    )
+    serve(make_app(_node(config, ambient, identity, keys, loop)), sockets)
+    return _run_until_told(loop)
+
+
+def _node(config: Config, ambient: Ambient, identity: Identity, keys: Keys, loop: Loop) -> Node:
+    def standing() -> Standing:
+        reporter = loop.reporter
+        return Standing(reporter.latest, 0 if reporter.reaches_manager else None)
+
+    def reset(old_id: str) -> str:
+        fresh = identity.replace(old_id)
+        _log.warning("reset: %s is now %s", old_id, fresh)
+        loop.ask(loop.hurry)
+        return fresh
+
+    return Node(
+        agent_id=identity.agent_id,
+        ring=keys.ring,
+        verify=keys.verify,
+        standing=standing,
+        reset=reset,
+        now=ambient.now,
+        networks=config.peer_networks,
+    )
+
+
+def _run_until_told(loop: Loop) -> int:
+    """Run the loop in a thread, so that a signal is answered while a request is under way."""
+    told: SimpleQueue[str] = SimpleQueue()
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        told.put(signal.Signals(number).name)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, on_signal)
+
+    def report_until_stopped() -> None:
+        try:
+            loop.run()
+        except BaseException:
+            _log.exception("the reporting thread failed; this is a mistake in the agent")
+        finally:
+            told.put("ended")
+
+    thread = threading.Thread(target=report_until_stopped, name="reports", daemon=True)
+    thread.start()
+    while (what := told.get()) == "SIGHUP":
+        loop.ask(loop.refresh)
+    loop.ask(loop.stop)
+    thread.join(_STOP_SECONDS)
+    _log.info("stopped (%s)", what)
+    return 1 if what == "ended" else 0
