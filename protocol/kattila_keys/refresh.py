@@ -71,9 +71,10 @@ def _just_asked(kept: Kept, now: int) -> bool:
 class Keys:
     """The ring of this node, kept fresh.
 
-    Safe for several threads, and for several processes that share the file. `ring` and `use_is_due` cost a stat and may
-    be called in an event loop; all other methods may block for DNS or for an fsync and must not: give them one thread
-    of their own there, so that whoever needs a fresh ring meanwhile waits for the one question that is under way.
+    Safe for several threads, and for several processes that share the file. `ring`, `may_refresh` and `use_is_due` cost
+    a stat and may be called in an event loop; all other methods may block for DNS or for an fsync and must not: give
+    them one thread of their own there, so that whoever needs a fresh ring meanwhile waits for the one question that is
+    under way.
     """
 
     def __init__(self, file: RingFile, ask: Callable[[], Records], jitter: Callable[[], float]) -> None:
@@ -138,6 +139,11 @@ class Keys:
             self._ask_if(lambda kept: may_ask_again(kept.asked_at, now), now)
         fresh = self.ring()
         return None if _fingerprints(fresh) == _fingerprints(tried) else fresh
+
+    def may_refresh(self, tried: Ring, now: int) -> bool:
+        """Tell, for the price of a stat, whether `refresh_after_unknown` could bring another ring than `tried`."""
+        kept = self._kept()
+        return _fingerprints(kept.ring) != _fingerprints(tried) or may_ask_again(kept.asked_at, now)
 
     def verify(self, operation: Callable[[Ring], _Result], now: int) -> _Result:
         """Return `operation(ring)`; if no key fits, once more with the ring of `refresh_after_unknown`.

@@ -1,0 +1,93 @@
+"""The manager's settings as one checked, frozen value.
+
+May live here: which settings the manager knows and what makes one valid. Not here: reading files (kattila_settings).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kattila_keys.dns import Server
+from kattila_settings import values
+from kattila_settings.reading import Setting, Settings, read, required
+from kattila_settings.values import Listen
+
+PORT = 5086
+_MIB = 1024 * 1024
+_MIN_TOKEN_BYTES = 16
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("DNS", "", "name of the DNS TXT record that holds the fleet's PSK"),
+    Setting("DNS_SERVER", "", "ask this resolver, `ADDRESS` or `ADDRESS:PORT`, instead of the system's"),
+    Setting("DNS_REQUIRE_AD", "no", "`yes`: take the PSK only from an answer that the resolver validated (DNSSEC)"),
+    Setting("MANAGER_LISTEN", f"*:{PORT}", "where the manager's API listens: `ADDRESS:PORT`"),
+    Setting("MANAGER_DB", "kattila_manager.db", "the SQLite database; the key ring and the write lock lie beside it"),
+    Setting("MANAGER_WORKERS", "2", "processes that take reports, 1 to 64"),
+    Setting("PAGES_DIR", "pages", "folder that `publish` writes the pages to, and that the manager serves under /"),
+    Setting("READ_TOKEN", "", "who shows it may read agents, alarms and pages; unset: loopback only", is_secret=True),
+    Setting("ADMIN_TOKEN", "", "who shows it may reset agents; unset: nobody", is_secret=True),
+    Setting("REPORT_INTERVAL", "30", "seconds between an agent's reports; after three of them it is called silent"),
+    Setting("RETENTION_DAYS", "30", "reports older than this are removed"),
+    Setting("RETENTION_MIB", "10240", "above this size of the database the oldest reports are removed; 3 hours stay"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings, checked. `dns` and the tokens are None while they are not set."""
+
+    dns: str | None
+    dns_server: Server | None
+    dns_require_ad: bool
+    listen: Listen
+    database: Path
+    workers: int
+    pages_dir: Path
+    read_token: str | None = field(repr=False)
+    admin_token: str | None = field(repr=False)
+    interval_seconds: int
+    retention_days: int
+    retention_bytes: int
+
+    @property
+    def ring_file(self) -> Path:
+        """Where the key ring is kept."""
+        return self.database.with_name("kattila_ring.json")
+
+    def required_dns(self) -> str:
+        """Return the name of the TXT record; raises ConfigError if it is not set."""
+        return required(self.dns, "DNS", "the name of the TXT record with the PSK, as in DNS=kattila.example.com")
+
+
+def read_config(env_file: str | None, environment: Mapping[str, str], folder: Path) -> Config:
+    """Read and check the settings.
+
+    Raises:
+        ConfigError: see `kattila_settings.reading`.
+    """
+    return _parse(read(SETTINGS, env_file, environment, folder), folder)
+
+
+def _parse(settings: Settings, folder: Path) -> Config:
+    return Config(
+        dns=settings.checked("DNS", values.optional(values.dns_name)),
+        dns_server=settings.checked("DNS_SERVER", values.optional(Server.parse)),
+        dns_require_ad=settings.checked("DNS_REQUIRE_AD", values.yes_or_no),
+        listen=settings.checked("MANAGER_LISTEN", values.listen(PORT)),
+        database=settings.checked("MANAGER_DB", lambda text: folder / text),
+        workers=settings.checked("MANAGER_WORKERS", values.whole_number(1, 64, "workers")),
+        pages_dir=settings.checked("PAGES_DIR", lambda text: folder / text),
+        read_token=settings.checked("READ_TOKEN", values.optional(_token)),
+        admin_token=settings.checked("ADMIN_TOKEN", values.optional(_token)),
+        interval_seconds=settings.checked("REPORT_INTERVAL", values.whole_number(1, 3600, "seconds")),
+        retention_days=settings.checked("RETENTION_DAYS", values.whole_number(1, 3650, "days")),
+        retention_bytes=settings.checked("RETENTION_MIB", values.whole_number(16, 16 * _MIB, "MiB")) * _MIB,
+    )
+
+
+def _token(text: str) -> str:
+    if len(text) < _MIN_TOKEN_BYTES or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError(f"expected at least {_MIN_TOKEN_BYTES} printable ASCII characters without spaces")
+    return text

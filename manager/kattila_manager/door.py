@@ -1,0 +1,163 @@
+"""The async door in front of the manager (RSGI): bodies are read within bounds, updates wait for their commit here.
+
+May live here: what one event loop does per request. Not here: what a report means (intake), and every other endpoint,
+which goes with its body already read to the Bottle app in a small pool of threads (bridge).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Any, Protocol
+
+from kattila_keys.refresh import Keys
+from kattila_manager.answers import Answer, problem
+from kattila_manager.intake import Begun, Intake
+from kattila_manager.records import Filed
+from kattila_manager.store.writer import Writer
+from kattila_protocol.envelope import MAX_BODY_BYTES
+from kattila_protocol.errors import BadSignature, BodyTimeout, NoKey, Overloaded, Refusal, TooLarge
+from kattila_protocol.ring import Ring
+
+# An honest agent sends its 10 kB at once, over the slowest link within seconds.
+BODY_SECONDS = 10.0
+UPDATES = "/status/updates"
+# Requests that may wait for the pool; more is answered at once.
+_MAX_POOLED = 64
+
+BridgeCall = Callable[[Any, bytes], Answer]
+
+
+class Request(Protocol):
+    """What RSGI tells of a request (its `scope`)."""
+
+    proto: str
+    method: str
+    path: str
+    query_string: str
+    client: str
+    headers: Any
+
+
+class Door:
+    """The RSGI application of one worker."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        keys: Keys,
+        writer: Writer,
+        bridge: BridgeCall,
+        pool: Executor,
+        asking: Executor,
+        clock: Callable[[], int],
+    ) -> None:
+        """Join the parts; `pool` runs the bridge, `asking` is the one thread that may wait for DNS."""
+        self._intake = intake
+        self._keys = keys
+        self._writer = writer
+        self._bridge = bridge
+        self._pool = pool
+        self._asking = asking
+        self._clock = clock
+        self._pooled = 0
+
+    async def __rsgi__(self, scope: Request, protocol: Any) -> None:
+        """Answer one request."""
+        if scope.proto != "http":
+            return
+        answer = await self._answer(scope, protocol)
+        protocol.response_bytes(answer.status, list(answer.headers), answer.body)
+
+    async def _answer(self, scope: Request, protocol: Any) -> Answer:
+        is_update = scope.method == "POST" and scope.path == UPDATES
+        try:
+            body = await read_body(scope, protocol)
+            if is_update:
+                return await self._update(scope.headers.get("content-type") or "", body)
+            return await self._elsewhere(scope, body)
+        except Refusal as refusal:
+            return self._intake.refuse(refusal) if is_update else problem(refusal)
+
+    async def _update(self, content_type: str, body: bytes) -> Answer:
+        tried = self._keys.ring()
+        try:
+            begun = self._intake.begin(content_type, body, tried)
+        except (BadSignature, NoKey):
+            fresh = await self._fresh_ring(tried)
+            if fresh is None:
+                raise
+            begun = self._intake.begin(content_type, body, fresh)
+        if isinstance(begun, Answer):
+            return begun
+        return self._intake.finish(begun, await self._file(begun))
+
+    async def _file(self, begun: Begun) -> Filed:
+        future: asyncio.Future[Filed] = asyncio.get_running_loop().create_future()
+        self._writer.submit(begun.incoming, future)
+        filed = await future
+        fingerprint = begun.key.fingerprint
+        if self._keys.use_is_due(fingerprint, begun.incoming.received_at):
+            self._asking.submit(self._keys.note_used, fingerprint, begun.incoming.received_at)
+        return filed
+
+    async def _fresh_ring(self, tried: Ring) -> Ring | None:
+        now = self._clock()
+        if not self._keys.may_refresh(tried, now):
+            return None
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._asking, self._keys.refresh_after_unknown, tried, now)
+
+    async def _elsewhere(self, scope: Request, body: bytes) -> Answer:
+        if self._pooled >= _MAX_POOLED:
+            raise Overloaded(f"{_MAX_POOLED} requests are waiting", retry_after_seconds=1)
+        self._pooled += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._bridge, scope, body)
+        finally:
+            self._pooled -= 1
+
+
+async def read_body(scope: Request, protocol: Any) -> bytes:
+    """Read a body within 1 MiB and ten seconds.
+
+    Raises:
+        TooLarge: more was declared, or came.
+        BodyTimeout: it did not arrive whole in time.
+    """
+    declared = scope.headers.get("content-length") or ""
+    if declared.isdecimal() and int(declared[:16]) > MAX_BODY_BYTES:
+        raise TooLarge(f"the body has {declared[:16]} bytes; the limit is {MAX_BODY_BYTES}")
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _chunks(protocol)
+    except TimeoutError:
+        raise BodyTimeout(f"the body was not complete after {BODY_SECONDS:.0f} s") from None
+
+
+async def _chunks(protocol: Any) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in protocol:
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise TooLarge(f"more than {MAX_BODY_BYTES} bytes came; that is the limit")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def deliver_in(loop: asyncio.AbstractEventLoop) -> Callable[[Sequence[tuple[Any, Filed]]], object]:
+    """Make what hands the writer's results to futures of this loop: one call for a whole batch."""
+
+    def deliver(results: Sequence[tuple[Any, Filed]]) -> None:
+        if results:
+            loop.call_soon_threadsafe(_resolve, results)
+
+    return deliver
+
+
+def _resolve(results: Sequence[tuple[asyncio.Future[Filed], Filed]]) -> None:
+    for future, filed in results:
+        if not future.done():
+            future.set_result(filed)

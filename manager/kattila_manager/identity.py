@@ -1,0 +1,107 @@
+"""Which machine holds an agent id: pure rules over boots and hardware addresses.
+
+May live here: the judgement. Not here: where identities are kept (store). A boot_id that comes back after another one
+was seen proves two machines under one id, since a reboot never brings one back. Which of them is the newcomer is told
+by the hardware addresses that the id is bound to, and else by which boot was seen first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+
+from kattila_protocol.report import Interface
+
+# A machine with other hardware takes over an id once the known one was silent for four intervals of 30 s: by then the
+# known one, if it lives, has reported and proven that there are two.
+SILENCE_MS = 2 * 60 * 1000
+
+
+class Ruling(Enum):
+    """What a claim to an id is worth."""
+
+    HOLDER = auto()
+    UNPROVEN = auto()
+    CONFLICT = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who claims an id: its boot, and the hardware addresses that it shows."""
+
+    boot_id: str
+    hardware: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What is known of the machine that holds an id.
+
+    `hardware` is what the id is bound to, `boot_hardware` what the present boot showed; `challenger` is the boot of
+    another machine that claimed the id lately, or ""; `former` and `refused` are earlier boots.
+    """
+
+    boot_id: str
+    boot_hardware: frozenset[str]
+    hardware: frozenset[str]
+    challenger: str = ""
+    former: frozenset[str] = frozenset()
+    refused: frozenset[str] = frozenset()
+
+
+def bind(claim: Claim) -> Identity:
+    """Return the identity of an id that nobody held before."""
+    return Identity(claim.boot_id, claim.hardware, claim.hardware)
+
+
+def judge(identity: Identity, claim: Claim, silent_ms: int) -> tuple[Ruling, Identity]:
+    """Judge a claim, `silent_ms` after the holder's last message; also return what is known afterwards."""
+    if claim.boot_id == identity.boot_id:
+        return Ruling.HOLDER, _refuse(identity, identity.challenger)
+    if claim.boot_id in identity.refused:
+        return Ruling.CONFLICT, identity
+    if claim.boot_id in identity.former or _is_owner_against(identity, claim):
+        return Ruling.HOLDER, _take_over(_refuse(identity, identity.boot_id), claim)
+    if _share(claim.hardware, identity.boot_hardware) or silent_ms >= SILENCE_MS:
+        return Ruling.HOLDER, _take_over(identity, claim)
+    return Ruling.UNPROVEN, replace(identity, challenger=claim.boot_id)
+
+
+def hardware_addresses(interfaces: Iterable[Interface]) -> frozenset[str]:
+    """Choose the addresses that tell machines apart: those of hardware, or of any link where there is none.
+
+    Bridges and other virtual links may have addresses that follow from the machine id, which a clone shares.
+    """
+    linked = [link for link in interfaces if link.address and link.address.strip("0:") and "LOOPBACK" not in link.flags]
+    return frozenset(link.address for link in linked if link.kind is None and link.address) or frozenset(
+        link.address for link in linked if link.address
+    )
+
+
+def _is_owner_against(identity: Identity, claim: Claim) -> bool:
+    owns = bool(claim.hardware & identity.hardware)
+    return owns and not _share(identity.boot_hardware, identity.hardware)
+
+
+def _share(one: frozenset[str], other: frozenset[str]) -> bool:
+    return not one or not other or bool(one & other)
+
+
+def _refuse(identity: Identity, boot_id: str) -> Identity:
+    if not boot_id:
+        return identity
+    return replace(identity, challenger="", refused=identity.refused | {boot_id}, former=identity.former - {boot_id})
+
+
+def _take_over(identity: Identity, claim: Claim) -> Identity:
+    former = (identity.former | {identity.boot_id}) - identity.refused - {claim.boot_id, ""}
+    bound = claim.hardware if _share(claim.hardware, identity.hardware) else identity.hardware
+    return replace(
+        identity,
+        boot_id=claim.boot_id,
+        boot_hardware=claim.hardware,
+        hardware=bound or identity.hardware,
+        challenger="",
+        former=former,
+    )

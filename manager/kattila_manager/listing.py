@@ -1,0 +1,43 @@
+"""The fleet and its alarms as JSON documents, for the API and for `--json`.
+
+May live here: values to plain members. Not here: HTTP, or tables for people (tables).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from kattila_manager.presence import Watch, silent_since
+from kattila_manager.records import Agent
+from kattila_manager.store import reading
+from kattila_manager.store.store import Store
+
+_CLOSED_SHOWN = 100
+
+
+def agents(store: Store, interval_ms: int, now: int) -> dict[str, Any]:
+    """Return all agents with their age, and whether the server is listening."""
+    fleet, listening = store.read(lambda connection: (reading.all_agents(connection), reading.listening(connection)))
+    watch = Watch(interval_ms, now, listening)
+    return {"now": now, "listening": watch.is_on, "agents": [_agent(agent, watch) for agent in fleet]}
+
+
+def alarms(store: Store) -> dict[str, Any]:
+    """Return the open alarms and the newest of the closed ones."""
+    opened, closed = store.read(
+        lambda connection: (reading.open_alarms(connection), reading.closed_alarms(connection, _CLOSED_SHOWN))
+    )
+    return {"open": [asdict(alarm) for alarm in opened], "closed": [asdict(alarm) for alarm in closed]}
+
+
+def _agent(agent: Agent, watch: Watch) -> dict[str, Any]:
+    members = asdict(agent)
+    for internal in ("ref", "latest_report_id"):
+        del members[internal]
+    silent = silent_since(agent, watch)
+    return members | {
+        "age_seconds": max(0, watch.now - agent.last_seen_at) // 1000,
+        "state": "silent" if silent is not None else "reporting" if watch.is_on else "unheard",
+        "arrives": "relayed" if agent.relay_path else "direct",
+    }

@@ -1,0 +1,103 @@
+"""Frozen values between the store and everything else.
+
+May live here: what crosses the store's edge, in either direction. Not here: how it is kept (store) or judged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kattila_protocol.errors import Refusal
+from kattila_protocol.report import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """An authentic report that is not filed yet: its meaning, and the bytes that were signed.
+
+    `mac` is the report's MAC (32 bytes), `fingerprint` names the key that made it, `received_at` is ms UTC.
+    """
+
+    report: Report
+    data: bytes
+    mac: bytes
+    fingerprint: str
+    relay_path: tuple[str, ...]
+    received_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Filed:
+    """What became of a report: "accepted", "duplicate", or refused; and the highest numbers known of its agent.
+
+    `report_id` is its row, None if it was there already or is refused.
+    """
+
+    outcome: str
+    highest_tick: int
+    highest_sample: int
+    report_id: int | None = None
+    refusal: Refusal | None = None
+
+
+def refused(refusal: Refusal, highest_tick: int = 0, highest_sample: int = 0) -> Filed:
+    """Return what became of a report that was refused."""
+    return Filed(refusal.kind, highest_tick, highest_sample, refusal=refusal)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A report as kept in the audit log; `data` is byte for byte what was signed, `mac` its MAC in hex."""
+
+    agent_id: str
+    sample: int
+    tick: int
+    received_at: int
+    fingerprint: str
+    relay_path: tuple[str, ...]
+    mac: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """One row of the fleet registry. Moments are ms UTC, `clock_offset` is the agent's clock less ours in ms."""
+
+    ref: int
+    agent_id: str
+    hostname: str
+    agent_version: str
+    first_seen_at: int
+    last_seen_at: int
+    highest_sample: int
+    fingerprint: str
+    clock_offset: int
+    relay_path: tuple[str, ...]
+    latest_report_id: int | None
+    instead_of: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalCount:
+    """How often messages of one kind were refused, for an authenticated agent or (agent_id None) for nobody known."""
+
+    kind: str
+    agent_id: str | None
+    count: int
+    first_at: int
+    last_at: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """One entry of the event log; `closed_at` is None while it is open, `agent_id` None when it concerns no agent."""
+
+    alarm_id: int
+    kind: str
+    agent_id: str | None
+    opened_at: int
+    closed_at: int | None
+    last_at: int
+    count: int
+    detail: str

@@ -1,0 +1,139 @@
+"""One batch of authentic reports into the database, in one transaction; a verdict for each.
+
+May live here: what is judged against earlier reports, in this order: the last reset, tick and nonce, the machine
+behind the id, the sample. A refused report changes nothing but what proves two machines under one id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select
+
+from kattila_manager.identity import Ruling
+from kattila_manager.records import Filed, Incoming, refused
+from kattila_manager.store import states, windows
+from kattila_manager.store.groups import Prepared
+from kattila_manager.store.schema import reports
+from kattila_manager.store.states import State
+from kattila_protocol.errors import IdentityConflict, IdentityUnproven, Refusal, Replay, Superseded
+from kattila_protocol.freshness import Freshness
+from kattila_protocol.report import Report
+from kattila_protocol.verdict import ACCEPTED, DUPLICATE
+
+_INSERT = insert(reports)
+_LAST_ID = select(func.max(reports.c.id))
+
+
+class Filing:
+    """One transaction; make it with the write lock held."""
+
+    def __init__(self, connection: Connection, agent_ids: Sequence[str]) -> None:
+        """Read what is known of the agents."""
+        self._connection = connection
+        self._states = states.load(connection, agent_ids)
+        self._next_id = int(connection.execute(_LAST_ID).scalar() or 0) + 1
+        self._rows: list[dict[str, Any]] = []
+        self._changed: dict[int, State] = {}
+
+    def file(self, batch: Sequence[Prepared]) -> list[Filed]:
+        """Judge and write all; the caller commits."""
+        outcomes = [self._file_one(prepared) for prepared in batch]
+        self._write_rows()
+        states.save(self._connection, self._changed.values())
+        return outcomes
+
+    def _file_one(self, prepared: Prepared) -> Filed:
+        incoming = prepared.incoming
+        state = self._states.get(incoming.report.agent_id) or self._bind(incoming)
+        try:
+            fresh = self._is_fresh(state, incoming)
+        except Refusal as refusal:
+            return refused(refusal, state.highest_tick, state.highest_sample)
+        report_id = self._append(state, prepared) if fresh and not self._has_sample(state, incoming.report) else None
+        outcome = DUPLICATE if report_id is None else ACCEPTED
+        return Filed(outcome, state.highest_tick, state.highest_sample, report_id)
+
+    def _is_fresh(self, state: State, incoming: Incoming) -> bool:
+        report = incoming.report
+        if report.timestamp < state.reset_at:
+            raise Superseded("the message was signed before the last reset; sign it anew")
+        judged = windows.judge(state.window, state.highest_tick, report.tick, report.nonce)
+        if judged is Freshness.REPLAY:
+            raise Replay(f"tick {report.tick} or its nonce was used before; the highest tick is {state.highest_tick}")
+        if report.boot_id != state.boot_id or state.challenger_boot_id:
+            self._check_machine(state, incoming)
+        return judged is Freshness.FRESH
+
+    def _check_machine(self, state: State, incoming: Incoming) -> None:
+        self._changed[state.ref] = state
+        ruling = states.rule(self._connection, state, states.claim_of(incoming.report), incoming.received_at)
+        who = f"{hostname_of(incoming.report)} reports as {state.agent_id}, which {state.hostname} holds"
+        if ruling is Ruling.CONFLICT:
+            raise IdentityConflict(f"{who}; it must register anew")
+        if ruling is Ruling.UNPROVEN:
+            raise IdentityUnproven(f"{who}; whether they are two machines shows within two minutes")
+
+    def _has_sample(self, state: State, report: Report) -> bool:
+        if report.sample > state.highest_sample:
+            return False
+        self._write_rows()
+        mine = (reports.c.agent_ref == state.ref) & (reports.c.sample == report.sample)
+        return self._connection.execute(select(reports.c.id).where(mine)).first() is not None
+
+    def _append(self, state: State, prepared: Prepared) -> int:
+        incoming, report_id = prepared.incoming, self._next_id
+        self._next_id += 1
+        self._rows.append(
+            {
+                "id": report_id,
+                "agent_ref": state.ref,
+                "sample": incoming.report.sample,
+                "tick": incoming.report.tick,
+                "received_at": incoming.received_at,
+                "fingerprint": bytes.fromhex(incoming.fingerprint),
+                "mac": incoming.mac,
+                "relay_path": ",".join(incoming.relay_path) or None,
+                "key_id": prepared.key_id or report_id,
+                "base_id": prepared.base_id,
+                "body": prepared.body,
+            }
+        )
+        self._changed[state.ref] = state
+        _advance(state, incoming, report_id)
+        return report_id
+
+    def _bind(self, incoming: Incoming) -> State:
+        report = incoming.report
+        claim, hostname = states.claim_of(report), hostname_of(report)
+        state = states.create(self._connection, report.agent_id, hostname, claim, incoming.received_at, None)
+        self._states[report.agent_id] = state
+        return state
+
+    def _write_rows(self) -> None:
+        if self._rows:
+            self._connection.execute(_INSERT, self._rows)
+            self._rows = []
+
+
+def hostname_of(report: Report) -> str:
+    """Return the name a node gives itself, or "" where its system could not be read."""
+    return report.telemetry.system.hostname if report.telemetry.system else ""
+
+
+def _advance(state: State, incoming: Incoming, report_id: int) -> None:
+    report = incoming.report
+    state.window = windows.add(state.window, state.highest_tick, report.tick, report.nonce)
+    if report.tick > state.highest_tick:
+        state.highest_tick = report.tick
+        state.last_seen_at = incoming.received_at
+        state.fingerprint = incoming.fingerprint
+        state.clock_offset = report.timestamp - incoming.received_at
+    if report.sample > state.highest_sample:
+        state.highest_sample = report.sample
+        state.latest_report_id = report_id
+        state.relay_path = ",".join(incoming.relay_path)
+        if report.telemetry.system is not None:
+            state.hostname = report.telemetry.system.hostname
+            state.agent_version = report.telemetry.system.agent_version

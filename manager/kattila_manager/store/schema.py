@@ -1,0 +1,125 @@
+"""The tables, with what each column means. Version 1: this one (store/migrations/versions).
+
+May live here: the schema as SQLAlchemy Core, so that SQLite now and PostgreSQL later share it. DESIGN.md's chapter
+"Schema" is generated from the comments. Moments are ms UTC.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text, UniqueConstraint
+
+metadata = MetaData()
+
+
+def _table(name: str, comment: str, *items: Column[object] | UniqueConstraint | Index) -> Table:
+    return Table(name, metadata, *items, comment=comment, sqlite_strict=True)
+
+
+agents = _table(
+    "agents",
+    "Fleet registry: one row for each id, with the state that the next report is judged against.",
+    Column("ref", Integer, primary_key=True, comment="short number that the other tables use"),
+    Column("agent_id", Text, nullable=False, unique=True, comment="UUID in lower case"),
+    Column("hostname", Text, nullable=False, comment="as in its latest report"),
+    Column("agent_version", Text, nullable=False, comment="as in its latest report"),
+    Column("first_seen_at", Integer, nullable=False, comment="registration, or the first report"),
+    Column("last_seen_at", Integer, nullable=False, comment="arrival of the newest message, late samples included"),
+    Column("highest_tick", Integer, nullable=False, comment="upper end of the replay window"),
+    Column("highest_sample", Integer, nullable=False, comment="newest measurement; the state is ordered by it"),
+    Column("latest_report_id", Integer, comment="reports.id of the newest measurement"),
+    Column("fingerprint", Text, nullable=False, comment="key of the newest message"),
+    Column("clock_offset", Integer, nullable=False, comment="agent's clock less ours, in ms, at the newest message"),
+    Column("relay_path", Text, nullable=False, comment="ids of the relays, comma between; empty: direct"),
+    Column("boot_id", Text, nullable=False, comment="the boot that holds the id"),
+    Column("boot_hardware", Text, nullable=False, comment="hardware addresses of that boot, comma between"),
+    Column("hardware", Text, nullable=False, comment="hardware addresses that the id is bound to"),
+    Column("challenger_boot_id", Text, nullable=False, comment="another machine's boot that claims the id, or empty"),
+    Column("window", LargeBinary, nullable=False, comment="the last 120 (tick, nonce), 8 bytes each, ascending"),
+    Column("reset_at", Integer, nullable=False, comment="reports signed before are refused; 0: never reset"),
+    Column("instead_of", Text, comment="the id that it asked for when another machine held it"),
+)
+
+agent_boots = _table(
+    "agent_boots",
+    "Boots seen under an id; one that comes back after another was seen proves two machines.",
+    Column("agent_ref", Integer, ForeignKey("agents.ref", ondelete="CASCADE"), primary_key=True),
+    Column("boot_id", Text, primary_key=True),
+    Column("first_seen_at", Integer, nullable=False),
+    Column("refused", Integer, nullable=False, comment="1: the newcomer of an identity conflict"),
+)
+
+reports = _table(
+    "reports",
+    "Full audit log: every accepted report, byte for byte.",
+    Column("id", Integer, primary_key=True, comment="order of arrival"),
+    Column("agent_ref", Integer, ForeignKey("agents.ref"), nullable=False),
+    Column("sample", Integer, nullable=False, comment="which measurement"),
+    Column("tick", Integer, nullable=False, comment="which message"),
+    Column("received_at", Integer, nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False, comment="of the key that verified it, 4 bytes"),
+    Column("mac", LargeBinary, nullable=False, comment="the report's MAC, 32 bytes"),
+    Column("relay_path", Text, comment="ids of the relays, comma between; NULL: direct"),
+    Column("key_id", Integer, nullable=False, comment="reports.id of its group's key; groups are pruned whole"),
+    Column("base_id", Integer, comment="reports.id whose DATA is the dictionary of body; NULL: none"),
+    Column("body", LargeBinary, nullable=False, comment="DATA, zstandard without its magic number"),
+    UniqueConstraint("agent_ref", "sample", name="reports_sample"),
+)
+
+agent_interfaces = _table(
+    "agent_interfaces",
+    "Network interface snapshots: the interfaces of each agent's newest measurement.",
+    Column("agent_ref", Integer, ForeignKey("agents.ref", ondelete="CASCADE"), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("kind", Text, comment="the kernel's link kind; NULL: hardware"),
+    Column("address", Text, comment="hardware address"),
+    Column("addresses", Text, nullable=False, comment="prefixes, comma between"),
+    Column("operstate", Text, nullable=False),
+    Column("mtu", Integer, nullable=False),
+    Column("report_id", Integer, nullable=False, comment="reports.id that said so"),
+)
+
+topology_edges = _table(
+    "topology_edges",
+    "Inferred links between agents.",
+    Column("id", Integer, primary_key=True),
+    Column("kind", Text, nullable=False, comment="wireguard, relay or physical"),
+    Column("a_ref", Integer, ForeignKey("agents.ref", ondelete="CASCADE"), nullable=False),
+    Column("b_ref", Integer, ForeignKey("agents.ref", ondelete="CASCADE"), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("evidence", Text, nullable=False, comment="JSON"),
+    Column("first_seen_at", Integer, nullable=False),
+    Column("last_seen_at", Integer, nullable=False),
+)
+
+alarms = _table(
+    "alarms",
+    "Event log of topology changes and anomalies.",
+    Column("id", Integer, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("agent_id", Text, comment="whom it concerns; NULL: nobody in particular"),
+    Column("opened_at", Integer, nullable=False),
+    Column("closed_at", Integer, comment="NULL: open"),
+    Column("last_at", Integer, nullable=False, comment="newest evidence"),
+    Column("count", Integer, nullable=False, comment="how often since it opened"),
+    Column("detail", Text, nullable=False),
+    Index("alarms_open", "closed_at"),
+)
+
+refusals = _table(
+    "refusals",
+    "Counters of refused messages, bounded: by kind, and by agent only where its MAC was valid.",
+    Column("kind", Text, primary_key=True),
+    Column("agent_id", Text, primary_key=True, comment="empty: nobody authenticated"),
+    Column("count", Integer, nullable=False),
+    Column("first_at", Integer, nullable=False),
+    Column("last_at", Integer, nullable=False),
+    Column("detail", Text, nullable=False, comment="of the newest one"),
+)
+
+receivers = _table(
+    "receivers",
+    "Heartbeats of the server's workers: while none beats, no agent is called silent.",
+    Column("worker", Integer, primary_key=True, comment="process id"),
+    Column("up_since", Integer, nullable=False),
+    Column("alive_at", Integer, nullable=False),
+)

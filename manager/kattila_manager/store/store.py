@@ -1,0 +1,41 @@
+"""The database as the rest of a process uses it: one read or one write transaction for each call.
+
+May live here: which transaction a call is. Not here: the statements (reading, registry, filing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import Connection
+
+from kattila_manager.store.database import WriteLock, open_engine
+
+_Result = TypeVar("_Result")
+
+
+class Store:
+    """One open database; safe for several threads."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, which `database.migrate` has made."""
+        self.path = path
+        self.engine = open_engine(path)
+        self.lock = WriteLock(path)
+
+    def read(self, query: Callable[[Connection], _Result]) -> _Result:
+        """Return `query(connection)` on one consistent state of the database."""
+        with self.engine.connect() as connection, connection.begin():
+            return query(connection)
+
+    def write(self, change: Callable[[Connection], _Result]) -> _Result:
+        """Return `change(connection)` after its commit."""
+        with self.lock.transaction(self.engine) as connection:
+            return change(connection)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+        self.lock.close()

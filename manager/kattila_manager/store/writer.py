@@ -1,0 +1,148 @@
+"""Group commit: one thread that files what several requests brought, and answers after the commit.
+
+May live here: queueing, lingering, the transaction around a batch, and what happens when it fails. Not here: what a
+batch becomes (filing), or who waits (door, answers).
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import OperationalError
+
+from kattila_manager.records import Filed, Incoming, refused
+from kattila_manager.store.database import WriteLock
+from kattila_manager.store.filing import Filing
+from kattila_manager.store.groups import Groups, Prepared
+from kattila_protocol.errors import Overloaded
+
+# Long enough to gather what is on its way, short against an fsync; without it two workers starve each other.
+LINGER_SECONDS = 0.002
+MAX_BATCH = 512
+# About half a second of work; more is answered with 503 at once.
+MAX_PENDING = 4096
+_RETRY_AFTER_SECONDS = 5
+# How often the thread looks up while nothing comes in, to write counters and its heartbeat.
+_IDLE_SECONDS = 1.0
+
+_log = logging.getLogger("kattila.store")
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A report, and the future that takes what became of it."""
+
+    incoming: Incoming
+    future: Any
+
+
+Answer = tuple[Any, Filed]
+
+
+class Writer:
+    """The one thread of a process that files reports."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        lock: WriteLock,
+        sleep: Callable[[float], object],
+        deliver: Callable[[Sequence[Answer]], object],
+        beside: Callable[[Connection], object],
+    ) -> None:
+        """Join the database with those who wait.
+
+        `deliver` is called after each commit with (future, result) pairs; `beside` may write counters and heartbeat in
+        the same transaction, and when nothing came in for a second.
+        """
+        self._engine = engine
+        self._lock = lock
+        self._sleep = sleep
+        self._deliver = deliver
+        self._beside = beside
+        self._queue: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
+        self._groups = Groups()
+        self._failing = False
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """File what is waiting and end the thread."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def submit(self, incoming: Incoming, future: Any) -> None:
+        """Queue a report. Raises Overloaded when too many are waiting."""
+        if self._queue.qsize() >= MAX_PENDING:
+            raise Overloaded(f"{MAX_PENDING} reports are waiting to be filed", retry_after_seconds=_RETRY_AFTER_SECONDS)
+        self._queue.put(Waiting(incoming, future))
+
+    def _run(self) -> None:
+        running = True
+        while running:
+            batch, running = self._gather()
+            self._deliver(self._commit(batch))
+
+    def _gather(self) -> tuple[list[Waiting], bool]:
+        try:
+            first = self._queue.get(timeout=_IDLE_SECONDS)
+        except queue.Empty:
+            return [], True
+        if first is None:
+            return [], False
+        self._sleep(LINGER_SECONDS)
+        batch = [first]
+        while len(batch) < MAX_BATCH and not self._queue.empty():
+            waiting = self._queue.get()
+            if waiting is None:
+                return batch, False
+            batch.append(waiting)
+        return batch, True
+
+    def _commit(self, batch: Sequence[Waiting]) -> list[Answer]:
+        try:
+            answers = self._transact(batch)
+        except OperationalError as error:
+            return self._give_up(batch, error)
+        except Exception as error:
+            if len(batch) > 1:
+                # One report that cannot be filed must not take the others with it.
+                return [answer for waiting in batch for answer in self._commit([waiting])]
+            return self._give_up(batch, error)
+        if self._failing:
+            self._failing = False
+            _log.info("reports are filed again")
+        return answers
+
+    def _transact(self, batch: Sequence[Waiting]) -> list[Answer]:
+        prepared = [self._groups.prepare(waiting.incoming) for waiting in batch]
+        with self._lock.transaction(self._engine) as connection:
+            results = _file(connection, prepared)
+            self._beside(connection)
+        for one, result in zip(prepared, results, strict=True):
+            if result.report_id is not None:
+                self._groups.committed(one, result.report_id)
+        return [(waiting.future, result) for waiting, result in zip(batch, results, strict=True)]
+
+    def _give_up(self, batch: Sequence[Waiting], error: Exception) -> list[Answer]:
+        if not self._failing:
+            self._failing = True
+            reason = error.orig if isinstance(error, OperationalError) else error
+            _log.error("reports cannot be filed (%s); agents keep them and try again", reason)
+        result = refused(Overloaded("the report could not be stored", retry_after_seconds=_RETRY_AFTER_SECONDS))
+        return [(waiting.future, result) for waiting in batch]
+
+
+def _file(connection: Connection, prepared: Sequence[Prepared]) -> list[Filed]:
+    if not prepared:
+        return []
+    return Filing(connection, [one.incoming.report.agent_id for one in prepared]).file(prepared)
