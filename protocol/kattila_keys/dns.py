@@ -35,7 +35,7 @@ _FIRST_PAUSE_SECONDS = 0.1
 _LEAST_ROUND_SECONDS = 0.05
 
 _PORTS = range(1, 65536)
-_WITH_PORT = re.compile(r"\[([^\[\]]*)\](?::(\d{1,5}))?|([^:\[\]]*):(\d{1,5})")
+_WITH_PORT = re.compile(r"\[([^\[\]]*)\](?::([0-9]{1,5}))?|([^:\[\]]*):([0-9]{1,5})")
 # RFC 6761, section 6.3: always loopback, so no resolver is asked.
 _LOOPBACK = ("127.0.0.1", "::1")
 
@@ -132,6 +132,7 @@ def _is_address(text: str) -> bool:
 
 
 def _absolute(name: str) -> dns.name.Name:
+    # Absolute, also without the dot at its end, so that no search domain is ever tried.
     try:
         wanted = dns.name.from_text(name.strip())
     except dns.exception.DNSException as error:
@@ -161,8 +162,8 @@ def _resolver(server: Server | None, timeout_seconds: float, resolv_conf: Path) 
 def _resolve(resolver: dns.resolver.Resolver, wanted: dns.name.Name) -> dns.resolver.Answer:
     for _ in range(_ROUNDS - 1):
         with suppress(dns.resolver.LifetimeTimeout):
-            return resolver.resolve(wanted, dns.rdatatype.TXT, search=False)
-    return resolver.resolve(wanted, dns.rdatatype.TXT, search=False)
+            return resolver.resolve(wanted, dns.rdatatype.TXT)
+    return resolver.resolve(wanted, dns.rdatatype.TXT)
 
 
 def _read_resolv_conf(resolver: dns.resolver.Resolver, resolv_conf: Path) -> None:

@@ -366,6 +366,8 @@ def test_file_that_cannot_be_written_is_told_once_and_never_raised_behind_the_sc
     for hours in (2, 4, 6):
         keys.refresh_if_due(NOW + hours * HOUR)
         keys.note_used(fingerprint, NOW + hours * HOUR)
+        # Not tried again with the next message.
+        assert not keys.use_is_due(fingerprint, NOW + hours * HOUR + 1)
         assert keys.verify(verification(PSK), NOW + hours * HOUR) == Key.from_psk(PSK)
     assert len(caplog.records) == 1
     assert f"writing the ring failed, the last good keys stay in use: cannot write {path}" in caplog.text

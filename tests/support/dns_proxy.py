@@ -12,7 +12,7 @@ from support.knot import free_port
 
 # Of DNS's header (RFC 1035, section 4.1.1): the third byte has TC, the fourth AD (RFC 4035, section 3.2.3).
 _TC = 0x02
-_AD = 0x20
+AD = 0x20
 _HEADER_BYTES = 12
 _STEP_SECONDS = 0.05
 
@@ -108,4 +108,4 @@ def cut(_: int, answer: bytes) -> bytes:
 
 def mark_validated(_: int, answer: bytes) -> bytes:
     """Set AD, as a validating resolver does."""
-    return answer[:3] + bytes([answer[3] | _AD]) + answer[4:]
+    return answer[:3] + bytes([answer[3] | AD]) + answer[4:]
