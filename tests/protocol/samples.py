@@ -64,10 +64,25 @@ REPORT = Report(
             labels={"site": "north", "role": "gateway"},
         ),
         interfaces=(
-            Interface(2, "eth0", None, ("UP", "LOWER_UP"), "up", 1500, "00:00:5e:00:53:01", ("192.0.2.1/24",)),
-            Interface(3, "wg0", "wireguard", ("UP",), "unknown", 1420, None, ("2001:db8::1/64",), None, None, 100, 200),
+            Interface(
+                2, "eth0", None, ("BROADCAST", "UP", "LOWER_UP"), "UP", 1500, "00:00:5e:00:53:01", ("192.0.2.1/24",)
+            ),
+            Interface(
+                3,
+                "wg0",
+                "wireguard",
+                ("POINTOPOINT", "NOARP", "UP"),
+                "UNKNOWN",
+                1420,
+                None,
+                ("2001:db8::1/64",),
+                None,
+                None,
+                100,
+                200,
+            ),
         ),
-        routes=(Route("default", "192.0.2.254", "eth0", None, 100, "dhcp"),),
+        routes=(Route("0.0.0.0/0", "192.0.2.254", "eth0", None, 100, "dhcp"),),
         neighbours=(Neighbour("192.0.2.254", "00:00:5e:00:53:fe", "eth0", "REACHABLE"),),
         wireguard=(
             WireguardInterface(

@@ -139,7 +139,9 @@ def verdicts() -> list[Case]:
     return [
         _verdict("accepted", said, None),
         _verdict("duplicate", replace(said, outcome="duplicate"), None),
-        _verdict("registered under another id", replace(said, agent_id=OTHER_AGENT, highest_tick=0), None),
+        _verdict(
+            "registered under another id", replace(said, agent_id=OTHER_AGENT, highest_tick=0, highest_sample=0), None
+        ),
         _verdict(
             "refused", replace(said, outcome="replay", highest_tick=9000), Replay("the tick 1041 was used before")
         ),

@@ -1,0 +1,191 @@
+"""DESIGN.md says what the code does: its tables and examples are compared with it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+import pytest
+
+from kattila_protocol import canonical, envelope, freshness, message, names, registration, report, ring, txt
+from kattila_protocol.errors import PROBLEM_PREFIX, Refusal
+from kattila_protocol.names import MANAGER
+from kattila_protocol.peer import PeerAnswer
+from kattila_protocol.registration import Registration
+from kattila_protocol.reset import Reset, ResetAnswer
+from kattila_protocol.signing import Purpose
+from kattila_protocol.verdict import Disposition, Verdict
+from protocol.samples import KEY, NONCE, NOW, PSK, RING
+from vectors import generate
+
+DESIGN = (Path(__file__).parents[2] / "DESIGN.md").read_text()
+Row = list[str]
+
+
+def section(title: str) -> str:
+    """Return what stands under a heading, up to the next one of its rank or above."""
+    start = re.search(rf"^(#+) {re.escape(title)}$", DESIGN, re.MULTILINE)
+    assert start, f"DESIGN.md has no heading {title!r}"
+    rest = DESIGN[start.end() :]
+    end = re.search(rf"^#{{1,{len(start[1])}}} ", rest, re.MULTILINE)
+    return rest[: end.start()] if end else rest
+
+
+def tables(title: str, first: str) -> list[list[Row]]:
+    """Return the rows of each table under a heading whose first column is called `first`."""
+    found = re.findall(rf"^\| {first} \|.*\n\|[-|]+\n((?:\|.*\n)+)", section(title), re.MULTILINE)
+    return [[[cell.strip() for cell in line.strip("|").split("|")] for line in rows.splitlines()] for rows in found]
+
+
+def code(cell: str) -> str:
+    assert re.fullmatch(r"`[^`]+`", cell), cell
+    return cell.strip("`")
+
+
+def example(name: str) -> str:
+    """Return an example, its broken lines joined."""
+    found = re.search(rf"<!-- example: {name} -->\n\n((?: {{4}}.*\n)+)", DESIGN)
+    assert found, f"DESIGN.md has no example {name!r}"
+    lines = [line[4:] for line in found[1].splitlines()]
+    return re.sub(r"/\n", "", "\n".join(lines))
+
+
+# --- Members
+
+PLAIN: dict[Any, str] = {str: "string", int: "integer", bool: "true or false", dict[str, str]: "object of strings"}
+
+
+def type_shown(hint: Any) -> str:
+    """Say in the words of DESIGN.md what JSON a type becomes."""
+    if hint in PLAIN:
+        return PLAIN[hint]
+    if is_dataclass(hint) and isinstance(hint, type):
+        return hint.__name__
+    if isinstance(hint, UnionType):
+        (inner,) = (part for part in get_args(hint) if part is not NoneType)
+        return f"{type_shown(inner)} or null"
+    assert get_origin(hint) is tuple
+    inner, *more = get_args(hint)
+    if more != [Ellipsis]:
+        return f"list of {1 + len(more)} {type_shown(inner)}s"
+    return f"list of {type_shown(inner)}" + ("s" if inner in PLAIN else "")
+
+
+def default_shown(field: Field[Any]) -> str:
+    return "" if field.default is MISSING else f"`{json.dumps(field.default)}`"
+
+
+def data_classes() -> Iterator[type]:
+    """All that a report is made of."""
+    for value in vars(report).values():
+        if isinstance(value, type) and is_dataclass(value):
+            yield value
+
+
+TABLES: list[tuple[str, int, type]] = [
+    *((shape.__name__, 0, shape) for shape in data_classes()),
+    ("Verdicts", 0, Verdict),
+    ("Registration", 0, Registration),
+    ("Peer query", 0, PeerAnswer),
+    ("Reset", 0, Reset),
+    ("Reset", 1, ResetAnswer),
+]
+
+
+@pytest.mark.parametrize(("title", "number", "shape"), TABLES, ids=[shape.__name__ for _, _, shape in TABLES])
+def test_members(title: str, number: int, shape: type) -> None:
+    assert is_dataclass(shape)
+    hints = get_type_hints(shape)
+    defined = [(field.name, type_shown(hints[field.name]), default_shown(field)) for field in fields(shape)]
+    shown = [(code(name), kind, default) for name, kind, default, _ in tables(title, "member")[number]]
+    assert shown == defined
+
+
+def test_every_shape_of_data_has_its_table() -> None:
+    assert set(re.findall(r"^#### (.+)$", section("DATA"), re.MULTILINE)) == {
+        shape.__name__ for shape in data_classes()
+    }
+
+
+def test_parameters_of_a_query() -> None:
+    shown = [code(row[0]) for row in tables("Peer query", "parameter")[0]]
+    assert shown == list(generate.peers()[0]["parameters"])
+
+
+# --- Names, numbers, refusals
+
+
+def test_refusals() -> None:
+    shown = [(code(kind), status, title) for kind, status, title, _, _ in tables("Refusals", "kind")[0]]
+    assert shown == [(kind.kind, str(kind.status), kind.title) for kind in Refusal.__subclasses__()]
+    assert f"`{PROBLEM_PREFIX}KIND`" in section("Refusals")
+
+
+def test_what_becomes_of_a_sample() -> None:
+    delivered, dropped, *_ = tables("Verdicts", "verdict")[0]
+    named = dict.fromkeys(re.findall("`(.+?)`", delivered[0]), Disposition.DELIVERED)
+    named |= dict.fromkeys(re.findall("`(.+?)`", dropped[0]), Disposition.DROPPED)
+    for outcome in ("accepted", "duplicate", *(kind.kind for kind in Refusal.__subclasses__())):
+        disposition = Verdict(outcome, "", NONCE, NOW, 0).disposition
+        assert disposition is named.get(outcome, Disposition.KEPT)
+
+
+def test_purposes() -> None:
+    assert [code(row[0]) for row in tables("Keys and MACs", "purpose")[0]] == list(Purpose)
+
+
+def test_limits() -> None:
+    assert [value for _, value in tables("Limits", "limit")[0]] == [
+        f"{envelope.MAX_BODY_BYTES} bytes",
+        f"{message.MAX_MESSAGE_BYTES} bytes",
+        str(envelope.MAX_HOPS),
+        str(freshness.WINDOW_SIZE),
+        f"{freshness.MAX_SKEW_MS} ms",
+        str(ring.RING_SIZE),
+        f"{txt.MIN_PSK_BYTES} bytes",
+        str(registration.MAX_HARDWARE_ADDRESSES),
+        str(canonical.MAX_INTEGER),
+        str(names.MAX_COUNTER),
+    ]
+
+
+def test_files_of_vectors() -> None:
+    assert [code(row[0]) for row in tables("Test vectors", "file")[0]] == list(generate.MAKERS)
+
+
+# --- Examples
+
+
+def test_example_of_keys() -> None:
+    shown = {line[:23].strip(): line[23:] for line in example("keys").splitlines()}
+    derived = {f"purpose key, {purpose}": key.hex() for purpose, key in KEY.purpose_keys.items()}
+    assert shown == {"fingerprint": KEY.fingerprint, **derived}
+    assert f"the PSK `{PSK.decode()}` ({len(PSK)} bytes)" in DESIGN
+
+
+def test_example_of_a_report() -> None:
+    body = example("report")
+    assert body in [case["body"] for case in generate.reports()]
+    envelope.verify(envelope.cut(body.encode()), RING, MANAGER)
+
+
+def test_example_of_a_verdict() -> None:
+    assert example("verdict") == generate.verdicts()[0]["body"]
+
+
+def test_example_of_a_query() -> None:
+    assert example("peer") == "/status/peer?" + generate.peers()[0]["query_string"]
+
+
+# --- The text
+
+
+def test_links_lead_somewhere() -> None:
+    headings = re.findall(r"^#+ (.+)$", DESIGN, re.MULTILINE)
+    anchors = {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"\]\(#(.+?)\)", DESIGN)) <= anchors
