@@ -84,6 +84,7 @@ class Keys:
         self._draw = jitter
         self._jitter = jitter()
         self._lock = threading.Lock()
+        self._under_way = False
         self._shown: str | None = None
         self._failures: dict[str, str] = {}
         self._noted: dict[str, int] = {}
@@ -141,9 +142,13 @@ class Keys:
         return None if _fingerprints(fresh) == _fingerprints(tried) else fresh
 
     def may_refresh(self, tried: Ring, now: int) -> bool:
-        """Tell, for the price of a stat, whether `refresh_after_unknown` could bring another ring than `tried`."""
+        """Tell, for the price of a stat, whether `refresh_after_unknown` could bring another ring than `tried`.
+
+        Also while this process is asking: in a rotation many messages come under the new key within that time, and
+        those that queue behind the question (see the class) are verified instead of refused.
+        """
         kept = self._kept()
-        return _fingerprints(kept.ring) != _fingerprints(tried) or may_ask_again(kept.asked_at, now)
+        return self._under_way or _fingerprints(kept.ring) != _fingerprints(tried) or may_ask_again(kept.asked_at, now)
 
     def verify(self, operation: Callable[[Ring], _Result], now: int) -> _Result:
         """Return `operation(ring)`; if no key fits, once more with the ring of `refresh_after_unknown`.
@@ -208,11 +213,15 @@ class Keys:
             self._note(error)
 
     def _ask_and_keep(self, now: int) -> None:
-        # Kept before asking, so that a failure or a kill counts as an attempt too.
-        self._update(lambda kept: replace(kept, asked_at=now))
-        self._jitter = self._draw()
-        psk = select_psk(self._ask())
-        self._update(lambda kept: replace(kept, ring=kept.ring.with_current(psk, now), answered_at=now))
+        self._under_way = True
+        try:
+            # Kept before asking, so that a failure or a kill counts as an attempt too.
+            self._update(lambda kept: replace(kept, asked_at=now))
+            self._jitter = self._draw()
+            psk = select_psk(self._ask())
+            self._update(lambda kept: replace(kept, ring=kept.ring.with_current(psk, now), answered_at=now))
+        finally:
+            self._under_way = False
         # Tells of a new key, and that DNS works again.
         self.ring()
 

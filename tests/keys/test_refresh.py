@@ -9,6 +9,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -229,6 +230,42 @@ def test_key_that_another_process_found_is_used_without_a_question(
     assert fresh is not None
     assert fingerprints(fresh) == named(NEW_PSK, PSK)
     assert counting.asked_udp == 2
+
+
+def test_worth_of_a_refresh_is_known_without_asking(knot: Knot, label: str, path: Path) -> None:
+    knot.set_txt(label, PSK)
+    keys = keys_at(path, knot.address, label)
+    assert keys.may_refresh(keys.ring(), NOW)
+    tried = keys.refresh(NOW)
+    assert not keys.may_refresh(tried, NOW + MINUTE - 1)
+    assert keys.may_refresh(tried, NOW + MINUTE)
+    knot.set_txt(label, NEW_PSK)
+    keys.refresh(NOW + SECOND)
+    assert keys.may_refresh(tried, NOW + SECOND + 1)
+
+
+def test_those_behind_a_question_wait_for_it_instead_of_being_refused(knot: Knot, label: str, path: Path) -> None:
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def slow(_: int, answer: bytes) -> bytes:
+        arrived.set()
+        go_on.wait(5)
+        return answer
+
+    knot.set_txt(label, NEW_PSK)
+    with dns_proxy(knot.port, slow) as proxy, ThreadPoolExecutor(1) as own_thread:
+        keys = keys_at(path, proxy.address, label, seconds=10)
+        tried = keys.ring()
+        first = own_thread.submit(keys.refresh_after_unknown, tried, NOW)
+        assert arrived.wait(5)
+        assert keys.may_refresh(tried, NOW + 1)
+        second = own_thread.submit(keys.refresh_after_unknown, tried, NOW + 1)
+        go_on.set()
+        for fresh in (first.result(), second.result()):
+            assert fresh is not None
+            assert fresh.current == Key.from_psk(NEW_PSK)
+        assert not keys.may_refresh(keys.ring(), NOW + 1)
+        assert proxy.asked_udp == 1
 
 
 def test_threads_ask_once(counting: DnsProxy, knot: Knot, label: str, path: Path) -> None:
