@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from dotenv.parser import parse_stream
+from dotenv.parser import Original, parse_stream
 
 ENV_FILE = ".env"
 # Names another file than ./.env.
@@ -122,13 +122,19 @@ def _read_file(path: Path) -> dict[str, Given]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})") from None
     for binding in bindings:
-        origin = f"{path} line {binding.original.line}"
+        origin = f"{path} line {_line_of(binding.original)}"
         if binding.error:
             # The line itself may hold a secret.
             raise ConfigError(f"{origin} is not of the form NAME=value, or a quote is not closed")
         if binding.key is not None:
             given[binding.key] = Given(binding.value or "", origin)
     return given
+
+
+def _line_of(original: Original) -> int:
+    # A binding begins with the blank lines in front of it.
+    blank = original.string[: len(original.string) - len(original.string.lstrip())]
+    return original.line + blank.count("\n")
 
 
 def _without_password(text: str) -> str:
