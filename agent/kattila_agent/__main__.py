@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import ipaddress
 import logging
 import os
 import random
@@ -20,13 +21,15 @@ from pathlib import Path
 from kattila_agent import __version__, commands, config
 from kattila_agent.ambient import Ambient
 from kattila_agent.collectors.collect import measure
-from kattila_agent.config import Config, ConfigError, Listen
+from kattila_agent.config import Config
 from kattila_agent.identity import Identity, StateError
 from kattila_agent.server import ListenError
 from kattila_keys.dns import ask_txt
 from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFile, RingFileError
 from kattila_protocol.names import is_id
+from kattila_settings.reading import ConfigError, settings_help
+from kattila_settings.values import ALL_ADDRESSES, Listen, listen
 
 _RING_FILE = "ring.json"
 _DNS_SECONDS = 5.0
@@ -90,9 +93,9 @@ def _dump(target: str, settings: Config, ambient: Ambient, identity: Identity) -
 
 
 def _reset(words: list[str], settings: Config, ambient: Ambient, identity: Identity) -> int:
-    listen, agent_id = _whom_to_reset(words, settings)
+    where, agent_id = _whom_to_reset(words, settings)
     ring = commands.usable_ring(_keys(settings, ambient), ambient.now())
-    print(commands.reset_agent(ambient, ring, listen, agent_id or identity.agent_id()))
+    print(commands.reset_agent(ambient, ring, where, agent_id or identity.agent_id()))
     return 0
 
 
@@ -101,15 +104,19 @@ def _whom_to_reset(words: list[str], settings: Config) -> tuple[Listen, str | No
     if not words:
         return settings.listen[0], None
     try:
-        listen = Listen.parse(words[0])
+        where = listen(config.PORT)(words[0])
     except ValueError as error:
         raise ConfigError(f"-reset: {error}") from error
     agent_id = words[1].lower() if len(words) == 2 else None
     if len(words) > 2 or (agent_id is not None and not is_id(agent_id)):
         raise ConfigError("-reset takes an ADDRESS and an AGENT_ID, which is a UUID")
-    if agent_id is None and not listen.is_loopback:
-        raise ConfigError(f"-reset {listen} needs the id of the agent there: -reset {listen} AGENT_ID")
-    return listen, agent_id
+    if agent_id is None and not _is_loopback(where):
+        raise ConfigError(f"-reset {words[0]} needs the id of the agent there: -reset {words[0]} AGENT_ID")
+    return where, agent_id
+
+
+def _is_loopback(where: Listen) -> bool:
+    return where.host != ALL_ADDRESSES and ipaddress.ip_address(where.host).is_loopback
 
 
 def _labels(env_file: str | None) -> dict[str, str]:
@@ -155,7 +162,8 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Measure this node and report to the manager, until stopped. Flags take one or two dashes.",
-        epilog="settings, from .env in the working folder and, above it, from the environment:\n" + _settings_help(),
+        epilog="settings, from .env in the working folder and, above it, from the environment:\n"
+        + settings_help(config.SETTINGS),
     )
     once = parser.add_mutually_exclusive_group()
     once.add_argument("-sysinfo", "--sysinfo", action="store_true", help="print all telemetry as JSON")
@@ -173,14 +181,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-env", "--env", metavar="FILE", help="read the settings from FILE (also KATTILA_ENV=FILE)")
     parser.add_argument("-v", "-debug", "--debug", action="store_true", help="log more")
     return parser
-
-
-def _settings_help() -> str:
-    width = max(len(setting.name) for setting in config.SETTINGS)
-    return "\n".join(
-        f"  {setting.name:{width}}  {setting.help}" + (f" (default {setting.default})" if setting.default else "")
-        for setting in config.SETTINGS
-    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 from kattila_agent.ambient import Ambient
-from kattila_agent.config import ALL_ADDRESSES, Listen
 from kattila_agent.measurement import Measurement
 from kattila_keys.dns import DnsError
 from kattila_keys.refresh import Keys
@@ -23,6 +22,7 @@ from kattila_protocol.errors import Refusal
 from kattila_protocol.reset import Reset
 from kattila_protocol.ring import Ring
 from kattila_protocol.txt import TxtError
+from kattila_settings.values import ALL_ADDRESSES, Listen
 
 _MODE = 0o600
 
@@ -77,7 +77,7 @@ def reset_agent(ambient: Ambient, ring: Ring, listen: Listen, agent_id: str) -> 
     # requests weighs 20 MB, which the other commands are spared.
     from kattila_agent.connection import Connection, UnreachableError, unsigned_words  # noqa: PLC0415
 
-    target = _target(listen)
+    target = _in_url(listen)
     asked = Reset(agent_id, ambient.nonce(), ambient.now())
     try:
         status, body = Connection(f"http://{target}").post("/status/reset", reset.seal(asked, ring.current))
@@ -90,8 +90,9 @@ def reset_agent(ambient: Ambient, ring: Ring, listen: Listen, agent_id: str) -> 
         raise CommandError(f"{target} did not reset {agent_id} (HTTP {status}): {why}") from error
 
 
-def _target(listen: Listen) -> Listen:
-    return Listen("127.0.0.1", listen.port) if listen.host == ALL_ADDRESSES else listen
+def _in_url(listen: Listen) -> str:
+    host = "127.0.0.1" if listen.host == ALL_ADDRESSES else listen.host
+    return f"[{host}]:{listen.port}" if ":" in host else f"{host}:{listen.port}"
 
 
 def _write(path: Path, report: bytes) -> None:

@@ -66,7 +66,11 @@ class Loop:
         """Report until told to stop."""
         changes = Changes()
         due = self.ambient.monotonic()
-        self.keys.refresh_or_log(self.ambient.now())
+        if self.keys.ring().entries:
+            # A node that boots without DNS reports at once with the cached keys, and asks then.
+            self.ask(self.refresh)
+        else:
+            self.keys.refresh_or_log(self.ambient.now())
         while not self.stop.is_set():
             self._report(changes)
             due = next_due(due, self.ambient.monotonic(), self.interval)

@@ -18,8 +18,8 @@ from waitress.channel import HTTPChannel
 from waitress.server import MultiSocketServer, TcpWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher
 
-from kattila_agent.config import ALL_ADDRESSES, Listen
 from kattila_protocol.envelope import MAX_BODY_BYTES
+from kattila_settings.values import ALL_ADDRESSES, Listen
 
 _THREADS = 4
 _CONNECTIONS = 200
@@ -77,7 +77,8 @@ def serve(app: Callable[..., Any], sockets: list[socket.socket]) -> threading.Th
 
 def address_of(bound: socket.socket) -> str:
     """Return where a socket listens, as "192.0.2.1:5087" or "[2001:db8::1]:5087"."""
-    return str(Listen(*bound.getsockname()[:2]))
+    host, port = bound.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class _ProblemTask(ErrorTask):  # type: ignore[misc]
