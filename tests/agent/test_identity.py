@@ -1,0 +1,210 @@
+"""The identity in a state folder: kept, never twice, healed; in one process, in two, and in a folder that is broken."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+from kattila_agent.identity import Identity, Numbers, StateError
+from kattila_protocol.names import MAX_COUNTER, is_id
+
+ID = "11111111-1111-4111-8111-111111111111"
+OTHER_ID = "22222222-2222-4222-8222-222222222222"
+
+TAKER = """
+import sys
+from pathlib import Path
+from kattila_agent.identity import Identity
+identity = Identity(Path(sys.argv[1]), lambda: sys.argv[2])
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(200):
+    taken = identity.take()
+    print(taken.agent_id, taken.sample, taken.tick)
+"""
+
+
+def drawn() -> str:
+    return str(uuid.uuid4())
+
+
+def kept(folder: Path) -> Identity:
+    (folder / "agent_id.txt").write_text(f"{ID}\n")
+    return Identity(folder, drawn)
+
+
+def test_the_first_run_makes_an_id_and_the_second_keeps_it(tmp_path: Path) -> None:
+    agent_id = Identity(tmp_path, drawn).agent_id()
+    assert is_id(agent_id)
+    assert (tmp_path / "agent_id.txt").read_bytes() == agent_id.encode() + b"\n"
+    assert Identity(tmp_path, drawn).agent_id() == agent_id
+
+
+def test_numbers_go_up_across_restarts(tmp_path: Path) -> None:
+    assert kept(tmp_path).take() == Numbers(ID, 1, 1)
+    assert Identity(tmp_path, drawn).take() == Numbers(ID, 2, 2)
+
+
+def test_numbers_are_on_disk_before_they_are_used(tmp_path: Path) -> None:
+    taken = kept(tmp_path).take()
+    assert json.loads((tmp_path / "counters.json").read_text()) == {
+        "agent_id": ID,
+        "sample": taken.sample,
+        "tick": taken.tick,
+    }
+
+
+def test_two_processes_never_take_the_same(tmp_path: Path) -> None:
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", TAKER, str(tmp_path), agent_id],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for agent_id in (ID, OTHER_ID)
+    ]
+    for process in started:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    taken = [line.split() for process in started for line in process.communicate(timeout=30)[0].splitlines()]
+    assert [process.returncode for process in started] == [0, 0]
+    assert len({agent_id for agent_id, _, _ in taken}) == 1
+    assert sorted(int(sample) for _, sample, _ in taken) == list(range(1, 401))
+    assert sorted(int(tick) for _, _, tick in taken) == list(range(1, 401))
+
+
+def test_a_killed_writer_leaves_numbers_that_go_on(tmp_path: Path) -> None:
+    kept(tmp_path).take()
+    (tmp_path / "counters.json.new").write_text('{"agent_id":')
+    assert Identity(tmp_path, drawn).take() == Numbers(ID, 2, 2)
+
+
+def test_raised_above_what_the_manager_knows(tmp_path: Path) -> None:
+    identity = kept(tmp_path)
+    identity.raise_above(ID, 1000, 500)
+    assert identity.take() == Numbers(ID, 501, 1001)
+    identity.raise_above(ID, 7, 7)
+    assert identity.take() == Numbers(ID, 502, 1002)
+
+
+def test_not_raised_for_an_id_that_was_replaced_meanwhile(tmp_path: Path) -> None:
+    identity = kept(tmp_path)
+    identity.replace(ID, OTHER_ID)
+    identity.raise_above(ID, 1000, 500)
+    assert identity.take() == Numbers(OTHER_ID, 1, 1)
+
+
+def test_a_new_id_counts_anew_and_leaves_the_ring(tmp_path: Path) -> None:
+    identity = kept(tmp_path)
+    identity.take()
+    (tmp_path / "ring.json").write_text("the cached keys")
+    fresh = identity.replace(ID)
+    assert is_id(fresh) and fresh != ID
+    assert identity.take() == Numbers(fresh, 1, 1)
+    assert (tmp_path / "ring.json").read_text() == "the cached keys"
+
+
+def test_of_two_replacements_of_one_id_one_wins(tmp_path: Path) -> None:
+    identity = kept(tmp_path)
+    assert identity.replace(ID, OTHER_ID) == OTHER_ID
+    assert identity.replace(ID) == OTHER_ID
+
+
+def test_an_id_put_there_by_hand_takes_no_numbers_of_another(tmp_path: Path) -> None:
+    kept(tmp_path).take()
+    (tmp_path / "agent_id.txt").write_text(OTHER_ID.upper())
+    assert Identity(tmp_path, drawn).take() == Numbers(OTHER_ID, 1, 1)
+
+
+@pytest.mark.parametrize("text", [b"node-17\n", b"", b"\xff\xfe", ID.encode() + b"\n" + ID.encode()])
+def test_an_id_that_is_none_is_refused_and_left_alone(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "agent_id.txt").write_bytes(text)
+    with pytest.raises(StateError, match="is no UUID: put this node's id back there, or remove the file"):
+        Identity(tmp_path, drawn).agent_id()
+    assert (tmp_path / "agent_id.txt").read_bytes() == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"nonsense",
+        b"\xff",
+        b"[1, 2]",
+        b"[" * 20_000,
+        b'{"agent_id": "%s", "sample": -1, "tick": 5}' % ID.encode(),
+        b'{"agent_id": "%s", "sample": 5}' % ID.encode(),
+        b'{"agent_id": "%s", "sample": 1, "tick": true}' % ID.encode(),
+        b'{"agent_id": 7, "sample": 1, "tick": 1}',
+    ],
+)
+def test_damaged_counters_are_told_and_counted_anew(
+    tmp_path: Path, text: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    identity = kept(tmp_path)
+    (tmp_path / "counters.json").write_bytes(text)
+    with caplog.at_level(logging.WARNING):
+        assert identity.take() == Numbers(ID, 1, 1)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "counters.json is damaged" in caplog.text and "until the manager tells" in caplog.text
+
+
+def test_used_up_numbers_say_what_to_do(tmp_path: Path) -> None:
+    identity = kept(tmp_path)
+    identity.raise_above(ID, MAX_COUNTER, 1)
+    with pytest.raises(StateError, match="are used up: reset this agent"):
+        identity.take()
+
+
+def test_a_missing_folder_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match=r"missing \(No such file or directory\): it must exist.*STATE_DIR"):
+        Identity(tmp_path / "missing", drawn).agent_id()
+
+
+def test_a_folder_of_somebody_else_says_what_to_do(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("taking another user's place needs root")
+    kept(tmp_path).take()
+    # pytest's folders are closed to others; the one below them is what is tested.
+    for parent in (tmp_path, *tmp_path.parents):
+        if str(parent).startswith("/tmp/pytest"):
+            parent.chmod(0o755)
+    code = (
+        "import os, sys, pathlib; from kattila_agent.identity import Identity; os.setuid(65534)\n"
+        "identity = Identity(pathlib.Path(sys.argv[1]), str)\n"
+        "print(identity.agent_id())\n"
+        "identity.take()"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert found.stdout == f"{ID}\n"
+    assert "(Permission denied): it must exist, have space, and belong to the user that runs this" in found.stderr
+
+
+def test_what_root_writes_belongs_to_the_owner_of_the_folder(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("giving files away needs root")
+    os.chown(tmp_path, 65534, 65534)
+    before = os.umask(0o077)
+    try:
+        Identity(tmp_path, drawn).take()
+    finally:
+        os.umask(before)
+    found = {path.name: (path.stat().st_uid, oct(path.stat().st_mode & 0o777)) for path in tmp_path.iterdir()}
+    assert found == {
+        "agent_id.txt": (65534, "0o644"),
+        "counters.json": (65534, "0o644"),
+        "identity.lock": (65534, "0o644"),
+    }
