@@ -33,6 +33,12 @@ def test_registration_for_somebody_else_is_refused(to: object) -> None:
         registration.unseal(body, RING, NOW)
 
 
+def test_registration_for_nobody_is_refused() -> None:
+    members = {name: value for name, value in asdict(ASKED).items() if name != "to"}
+    with pytest.raises(BadSignature, match="addressed to somebody else"):
+        registration.unseal(message.seal(Purpose.REGISTER, KEY, members), RING, NOW)
+
+
 @pytest.mark.parametrize("purpose", [purpose for purpose in Purpose if purpose is not Purpose.REGISTER])
 def test_registration_made_for_another_purpose_is_refused(purpose: Purpose) -> None:
     with pytest.raises(BadSignature):
