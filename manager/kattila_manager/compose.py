@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import importlib.metadata
 import logging
 import os
@@ -40,6 +41,8 @@ _DNS_SECONDS = 5.0
 _REFRESH_LOOK_SECONDS = 5.0
 _POOL_THREADS = 4
 _PR_SET_PDEATHSIG = 1
+# Some hundred reports.
+_GC_OBJECTS = 50_000
 
 Deliver = Callable[[Sequence[tuple[Any, Filed]]], object]
 
@@ -106,6 +109,7 @@ class _Worker:
         call = partial(bridge.call, make_app(services))
         self._door = Door(services.intake, keys, self._writer, call, self._pool, self._asking, clock)
         self._writer.start()
+        _collect_rarely()
         self._asking.submit(keys.refresh_or_log, clock())
         self._refreshing = loop.create_task(self._keep_fresh(keys))
 
@@ -147,6 +151,12 @@ def _services(config: Config, deliver: Deliver) -> tuple[Services, Writer, Keys]
 def _deliver_directly(results: Sequence[tuple[Any, Filed]]) -> None:
     for future, filed in results:
         future.set_result(filed)
+
+
+def _collect_rarely() -> None:
+    # A report is some hundred objects without cycles. Looking through them again and again took more time than decoding.
+    gc.freeze()
+    gc.set_threshold(_GC_OBJECTS, 50, 50)
 
 
 def _die_with_parent() -> None:
