@@ -133,7 +133,7 @@ class Manager:
         try:
             return self._process.wait(_STOP_SECONDS)
         finally:
-            _, alive = psutil.wait_procs(tree, timeout=2)
+            alive = _not_gone(tree, seconds=2)
             for process in alive:
                 process.kill()
             self._process.wait()
@@ -151,7 +151,7 @@ class Manager:
             except psutil.NoSuchProcess:
                 continue
         self._process.wait()
-        psutil.wait_procs(tree, timeout=10)
+        assert not _not_gone(tree, seconds=10)
         self._process = None
 
     def processes(self) -> list[psutil.Process]:
@@ -221,6 +221,21 @@ def exchange(
     connection.request(method, path, body, dict(headers or {}))
     response = connection.getresponse()
     return Reply(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+
+
+def _not_gone(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    deadline = time.monotonic() + seconds
+    while (alive := [process for process in processes if _is_alive(process)]) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return alive
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    # A killed orphan stays a zombie until init gets round to it; its files and its port are closed by then.
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 @contextmanager

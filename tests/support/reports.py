@@ -74,7 +74,7 @@ def telemetry(sender: Node, *, seed: int = 0) -> Telemetry:
             labels={"site": "north"},
         ),
         interfaces=tuple(links),
-        routes=(Route("default", "192.0.2.254", "eth0", None, 100, "dhcp"),),
+        routes=(Route("default", "192.0.2.254", "eth0", None, 100, "dhcp", "unicast"),),
     )
 
 

@@ -1,0 +1,263 @@
+"""SIGKILL under load: what was acknowledged is kept, once, and nothing is acknowledged before it is kept."""
+
+from __future__ import annotations
+
+import http.client
+import random
+import sqlite3
+import subprocess
+import threading
+import time
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from kattila_manager.records import Record
+from kattila_manager.store import reading
+from kattila_manager.store.store import Store
+from kattila_protocol.envelope import cut
+from kattila_protocol.signing import Purpose
+from kattila_protocol.verdict import ACCEPTED, DUPLICATE
+from support.manager import MANAGER, UPDATES, Manager, exchange, now_ms, running_manager
+from support.reports import KEY, Node, node, nonce_of, report, sealed
+
+KILLS = 50
+SENDERS = 6
+AGENTS_EACH = 2
+JSON = {"Content-Type": "application/json"}
+
+
+@dataclass
+class Message:
+    """One measurement, and every form in which it was sent."""
+
+    sender: Node
+    sample: int
+    tick: int
+    body: bytes
+    forms: list[bytes]
+
+    @property
+    def nonce(self) -> str:
+        return nonce_of(self.sender, self.sample, self.tick)
+
+
+@dataclass
+class Courier:
+    """A few agents on one connection: each measurement is sent until it is acknowledged, and never after."""
+
+    nodes: list[Node]
+    chance: random.Random
+    ticks: dict[str, int] = field(default_factory=dict)
+    messages: dict[tuple[str, int], Message] = field(default_factory=dict)
+    acknowledged: dict[tuple[str, int], str] = field(default_factory=dict)
+    unanswered: Message | None = None
+    retried: list[str] = field(default_factory=list)
+    failure: BaseException | None = None
+
+    def send_until_dead(self, manager: Manager) -> None:
+        """Send one report after the other until the manager is gone."""
+        try:
+            with closing(manager.connect(seconds=15)) as connection:
+                while True:
+                    self.send_one(connection)
+        except (OSError, http.client.HTTPException):
+            return
+        except BaseException as error:  # shown by the test, a thread's own end is not
+            self.failure = error
+
+    def send_one(self, connection: http.client.HTTPConnection) -> None:
+        message, is_retry = (self._again(self.unanswered), True) if self.unanswered else (self._next(), False)
+        self.unanswered = message
+        verdict = exchange(connection, "POST", UPDATES, message.body, JSON).verdict(message.nonce)
+        assert verdict.outcome == ACCEPTED or (is_retry and verdict.outcome == DUPLICATE), verdict
+        self.unanswered = None
+        self.acknowledged[message.sender.agent_id, message.sample] = verdict.outcome
+        if is_retry:
+            self.retried.append(verdict.outcome)
+
+    def _next(self) -> Message:
+        sender = self.chance.choice(self.nodes)
+        sample = sum(1 for agent_id, _ in self.messages if agent_id == sender.agent_id) + 1
+        message = self._sealed(sender, sample, [])
+        self.messages[sender.agent_id, sample] = message
+        return message
+
+    def _again(self, message: Message) -> Message:
+        # The captured bytes once more, or the same measurement signed afresh, as an agent does.
+        if self.chance.random() < 0.5:
+            return message
+        again = self._sealed(message.sender, message.sample, message.forms)
+        self.messages[message.sender.agent_id, message.sample] = again
+        return again
+
+    def _sealed(self, sender: Node, sample: int, forms: list[bytes]) -> Message:
+        tick = self.ticks[sender.agent_id] = self.ticks.get(sender.agent_id, 0) + 1
+        body = sealed(report(sender, sample, now_ms(), tick=tick))
+        return Message(sender, sample, tick, body, [*forms, cut(body).data])
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    seed = random.SystemRandom().randrange(10**9)
+    print(f"seed {seed}")  # pytest shows it when the test fails
+    return random.Random(seed)
+
+
+def test_fifty_kills_lose_nothing_that_was_acknowledged_and_double_nothing(
+    tmp_path: Path, chance: random.Random
+) -> None:
+    couriers = [
+        Courier([node(AGENTS_EACH * place + i) for i in range(AGENTS_EACH)], random.Random(chance.random()))
+        for place in range(SENDERS)
+    ]
+    manager = Manager(tmp_path)
+    try:
+        for _ in range(KILLS):
+            manager.start()
+            threads = [threading.Thread(target=courier.send_until_dead, args=(manager,)) for courier in couriers]
+            for thread in threads:
+                thread.start()
+            time.sleep(chance.uniform(0.01, 0.35))
+            manager.kill()
+            for thread in threads:
+                thread.join(20)
+            assert [courier.failure for courier in couriers] == [None] * SENDERS
+            assert acknowledged(couriers) <= stored(manager)
+        manager.start()
+        with closing(manager.connect()) as connection:
+            for courier in couriers:
+                courier.send_one(connection)
+        manager.stop()
+    finally:
+        manager.kill()
+    assert stored(manager) == {key for courier in couriers for key in courier.messages} == acknowledged(couriers)
+    check_audit_log(manager, couriers)
+    retried = [outcome for courier in couriers for outcome in courier.retried]
+    # Both kinds of bad luck were met: killed before the commit, and between the commit and the answer.
+    accepted, duplicate = retried.count(ACCEPTED), retried.count(DUPLICATE)
+    print(f"{len(acknowledged(couriers))} acknowledged; retried: {accepted} accepted, {duplicate} duplicate")
+    assert accepted > 0
+    assert duplicate > 0
+    assert accepted + duplicate >= KILLS
+    assert len(acknowledged(couriers)) > 10 * KILLS
+
+
+def test_whoever_holds_a_verdict_finds_the_report_in_the_database(tmp_path: Path) -> None:
+    seconds, missing, seen = 4.0, [], 0
+
+    def send(manager: Manager, place: int, ends_at: float) -> None:
+        nonlocal seen
+        courier = Courier([node(place)], random.Random(place))
+        with closing(manager.connect()) as connection, closing(sqlite3.connect(manager.database)) as database:
+            query = "SELECT count(*) FROM reports JOIN agents ON ref = agent_ref WHERE agent_id = ? AND sample = ?"
+            while time.monotonic() < ends_at:
+                courier.send_one(connection)
+                key = (node(place).agent_id, len(courier.acknowledged))
+                if database.execute(query, key).fetchone() != (1,):
+                    missing.append(key)
+                seen += 1
+
+    with running_manager(tmp_path) as manager:
+        ends_at = time.monotonic() + seconds
+        threads = [threading.Thread(target=send, args=(manager, place, ends_at)) for place in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    assert missing == []
+    assert seen > 500, "too few to have been a load"
+
+
+def test_a_first_start_that_is_killed_at_any_moment_is_made_good_by_the_next(
+    tmp_path: Path, chance: random.Random
+) -> None:
+    manager = Manager(tmp_path)
+    try:
+        for _ in range(8):
+            with manager.log_file.open("ab") as log:
+                started = subprocess.Popen(
+                    [*MANAGER, "serve"], cwd=tmp_path, env=manager.environment, stdout=log, stderr=log
+                )
+            time.sleep(chance.uniform(0.2, 0.7))
+            tree = [psutil.Process(started.pid), *psutil.Process(started.pid).children(recursive=True)]
+            for process in tree:
+                process.kill()
+            started.wait()
+        manager.start()
+        assert manager.post(sealed(report(node(1), 1, now_ms()))).status == 200
+    finally:
+        manager.kill()
+    assert manager.rows("PRAGMA integrity_check") == [("ok",)]
+    assert manager.rows("SELECT count(*) FROM reports") == [(1,)]
+
+
+def test_one_killed_worker_takes_nothing_with_it_and_is_replaced(tmp_path: Path) -> None:
+    courier = Courier([node(1)], random.Random(1))
+    with running_manager(tmp_path) as manager:
+        for before in list(manager.workers()):
+            before.kill()
+            for _ in range(20):
+                try:
+                    with closing(manager.connect(5)) as connection:
+                        courier.send_one(connection)
+                except (OSError, http.client.HTTPException):
+                    time.sleep(0.05)
+            assert before.pid not in replaced(manager, workers=2)
+        with closing(manager.connect()) as connection:
+            courier.send_one(connection)
+        assert courier.failure is None
+        assert stored(manager) == set(courier.messages) == set(courier.acknowledged)
+
+
+def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+    with running_manager(tmp_path) as manager:
+        parent, *workers = manager.processes()
+        parent.kill()
+        deadline = time.monotonic() + 15
+        while any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers):
+            assert time.monotonic() < deadline, "a worker holds the port against the next start"
+            time.sleep(0.05)
+        manager.kill()
+        manager.start()
+        assert manager.post(sealed(report(node(1), 1, now_ms()))).status == 200
+
+
+def replaced(manager: Manager, workers: int) -> list[int]:
+    deadline = time.monotonic() + 20
+    while len(alive := [one.pid for one in manager.workers() if one.status() != psutil.STATUS_ZOMBIE]) < workers:
+        assert time.monotonic() < deadline, "the killed worker was not replaced"
+        time.sleep(0.1)
+    return alive
+
+
+def acknowledged(couriers: list[Courier]) -> set[tuple[str, int]]:
+    return {key for courier in couriers for key in courier.acknowledged}
+
+
+def stored(manager: Manager) -> set[tuple[str, int]]:
+    rows = manager.rows("SELECT agent_id, sample FROM reports JOIN agents ON ref = agent_ref")
+    assert len(rows) == len(set(rows))
+    return {(agent_id, sample) for agent_id, sample in rows}
+
+
+def check_audit_log(manager: Manager, couriers: list[Courier]) -> None:
+    assert manager.rows("PRAGMA integrity_check") == [("ok",)]
+    sent = {key: message.forms for courier in couriers for key, message in courier.messages.items()}
+    count = 0
+    for record in opened(manager):
+        assert record.data in sent[record.agent_id, record.sample]
+        assert KEY.made(Purpose.REPORT, record.data, record.mac)
+        count += 1
+    assert count == len(sent)
+
+
+def opened(manager: Manager) -> list[Record]:
+    store = Store(manager.database)
+    try:
+        return store.read(lambda connection: list(reading.all_records(connection)))
+    finally:
+        store.close()
