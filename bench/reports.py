@@ -21,6 +21,8 @@ from kattila_protocol.signing import Key
 INTERVAL_MS = 30_000
 # All moments of a run lie in these four minutes, well within the ten that a manager tolerates.
 SPREAD_MS = 240_000
+# A busy tunnel shakes hands every 120 s: with every fourth report.
+HANDSHAKE_SAMPLES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +36,13 @@ class Shape:
 
 
 SHAPES = {
-    # What the manager's target names; in the protocol's words that is some 10 kB of DATA.
+    # What the manager's target names.
     "full": Shape(),
-    # Some 3 kB, the size that the target names beside it.
+    # A small node.
     "small": Shape(interfaces=3, routes=4, peers=5, busy_peers=3),
 }
+
+_HANDSHAKE, _RX, _TX = map(WireguardPeer._fields.index, ("latest_handshake", "transfer_rx", "transfer_tx"))
 
 
 def bodies(shape: Shape, agents: int, samples: int, key: Key, now: int, chance: random.Random) -> Iterator[bytes]:
@@ -141,10 +145,11 @@ def _advance(node: dict[str, Any], shape: Shape, sample: int, signed_at: int, ch
     for interface in telemetry["interfaces"][1:]:
         interface["rx_bytes"] += chance.randrange(2_000, 9_000_000)
         interface["tx_bytes"] += chance.randrange(2_000, 9_000_000)
-    for peer in telemetry["wireguard"][0]["peers"][: shape.busy_peers]:
-        peer["latest_handshake"] = signed_at // 1000 - chance.randrange(120)
-        peer["transfer_rx"] += chance.randrange(148, 900_000)
-        peer["transfer_tx"] += chance.randrange(148, 900_000)
+    for number, peer in enumerate(telemetry["wireguard"][0]["peers"][: shape.busy_peers]):
+        if (sample + number) % HANDSHAKE_SAMPLES == 0:
+            peer[_HANDSHAKE] = signed_at // 1000 - chance.randrange(INTERVAL_MS // 1000)
+        peer[_RX] += chance.randrange(148, 900_000)
+        peer[_TX] += chance.randrange(148, 900_000)
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any, NoReturn
 
 from kattila_protocol.errors import Malformed
@@ -29,8 +30,8 @@ def encode(value: object) -> bytes:
     A lone surrogate, as the kernel's bytes may leave one in a name, becomes U+FFFD. A float that JSON cannot hold
     raises ValueError.
     """
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=_members)
-    return _ESCAPE.sub(_without_lone_surrogate, text.encode("ascii"))
+    encoded = _ENCODER.encode(value).encode("ascii")
+    return _ESCAPE.sub(_without_lone_surrogate, encoded) if b"\\ud" in encoded else encoded
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
@@ -68,9 +69,17 @@ def has_long_number(data: bytes) -> bool:
 
 
 def _members(value: object) -> dict[str, object]:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in fields(value)}
-    raise TypeError(f"cannot encode {type(value).__name__}")
+    return {name: getattr(value, name) for name in _member_names(type(value))}
+
+
+@cache
+def _member_names(shape: type) -> tuple[str, ...]:
+    if not is_dataclass(shape):
+        raise TypeError(f"cannot encode {shape.__name__}")
+    return tuple(field.name for field in fields(shape))
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=_members)
 
 
 def _without_lone_surrogate(match: re.Match[bytes]) -> bytes:
