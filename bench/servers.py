@@ -74,7 +74,7 @@ def manager(folder: Path, port: int, psk: bytes, workers: int, now: int) -> Serv
         "DNS_SERVER": "127.0.0.1:9",
         "MANAGER_LISTEN": f"127.0.0.1:{port}",
         "MANAGER_DB": str(folder / "bench.db"),
-        "WORKERS": str(workers),
+        "MANAGER_WORKERS": str(workers),
     }
     command = (str(Path(sys.executable).with_name("kattila-manager")), "serve")
     return Server("manager", command, environment, port, folder)
