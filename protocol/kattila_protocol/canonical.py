@@ -69,7 +69,8 @@ def has_long_number(data: bytes) -> bool:
 
 
 def _members(value: object) -> dict[str, object]:
-    return {name: getattr(value, name) for name in _member_names(type(value))}
+    shape: Any = type(value)
+    return {name: getattr(value, name) for name in _member_names(shape)}
 
 
 @cache

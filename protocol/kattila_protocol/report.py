@@ -3,12 +3,14 @@
 May live here: frozen values and the checks on the members that the protocol itself reads. Not here: how they are
 measured (the agent's collectors) or what follows from them (the manager). The words are those of `ip -details
 -json` and `wg show dump`. A member added later has a default, so that older reports still read; a member unknown
-here is skipped, so that newer ones do.
+here is skipped, so that newer ones do. Of what a node may have thousands of (routes, neighbours, peers), each is a row:
+a JSON list of the columns in the order of their definition here, as in `wg show dump`. Rows never get another column.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from kattila_protocol.names import checked_counter, checked_id, checked_nonce
 
@@ -36,9 +38,8 @@ class Interface:
     tx_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One route of the main table: destination prefix, gateway or None, outgoing interface, preferred source."""
+class Route(NamedTuple):
+    """A row: one route of the main table: destination prefix, gateway or None, outgoing interface, preferred source."""
 
     destination: str
     gateway: str | None
@@ -49,9 +50,8 @@ class Route:
     type: str = "unicast"
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbour:
-    """One entry of the neighbour table (ARP, NDP)."""
+class Neighbour(NamedTuple):
+    """A row: one entry of the neighbour table (ARP, NDP)."""
 
     destination: str
     address: str | None
@@ -59,9 +59,8 @@ class Neighbour:
     state: str
 
 
-@dataclass(frozen=True, slots=True)
-class WireguardPeer:
-    """One interface's directed view of a key, in the words of `wg show dump`.
+class WireguardPeer(NamedTuple):
+    """A row: one interface's directed view of a key, in the words of `wg show dump`.
 
     `latest_handshake` is seconds since 1970, 0 for never; `persistent_keepalive` is in seconds, 0 for off. Of a
     preshared key only its presence is told.

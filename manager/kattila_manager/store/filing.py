@@ -15,14 +15,14 @@ from kattila_manager.identity import Ruling
 from kattila_manager.records import Filed, Incoming, refused
 from kattila_manager.store import states, windows
 from kattila_manager.store.groups import Prepared
-from kattila_manager.store.schema import reports
+from kattila_manager.store.schema import for_driver, reports
 from kattila_manager.store.states import State
 from kattila_protocol.errors import IdentityConflict, IdentityUnproven, Refusal, Replay, Superseded
 from kattila_protocol.freshness import Freshness
 from kattila_protocol.report import Report
 from kattila_protocol.verdict import ACCEPTED, DUPLICATE
 
-_INSERT = insert(reports)
+_INSERT = for_driver(insert(reports))
 _LAST_ID = select(func.max(reports.c.id))
 
 
@@ -34,7 +34,7 @@ class Filing:
         self._connection = connection
         self._states = states.load(connection, agent_ids)
         self._next_id = int(connection.execute(_LAST_ID).scalar() or 0) + 1
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[tuple[Any, ...]] = []
         self._changed: dict[int, State] = {}
 
     def file(self, batch: Sequence[Prepared]) -> list[Filed]:
@@ -86,19 +86,19 @@ class Filing:
         incoming, report_id = prepared.incoming, self._next_id
         self._next_id += 1
         self._rows.append(
-            {
-                "id": report_id,
-                "agent_ref": state.ref,
-                "sample": incoming.report.sample,
-                "tick": incoming.report.tick,
-                "received_at": incoming.received_at,
-                "fingerprint": bytes.fromhex(incoming.fingerprint),
-                "mac": incoming.mac,
-                "relay_path": ",".join(incoming.relay_path) or None,
-                "key_id": prepared.key_id or report_id,
-                "base_id": prepared.base_id,
-                "body": prepared.body,
-            }
+            (
+                report_id,
+                state.ref,
+                incoming.report.sample,
+                incoming.report.tick,
+                incoming.received_at,
+                bytes.fromhex(incoming.fingerprint),
+                incoming.mac,
+                ",".join(incoming.relay_path) or None,
+                prepared.key_id or report_id,
+                prepared.base_id,
+                prepared.body,
+            )
         )
         self._changed[state.ref] = state
         _advance(state, incoming, report_id)
@@ -113,7 +113,7 @@ class Filing:
 
     def _write_rows(self) -> None:
         if self._rows:
-            self._connection.execute(_INSERT, self._rows)
+            self._connection.exec_driver_sql(_INSERT, self._rows)
             self._rows = []
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from kattila_manager.identity import Claim, Identity, Ruling, bind, hardware_addresses, judge
-from kattila_manager.store.schema import agent_boots, agents
+from kattila_manager.store.schema import agent_boots, agents, for_driver
 from kattila_protocol.report import Report
 
 
@@ -45,7 +46,14 @@ _COLUMNS = [agents.c[name] for name in _NAMES]
 _SELECT = select(*_COLUMNS).where(agents.c.agent_id.in_(bindparam("ids", expanding=True)))
 _CHANGING = [name for name in _NAMES if name not in ("ref", "agent_id", "first_seen_at")]
 _CREATE = insert(agents).returning(agents.c.ref)
-_UPDATE = update(agents).where(agents.c.ref == bindparam("b_ref")).values({n: bindparam(n) for n in _CHANGING})
+_UPDATE = for_driver(
+    update(agents)
+    .where(agents.c.ref == bindparam("b_ref"))
+    .ordered_values(*((agents.c[name], bindparam(name)) for name in _CHANGING))
+)
+
+
+_changing_of = attrgetter(*_CHANGING)
 
 
 def load(connection: Connection, agent_ids: Iterable[str]) -> dict[str, State]:
@@ -56,9 +64,9 @@ def load(connection: Connection, agent_ids: Iterable[str]) -> dict[str, State]:
 
 def save(connection: Connection, states: Iterable[State]) -> None:
     """Write changed states back."""
-    rows = [{"b_ref": state.ref} | {name: getattr(state, name) for name in _CHANGING} for state in states]
+    rows = [(*_changing_of(state), state.ref) for state in states]
     if rows:
-        connection.execute(_UPDATE, rows)
+        connection.exec_driver_sql(_UPDATE, rows)
 
 
 def create(
