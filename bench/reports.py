@@ -38,8 +38,8 @@ class Shape:
 SHAPES = {
     # What the manager's target names.
     "full": Shape(),
-    # A small node.
-    "small": Shape(interfaces=3, routes=4, peers=5, busy_peers=3),
+    # A node that fits in about 3 kB of DATA.
+    "small": Shape(interfaces=3, routes=8, peers=8, busy_peers=4),
 }
 
 _HANDSHAKE, _RX, _TX = map(WireguardPeer._fields.index, ("latest_handshake", "transfer_rx", "transfer_tx"))
@@ -114,8 +114,9 @@ def _interface(number: int, index: int, chance: random.Random) -> Interface:
 
 def _route(number: int, index: int) -> Route:
     if index == 0:
-        return Route("default", "192.0.2.254", "eth0", None, 100, "dhcp")
-    return Route(f"10.{100 + index}.{number % 250}.0/24", f"192.0.2.{200 + index}", "eth0", None, 20, "static")
+        return Route("0.0.0.0/0", "192.0.2.254", "eth0", None, 100, "dhcp", "unicast")
+    destination, gateway = f"10.{100 + index}.{number % 250}.0/24", f"192.0.2.{200 + index}"
+    return Route(destination, gateway, "eth0", None, 20, "static", "unicast")
 
 
 def _wireguard(shape: Shape, number: int, now: int, chance: random.Random) -> WireguardInterface:
