@@ -39,8 +39,9 @@ def test_every_body_verifies_and_says_what_its_shape_promises(shape: str) -> Non
         assert counts == (SHAPES[shape].interfaces, SHAPES[shape].routes, SHAPES[shape].peers)
 
 
-def test_the_small_shape_has_about_3_kb() -> None:
-    assert 2_700 < len(cut(made("small")[-1]).data) < 3_500
+@pytest.mark.parametrize(("shape", "about"), [("full", 5_900), ("small", 3_000)])
+def test_a_shape_has_about_its_size(shape: str, about: int) -> None:
+    assert 0.95 < len(cut(made(shape)[-1]).data) / about < 1.05
 
 
 def test_samples_come_in_order_and_the_last_is_signed_now() -> None:
