@@ -1,0 +1,92 @@
+"""HTTP/1.1 on bare sockets (RFC 9112): for requests that no client library would send, and for many at once.
+
+May live here: bytes out, whole responses in. Not here: what they mean (support.manager).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+
+from support.manager import Reply
+
+JSON = {"Content-Type": "application/json"}
+
+
+def request(method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> bytes:
+    """Return a request; a body gets its Content-Length unless `headers` say otherwise."""
+    given = {"Host": "localhost"} | dict(headers or {})
+    if body and not {"Content-Length", "Transfer-Encoding"} & set(given):
+        given["Content-Length"] = str(len(body))
+    lines = "".join(f"{name}: {value}\r\n" for name, value in given.items())
+    return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + body
+
+
+def updates(body: bytes, headers: Mapping[str, str] | None = None) -> bytes:
+    """Return the request that an agent makes."""
+    return request("POST", "/status/updates", body, JSON | dict(headers or {}))
+
+
+def speak(port: int, sent: bytes, seconds: float = 20) -> list[Reply]:
+    """Send bytes, read until the server closes or `seconds` passed, and return the responses."""
+    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connected:
+        # The server may refuse half-way and close; what it said before is still there to be read.
+        with suppress(ConnectionError):
+            connected.sendall(sent)
+            connected.shutdown(socket.SHUT_WR)
+        return replies(_all_of(connected))
+
+
+def replies(received: bytes) -> list[Reply]:
+    """Cut what a server sent into responses."""
+    found = []
+    while received:
+        head, _, received = received.partition(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        length = int(headers.get("content-length", 0))
+        found.append(Reply(int(first.split(" ")[1]), headers, received[:length]))
+        received = received[length:]
+    return found
+
+
+def all_at_once(port: int, requests: Iterable[bytes]) -> list[Reply]:
+    """Open a connection for each request, send when all are open, and return the answers in the same order."""
+    return asyncio.run(_all_at_once(port, list(requests)))
+
+
+def allow_open_files(count: int) -> None:
+    """Raise this process's soft limit; the test fails here if the hard one is lower."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(count, hard)), hard))
+    assert count <= hard, f"this needs {count} open files; the hard limit is {hard}"
+
+
+async def read_reply(reader: asyncio.StreamReader) -> Reply:
+    """Read one response."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
+    return replies(head + await reader.readexactly(length))[0]
+
+
+async def _all_at_once(port: int, requests: list[bytes]) -> list[Reply]:
+    connections = []
+    for _ in requests:
+        connections.append(await asyncio.open_connection("127.0.0.1", port))
+    for (_, writer), sent in zip(connections, requests, strict=True):
+        writer.write(sent)
+    answers = await asyncio.gather(*(asyncio.wait_for(read_reply(reader), 60) for reader, _ in connections))
+    for _, writer in connections:
+        writer.close()
+    return list(answers)
+
+
+def _all_of(connected: socket.socket) -> bytes:
+    received = b""
+    with suppress(ConnectionError):
+        while part := connected.recv(65536):
+            received += part
+    return received
