@@ -3,8 +3,9 @@
 May live here: frozen values and the checks on the members that the protocol itself reads. Not here: how they are
 measured (the agent's collectors) or what follows from them (the manager). The words are those of `ip -details
 -json` and `wg show dump`. A member added later has a default, so that older reports still read; a member unknown
-here is skipped, so that newer ones do. Of what a node may have thousands of (routes, neighbours, peers), each is a row:
-a JSON list of the columns in the order of their definition here, as in `wg show dump`. Rows never get another column.
+here is skipped, so that newer ones do. What a node may have thousands of (routes, neighbours, peers) is a row each: a
+NamedTuple here, in JSON a list of exactly its columns, as in `wg show dump`. Rows never get another column; what is to
+be said of them later becomes a member beside them.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Route(NamedTuple):
     source: str | None
     metric: int
     protocol: str
-    type: str = "unicast"
+    type: str
 
 
 class Neighbour(NamedTuple):

@@ -82,7 +82,7 @@ REPORT = Report(
                 200,
             ),
         ),
-        routes=(Route("0.0.0.0/0", "192.0.2.254", "eth0", None, 100, "dhcp"),),
+        routes=(Route("0.0.0.0/0", "192.0.2.254", "eth0", None, 100, "dhcp", "unicast"),),
         neighbours=(Neighbour("192.0.2.254", "00:00:5e:00:53:fe", "eth0", "REACHABLE"),),
         wireguard=(
             WireguardInterface(

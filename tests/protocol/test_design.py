@@ -20,7 +20,7 @@ from kattila_protocol.registration import Registration
 from kattila_protocol.reset import Reset, ResetAnswer
 from kattila_protocol.signing import Purpose
 from kattila_protocol.verdict import Disposition, Verdict
-from protocol.samples import KEY, NONCE, NOW, PSK, RING
+from protocol.samples import KEY, NONCE, NOW, PSK, REPORT, RING
 from vectors import generate
 
 DESIGN = (Path(__file__).parents[2] / "DESIGN.md").read_text()
@@ -60,12 +60,16 @@ def example(name: str) -> str:
 PLAIN: dict[Any, str] = {str: "string", int: "integer", bool: "true or false", dict[str, str]: "object of strings"}
 
 
+def is_row(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, tuple)
+
+
 def type_shown(hint: Any) -> str:
     """Say in the words of DESIGN.md what JSON a type becomes."""
     if hint in PLAIN:
         return PLAIN[hint]
-    if is_dataclass(hint) and isinstance(hint, type):
-        return hint.__name__
+    if is_row(hint) or is_dataclass(hint):
+        return str(hint.__name__)
     if isinstance(hint, UnionType):
         (inner,) = (part for part in get_args(hint) if part is not NoneType)
         return f"{type_shown(inner)} or null"
@@ -87,6 +91,7 @@ def data_classes() -> Iterator[type]:
             yield value
 
 
+ROWS: list[Any] = [value for value in vars(report).values() if is_row(value)]
 TABLES: list[tuple[str, int, type]] = [
     *((shape.__name__, 0, shape) for shape in data_classes()),
     ("Verdicts", 0, Verdict),
@@ -106,10 +111,17 @@ def test_members(title: str, number: int, shape: type) -> None:
     assert shown == defined
 
 
+@pytest.mark.parametrize("row", ROWS)
+def test_columns(row: Any) -> None:
+    hints = get_type_hints(row)
+    shown = [(code(name), kind) for name, kind, _ in tables(row.__name__, "column")[0]]
+    assert shown == [(name, type_shown(hints[name])) for name in row._fields]
+    assert not row._field_defaults, "a row has exactly its columns"
+
+
 def test_every_shape_of_data_has_its_table() -> None:
-    assert set(re.findall(r"^#### (.+)$", section("DATA"), re.MULTILINE)) == {
-        shape.__name__ for shape in data_classes()
-    }
+    shapes = {shape.__name__ for shape in (*data_classes(), *ROWS)}
+    assert set(re.findall(r"^#### (.+)$", section("DATA"), re.MULTILINE)) == shapes
 
 
 def test_parameters_of_a_query() -> None:
@@ -172,6 +184,10 @@ def test_example_of_a_report() -> None:
     body = example("report")
     assert body in [case["body"] for case in generate.reports()]
     envelope.verify(envelope.cut(body.encode()), RING, MANAGER)
+
+
+def test_example_of_a_row() -> None:
+    assert example("row").encode() == canonical.encode(REPORT.telemetry.routes[0])
 
 
 def test_example_of_a_verdict() -> None:

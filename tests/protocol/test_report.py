@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from kattila_protocol import canonical
+from kattila_protocol import canonical, envelope
+from kattila_protocol.envelope import MAX_BODY_BYTES
 from kattila_protocol.errors import Malformed
 from kattila_protocol.names import MAX_COUNTER
-from kattila_protocol.report import Report
-from protocol.samples import REPORT
+from kattila_protocol.report import Report, Route, WireguardInterface, WireguardPeer
+from protocol.samples import KEY, NOW, REPORT
 
 
 def test_members_stand_in_the_order_of_the_definition() -> None:
@@ -24,9 +25,34 @@ def test_members_stand_in_the_order_of_the_definition() -> None:
 
 def test_a_whole_report_reads_strictly() -> None:
     members = canonical.parse_object(canonical.encode(REPORT))
-    assert members["telemetry"]["wireguard"][0]["peers"][0]["has_preshared_key"] is True
     assert members["telemetry"]["system"]["hostname"] == "käsi.example.org"
     assert members["telemetry"]["system"]["load"] == [12, 34, 56]
+
+
+ROWS = {
+    "routes": ["0.0.0.0/0", "192.0.2.254", "eth0", None, 100, "dhcp", "unicast"],
+    "neighbours": ["192.0.2.254", "00:00:5e:00:53:fe", "eth0", "REACHABLE"],
+    "peers": [
+        "RXhhbXBsZSBwdWJsaWMga2V5IG9mIHRoZSBvdGhlciE=",
+        *("198.51.100.7:51820", ["2001:db8::2/128"], 1_759_999_950, 1_234, 5_678, 25, True),
+    ],
+}
+
+
+def test_routes_neighbours_and_peers_are_rows() -> None:
+    telemetry = canonical.parse_object(canonical.encode(REPORT))["telemetry"]
+    lists = {**telemetry, "peers": telemetry["wireguard"][0]["peers"]}
+    assert {name: lists[name] for name in ROWS} == {name: [row] for name, row in ROWS.items()}
+
+
+# All addresses as long as they get, each peer with one AllowedIP.
+def test_5000_routes_and_300_peers_fit_into_a_body() -> None:
+    address, key = ":".join(["2001", "db8", *["ffff"] * 6]), "RXhhbXBsZSBwdWJsaWMga2V5IG9mIHRoZSBvdGhlciE="
+    route = Route(f"{address}/128", address, "wireguard-north", address, 2**32 - 1, "kernel", "unreachable")
+    peer = WireguardPeer(key, f"[{address}]:51820", (f"{address}/128",), NOW // 1000, 10**15, 10**15, 65535, True)
+    tunnel = WireguardInterface("wireguard-north", key, 51820, 2**32 - 1, (peer,) * 300)
+    large = replace(REPORT, telemetry=replace(REPORT.telemetry, routes=(route,) * 5000, wireguard=(tunnel,)))
+    assert len(envelope.seal(canonical.encode(large), KEY).to_bytes()) < MAX_BODY_BYTES
 
 
 def test_good_report_passes_its_check() -> None:
