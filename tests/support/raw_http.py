@@ -17,8 +17,8 @@ JSON = {"Content-Type": "application/json"}
 
 
 def request(method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> bytes:
-    """Return a request; a body gets its Content-Length unless `headers` say otherwise."""
-    given = {"Host": "localhost"} | dict(headers or {})
+    """Return a request, the last on its connection; a body gets its Content-Length unless `headers` say otherwise."""
+    given = {"Host": "localhost", "Connection": "close"} | dict(headers or {})
     if body and not {"Content-Length", "Transfer-Encoding"} & set(given):
         given["Content-Length"] = str(len(body))
     lines = "".join(f"{name}: {value}\r\n" for name, value in given.items())
@@ -30,13 +30,12 @@ def updates(body: bytes, headers: Mapping[str, str] | None = None) -> bytes:
     return request("POST", "/status/updates", body, JSON | dict(headers or {}))
 
 
-def speak(port: int, sent: bytes, seconds: float = 20) -> list[Reply]:
-    """Send bytes, read until the server closes or `seconds` passed, and return the responses."""
-    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connected:
+def speak(port: int, sent: bytes, *, quiet_seconds: float = 20) -> list[Reply]:
+    """Send bytes, read until the server closes or says nothing for a while, and return the responses."""
+    with socket.create_connection(("127.0.0.1", port), timeout=quiet_seconds) as connected:
         # The server may refuse half-way and close; what it said before is still there to be read.
         with suppress(ConnectionError):
             connected.sendall(sent)
-            connected.shutdown(socket.SHUT_WR)
         return replies(_all_of(connected))
 
 
@@ -86,7 +85,7 @@ async def _all_at_once(port: int, requests: list[bytes]) -> list[Reply]:
 
 def _all_of(connected: socket.socket) -> bytes:
     received = b""
-    with suppress(ConnectionError):
+    with suppress(ConnectionError, TimeoutError):
         while part := connected.recv(65536):
             received += part
     return received
