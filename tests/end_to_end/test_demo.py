@@ -1,0 +1,81 @@
+"""`make demo` is what a newcomer sees first: all of it runs, and nothing of it stays."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import dns.exception
+import dns.message
+import dns.rcode
+import psutil
+import pytest
+import requests
+from txt_responder import respond
+
+DEMO = Path(__file__).parents[2] / "demo" / "run.py"
+LINE = re.compile(r"^\d\d:\d\d:\d\d +\S+ +(\d+) +\d+ s +reporting +direct +[0-9a-f]{8}$", re.MULTILINE)
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    output = tmp_path / "output"
+    with output.open("wb") as stream:
+        process = subprocess.Popen([sys.executable, "-u", str(DEMO)], stdout=stream, stderr=stream, cwd=tmp_path)
+    yield process, output
+    with suppress(ProcessLookupError):
+        process.kill()
+    process.wait()
+
+
+def until(output: Path, reports: int) -> list[int]:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        seen = [int(number) for number in LINE.findall(output.read_text())]
+        if seen and max(seen) >= reports:
+            return seen
+        time.sleep(0.2)
+    pytest.fail(f"no {reports} reports within a minute:\n{output.read_text()}")
+
+
+def test_reports_keep_arriving_and_ctrl_c_leaves_nothing(
+    demo: tuple[subprocess.Popen[bytes], Path], tmp_path: Path
+) -> None:
+    process, output = demo
+    seen = until(output, reports=3)
+    assert seen == sorted(seen)
+    page = re.search(r"^page +(http://\S+)$", output.read_text(), re.MULTILINE)
+    assert page and "kattila" in requests.get(page[1], timeout=5).text
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 4, "manager with two workers, publisher, agent"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0, output.read_text()
+    assert output.read_text().endswith("Stopped; nothing is left behind.\n")
+    assert psutil.wait_procs(children, timeout=5)[1] == []
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_a_program_that_ends_is_told_with_its_last_words(demo: tuple[subprocess.Popen[bytes], Path]) -> None:
+    process, output = demo
+    until(output, reports=1)
+    agent = next(child for child in psutil.Process(process.pid).children() if child.cmdline()[-1:] == ["kattila_agent"])
+    agent.kill()
+    assert process.wait(20) == 1
+    assert "demo: the agent ended with exit status -9; its last words:" in output.read_text()
+
+
+def test_the_record_is_answered_for_its_own_name_alone() -> None:
+    asked = dns.message.make_query("kattila.example.com", "TXT")
+    answer = dns.message.from_wire(respond(asked.to_wire(), "kattila.example.com", "a-value-of-the-demo"))
+    assert [record.to_text() for record in answer.answer[0]] == ['"kattila=a-value-of-the-demo"']
+    other = dns.message.make_query("other.example.com", "TXT")
+    refused = dns.message.from_wire(respond(other.to_wire(), "kattila.example.com", "a-value-of-the-demo"))
+    assert refused.rcode() == dns.rcode.NXDOMAIN
+    with pytest.raises(dns.exception.DNSException):
+        respond(b"no question", "kattila.example.com", "a-value-of-the-demo")
