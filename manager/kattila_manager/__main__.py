@@ -1,53 +1,165 @@
-"""`kattila-manager`: serve, publish, and the operator's commands."""
+"""`kattila-manager`: serve, publish, and the operator's commands.
+
+May live here: the command line, and errors to exit codes. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+"""
 
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
-from granian import Granian
-from granian.constants import HTTPModes, Interfaces, Loops
-
+from kattila_keys.ring_file import RingFileError
 from kattila_manager import compose
-from kattila_manager.config import Config
-from kattila_manager.store import database
-from kattila_settings.reading import ConfigError
+from kattila_manager.commands import checking, fleet, keyring, publish
+from kattila_manager.commands.errors import CommandError
+from kattila_manager.config import SETTINGS, Config
+from kattila_manager.store.database import DatabaseUnusableError
+from kattila_settings.reading import ENV_FILE_VARIABLE, ConfigError, settings_help
+
+_EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage or configuration"
+_AGENT_HELP = "its id, the beginning of its id, or its host name"
+# A day, so that a slip is no silence.
+_MOST_SECONDS = 86_400
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns 0, 1 for a failure at run time, 2 for a wrong call or setting."""
-    parser = argparse.ArgumentParser(prog="kattila-manager")
-    parser.add_argument("command", choices=["serve"])
-    parser.parse_args(arguments)
-    compose.log_to_stderr()
+    options = _parser().parse_args(arguments)
+    compose.log_to_stderr(logging.INFO if options.command in ("serve", "publish") else logging.WARNING)
     try:
-        config = compose.configured()
-        config.required_dns()
+        return _run(options)
     except ConfigError as error:
         print(f"kattila-manager: {error}", file=sys.stderr)
         return 2
-    return serve(config)
+    except (CommandError, DatabaseUnusableError, RingFileError) as error:
+        print(f"kattila-manager: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # As when `head` has seen enough; the interpreter would complain once more while it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
-def serve(config: Config) -> int:
-    """Serve until SIGTERM; SIGHUP starts the workers anew, which asks DNS at once."""
-    database.migrate(config.database)
-    Granian(
-        "kattila_manager.compose:rsgi",
-        address=config.listen.host or "::",
-        port=config.listen.port,
-        interface=Interfaces.RSGI,
-        workers=config.workers,
-        http=HTTPModes.http1,
-        loop=Loops.asyncio,
-        websockets=False,
-        factory=True,
-        backlog=4096,
-        backpressure=4096,
-        respawn_failed_workers=True,
-        log_access=False,
-    ).serve()
-    return 0
+def _run(options: argparse.Namespace) -> int:
+    if options.env is not None:
+        # The server's workers, which are processes of their own, read the same file.
+        os.environ[ENV_FILE_VARIABLE] = str(Path(options.env).absolute())
+    command: Callable[[Config, argparse.Namespace], int] = options.run
+    code = command(compose.configured(), options)
+    sys.stdout.flush()
+    return code
+
+
+def _serve(config: Config, _options: argparse.Namespace) -> int:
+    from kattila_manager.commands import serving  # noqa: PLC0415 - granian, which the other commands are spared
+
+    return serving.serve(config)
+
+
+def _publish(config: Config, options: argparse.Namespace) -> int:
+    return publish.once(config, print) if options.once else publish.every(config, options.every)
+
+
+def _agents(config: Config, options: argparse.Namespace) -> int:
+    return fleet.agents(config, print, as_json=options.json)
+
+
+def _alarms(config: Config, options: argparse.Namespace) -> int:
+    return fleet.alarms(config, print, as_json=options.json, with_closed=options.all)
+
+
+def _report(config: Config, options: argparse.Namespace) -> int:
+    return fleet.report(config, options.agent, options.sample, envelope=options.envelope)
+
+
+def _reset(config: Config, options: argparse.Namespace) -> int:
+    return fleet.reset(config, print, options.agent)
+
+
+def _keys(config: Config, options: argparse.Namespace) -> int:
+    return keyring.keys(config, print, as_json=options.json)
+
+
+def _refresh_key(config: Config, _options: argparse.Namespace) -> int:
+    return keyring.refresh_key(config, print)
+
+
+def _check(config: Config, _options: argparse.Namespace) -> int:
+    return checking.check(config, print, partial(print, file=sys.stderr))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kattila-manager",
+        description="Verifies and keeps the agents' reports, and publishes pages from them.",
+        epilog=f"settings, from the environment or .env:\n{settings_help(SETTINGS)}\n\n{_EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"kattila-manager {compose.version()}")
+    parser.add_argument("--env", metavar="FILE", help="read settings from this file instead of ./.env")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_daemons(commands)
+    _add_fleet(commands)
+    _add_keys(commands)
+    return parser
+
+
+def _add_daemons(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    _add(commands, "serve", _serve, "take reports and answer, until SIGTERM; SIGHUP asks DNS at once")
+    parser = _add(commands, "publish", _publish, "raise alarms, write the pages, remove old reports")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--once", action="store_true", help="do it once, and say what was done")
+    how.add_argument(
+        "--every", type=_seconds, default=5.0, metavar="SECONDS", help="do it in a cycle, until SIGTERM (default: 5)"
+    )
+
+
+def _add_fleet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _add(commands, "agents", _agents, "show all agents, trouble first")
+    parser.add_argument("--json", action="store_true", help="as GET /status/agents answers")
+    parser = _add(commands, "alarms", _alarms, "show the open alarms")
+    parser.add_argument("--all", action="store_true", help="the newest closed ones as well")
+    parser.add_argument("--json", action="store_true", help="as GET /status/alarms answers")
+    parser = _add(commands, "report", _report, "print a report as it was signed, byte for byte")
+    parser.add_argument("agent", metavar="AGENT", help=_AGENT_HELP)
+    parser.add_argument("--sample", type=int, metavar="N", help="the measurement of this number, not the newest")
+    parser.add_argument("--envelope", action="store_true", help="inside of its MAC, its relays, and when it came")
+    parser = _add(commands, "reset", _reset, "forget what is known of an agent but its reports; asks nothing")
+    whom = parser.add_mutually_exclusive_group(required=True)
+    whom.add_argument("agent", metavar="AGENT", nargs="?", help=_AGENT_HELP)
+    whom.add_argument("--all", action="store_true", help="all agents")
+
+
+def _add_keys(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _add(commands, "keys", _keys, "show the keys by their fingerprints, and which agents use which")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    _add(commands, "refresh-key", _refresh_key, "ask DNS for the key now")
+    _add(commands, "check", _check, "check settings, DNS, keys, the database, and every report in it")
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[Config, argparse.Namespace], int],
+    text: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=_EXIT_CODES)
+    # After the command, too; not set there, it leaves alone what was given before it.
+    parser.add_argument("--env", metavar="FILE", default=argparse.SUPPRESS, help="read settings from this file")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise ValueError
+    return seconds
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kattila_keys.dns import ask_txt
+from kattila_keys.dns import Records, ask_txt
 from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFile
 from kattila_manager import bridge
@@ -35,14 +35,14 @@ from kattila_manager.store.sideline import Sideline
 from kattila_manager.store.store import Store
 from kattila_manager.store.writer import Writer
 
-# Names the settings file to the workers, which are processes of their own.
-ENV_FILE_VARIABLE = "KATTILA_ENV"
 _DNS_SECONDS = 5.0
 _REFRESH_LOOK_SECONDS = 5.0
 _POOL_THREADS = 4
 _PR_SET_PDEATHSIG = 1
 # Some hundred reports.
 _GC_OBJECTS = 50_000
+
+_log = logging.getLogger("kattila.manager")
 
 Deliver = Callable[[Sequence[tuple[Any, Filed]]], object]
 
@@ -52,21 +52,30 @@ def clock() -> int:
     return time.time_ns() // 1_000_000
 
 
-def configured() -> Config:
+def configured(env_file: str | None = None) -> Config:
     """Return the settings of this process. Raises ConfigError."""
-    return read_config(None, os.environ, Path.cwd())
+    return read_config(env_file, os.environ, Path.cwd())
 
 
-def make_keys(config: Config) -> Keys:
-    """Join the ring file with DNS. Raises ConfigError if DNS is not set."""
-    ask = partial(
+def version() -> str:
+    """Return the version of this program."""
+    return importlib.metadata.version("kattila-manager")
+
+
+def make_ask(config: Config) -> Callable[[], Records]:
+    """Make the question to DNS. Raises ConfigError if DNS is not set."""
+    return partial(
         ask_txt,
         config.required_dns(),
         server=config.dns_server,
         timeout_seconds=_DNS_SECONDS,
         require_ad=config.dns_require_ad,
     )
-    return Keys(RingFile(config.ring_file), ask, random.random)
+
+
+def make_keys(config: Config) -> Keys:
+    """Join the ring file with DNS. Raises ConfigError if DNS is not set."""
+    return Keys(RingFile(config.ring_file), make_ask(config), random.random)
 
 
 def rsgi() -> _Worker:
@@ -112,6 +121,7 @@ class _Worker:
         _collect_rarely()
         self._asking.submit(keys.refresh_or_log, clock())
         self._refreshing = loop.create_task(self._keep_fresh(keys))
+        _log.info("worker %d takes reports", os.getpid())
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._refreshing is not None:
@@ -143,7 +153,7 @@ def _services(config: Config, deliver: Deliver) -> tuple[Services, Writer, Keys]
         pages_dir=config.pages_dir,
         read_token=config.read_token,
         admin_token=config.admin_token,
-        version=importlib.metadata.version("kattila-manager"),
+        version=version(),
     )
     return services, writer, keys
 
@@ -154,7 +164,8 @@ def _deliver_directly(results: Sequence[tuple[Any, Filed]]) -> None:
 
 
 def _collect_rarely() -> None:
-    # A report is some hundred objects without cycles. Looking through them again and again took more time than decoding.
+    # A report is some hundred objects without cycles. Looking through them again and again took more time than
+    # decoding.
     gc.freeze()
     gc.set_threshold(_GC_OBJECTS, 50, 50)
 

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import re
 
-import msgspec
-
+from kattila_manager.decoding import decode
 from kattila_manager.records import Incoming
-from kattila_protocol import canonical, envelope
+from kattila_protocol import envelope
 from kattila_protocol.envelope import Envelope
-from kattila_protocol.errors import Malformed
 from kattila_protocol.freshness import check_skew
 from kattila_protocol.names import MANAGER
-from kattila_protocol.report import Report
 from kattila_protocol.ring import Ring
 from kattila_protocol.signing import Key
 
-_DECODER = msgspec.json.Decoder(Report)
-_ENCODER = msgspec.json.Encoder()
 # The first members of DATA; enough to address an answer where the rest cannot be read.
 _ADDRESS = re.compile(
     rb'\A\{"agent_id":"([0-9a-f-]{36})",.{0,64}?"nonce":"([0-9a-f]{32})","timestamp":([0-9]{1,15})', re.DOTALL
@@ -49,21 +44,6 @@ def read(parts: Envelope, key: Key, now: int) -> Incoming:
     report = decode(parts.data)
     check_skew(report.timestamp, now)
     return Incoming(report, parts.data, bytes.fromhex(parts.mac), key.fingerprint, parts.relay_path, now)
-
-
-def decode(data: bytes) -> Report:
-    """Decode DATA; raises Malformed.
-
-    A DATA that encodes to itself has each member once; any other, as of a newer agent with members unknown here, is
-    read strictly as well.
-    """
-    try:
-        report = _DECODER.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise Malformed(str(error)) from error
-    if _ENCODER.encode(report) != data or canonical.has_long_number(data):
-        canonical.parse_object(data)
-    return report.check()
 
 
 def sender(data: bytes) -> tuple[str, str, int]:

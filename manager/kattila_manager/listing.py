@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from kattila_manager.presence import Watch, silent_since
-from kattila_manager.records import Agent
+from kattila_manager.presence import Watch, presence
+from kattila_manager.records import Agent, Alarm
 from kattila_manager.store import reading
 from kattila_manager.store.store import Store
 
@@ -28,16 +28,21 @@ def alarms(store: Store) -> dict[str, Any]:
     opened, closed = store.read(
         lambda connection: (reading.open_alarms(connection), reading.closed_alarms(connection, _CLOSED_SHOWN))
     )
-    return {"open": [asdict(alarm) for alarm in opened], "closed": [asdict(alarm) for alarm in closed]}
+    return {"open": [_alarm(alarm) for alarm in opened], "closed": [_alarm(alarm) for alarm in closed]}
 
 
 def _agent(agent: Agent, watch: Watch) -> dict[str, Any]:
     members = asdict(agent)
     for internal in ("ref", "latest_report_id"):
         del members[internal]
-    silent = silent_since(agent, watch)
     return members | {
         "age_seconds": max(0, watch.now - agent.last_seen_at) // 1000,
-        "state": "silent" if silent is not None else "reporting" if watch.is_on else "unheard",
+        "state": presence(agent, watch),
         "arrives": "relayed" if agent.relay_path else "direct",
     }
+
+
+def _alarm(alarm: Alarm) -> dict[str, Any]:
+    members = asdict(alarm)
+    del members["counter"]
+    return members

@@ -6,6 +6,7 @@ May live here: the rule as a pure function.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from kattila_manager.records import Agent
 
@@ -30,6 +31,22 @@ class Watch:
     def is_on(self) -> bool:
         """Tell whether the server listens now: while it does not, nobody is silent, everybody is unheard."""
         return self.listening is not None and self.now - self.listening[1] <= _BEAT_MS
+
+
+class Presence(StrEnum):
+    """What is known of an agent: it reports, it is silent, or nobody could have heard it (yet)."""
+
+    REPORTING = "reporting"
+    SILENT = "silent"
+    UNHEARD = "unheard"
+
+
+def presence(agent: Agent, watch: Watch) -> Presence:
+    """Judge an agent; one that was last heard long ago, and not yet since the server is back, is unheard."""
+    if silent_since(agent, watch) is not None:
+        return Presence.SILENT
+    is_recent = watch.now - agent.last_seen_at <= MISSED_REPORTS * watch.interval_ms
+    return Presence.REPORTING if watch.is_on and is_recent else Presence.UNHEARD
 
 
 def silent_since(agent: Agent, watch: Watch) -> int | None:

@@ -5,6 +5,7 @@ May live here: what crosses the store's edge, in either direction. Not here: how
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kattila_protocol.errors import Refusal
@@ -91,7 +92,11 @@ class RefusalCount:
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """One entry of the event log; `closed_at` is None while it is open, `agent_id` None when it concerns no agent."""
+    """One entry of the event log; `closed_at` is None while it is open, `agent_id` None when it concerns no agent.
+
+    `count` says how often since it opened. `counter` is the counter of refusals that it follows, as it stood at the
+    newest evidence; None for an alarm that lasts as long as a state does.
+    """
 
     alarm_id: int
     kind: str
@@ -101,3 +106,40 @@ class Alarm:
     last_at: int
     count: int
     detail: str
+    counter: int | None
+
+
+# What an alarm or a counter is about: its kind, and the agent (None: nobody in particular).
+Subject = tuple[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyName:
+    """A key of the ring as it may be spoken of: its fingerprint, and when it was first seen and last used (ms UTC)."""
+
+    fingerprint: str
+    first_seen_at: int
+    last_used_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that one rendering reads, in one consistent state.
+
+    `reports` are the newest measurements by their id in the database; `damaged` names those that cannot be read.
+    `listening` is (since, until) of the server's workers, None for never. `counters` are where the newest alarm of each
+    subject left its counter.
+    """
+
+    agents: tuple[Agent, ...]
+    reports: Mapping[int, Report]
+    damaged: tuple[int, ...]
+    refusals: tuple[RefusalCount, ...]
+    listening: tuple[int, int] | None
+    open_alarms: tuple[Alarm, ...]
+    closed_alarms: tuple[Alarm, ...]
+    counters: Mapping[Subject, int]
+
+    def report_of(self, agent: Agent) -> Report | None:
+        """Return an agent's newest measurement; None if there is none, or none that can be read."""
+        return None if agent.latest_report_id is None else self.reports.get(agent.latest_report_id)

@@ -120,7 +120,7 @@ class Manager:
                 [*MANAGER, "serve"], cwd=self.folder, env=self.environment, stdout=log, stderr=log
             )
         deadline = time.monotonic() + _START_SECONDS
-        while self.log_file.read_bytes()[began_at:].count(b" runtime-") < self._workers or not self._answers():
+        while self.log_file.read_bytes()[began_at:].count(b" takes reports") < self._workers or not self._answers():
             assert self._process.poll() is None, f"it ended with {self._process.returncode}:\n{self.log}"
             assert time.monotonic() < deadline, f"it does not answer:\n{self.log}"
             time.sleep(0.02)

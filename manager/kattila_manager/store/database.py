@@ -16,7 +16,11 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import NullPool, QueuePool
 
 # Long enough for the slowest slice of retention; the write lock keeps writers from meeting at all.
@@ -43,42 +47,141 @@ class WriteLock:
 
     def __init__(self, database: Path) -> None:
         """Open (and make) the lock file of this database."""
-        path = database.with_name(database.name + ".lock")
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        self._descriptor = _open_beside(database, "lock")
         # flock is held by the open file, which the threads of a process share.
         self._threads = threading.Lock()
 
     @contextmanager
-    def transaction(self, engine: Engine) -> Iterator[Connection]:
-        """Hold the lock around one write transaction; it commits at the end, or rolls back on an error."""
+    def held(self) -> Iterator[None]:
+        """Wait for the lock and hold it."""
         with self._threads:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             try:
-                with engine.connect().execution_options(writes=True) as connection, connection.begin():
-                    yield connection
+                yield
             finally:
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    @contextmanager
+    def transaction(self, engine: Engine) -> Iterator[Connection]:
+        """Hold the lock around one write transaction; it commits at the end, or rolls back on an error."""
+        with self.held(), begun(engine) as connection:
+            yield connection
 
     def close(self) -> None:
         """Close the lock file."""
         os.close(self._descriptor)
 
 
+@contextmanager
+def begun(engine: Engine) -> Iterator[Connection]:
+    """Make one write transaction while the lock is held."""
+    with engine.connect().execution_options(writes=True) as connection, connection.begin():
+        yield connection
+
+
+class DatabaseUnusableError(Exception):
+    """The database cannot be used; the text says which, why, and what to do."""
+
+
+@contextmanager
+def only_one(database: Path, name: str) -> Iterator[None]:
+    """Be the only process that does what `name` stands for with this database; waits for another one."""
+    descriptor = _open_beside(database, name)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def migrate(path: Path) -> None:
     """Bring the schema of the file to the newest version, or make it.
 
     Raises:
-        sqlalchemy.exc.DatabaseError: not a database, or not writable.
-        alembic.util.CommandError: made by a newer version of the manager.
+        DatabaseUnusableError: its folder is missing, it is not writable, no database, or made by a newer version.
     """
-    path.touch(mode=0o640)
+    with _told(path):
+        path.touch(mode=0o640)
+        with only_one(path, "lock"), _connected(path) as connection:
+            config = _migrations()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+
+def check(path: Path) -> None:
+    """Check that the file is a database with the newest schema, without making or changing one.
+
+    Raises:
+        DatabaseUnusableError: see `migrate`; also when there is none, or one that an older version made.
+    """
+    if not path.exists():
+        raise DatabaseUnusableError(
+            f"there is no database at {path}: start 'kattila-manager serve', which makes it, or correct MANAGER_DB"
+        )
+    with _told(path), _connected(path) as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
+        scripts = ScriptDirectory.from_config(_migrations())
+        if found not in {script.revision for script in scripts.walk_revisions()} | {None}:
+            raise CommandError(f"unknown revision {found}")
+        if found != scripts.get_current_head():
+            raise DatabaseUnusableError(
+                f"{path} was made by an older version: start 'kattila-manager serve', which brings it up to date"
+            )
+
+
+@contextmanager
+def _connected(path: Path) -> Iterator[Connection]:
     engine = open_engine(path, pooled=False)
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Say what the libraries' errors mean."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise DatabaseUnusableError(
+            f"the folder {path.parent} does not exist: make it, owned by the user that runs this, or correct MANAGER_DB"
+        ) from None
+    except OSError as error:
+        raise DatabaseUnusableError(_unusable(path, error.strerror or str(error))) from None
+    except CommandError as error:
+        raise DatabaseUnusableError(
+            f"{path} was made by a newer version of kattila-manager ({error}): install that one, or correct MANAGER_DB"
+        ) from None
+    except (DatabaseError, sqlite3.Error) as error:
+        reason = str(error.orig if isinstance(error, DatabaseError) else error)
+        raise DatabaseUnusableError(_unusable(path, reason)) from None
+
+
+def _unusable(path: Path, reason: str) -> str:
+    return (
+        f"{path} cannot be used ({reason}): it must be an SQLite database of kattila-manager that uid {os.geteuid()} "
+        "can write, as well as its folder; else correct MANAGER_DB"
+    )
+
+
+def _migrations() -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-    engine.dispose()
+    # As the newest alembic wants it said.
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _open_beside(database: Path, name: str) -> int:
+    """Open (and make) the lock file of that name; a command run as root leaves it to the database's owner."""
+    path = database.with_name(f"{database.name}.{name}")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    if os.geteuid() == 0:
+        owner = database.stat()
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    return descriptor
 
 
 def _prepare(connection: sqlite3.Connection, _record: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, select
 
 from kattila_manager import frames
-from kattila_manager.records import Agent, Alarm, Record, RefusalCount
+from kattila_manager.records import Agent, Alarm, Record, RefusalCount, Subject
 from kattila_manager.store.schema import agents, alarms, receivers, refusals, reports
 
 _AGENT = (
@@ -31,7 +31,7 @@ _AGENT = (
 
 
 # Reports are pruned in the order of their ids, so a group is whole as long as its key is not before the first of them.
-_IS_WHOLE = reports.c.key_id >= select(func.min(reports.c.id)).scalar_subquery()
+IS_WHOLE = reports.c.key_id >= select(func.min(reports.c.id)).scalar_subquery()
 
 
 def all_agents(connection: Connection) -> tuple[Agent, ...]:
@@ -48,6 +48,18 @@ def open_alarms(connection: Connection) -> tuple[Alarm, ...]:
 def closed_alarms(connection: Connection, limit: int) -> tuple[Alarm, ...]:
     """Return the newest alarms that are closed."""
     return _alarms(connection, alarms.c.closed_at.is_not(None), limit)
+
+
+def alarms_closed_since(connection: Connection, since: int, limit: int) -> tuple[Alarm, ...]:
+    """Return the newest alarms that were closed at `since` (ms UTC) or later."""
+    return _alarms(connection, alarms.c.closed_at >= since, limit)
+
+
+def alarm_counters(connection: Connection) -> dict[Subject, int]:
+    """Return where the newest alarm of each subject left the counter that it follows."""
+    newest = select(func.max(alarms.c.id)).group_by(alarms.c.kind, alarms.c.agent_id)
+    query = select(alarms.c.kind, alarms.c.agent_id, alarms.c.counter).where(alarms.c.id.in_(newest))
+    return {(kind, agent_id): counter for kind, agent_id, counter in connection.execute(query) if counter is not None}
 
 
 def refusal_counts(connection: Connection) -> tuple[RefusalCount, ...]:
@@ -76,8 +88,8 @@ def record(connection: Connection, agent_id: str, sample: int | None) -> Record 
     """Return one report as kept, the newest measurement if `sample` is None; None if there is no such report."""
     mine = (agents.c.agent_id == agent_id) & (reports.c.agent_ref == agents.c.ref)
     which = reports.c.sample == sample if sample is not None else reports.c.id == agents.c.latest_report_id
-    row = connection.execute(select(reports).where(mine & which & _IS_WHOLE)).first()
-    return None if row is None else _record(agent_id, row, data_of(connection, row.id))
+    row = connection.execute(select(reports, agents.c.agent_id).where(mine & which & IS_WHOLE)).first()
+    return None if row is None else record_of(row, data_of(connection, row.id))
 
 
 def all_records(connection: Connection, after_id: int = 0) -> Iterable[Record]:
@@ -85,11 +97,11 @@ def all_records(connection: Connection, after_id: int = 0) -> Iterable[Record]:
     query = (
         select(reports, agents.c.agent_id)
         .join(agents, agents.c.ref == reports.c.agent_ref)
-        .where((reports.c.id > after_id) & _IS_WHOLE)
+        .where((reports.c.id > after_id) & IS_WHOLE)
         .order_by(reports.c.id)
     )
     for row in connection.execute(query.execution_options(yield_per=500)):
-        yield _record(row.agent_id, row, data_of(connection, row.id))
+        yield record_of(row, data_of(connection, row.id))
 
 
 def data_of(connection: Connection, report_id: int) -> bytes:
@@ -102,6 +114,20 @@ def data_of(connection: Connection, report_id: int) -> bytes:
     return _expand(lambda wanted: _body(connection, wanted), report_id)
 
 
+def record_of(row: Row[Any], data: bytes) -> Record:
+    """Return a row of reports, joined with its agent's id, as a record; `data` is its DATA."""
+    return Record(
+        agent_id=row.agent_id,
+        sample=row.sample,
+        tick=row.tick,
+        received_at=row.received_at,
+        fingerprint=row.fingerprint.hex(),
+        relay_path=_ids(row.relay_path),
+        mac=row.mac.hex(),
+        data=data,
+    )
+
+
 def _expand(read_body: Callable[[int], tuple[bytes, int | None]], report_id: int) -> bytes:
     body, base_id = read_body(report_id)
     return frames.expand(body, None if base_id is None else _expand(read_body, base_id))
@@ -112,19 +138,6 @@ def _body(connection: Connection, report_id: int) -> tuple[bytes, int | None]:
     if row is None:
         raise LookupError(f"report {report_id} is not in the database")
     return row[0], row[1]
-
-
-def _record(agent_id: str, row: Row[Any], data: bytes) -> Record:
-    return Record(
-        agent_id=agent_id,
-        sample=row.sample,
-        tick=row.tick,
-        received_at=row.received_at,
-        fingerprint=row.fingerprint.hex(),
-        relay_path=_ids(row.relay_path),
-        mac=row.mac.hex(),
-        data=data,
-    )
 
 
 def _agent(row: Any) -> Agent:
@@ -142,6 +155,7 @@ def _alarms(connection: Connection, condition: Any, limit: int | None) -> tuple[
         alarms.c.last_at,
         alarms.c.count,
         alarms.c.detail,
+        alarms.c.counter,
     )
     rows = connection.execute(
         query.where(condition).order_by(alarms.c.opened_at.desc(), alarms.c.id.desc()).limit(limit)

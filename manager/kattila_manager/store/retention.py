@@ -29,14 +29,18 @@ class Limits:
 
 
 def prune(
-    engine: Engine, lock: WriteLock, limits: Limits, now: int, pause: Callable[[], object], slice_rows: int = SLICE
+    engine: Engine, lock: WriteLock, limits: Limits, now: int, go_on: Callable[[], bool], slice_rows: int = SLICE
 ) -> int:
-    """Remove what is over a limit and return how many reports that were; `pause` is called between slices."""
+    """Remove what is over a limit and return how many reports that were.
+
+    Between slices `go_on` may wait a little, and say by False that the rest is for another time.
+    """
     removed = 0
     while (last := _look(engine, limits, now, slice_rows)) is not None:
         with lock.transaction(engine) as connection:
             removed += connection.execute(delete(reports).where(reports.c.id <= last)).rowcount
-        pause()
+        if not go_on():
+            break
     return removed
 
 

@@ -6,12 +6,13 @@ May live here: which transaction a call is. Not here: the statements (reading, r
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from kattila_manager.store.database import WriteLock, open_engine
+from kattila_manager.store.database import WriteLock, check, only_one, open_engine
 
 _Result = TypeVar("_Result")
 
@@ -35,7 +36,17 @@ class Store:
         with self.lock.transaction(self.engine) as connection:
             return change(connection)
 
+    def publishing(self) -> AbstractContextManager[None]:
+        """Be the only one that publishes: who compares and then writes may not meet another one in between."""
+        return only_one(self.path, "publishing")
+
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
         self.lock.close()
+
+
+def open_existing(path: Path) -> Store:
+    """Open the database that the server made; raises DatabaseUnusableError."""
+    check(path)
+    return Store(path)

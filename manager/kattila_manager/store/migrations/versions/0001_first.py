@@ -93,9 +93,11 @@ def upgrade() -> None:
         sa.Column("last_at", sa.Integer, nullable=False),
         sa.Column("count", sa.Integer, nullable=False),
         sa.Column("detail", sa.Text, nullable=False),
+        sa.Column("counter", sa.Integer),
         sqlite_strict=True,
     )
     op.create_index("alarms_open", "alarms", ["closed_at"])
+    op.create_index("alarms_subject", "alarms", ["kind", "agent_id"])
     op.create_table(
         "refusals",
         sa.Column("kind", sa.Text, primary_key=True),

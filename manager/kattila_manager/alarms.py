@@ -1,0 +1,211 @@
+"""Two states to events: which alarms open, go on, and close.
+
+May live here: the rules, as pure functions of values. Not here: the event log (store), or how an alarm looks (pages).
+
+An alarm is about one subject: a kind, and an agent or nobody in particular. Some follow a counter of refusals: they
+open when it grew lately, count on while it grows, and close after 15 quiet minutes. The others last as long as a state
+does. Where nothing is known at the moment, alarms stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from kattila_manager.presence import Presence, Watch, presence
+from kattila_manager.records import Agent, Alarm, KeyName, RefusalCount, Snapshot, Subject
+from kattila_manager.wording import moment, shown
+from kattila_protocol.errors import BadSignature, ClockSkew, IdentityConflict, IdentityUnproven, Replay
+
+QUIET_MS = 15 * 60 * 1000
+_DETAIL_LENGTH = 500
+
+
+class Kind(StrEnum):
+    """What an alarm is about."""
+
+    BAD_SIGNATURE = "bad_signature"
+    REPLAY = "replay"
+    CLOCK_SKEW = "clock_skew"
+    IDENTITY_CONFLICT = "identity_conflict"
+    PREVIOUS_KEY = "previous_key"
+    AGENT_SILENT = "agent_silent"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Evidence for an alarm: since when, the newest of it, and what it shows.
+
+    `counter` is the counter of refusals that it follows, and `counted` where the newest alarm of the subject left it;
+    None and 0 for a state.
+    """
+
+    subject: Subject
+    since: int
+    last_at: int
+    detail: str
+    counter: int | None = None
+    counted: int = 0
+
+    @property
+    def growth(self) -> int:
+        """How often it happened since the newest alarm; 1 for a state. A counter that fell began anew."""
+        if self.counter is None:
+            return 1
+        return self.counter - self.counted if self.counter >= self.counted else self.counter
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """All evidence at one moment, and the subjects of which nothing can be said."""
+
+    found: tuple[Finding, ...]
+    unknown: frozenset[Subject]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A new alarm; its members are those of `Alarm`."""
+
+    subject: Subject
+    opened_at: int
+    last_at: int
+    count: int
+    counter: int | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """An open alarm with newer evidence."""
+
+    alarm: Alarm
+    last_at: int
+    count: int
+    counter: int | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """An open alarm that is over."""
+
+    alarm: Alarm
+    closed_at: int
+
+
+Event = Opened | Renewed | Closed
+
+
+def compare(opened: Iterable[Alarm], findings: Findings, now: int) -> tuple[Event, ...]:
+    """Return what is to be written into the event log; nothing if nothing is new."""
+    alarms = {(alarm.kind, alarm.agent_id): alarm for alarm in opened}
+    found = {finding.subject for finding in findings.found}
+    closed = [Closed(alarm, now) for subject, alarm in alarms.items() if subject not in found | findings.unknown]
+    events = [_event(alarms.get(finding.subject), finding) for finding in findings.found]
+    return (*closed, *(event for event in events if event is not None))
+
+
+def findings(snapshot: Snapshot, keys: Sequence[KeyName] | None, watch: Watch) -> Findings:
+    """Look for everything that an alarm is raised for; `keys` are the ring's, None if they cannot be read."""
+    watched = [(agent, presence(agent, watch)) for agent in snapshot.agents]
+    names = {agent.agent_id: name_of(agent) for agent in snapshot.agents}
+    found = [
+        *_refused(snapshot, names, watch.now),
+        *(_previous_key(agent, keys) for agent in snapshot.agents if keys and is_on_other_key(agent, keys)),
+        *(_silent(agent, names) for agent, state in watched if state is Presence.SILENT),
+    ]
+    unheard = {(str(Kind.AGENT_SILENT), agent.agent_id) for agent, state in watched if state is Presence.UNHEARD}
+    keyless = {(str(Kind.PREVIOUS_KEY), agent.agent_id) for agent in snapshot.agents if not keys}
+    return Findings(tuple(found), frozenset(unheard | keyless))
+
+
+def is_on_other_key(agent: Agent, keys: Sequence[KeyName]) -> bool:
+    """Tell whether an agent signed its newest message with another key than the ring's current one."""
+    return bool(agent.fingerprint) and agent.fingerprint != keys[0].fingerprint
+
+
+def name_of(agent: Agent) -> str:
+    """Return what people call an agent: its host name, or its id where it has none; safe to show."""
+    return shown(agent.hostname) or agent.agent_id
+
+
+def _event(alarm: Alarm | None, finding: Finding) -> Event | None:
+    if alarm is None:
+        count = max(1, finding.growth)
+        return Opened(finding.subject, finding.since, finding.last_at, count, finding.counter, finding.detail)
+    if finding.counter is None:
+        is_news = finding.detail != alarm.detail
+        return Renewed(alarm, finding.last_at, alarm.count, None, finding.detail) if is_news else None
+    if finding.counter == alarm.counter:
+        return None
+    return Renewed(alarm, finding.last_at, alarm.count + finding.growth, finding.counter, finding.detail)
+
+
+# --- Refusals
+
+# Which counters an alarm follows, and what a refusal of that kind is a sign of.
+_COUNTED: tuple[tuple[Kind, tuple[str, ...], str], ...] = (
+    (Kind.BAD_SIGNATURE, (BadSignature.kind,), "the sender has a wrong or an outdated PSK, or is a stranger"),
+    (Kind.REPLAY, (Replay.kind,), "an old message was sent again, or the machine was set back to a snapshot"),
+    (Kind.CLOCK_SKEW, (ClockSkew.kind,), "its reports are refused until its clock is set (NTP?)"),
+    (Kind.IDENTITY_CONFLICT, (IdentityConflict.kind, IdentityUnproven.kind), ""),
+)
+
+
+def _refused(snapshot: Snapshot, names: dict[str, str], now: int) -> list[Finding]:
+    found = []
+    for kind, counters, meaning in _COUNTED:
+        evidence = [refusal for refusal in snapshot.refusals if refusal.kind in counters]
+        if kind is Kind.IDENTITY_CONFLICT:
+            evidence += [_issued(agent, names) for agent in snapshot.agents if agent.instead_of]
+        for agent_id in sorted({refusal.agent_id for refusal in evidence}, key=str):
+            subject = (str(kind), agent_id)
+            mine = [refusal for refusal in evidence if refusal.agent_id == agent_id]
+            found.append(_count(subject, mine, snapshot.counters.get(subject, 0), meaning))
+    return [finding for finding in found if abs(now - finding.last_at) <= QUIET_MS]
+
+
+def _count(subject: Subject, refusals: Sequence[RefusalCount], counted: int, meaning: str) -> Finding:
+    newest = max(refusals, key=lambda refusal: refusal.last_at)
+    first_at = min(refusal.first_at for refusal in refusals)
+    detail = "; ".join(part for part in (newest.detail, meaning) if part)
+    return Finding(
+        subject=subject,
+        since=max(first_at, newest.last_at - QUIET_MS) if counted == 0 else newest.last_at,
+        last_at=newest.last_at,
+        detail=shown(detail, _DETAIL_LENGTH),
+        counter=sum(refusal.count for refusal in refusals),
+        counted=counted,
+    )
+
+
+def _issued(agent: Agent, names: dict[str, str]) -> RefusalCount:
+    """Return, as if it were a refusal, that an agent asked for an id and was issued another."""
+    wanted = agent.instead_of or ""
+    detail = f"{name_of(agent)} asked for {wanted}, which {names.get(wanted, 'another')} holds; it is {agent.agent_id}"
+    at = agent.first_seen_at
+    return RefusalCount(Kind.IDENTITY_CONFLICT, wanted, 1, at, at, detail)
+
+
+# --- States
+
+
+def _previous_key(agent: Agent, keys: Sequence[KeyName]) -> Finding:
+    known = any(agent.fingerprint == key.fingerprint for key in keys)
+    detail = (
+        f"signs with {agent.fingerprint}{'' if known else ', which is no longer in the ring'}; the current key "
+        f"{keys[0].fingerprint} was first seen {moment(keys[0].first_seen_at)}, and agents ask DNS every hour"
+    )
+    at = max(keys[0].first_seen_at, agent.first_seen_at)
+    return Finding((str(Kind.PREVIOUS_KEY), agent.agent_id), at, agent.last_seen_at, detail)
+
+
+def _silent(agent: Agent, names: dict[str, str]) -> Finding:
+    relays = [names.get(relay, relay) for relay in agent.relay_path]
+    last = f"the last one came {'by ' + ' and '.join(relays) if relays else 'direct'}"
+    has_reported = agent.highest_sample > 0
+    detail = f"no report since {moment(agent.last_seen_at)}; {last}" if has_reported else "registered, never reported"
+    at = agent.last_seen_at
+    return Finding((str(Kind.AGENT_SILENT), agent.agent_id), at, at, shown(detail, _DETAIL_LENGTH))

@@ -1,0 +1,147 @@
+"""`agents`, `alarms`, `report`, `reset`: the fleet as the database has it.
+
+May live here: what is asked of the database and how it is shown in a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import closing
+
+from kattila_manager import compose, compose_publish, listing, wording
+from kattila_manager.alarms import name_of
+from kattila_manager.commands.errors import CommandError, Say
+from kattila_manager.config import Config
+from kattila_manager.pages import AgentRow, AlarmRow, agent_rows, alarm_rows
+from kattila_manager.records import Agent, Record
+from kattila_manager.store import reading, registry
+from kattila_manager.store.snapshots import snapshot
+from kattila_manager.store.store import open_existing
+from kattila_manager.tables import table
+from kattila_protocol import canonical
+
+_CLOSED_SHOWN = 100
+# In a terminal a name may not push all else out of sight.
+_NAME_LENGTH = 32
+_DETAIL_LENGTH = 200
+
+
+def agents(config: Config, say: Say, *, as_json: bool) -> int:
+    """Show all agents, trouble first."""
+    now = compose.clock()
+    with closing(open_existing(config.database)) as store:
+        if as_json:
+            say(_json(listing.agents(store, config.interval_seconds * 1000, now)))
+            return 0
+        seen = store.read(lambda connection: snapshot(connection, {}, now))
+    rows = agent_rows(compose_publish.make_seen(config, seen, now))
+    header = ("AGENT", "ID", "STATE", "LAST REPORT", "ARRIVES", "KEY", "VERSION", "CLOCK", "LABELS")
+    say(table(header, [_agent_line(row) for row in rows]) if rows else "No agent has reported yet.")
+    return 0
+
+
+def alarms(config: Config, say: Say, *, as_json: bool, with_closed: bool) -> int:
+    """Show the open alarms, and with `with_closed` the newest closed ones."""
+    with closing(open_existing(config.database)) as store:
+        if as_json:
+            shown = listing.alarms(store)
+            say(_json(shown if with_closed else {"open": shown["open"]}))
+            return 0
+        fleet, opened, closed = store.read(
+            lambda connection: (
+                reading.all_agents(connection),
+                reading.open_alarms(connection),
+                reading.closed_alarms(connection, _CLOSED_SHOWN) if with_closed else (),
+            )
+        )
+    rows = alarm_rows((*opened, *closed), fleet, compose.clock())
+    header = ("SINCE", *(("CLOSED",) if with_closed else ()), "ALARM", "AGENT", "COUNT", "LAST SEEN", "DETAIL")
+    none = "There has been no alarm." if with_closed else "No alarm is open."
+    say(table(header, [_alarm_line(row, with_closed) for row in rows]) if rows else none)
+    return 0
+
+
+def report(config: Config, wanted: str, sample: int | None, *, envelope: bool) -> int:
+    """Write a report's DATA to stdout, byte for byte as it was signed; with `envelope` inside of how it came."""
+    with closing(open_existing(config.database)) as store:
+        agent = find_agent(store.read(reading.all_agents), wanted)
+        record = store.read(lambda connection: reading.record(connection, agent.agent_id, sample))
+    if record is None:
+        which = "report" if sample is None else f"report with sample {sample}"
+        raise CommandError(f"no {which} of {name_of(agent)} ({agent.agent_id}) is kept; it may have been pruned")
+    sys.stdout.buffer.write(_with_envelope(record) if envelope else record.data)
+    sys.stdout.buffer.flush()
+    return 0
+
+
+def reset(config: Config, say: Say, wanted: str | None) -> int:
+    """Forget what is known of one agent, or of all (None), as POST /status/admin/reset does."""
+    with closing(open_existing(config.database)) as store:
+        agent = None if wanted is None else find_agent(store.read(reading.all_agents), wanted)
+        agent_id = None if agent is None else agent.agent_id
+        count = store.write(lambda connection: registry.reset(connection, agent_id, compose.clock()))
+    whom = f"{name_of(agent)} ({agent.agent_id})" if agent else f"all {wording.plural(count, 'agent')}"
+    say(
+        f"reset {whom}: ticks, nonces, machine and refusal counters are forgotten, and what was signed before now is "
+        "refused; the reports are kept, and the next one binds the id anew"
+    )
+    return 0
+
+
+def find_agent(fleet: Sequence[Agent], wanted: str) -> Agent:
+    """Return the agent with this id, host name, or unique beginning of an id.
+
+    Raises:
+        CommandError: there is none, or several.
+    """
+    rules: tuple[Callable[[Agent], bool], ...] = (
+        lambda agent: agent.agent_id == wanted.lower(),
+        lambda agent: agent.hostname == wanted or (wanted != "" and agent.agent_id.startswith(wanted.lower())),
+    )
+    for rule in rules:
+        found = [agent for agent in fleet if rule(agent)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = "\n".join(f"  {agent.agent_id}  {name_of(agent)}" for agent in found)
+            raise CommandError(f"{wanted!r} could be {len(found)} agents; give the id of one:\n{names}")
+    raise CommandError(f"no agent has the id or the host name {wanted!r}; 'kattila-manager agents' shows all")
+
+
+def _agent_line(row: AgentRow) -> tuple[str, ...]:
+    key = f"{row.fingerprint} {row.key_is}".strip() or "-"
+    name, version = wording.shown(row.name, _NAME_LENGTH), row.version or "-"
+    labels = " ".join(row.labels) or "-"
+    arrives = wording.shown(row.arrives, 2 * _NAME_LENGTH)
+    return (name, row.short_id, row.state, row.last_report.ago, arrives, key, version, row.clock_offset, labels)
+
+
+def _alarm_line(row: AlarmRow, with_closed: bool) -> tuple[str, ...]:
+    closed = (row.closed.text if row.closed else "open",) if with_closed else ()
+    agent = wording.shown(row.agent, 36) or "-"
+    return (
+        row.opened.text,
+        *closed,
+        row.kind,
+        agent,
+        row.count,
+        row.last.ago,
+        wording.shown(row.detail, _DETAIL_LENGTH),
+    )
+
+
+def _with_envelope(record: Record) -> bytes:
+    kept = {
+        "hmac": record.mac,
+        "relay_path": record.relay_path,
+        "fingerprint": record.fingerprint,
+        "received_at": record.received_at,
+    }
+    # DATA is put in as it is: encoding it again might change it.
+    return b'{"data":' + record.data + b"," + canonical.encode(kept)[1:] + b"\n"
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2)

@@ -1,0 +1,153 @@
+"""`keys` and `refresh-key`: the ring by its fingerprints, never by values.
+
+May live here: what is known of the keys, and who uses which.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from kattila_keys.dns import DnsError
+from kattila_keys.ring_file import Kept, RingFile, RingFileError
+from kattila_manager import compose, wording
+from kattila_manager.alarms import name_of
+from kattila_manager.commands.errors import CommandError, Say
+from kattila_manager.config import Config
+from kattila_manager.presence import Presence, Watch, presence
+from kattila_manager.records import Agent
+from kattila_manager.store import reading
+from kattila_manager.store.store import open_existing
+from kattila_manager.tables import table
+from kattila_protocol.txt import TxtError
+
+_MOST_NAMED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Fleet:
+    """Who signed the newest message with which key, and who is silent."""
+
+    agents: tuple[Agent, ...]
+    silent: frozenset[str]
+
+    def using(self, fingerprint: str) -> list[Agent]:
+        return [agent for agent in self.agents if agent.fingerprint == fingerprint]
+
+    def lagging(self, fingerprint: str) -> list[Agent]:
+        return [agent for agent in self.agents if agent.fingerprint not in (fingerprint, "")]
+
+
+def keys(config: Config, say: Say, *, as_json: bool) -> int:
+    """Show the ring, and whether all agents sign with its current key."""
+    kept, fleet = _read_ring(config), _read_fleet(config)
+    if as_json:
+        say(json.dumps(_members(kept, fleet), indent=2))
+        return 0
+    if not kept.ring.entries:
+        say("No key is known yet: start 'kattila-manager serve', or run 'kattila-manager refresh-key'.")
+        return 0
+    say(table(("KEY", "IS", "FIRST SEEN IN DNS", "LAST USED", "AGENTS"), _lines(kept, fleet)))
+    say("")
+    say(_asked(kept))
+    say(_coverage(kept.ring.current.fingerprint, fleet))
+    return 0
+
+
+def refresh_key(config: Config, say: Say) -> int:
+    """Ask DNS now."""
+    ring = compose.make_keys(config)
+    before = [entry.key.fingerprint for entry in _read_ring(config).ring.entries]
+    try:
+        after = ring.refresh(compose.clock()).current.fingerprint
+    except (DnsError, TxtError, RingFileError) as error:
+        last = f"; the last good key {before[0]} stays in use" if before else ""
+        raise CommandError(f"{error}{last}") from None
+    if before[:1] == [after]:
+        say(f"the current key is still {after}")
+    else:
+        say(f"the current key is now {after} (before: {before[0] if before else 'none'})")
+    return 0
+
+
+def _read_ring(config: Config) -> Kept:
+    try:
+        return RingFile(config.ring_file).read()
+    except RingFileError as error:
+        raise CommandError(str(error)) from None
+
+
+def _read_fleet(config: Config) -> _Fleet:
+    if not config.database.exists():
+        return _Fleet((), frozenset())
+    with closing(open_existing(config.database)) as store:
+        agents, listening = store.read(
+            lambda connection: (reading.all_agents(connection), reading.listening(connection))
+        )
+    watch = Watch(config.interval_seconds * 1000, compose.clock(), listening)
+    return _Fleet(agents, frozenset(a.agent_id for a in agents if presence(a, watch) is Presence.SILENT))
+
+
+def _lines(kept: Kept, fleet: _Fleet) -> list[tuple[str, ...]]:
+    lines: list[tuple[str, ...]] = [
+        (
+            entry.key.fingerprint,
+            "previous" if place else "current",
+            wording.moment(entry.first_seen_at),
+            "never" if entry.last_used_at is None else wording.moment(entry.last_used_at),
+            str(len(fleet.using(entry.key.fingerprint))),
+        )
+        for place, entry in enumerate(kept.ring.entries)
+    ]
+    inside = {entry.key.fingerprint for entry in kept.ring.entries} | {""}
+    gone = sorted({agent.fingerprint for agent in fleet.agents} - inside)
+    return lines + [(name, "no longer in the ring", "", "", str(len(fleet.using(name)))) for name in gone]
+
+
+def _asked(kept: Kept) -> str:
+    if kept.asked_at is None:
+        return "DNS was never asked."
+    failed = "" if kept.answered_at == kept.asked_at else ", and gave no usable answer"
+    return f"DNS was asked last at {wording.moment(kept.asked_at)}{failed}."
+
+
+def _coverage(current: str, fleet: _Fleet) -> str:
+    using, lagging = len(fleet.using(current)), fleet.lagging(current)
+    total = using + len(lagging)
+    if not total:
+        return "No agent has reported yet."
+    if not lagging:
+        return f"[{total}/{total}] All agents sign with {current}."
+    names = ", ".join(_named(lagging[:_MOST_NAMED], fleet))
+    more = f", and {len(lagging) - _MOST_NAMED} more" if len(lagging) > _MOST_NAMED else ""
+    return f"[{using}/{total}] The rotation to {current} is not complete: {names}{more}."
+
+
+def _named(agents: Sequence[Agent], fleet: _Fleet) -> list[str]:
+    return [
+        f"{name_of(agent)} uses {agent.fingerprint}{' (silent)' if agent.agent_id in fleet.silent else ''}"
+        for agent in agents
+    ]
+
+
+def _members(kept: Kept, fleet: _Fleet) -> dict[str, Any]:
+    current = kept.ring.entries[0].key.fingerprint if kept.ring.entries else None
+    return {
+        "current": current,
+        "asked_at": kept.asked_at,
+        "answered_at": kept.answered_at,
+        "rotation_complete": current is not None and not fleet.lagging(current),
+        "keys": [
+            {
+                "fingerprint": entry.key.fingerprint,
+                "first_seen_at": entry.first_seen_at,
+                "last_used_at": entry.last_used_at,
+                "agents": [agent.agent_id for agent in fleet.using(entry.key.fingerprint)],
+            }
+            for entry in kept.ring.entries
+        ],
+        "agents": {agent.agent_id: agent.fingerprint or None for agent in fleet.agents},
+    }

@@ -1,0 +1,35 @@
+"""`publish`: once, or in a cycle.
+
+May live here: what is printed of it, and its exit code.
+"""
+
+from __future__ import annotations
+
+from kattila_manager import compose_publish
+from kattila_manager.commands.errors import Say
+from kattila_manager.config import Config
+from kattila_manager.publishing import Done
+from kattila_manager.wording import plural
+
+
+def once(config: Config, say: Say) -> int:
+    """Publish once and say what was done; 1 if something failed."""
+    done = compose_publish.publish_once(compose_publish.make_publisher(config))
+    say(_words(done, config))
+    return 1 if done.failures else 0
+
+
+def every(config: Config, seconds: float) -> int:
+    """Publish until SIGTERM."""
+    compose_publish.publish_every(config, seconds)
+    return 0
+
+
+def _words(done: Done, config: Config) -> str:
+    parts = [
+        f"{plural(done.agents, 'agent')}",
+        f"{plural(done.opened, 'alarm')} opened, {done.closed:,} closed",
+        f"{plural(done.pages, 'page')} written to {config.pages_dir}",
+        f"{plural(done.pruned, 'report')} pruned",
+    ]
+    return "; ".join(parts)

@@ -1,0 +1,86 @@
+"""`serve`: the server's parent process.
+
+May live here: how granian is started, and what is checked before.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+
+from granian import Granian
+from granian.constants import HTTPModes, Interfaces, Loops
+from granian.log import LogLevels
+
+from kattila_manager.commands.errors import CommandError
+from kattila_manager.config import Config
+from kattila_manager.store import database
+from kattila_settings.values import Listen
+
+_log = logging.getLogger("kattila.manager")
+
+# Its own lines go where all others go; it would write some to stdout.
+_LOGGER = {"handlers": [], "propagate": True}
+_GRANIAN_LOGGING = {"loggers": {"_granian": _LOGGER, "granian.access": _LOGGER}}
+
+
+def serve(config: Config) -> int:
+    """Serve until SIGTERM; SIGHUP starts the workers anew, which asks DNS at once.
+
+    Raises:
+        ConfigError: DNS is not set.
+        DatabaseUnusableError: see `database.migrate`.
+        CommandError: the address cannot be listened on.
+    """
+    config.required_dns()
+    check_free(config.listen)
+    database.migrate(config.database)
+    server = Granian(
+        "kattila_manager.compose:rsgi",
+        address=config.listen.host or "::",
+        port=config.listen.port,
+        interface=Interfaces.RSGI,
+        workers=config.workers,
+        http=HTTPModes.http1,
+        loop=Loops.asyncio,
+        websockets=False,
+        factory=True,
+        backlog=4096,
+        backpressure=4096,
+        respawn_failed_workers=True,
+        log_access=False,
+        log_level=LogLevels.warning,
+        log_dictconfig=_GRANIAN_LOGGING,
+    )
+    server.on_startup(lambda: _log.info("listening on %s, database %s", _shown(config.listen), config.database))
+    server.serve()
+    return 0
+
+
+def check_free(listen: Listen) -> None:
+    """Raise CommandError if nobody can listen there; granian's workers would share a port that is taken."""
+    family = socket.AF_INET6 if ":" in (listen.host or "::") else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if not listen.host:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        try:
+            probe.bind((listen.host or "::", listen.port))
+        except OSError as error:
+            raise CommandError(f"cannot listen on {_shown(listen)}: {_explained(error)}") from None
+
+
+def _explained(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "the port is taken; stop what listens there ('ss -ltnp' shows it), or set MANAGER_LISTEN"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "that is no address of this machine; correct MANAGER_LISTEN"
+    if error.errno == errno.EACCES:
+        return "ports below 1024 need CAP_NET_BIND_SERVICE; set MANAGER_LISTEN to a higher one"
+    return f"{error.strerror}; correct MANAGER_LISTEN"
+
+
+def _shown(listen: Listen) -> str:
+    host = f"[{listen.host}]" if ":" in listen.host else listen.host or "*"
+    return f"{host}:{listen.port}"

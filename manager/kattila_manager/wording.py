@@ -1,0 +1,69 @@
+"""Values in words: durations, moments, and what a stranger said of itself.
+
+May live here: pure functions from a value to a short text that alarms, pages, tables and logs share.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from datetime import UTC, datetime, timedelta
+
+# Longer host names than DNS allows (RFC 1035, section 2.3.4) are cut.
+NAME_LENGTH = 64
+_UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s"))
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST_MS = 253_402_300_799_999
+# Control, format (bidirectional ones among them), surrogate, private, unassigned; line and paragraph separators.
+_UNSHOWN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def duration(ms: int) -> str:
+    """Write a length of time with its two largest units, as in "4 min 30 s"; less than a second is "0 s"."""
+    for place, (size, unit) in enumerate(_UNITS):
+        if ms >= size:
+            count, rest = divmod(ms, size)
+            smaller = _UNITS[place + 1 : place + 2]
+            parts = [f"{count} {unit}"] + [f"{rest // least} {name}" for least, name in smaller if rest >= least]
+            return " ".join(parts)
+    return "0 s"
+
+
+def moment(at: int) -> str:
+    """Write a moment (ms UTC) as "2026-01-31 12:00:00 UTC"."""
+    return _datetime(at).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def machine_moment(at: int) -> str:
+    """Write a moment (ms UTC) as HTML's <time> reads it: "2026-01-31T12:00:00Z"."""
+    return _datetime(at).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def offset(ms: int) -> str:
+    """Write how far a clock is ahead (+) or behind (-) in seconds."""
+    if abs(ms) < 50:
+        return "0.0 s"
+    return f"{ms / 1000:+.1f} s" if abs(ms) < 600_000 else f"{'+' if ms > 0 else '-'}{duration(abs(ms))}"
+
+
+def shown(text: str, length: int = NAME_LENGTH) -> str:
+    """Make a stranger's text safe to look at: nothing that moves a cursor or turns the direction, and not too long.
+
+    It is not escaped for HTML; the pages do that.
+    """
+    plain = "".join(c if unicodedata.category(c) not in _UNSHOWN else f"\\u{ord(c):04x}" for c in text[: length + 1])
+    return plain if len(plain) <= length else plain[: length - 1] + "…"
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """Write a number of things: "1 agent", "2 agents", "1,000 agents"."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def short_id(agent_id: str) -> str:
+    """Return the first part of an agent id, which tells agents of a fleet apart."""
+    return agent_id.partition("-")[0]
+
+
+def _datetime(at: int) -> datetime:
+    # Not fromtimestamp: it has no moments outside the platform's range.
+    return _EPOCH + timedelta(milliseconds=max(0, min(at, _LATEST_MS)))
