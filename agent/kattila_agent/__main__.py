@@ -23,7 +23,6 @@ from kattila_agent.ambient import Ambient
 from kattila_agent.collectors.collect import measure
 from kattila_agent.config import Config
 from kattila_agent.identity import Identity, StateError
-from kattila_agent.server import ListenError
 from kattila_keys.dns import ask_txt
 from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFile, RingFileError
@@ -46,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"kattila-agent: {error}", file=sys.stderr)
         return 2
-    except (StateError, ListenError, RingFileError, commands.CommandError, OSError) as error:
+    except (StateError, RingFileError, commands.CommandError, OSError) as error:
         print(f"kattila-agent: {error}", file=sys.stderr)
         return 1
 
@@ -54,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(flags: argparse.Namespace) -> int:
     ambient = _ambient()
     if flags.sysinfo:
-        print(commands.show(measure(_labels(flags.env), ambient.now())))
+        sys.stdout.buffer.write(commands.show(measure(_labels(flags.env), ambient.now())).encode())
         return 0
     settings = config.read(flags.env, os.environ, Path.cwd())
     identity = Identity(settings.state_dir, ambient.new_id)

@@ -10,7 +10,9 @@ import logging
 import os
 import stat
 import sys
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 from kattila_agent.ambient import Ambient
 from kattila_agent.measurement import Measurement
@@ -34,8 +36,9 @@ class CommandError(Exception):
 
 
 def show(measurement: Measurement) -> str:
-    """Return all telemetry as formatted JSON, cleaned as it is in a report."""
-    return json.dumps(json.loads(canonical.encode(measurement.telemetry)), indent=2, ensure_ascii=False)
+    """Return all telemetry as formatted JSON, cleaned as it is in a report but with the columns of rows named."""
+    cleaned = json.loads(canonical.encode(_named(measurement.telemetry)))
+    return json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n"
 
 
 def usable_ring(keys: Keys, now: int) -> Ring:
@@ -88,6 +91,14 @@ def reset_agent(ambient: Ambient, ring: Ring, listen: Listen, agent_id: str) -> 
     except Refusal as error:
         why = unsigned_words(body) or error.detail
         raise CommandError(f"{target} did not reset {agent_id} (HTTP {status}): {why}") from error
+
+
+def _named(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _named(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {name: _named(column) for name, column in value._asdict().items()}
+    return [_named(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _in_url(listen: Listen) -> str:

@@ -51,12 +51,15 @@ class Connection:
             UnreachableError: no connection, no answer in time, or one over 256 KiB.
         """
         with self._bounded() as cut_off:
+            late = f"no whole answer within {self._total_seconds:g} s"
             try:
-                return self._post_again_if_closed(path, body, cut_off)
+                answer = self._post_again_if_closed(path, body, cut_off)
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-                if cut_off.is_set():
-                    raise UnreachableError(f"no whole answer within {self._total_seconds:g} s") from error
-                raise UnreachableError(_reason(error)) from error
+                raise UnreachableError(late if cut_off.is_set() else _reason(error)) from error
+            if cut_off.is_set():
+                # An answer that was cut off in its first lines looks like an empty one.
+                raise UnreachableError(late)
+            return answer
 
     def close(self) -> None:
         """Close what is open; the next request opens it again."""
@@ -201,7 +204,7 @@ def _session(adapter: HTTPAdapter) -> requests.Session:
 def _read_bounded(response: requests.Response) -> bytes:
     body = response.raw.read(MAX_MESSAGE_BYTES + 1, decode_content=False)
     if len(body) > MAX_MESSAGE_BYTES:
-        raise OSError(f"the answer is over {MAX_MESSAGE_BYTES} bytes")
+        raise UnreachableError(f"its answer is over {MAX_MESSAGE_BYTES} bytes")
     return bytes(body)
 
 

@@ -93,15 +93,19 @@ class Loop:
                 return
 
     def _look_at_keys(self) -> bool:
-        """Ask DNS if that is due; tell whether this gave the first key."""
-        had_one = bool(self.keys.ring().entries)
+        """Ask DNS if that is due; tell whether the key to sign with is another one now."""
+        before = self._signing_key()
         now = self.ambient.now()
         if self.refresh.is_set():
             self.refresh.clear()
             self.keys.refresh_or_log(now)
         elif not self.stop.is_set():
             self.keys.refresh_if_due(now)
-        return not had_one and bool(self.keys.ring().entries)
+        return before != self._signing_key()
+
+    def _signing_key(self) -> str | None:
+        entries = self.keys.ring().entries
+        return entries[0].key.fingerprint if entries else None
 
 
 def run(config: Config, ambient: Ambient, identity: Identity, keys: Keys, measure: Callable[[int], Measurement]) -> int:

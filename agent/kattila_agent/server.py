@@ -24,13 +24,13 @@ from kattila_settings.values import ALL_ADDRESSES, Listen
 _THREADS = 4
 _CONNECTIONS = 200
 # A connection that waits for a request, or whose request has not arrived whole, is closed at this age.
-_MAX_AGE_SECONDS = 60
-_CLEANUP_SECONDS = 5
+MAX_AGE_SECONDS = 60
+_LOOK_SECONDS = 5
 _MAX_HEADER_BYTES = 16 * 1024
 _BACKLOG = 128
 
 
-class ListenError(Exception):
+class ListenError(OSError):
     """An address cannot be listened on; the text says which, why, and what to do."""
 
 
@@ -47,7 +47,9 @@ def open_sockets(listens: Iterable[Listen]) -> list[socket.socket]:
     return opened
 
 
-def serve(app: Callable[..., Any], sockets: list[socket.socket]) -> threading.Thread:
+def serve(
+    app: Callable[..., Any], sockets: list[socket.socket], *, max_age_seconds: int = MAX_AGE_SECONDS
+) -> threading.Thread:
     """Serve a WSGI application on bound sockets, in a thread that ends with the process."""
     limits = Adjustments(
         sockets=sockets,
@@ -55,8 +57,8 @@ def serve(app: Callable[..., Any], sockets: list[socket.socket]) -> threading.Th
         threads=_THREADS,
         backlog=_BACKLOG,
         connection_limit=_CONNECTIONS,
-        cleanup_interval=_CLEANUP_SECONDS,
-        channel_timeout=_MAX_AGE_SECONDS,
+        cleanup_interval=min(_LOOK_SECONDS, max_age_seconds),
+        channel_timeout=max_age_seconds,
         max_request_body_size=MAX_BODY_BYTES,
         max_request_header_size=_MAX_HEADER_BYTES,
         log_socket_errors=False,
@@ -107,7 +109,7 @@ class _Server(TcpWSGIServer):  # type: ignore[misc]
         """Close what is too old, too: a request that drips in is active all the time."""
         super().maintenance(now)
         for channel in self.active_channels.values():
-            if not channel.requests and channel.creation_time < now - _MAX_AGE_SECONDS:
+            if not channel.requests and channel.creation_time < now - self.adj.channel_timeout:
                 channel.will_close = True
 
 
