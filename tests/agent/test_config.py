@@ -87,7 +87,7 @@ def test_a_value_is_taken(tmp_path: Path, line: str, member: str, value: Any) ->
         ("INTERVAL", "0", "from 1 to 3600"),
         ("INTERVAL", "3601", "from 1 to 3600"),
         ("INTERVAL", "2.5", "from 1 to 3600"),
-        ("INTERVAL", "١", "from 1 to 3600"),
+        ("INTERVAL", "\u0661", "from 1 to 3600"),
         ("LABELS", "north", "not NAME=VALUE"),
         ("LABELS", "=north", "not NAME=VALUE"),
         ("LABELS", "site=a,site=b", "stands twice"),

@@ -1,0 +1,230 @@
+"""One request against servers that misbehave: bounded in time and size, and a reason that reads."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from socket import SHUT_RDWR, create_server, socket
+
+import pytest
+
+from kattila_agent.connection import Connection, UnreachableError, unsigned_words
+from support.knot import free_port
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+
+@contextmanager
+def serving(answer: Callable[[socket], None], wrap: Callable[[socket], socket] = lambda plain: plain) -> Iterator[str]:
+    """Run a server that reads each request whole and leaves its answer to the test."""
+    with create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(10)
+
+        def serve() -> None:
+            try:
+                while True:
+                    plain, _ = listening.accept()
+                    plain.settimeout(10)
+                    with wrap(plain) as connection:
+                        while read_request(connection):
+                            answer(connection)
+            except OSError:
+                return
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            listening.shutdown(SHUT_RDWR)
+            listening.close()
+            thread.join()
+
+
+def read_request(connection: socket) -> bytes:
+    received = b""
+    while b"\r\n\r\n" not in received or len(received.partition(b"\r\n\r\n")[2]) < length(received):
+        part = connection.recv(65536)
+        if not part:
+            return b""
+        received += part
+    return received
+
+
+def length(received: bytes) -> int:
+    for line in received.split(b"\r\n"):
+        if line.lower().startswith(b"content-length:"):
+            return int(line.partition(b":")[2])
+    return 0
+
+
+def failure(url: str, total_seconds: float = 15.0) -> str:
+    connection = Connection(url, total_seconds=total_seconds)
+    try:
+        with pytest.raises(UnreachableError) as caught:
+            connection.post("/status/updates", b"{}")
+    finally:
+        connection.close()
+    return str(caught.value)
+
+
+def test_what_is_sent_and_read() -> None:
+    requests: list[bytes] = []
+
+    def answer(connection: socket) -> None:
+        connection.sendall(HEAD + b"Content-Length: 2\r\nSet-Cookie: a=b\r\n\r\n{}")
+
+    with create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(10)
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                for _ in range(2):
+                    requests.append(read_request(connection))
+                    answer(connection)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        connection = Connection(f"http://127.0.0.1:{listening.getsockname()[1]}/below")
+        assert connection.post("/status/updates", b'{"a":1}') == (200, b"{}")
+        assert connection.post("/status/updates", b"{}") == (200, b"{}")
+        thread.join()
+        connection.close()
+    assert requests[0].startswith(b"POST /below/status/updates HTTP/1.1\r\n")
+    assert requests[0].endswith(b'\r\n\r\n{"a":1}')
+    assert b"\r\nContent-Type: application/json\r\n" in requests[0]
+    assert b"\r\nAccept-Encoding: identity\r\n" in requests[0]
+    assert b"Cookie" not in requests[1]
+
+
+def drip(connection: socket, text: bytes, *, at_once: bytes = b"") -> None:
+    connection.sendall(at_once)
+    for byte in text:
+        connection.sendall(bytes([byte]))
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda connection: drip(connection, HEAD * 10),
+        lambda connection: drip(connection, b"HTTP/1.1 " + b"2" * 1000),
+        lambda connection: drip(connection, b"x" * 5000, at_once=HEAD + b"Content-Length: 5000\r\n\r\n"),
+        lambda connection: time.sleep(1.5),
+    ],
+    ids=["headers", "status line", "body", "silence"],
+)
+def test_an_answer_that_drips_is_cut_off(answer: Callable[[socket], None]) -> None:
+    with serving(answer) as address:
+        began = time.monotonic()
+        assert failure(f"http://{address}", total_seconds=1.0) == "no whole answer within 1 s"
+        assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (HEAD + b"Content-Length: 300000\r\n\r\n" + b"x" * 300_000, "its answer is over 262144 bytes"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + (b"10000\r\n" + b"x" * 65536 + b"\r\n") * 5, "over 262144"),
+        (b"no HTTP at all\r\n\r\n", "the connection was closed before an answer came"),
+        (b"", "the connection was closed before an answer came"),
+    ],
+)
+def test_an_answer_that_is_none(raw: bytes, said: str) -> None:
+    def answer(connection: socket) -> None:
+        connection.sendall(raw)
+        connection.close()
+
+    with serving(answer) as address:
+        assert said in failure(f"http://{address}")
+
+
+def test_a_redirect_is_not_followed() -> None:
+    def answer(connection: socket) -> None:
+        connection.sendall(b"HTTP/1.1 307 Moved\r\nLocation: http://192.0.2.1/\r\nContent-Length: 0\r\n\r\n")
+
+    with serving(answer) as address:
+        connection = Connection(f"http://{address}")
+        assert connection.post("/", b"{}") == (307, b"")
+        connection.close()
+
+
+def test_a_compressed_answer_is_not_unpacked() -> None:
+    def answer(connection: socket) -> None:
+        connection.sendall(HEAD + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x08\x00")
+
+    with serving(answer) as address:
+        connection = Connection(f"http://{address}")
+        assert connection.post("/", b"{}") == (200, b"\x1f\x8b\x08\x00")
+        connection.close()
+
+
+def test_reasons_read() -> None:
+    assert failure(f"http://127.0.0.1:{free_port()}") == "connection refused"
+    assert failure("http://name.invalid:5086").startswith("its name cannot be resolved")
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    key, cert = folder / "key.pem", folder / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+         "-keyout", str(key), "-out", str(cert)],
+        check=True,
+        capture_output=True,
+    )  # fmt: skip
+    return key, cert
+
+
+def test_tls_with_a_private_authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, cert = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+
+    def answer(connection: socket) -> None:
+        connection.sendall(HEAD + b"Content-Length: 2\r\n\r\n{}")
+
+    def wrap(plain: socket) -> socket:
+        return context.wrap_socket(plain, server_side=True)
+
+    with serving(answer, wrap) as address:
+        assert failure(f"https://{address}") == "TLS failed (CERTIFICATE_VERIFY_FAILED)"
+    monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+    with serving(answer, wrap) as address:
+        connection = Connection(f"https://{address}")
+        assert connection.post("/", b"{}") == (200, b"{}")
+        assert connection.post("/", b"{}") == (200, b"{}")
+        connection.close()
+
+
+def test_a_tls_answer_that_drips_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, cert = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+    with serving(
+        lambda connection: drip(connection, HEAD * 10), lambda plain: context.wrap_socket(plain, server_side=True)
+    ) as address:
+        assert failure(f"https://{address}", total_seconds=1.0) == "no whole answer within 1 s"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"detail":"too far off"}', "'too far off'"),
+        (b'{"detail":"\\u001b[2J"}', r"'\x1b[2J'"),
+        (b'{"detail":"' + b"x" * 1000 + b'"}', repr("x" * 200)),
+        (b"<html>", ""),
+        (b"[]", ""),
+        (b"{}", ""),
+        (b"[" * 100_000, ""),
+    ],
+)
+def test_words_that_nobody_signed_are_escaped_and_short(body: bytes, words: str) -> None:
+    assert unsigned_words(body) == words

@@ -1,0 +1,288 @@
+"""The real daemon against a real server in the manager's place, and a real DNS server."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import stat
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from kattila_agent.daemon import next_due
+from kattila_protocol import canonical
+from kattila_protocol.errors import ClockSkew, IdentityConflict, Overloaded, Replay
+from kattila_protocol.names import is_id
+from kattila_protocol.signing import fingerprint
+from support.agent_folder import AGENT_ID, OTHER_PSK, PSK, dead_dns, keep_id, keep_ring, settings
+from support.agent_process import running_daemon
+from support.knot import Knot, free_port
+from support.manager_stand_in import (
+    REGISTER,
+    UPDATES,
+    Rule,
+    accept,
+    refuse,
+    running_stand_in,
+    signed_with,
+    unsigned,
+)
+
+OTHER_ID = "22222222-2222-4222-8222-222222222222"
+
+
+def test_reports_arrive_at_once_and_then_in_every_interval(knot: Knot, tmp_path: Path) -> None:
+    with running_stand_in(PSK) as manager:
+        began = time.monotonic()
+        with running_daemon(tmp_path, **settings(knot, manager.url, PSK), LABELS="site=north") as daemon:
+            reports = manager.wait_for_reports(4)
+            code, seconds = daemon.stop()
+        members = [report.members for report in reports]
+        assert reports[0].came_at - began < 5
+        assert 2.5 < reports[3].came_at - reports[0].came_at < 4.5
+        assert [report["sample"] for report in members] == [1, 2, 3, 4]
+        assert [report["tick"] for report in members] == [1, 2, 3, 4]
+        assert {report["agent_id"] for report in members} == {(tmp_path / "agent_id.txt").read_text().strip()}
+        assert len({report["nonce"] for report in members}) == 4
+        assert members[0]["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        assert members[0]["telemetry"]["system"]["labels"] == {"site": "north"}
+        assert members[0]["telemetry"]["failures"] == []
+        assert (code, seconds < 2) == (0, True)
+        registered = [request.members for request in manager.registrations()]
+        assert [request["agent_id"] for request in registered] == [members[0]["agent_id"]]
+        assert registered[0]["to"] == "manager"
+    assert PSK.decode() not in daemon.log
+    assert daemon.log.count("the manager takes the reports") == 1
+    assert fingerprint(PSK) in daemon.log
+    assert stat.S_IMODE((tmp_path / "ring.json").stat().st_mode) == 0o600
+
+
+def test_the_connection_is_kept_between_reports(knot: Knot, tmp_path: Path) -> None:
+    with running_stand_in(PSK) as manager, running_daemon(tmp_path, **settings(knot, manager.url, PSK)) as daemon:
+        manager.wait_for_reports(1)
+        first = established_to(daemon.process.pid, manager.url)
+        manager.wait_for_reports(3)
+        assert first == established_to(daemon.process.pid, manager.url) != set()
+
+
+def established_to(pid: int, url: str) -> set[str]:
+    port = url.rpartition(":")[2]
+    listed = subprocess.check_output(["ss", "-Htnp", "dport", "=", f":{port}"], text=True).splitlines()
+    return {line.split()[3] for line in listed if f"pid={pid}," in line}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_stops_within_a_second_while_the_manager_is_silent(knot: Knot, tmp_path: Path, number: int) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with running_daemon(tmp_path, **settings(knot, url, PSK)) as daemon:
+            daemon.wait_for_log("answers on")
+            connection, _ = silent.accept()
+            with connection:
+                code, seconds = daemon.stop(number)
+    assert code == 0
+    assert seconds < 2
+
+
+def test_a_replay_heals(knot: Knot, tmp_path: Path) -> None:
+    with running_stand_in(PSK) as manager:
+        manager.next_answer(UPDATES, accept(), refuse(Replay("behind"), highest_tick=700, highest_sample=300))
+        with running_daemon(tmp_path, **settings(knot, manager.url, PSK)) as daemon:
+            members = [report.members for report in manager.wait_for_reports(4)]
+            daemon.stop()
+    assert [(report["tick"], report["sample"]) for report in members[:4]] == [(1, 1), (2, 2), (701, 301), (702, 302)]
+    assert members[1]["sampled_at"] == members[2]["sampled_at"]
+    assert members[1]["nonce"] != members[2]["nonce"]
+    assert daemon.log.count("going on above tick 700") == 1
+
+
+def test_registration_raises_the_numbers(knot: Knot, tmp_path: Path) -> None:
+    with running_stand_in(PSK) as manager:
+        manager.next_answer(REGISTER, accept(highest_tick=40, highest_sample=30))
+        with running_daemon(tmp_path, **settings(knot, manager.url, PSK)):
+            report = manager.wait_for_reports(1)[0].members
+    assert (report["tick"], report["sample"]) == (41, 31)
+
+
+def test_an_issued_id_is_adopted(knot: Knot, tmp_path: Path) -> None:
+    keep_id(tmp_path)
+    with running_stand_in(PSK) as manager:
+        manager.next_answer(REGISTER, accept(agent_id=OTHER_ID))
+        with running_daemon(tmp_path, **settings(knot, manager.url, PSK)) as daemon:
+            reports = manager.wait_for_reports(2)
+    assert {report.members["agent_id"] for report in reports} == {OTHER_ID}
+    assert (tmp_path / "agent_id.txt").read_text() == f"{OTHER_ID}\n"
+    assert len(manager.registrations()) == 1
+    assert f"registered as {OTHER_ID}; the manager issued it" in daemon.log
+
+
+def test_an_identity_conflict_leads_to_a_new_id(knot: Knot, tmp_path: Path) -> None:
+    keep_id(tmp_path)
+    with running_stand_in(PSK) as manager:
+        manager.next_answer(UPDATES, refuse(IdentityConflict("another machine holds it")))
+        with running_daemon(tmp_path, **settings(knot, manager.url, PSK)) as daemon:
+            first, second, third = (report.members for report in manager.wait_for_reports(3)[:3])
+    assert first["agent_id"] == AGENT_ID
+    assert is_id(second["agent_id"]) and second["agent_id"] != AGENT_ID
+    assert third["agent_id"] == second["agent_id"]
+    assert (second["tick"], second["sample"], second["sampled_at"]) == (1, 1, first["sampled_at"])
+    assert [request.members["agent_id"] for request in manager.registrations()] == [AGENT_ID, second["agent_id"]]
+    assert daemon.log.count("another machine reports as") == 1
+
+
+def test_a_failed_registration_never_stops_reporting(knot: Knot, tmp_path: Path) -> None:
+    with running_stand_in(PSK) as manager:
+        manager.next_answer(REGISTER, refuse(Overloaded("too many")), accept())
+        with running_daemon(tmp_path, **settings(knot, manager.url, PSK)) as daemon:
+            manager.wait_for_reports(3)
+    assert len(manager.registrations()) == 1
+    assert daemon.log.count("not registered, reporting anyway: too many") == 1
+
+
+def test_an_answer_without_a_signature_is_no_delivery(knot: Knot, tmp_path: Path) -> None:
+    answers: list[tuple[Rule, str]] = [
+        (unsigned(), "no key known here signed the manager's answer (HTTP 200), which says: "),
+        (unsigned(403, b'{"detail":"\\u001b[31mgo away"}'), "(HTTP 403), which says: '\\x1b[31mgo away'"),
+        (unsigned(302, b""), "(HTTP 302)"),
+        (signed_with(OTHER_PSK), "which says: the MAC fits none of the 1 keys"),
+        (unsigned(201, b"[" * 100_000), "(HTTP 201)"),
+        (unsigned(200, b"x" * 300_000), "the manager cannot be reached: its answer is over 262144 bytes"),
+        (accept(nonce="0" * 32), "the verdict is on another message"),
+    ]
+    with running_stand_in(PSK) as manager:
+        manager.next_answer(UPDATES, *(rule for rule, _ in answers))
+        with running_daemon(tmp_path, **settings(knot, manager.url, PSK)) as daemon:
+            log = daemon.wait_for_log("the manager takes the reports", 20)
+    places = [log.find(said) for _, said in answers]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert places[-1] < log.index("the manager takes the reports")
+    assert "\x1b" not in log
+
+
+def test_skew_is_told_once_with_the_difference(knot: Knot, tmp_path: Path) -> None:
+    with running_stand_in(PSK) as manager:
+        skewed = [refuse(ClockSkew("off"), clock_offset=-7_200_500 + number) for number in range(2)]
+        manager.next_answer(UPDATES, *skewed)
+        with running_daemon(tmp_path, **settings(knot, manager.url, PSK)) as daemon:
+            manager.wait_for_reports(3)
+    assert daemon.log.count("clock is 7200.5 s behind the manager's") == 1
+    assert daemon.log.count("this node's clock") == 1
+
+
+def test_a_manager_that_comes_later(knot: Knot, tmp_path: Path) -> None:
+    port = free_port()
+    with running_daemon(tmp_path, **settings(knot, f"http://127.0.0.1:{port}", PSK)) as daemon:
+        daemon.wait_for_log("the manager cannot be reached: connection refused")
+        time.sleep(1.5)
+        with running_stand_in(PSK, port=port) as manager:
+            manager.wait_for_reports(1)
+            log = daemon.wait_for_log("the manager takes the reports")
+    assert log.count("cannot be reached") == 1
+
+
+def test_a_connection_closed_without_a_word_is_tried_again_at_once(knot: Knot, tmp_path: Path) -> None:
+    with running_stand_in(PSK) as manager:
+        manager.next_answer(UPDATES, accept(), lambda request: None)
+        with running_daemon(tmp_path, **settings(knot, manager.url, PSK)) as daemon:
+            reports = manager.wait_for_reports(4)
+    assert reports[1].body == reports[2].body
+    assert reports[2].came_at - reports[1].came_at < 0.5
+    assert "cannot be reached" not in daemon.log
+
+
+def test_a_node_that_boots_without_dns_reports_with_its_cached_key(tmp_path: Path) -> None:
+    keep_ring(tmp_path, PSK)
+    with running_stand_in(PSK) as manager, dead_dns() as dns:
+        began = time.monotonic()
+        with running_daemon(tmp_path, **dns, MANAGER_URL=manager.url, INTERVAL="1") as daemon:
+            assert manager.wait_for_reports(1)[0].came_at - began < 4
+            assert daemon.stop()[1] < 2
+
+
+def test_without_any_key_it_says_so_once_and_begins_when_dns_has_one(knot: Knot, tmp_path: Path) -> None:
+    with running_stand_in(PSK) as manager:
+        chosen = settings(knot, manager.url)
+        with running_daemon(tmp_path, **chosen) as daemon:
+            daemon.wait_for_log("no PSK yet")
+            time.sleep(2)
+            assert manager.received == []
+            knot.set_txt(chosen["DNS"].partition(".")[0], PSK)
+            daemon.process.send_signal(signal.SIGHUP)
+            manager.wait_for_reports(1)
+    assert daemon.log.count("no PSK yet") == 1
+    assert daemon.log.count(f"the name {chosen['DNS']} does not exist") == 1
+
+
+def test_a_new_key_is_taken_after_a_refusal(knot: Knot, tmp_path: Path) -> None:
+    keep_ring(tmp_path, OTHER_PSK)
+    with running_stand_in(PSK) as manager, running_daemon(tmp_path, **settings(knot, manager.url, PSK)) as daemon:
+        manager.wait_for_reports(1)
+    assert f"the current key is {fingerprint(PSK)} (before: {fingerprint(OTHER_PSK)})" in daemon.log
+
+
+def test_a_rotation_is_taken_at_sighup(knot: Knot, tmp_path: Path) -> None:
+    with running_stand_in(PSK) as manager:
+        chosen = settings(knot, manager.url, PSK)
+        with running_daemon(tmp_path, **chosen) as daemon:
+            manager.wait_for_reports(1)
+            time.sleep(1.1)
+            manager.psk = OTHER_PSK
+            knot.set_txt(chosen["DNS"].partition(".")[0], OTHER_PSK)
+            daemon.process.send_signal(signal.SIGHUP)
+            manager.wait_for(lambda: manager.received[-1].key.fingerprint == fingerprint(OTHER_PSK))
+            assert daemon.process.poll() is None
+
+
+def test_proxies_of_the_environment_are_not_used(knot: Knot, tmp_path: Path) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    with running_stand_in(PSK) as manager:
+        chosen = settings(knot, manager.url, PSK) | {"http_proxy": nowhere, "HTTP_PROXY": nowhere}
+        with running_daemon(tmp_path, **chosen):
+            manager.wait_for_reports(1)
+
+
+def test_a_state_folder_that_breaks_while_it_runs(knot: Knot, tmp_path: Path) -> None:
+    with running_stand_in(PSK) as manager, running_daemon(tmp_path, **settings(knot, manager.url, PSK)) as daemon:
+        manager.wait_for_reports(1)
+        good = (tmp_path / "agent_id.txt").read_text()
+        (tmp_path / "agent_id.txt").write_text("nonsense")
+        daemon.wait_for_log("no report: ")
+        time.sleep(1.2)
+        (tmp_path / "agent_id.txt").write_text(good)
+        count = len(manager.reports())
+        manager.wait_for_reports(count + 1)
+    assert daemon.log.count("which is no UUID") == 1
+
+
+def test_what_the_manager_gets_is_strict_json(knot: Knot, tmp_path: Path) -> None:
+    with running_stand_in(PSK) as manager, running_daemon(tmp_path, **settings(knot, manager.url, PSK)):
+        report = manager.wait_for_reports(1)[0]
+    assert canonical.encode(report.members) in report.body
+
+
+@pytest.mark.parametrize(
+    ("due", "now", "expected"),
+    [
+        (0, 0.1, 30),
+        (0, -1.5, 30),
+        (30, 29, 60),
+        (0, 29.9, 30),
+        (0, 30.0, 60),
+        (0, 95, 120),
+        (60, 61, 90),
+    ],
+)
+def test_a_cycle_is_due_in_whole_intervals_and_never_twice_in_a_row(due: float, now: float, expected: float) -> None:
+    assert next_due(due, now, 30) == expected
+
+
+def test_a_schedule_does_not_drift() -> None:
+    due = 1000.0
+    for number in range(1, 1000):
+        due = next_due(due, due + 0.7, 30)
+        assert due == 1000 + 30 * number

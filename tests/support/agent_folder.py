@@ -1,0 +1,54 @@
+"""A folder with all that an agent needs: settings, an id, and the ring as if DNS had answered before."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kattila_keys.ring_file import Kept, RingFile
+from kattila_protocol.ring import Ring
+from support.knot import ZONE, Knot
+
+PSK = b"agent tests, protects nothing"
+OTHER_PSK = b"another psk that protects nothing"
+AGENT_ID = "11111111-1111-4111-8111-111111111111"
+
+_names = itertools.count()
+
+
+def ring_of(*psks: bytes) -> Ring:
+    """Return a ring, the newest key first."""
+    ring = Ring()
+    for psk in reversed(psks):
+        ring = ring.with_current(psk, 0)
+    return ring
+
+
+def keep_ring(folder: Path, *psks: bytes) -> None:
+    """Write the cached ring as of two minutes ago: DNS may be asked again, but the hour is not over."""
+    asked_at = int(time.time() * 1000) - 120_000
+    RingFile(folder / "ring.json").update(lambda _: Kept(ring_of(*psks), asked_at, asked_at))
+
+
+def keep_id(folder: Path, agent_id: str = AGENT_ID) -> None:
+    """Write the id."""
+    (folder / "agent_id.txt").write_text(f"{agent_id}\n")
+
+
+def settings(knot: Knot, url: str, *psks: bytes) -> dict[str, str]:
+    """Publish the PSKs under a fresh name and return the settings that point there."""
+    label = f"agent{next(_names)}"
+    knot.set_txt(label, *psks)
+    return {"DNS": f"{label}.{ZONE}", "DNS_SERVER": knot.address, "MANAGER_URL": url, "INTERVAL": "1"}
+
+
+@contextmanager
+def dead_dns() -> Iterator[dict[str, str]]:
+    """Yield settings that point to a resolver that never answers."""
+    with socket.socket(type=socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        yield {"DNS": "kattila.example.org", "DNS_SERVER": f"127.0.0.1:{silent.getsockname()[1]}"}

@@ -1,0 +1,55 @@
+"""A network namespace that a test made, with links, addresses and routes of its choice."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+
+class Namespace:
+    """A network namespace by name; what is done in it does not reach the host."""
+
+    def __init__(self, name: str) -> None:
+        """Take the name of one that exists."""
+        self.name = name
+
+    def ip(self, *words: str) -> None:
+        """Run `ip` in it; raises CalledProcessError with its message."""
+        subprocess.run(["ip", "-n", self.name, *words], check=True, capture_output=True, text=True)
+
+    def has(self, *words: str) -> bool:
+        """Run `ip` in it and tell whether that worked: not every kernel has every kind of link."""
+        return subprocess.run(["ip", "-n", self.name, *words], check=False, capture_output=True).returncode == 0
+
+    def listed(self, *words: str) -> list[dict[str, Any]]:
+        """Return what `ip -json -details` lists in it."""
+        command = ["ip", "-n", self.name, "-json", "-details", *words]
+        listed: list[dict[str, Any]] = json.loads(subprocess.check_output(command) or b"[]")
+        return [entry for entry in listed if entry]
+
+    def command(self, *words: str) -> list[str]:
+        """Return the command that runs these words in it."""
+        return ["ip", "netns", "exec", self.name, *words]
+
+
+@contextmanager
+def new_namespace() -> Iterator[Namespace]:
+    """Make a namespace and remove it at the end. Skips where that is not allowed."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("making a network namespace needs root and iproute2")
+    name = f"kattila-{uuid.uuid4().hex[:8]}"
+    made = subprocess.run(["ip", "netns", "add", name], check=False, capture_output=True, text=True)
+    if made.returncode != 0:
+        pytest.skip(f"no network namespace can be made here: {made.stderr.strip()}")
+    try:
+        yield Namespace(name)
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
