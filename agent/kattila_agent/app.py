@@ -22,12 +22,9 @@ from kattila_agent.nonces import SeenNonces
 from kattila_protocol import peer, reset
 from kattila_protocol.errors import Refusal, TooLarge, WrongContentType
 from kattila_protocol.message import MAX_MESSAGE_BYTES
-from kattila_protocol.peer import PeerAnswer
+from kattila_protocol.peer import MAX_SHOWN, PeerAnswer
 from kattila_protocol.reset import ResetAnswer
 from kattila_protocol.ring import Ring
-
-# Enough for a neighbour to see what it shares with this node.
-MAX_SHOWN = 200
 
 _LOOPBACK = frozenset(("127.0.0.1", "::1"))
 _PROBLEM = "application/problem+json"

@@ -10,7 +10,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import bottle
 from bottle import Bottle, HTTPResponse, request, static_file
@@ -20,15 +19,15 @@ from kattila_manager import access, answers, listing
 from kattila_manager.access import NotFound, Shown
 from kattila_manager.answers import Answer
 from kattila_manager.intake import Intake, check_content_type
-from kattila_manager.records import Filed
+from kattila_manager.records import Filed, refused
 from kattila_manager.store import registry
 from kattila_manager.store.store import Store
 from kattila_manager.store.writer import Writer
 from kattila_protocol import canonical, message, registration
 from kattila_protocol.envelope import MAX_BODY_BYTES
-from kattila_protocol.errors import Malformed, Refusal, TooLarge
+from kattila_protocol.errors import ClockSkew, Malformed, Refusal, TooLarge
+from kattila_protocol.freshness import check_skew
 from kattila_protocol.names import checked_id
-from kattila_protocol.ring import Ring
 
 # The longest that a synchronous server waits for a commit.
 _COMMIT_SECONDS = 30
@@ -83,14 +82,14 @@ def _update(services: Services) -> Answer:
 def _register(services: Services) -> Answer:
     body, now = _body(message.MAX_MESSAGE_BYTES), services.clock()
     check_content_type(request.content_type)
-
-    def unseal(ring: Ring) -> Any:
-        return registration.unseal(body, ring, now)
-
     try:
-        asked, key = services.keys.verify(unseal, now)
+        asked, key = services.keys.verify(partial(registration.unseal, body), now)
     except Refusal as refusal:
         return services.intake.refuse(refusal)
+    try:
+        check_skew(asked.timestamp, now)
+    except ClockSkew as refusal:
+        return services.intake.registered(asked, key, refused(refusal), asked.agent_id)
     agent_id, filed = services.store.write(lambda connection: registry.register(connection, asked, now))
     return services.intake.registered(asked, key, filed, agent_id)
 

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from kattila_protocol import message
 from kattila_protocol.errors import BadSignature, Malformed
 from kattila_protocol.freshness import check_skew
+from kattila_protocol.members import build
 from kattila_protocol.names import checked_counter, checked_id, checked_nonce
 from kattila_protocol.report import Interface, Route
 from kattila_protocol.ring import Ring
 from kattila_protocol.signing import Key, Purpose
+
+# Enough for a neighbour to see what it shares with a node.
+MAX_SHOWN = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,8 @@ class PeerQuery:
 class PeerAnswer:
     """Who answers, how many hops it is from the manager (0: reaches it itself, None: not at all), and by whom.
 
-    `nonce` is the query's. `next_hop` is the id of the agent that its own reports go to, None for the manager.
+    `nonce` is the query's. `next_hop` is the id of the agent that its own reports go to, None for the manager. Of
+    `interfaces` and `routes` there are the first MAX_SHOWN each.
     """
 
     agent_id: str
@@ -86,17 +90,28 @@ def seal_answer(answer: PeerAnswer, key: Key) -> bytes:
     return message.seal(Purpose.VERDICT, key, answer)
 
 
-def unseal_answer(body: bytes, ring: Ring, nonce: str) -> dict[str, Any]:
-    """Return the members of the answer to the query that had this nonce.
+def unseal_answer(body: bytes, ring: Ring, nonce: str) -> PeerAnswer:
+    """Read the answer to the query that had this nonce.
 
     Raises:
-        TooLarge, Malformed, NoKey, BadSignature: see `message.unseal`; also when it answers another query.
+        Malformed: not an answer, one to another query, or one that shows more than 200 interfaces or routes.
+        TooLarge, NoKey, BadSignature: see `message.unseal`.
     """
     members, _ = message.unseal(Purpose.VERDICT, ring, body)
-    checked_id(members.get("agent_id"), "agent_id")
-    if members.get("nonce") != nonce or "distance" not in members:
+    if members.get("nonce") != nonce:
         raise Malformed("this is no answer to the query")
-    return members
+    return _checked(build(PeerAnswer, members))
+
+
+def _checked(answer: PeerAnswer) -> PeerAnswer:
+    checked_id(answer.agent_id, "agent_id")
+    if answer.distance is not None:
+        checked_counter(answer.distance, "distance")
+    if answer.next_hop is not None:
+        checked_id(answer.next_hop, "next_hop")
+    if max(len(answer.interfaces), len(answer.routes)) > MAX_SHOWN:
+        raise Malformed(f"more than {MAX_SHOWN} interfaces or routes")
+    return answer
 
 
 def _decimal(text: str) -> int | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from kattila_protocol import message
 from kattila_protocol.errors import BadSignature, Malformed
-from kattila_protocol.freshness import check_skew
+from kattila_protocol.members import build
 from kattila_protocol.names import MANAGER, checked_counter, checked_id, checked_nonce
 from kattila_protocol.ring import Ring
 from kattila_protocol.signing import Key, Purpose
@@ -35,28 +35,21 @@ def seal(registration: Registration, key: Key) -> bytes:
     return message.seal(Purpose.REGISTER, key, registration)
 
 
-def unseal(body: bytes, ring: Ring, now: int) -> tuple[Registration, Key]:
-    """Read a registration that is addressed to the manager and of this time.
+def unseal(body: bytes, ring: Ring) -> tuple[Registration, Key]:
+    """Read a registration that is addressed to the manager; the caller checks its time, and can sign a refusal then.
 
     Raises:
-        TooLarge, Malformed, NoKey, BadSignature: see `message.unseal`.
-        ClockSkew: see `check_skew`.
+        TooLarge, Malformed, NoKey, BadSignature: see `message.unseal`; BadSignature also when `to` is somebody else.
     """
     members, key = message.unseal(Purpose.REGISTER, ring, body)
-    hostname, addresses = members.get("hostname"), members.get("hardware_addresses")
-    if not isinstance(hostname, str) or not isinstance(addresses, list) or len(addresses) > MAX_HARDWARE_ADDRESSES:
-        raise Malformed("hostname is not a string, or hardware_addresses no list of at most 1024")
-    if not all(isinstance(address, str) for address in addresses):
-        raise Malformed("hardware_addresses holds something that is not a string")
+    # Its default is for those who make one: on the wire it is always there.
     if members.get("to") != MANAGER:
         raise BadSignature("the registration is addressed to somebody else")
-    registration = Registration(
-        agent_id=checked_id(members.get("agent_id"), "agent_id"),
-        boot_id=checked_id(members.get("boot_id"), "boot_id"),
-        hostname=hostname,
-        hardware_addresses=tuple(addresses),
-        nonce=checked_nonce(members.get("nonce")),
-        timestamp=checked_counter(members.get("timestamp"), "timestamp"),
-    )
-    check_skew(registration.timestamp, now)
+    registration = build(Registration, members)
+    checked_id(registration.agent_id, "agent_id")
+    checked_id(registration.boot_id, "boot_id")
+    checked_nonce(registration.nonce)
+    checked_counter(registration.timestamp, "timestamp")
+    if len(registration.hardware_addresses) > MAX_HARDWARE_ADDRESSES:
+        raise Malformed(f"hardware_addresses has more than {MAX_HARDWARE_ADDRESSES} items")
     return registration, key

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any
 
 from kattila_protocol import message
 from kattila_protocol.errors import Malformed, Refusal
-from kattila_protocol.names import checked_counter, checked_id, checked_nonce
+from kattila_protocol.members import build
+from kattila_protocol.names import checked_counter, checked_id
 from kattila_protocol.ring import Ring
 from kattila_protocol.signing import Key, Purpose
 
@@ -66,26 +66,11 @@ def unseal(body: bytes, ring: Ring, nonce: str) -> Verdict:
         TooLarge, NoKey, BadSignature: see `message.unseal`.
     """
     members, _ = message.unseal(Purpose.VERDICT, ring, body)
-    verdict = _from_members(members)
+    verdict = build(Verdict, members)
     if verdict.nonce != nonce:
         raise Malformed("the verdict is on another message")
+    checked_id(verdict.agent_id, "agent_id")
+    checked_counter(verdict.manager_time, "manager_time")
+    checked_counter(verdict.highest_tick, "highest_tick")
+    checked_counter(verdict.highest_sample, "highest_sample")
     return verdict
-
-
-def _from_members(members: dict[str, Any]) -> Verdict:
-    offset = members.get("clock_offset")
-    outcome, detail = members.get("outcome"), members.get("detail", "")
-    if not isinstance(outcome, str) or not isinstance(detail, str):
-        raise Malformed("the verdict lacks its outcome or its detail")
-    if not isinstance(offset, int) or isinstance(offset, bool):
-        raise Malformed("clock_offset is not an integer")
-    return Verdict(
-        outcome=outcome,
-        agent_id=checked_id(members.get("agent_id"), "agent_id"),
-        nonce=checked_nonce(members.get("nonce")),
-        manager_time=checked_counter(members.get("manager_time"), "manager_time"),
-        clock_offset=offset,
-        highest_tick=checked_counter(members.get("highest_tick", 0), "highest_tick"),
-        highest_sample=checked_counter(members.get("highest_sample", 0), "highest_sample"),
-        detail=detail,
-    )

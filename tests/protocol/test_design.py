@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
-from kattila_protocol import canonical, envelope, freshness, message, names, registration, report, ring, txt
+from kattila_protocol import canonical, envelope, freshness, message, names, peer, registration, report, ring, txt
 from kattila_protocol.errors import PROBLEM_PREFIX, Refusal
 from kattila_protocol.names import MANAGER
 from kattila_protocol.peer import PeerAnswer
@@ -161,6 +161,7 @@ def test_limits() -> None:
         str(ring.RING_SIZE),
         f"{txt.MIN_PSK_BYTES} bytes",
         str(registration.MAX_HARDWARE_ADDRESSES),
+        f"{peer.MAX_SHOWN} each",
         str(canonical.MAX_INTEGER),
         str(names.MAX_COUNTER),
     ]

@@ -14,6 +14,7 @@ from kattila_protocol import canonical, envelope, message, peer, registration, r
 from kattila_protocol.envelope import MAX_BODY_BYTES
 from kattila_protocol.errors import Refusal
 from kattila_protocol.names import MANAGER
+from kattila_protocol.peer import PeerAnswer
 from kattila_protocol.registration import Registration
 from kattila_protocol.reset import Reset
 from kattila_protocol.signing import Purpose
@@ -29,7 +30,7 @@ READERS: dict[str, Reader] = {
     "report": lambda body: envelope.verify(envelope.cut(body), RING, MANAGER),
     "message": lambda body: message.unseal(Purpose.RESET, RING, body),
     "verdict": lambda body: verdict.unseal(body, RING, NONCE),
-    "registration": lambda body: registration.unseal(body, RING, NOW),
+    "registration": lambda body: registration.unseal(body, RING),
     "reset": lambda body: reset.unseal(body, RING, AGENT, NOW),
     "reset answer": lambda body: reset.unseal_answer(body, RING, NONCE),
     "peer answer": lambda body: peer.unseal_answer(body, RING, NONCE),
@@ -40,6 +41,9 @@ GOOD: list[bytes] = [
     registration.seal(Registration(AGENT, AGENT, "a.example.org", (), NONCE, NOW), KEY),
     reset.seal(Reset(AGENT, NONCE, NOW), KEY),
     verdict.seal(Verdict("accepted", AGENT, NONCE, NOW, 0), KEY),
+    peer.seal_answer(
+        PeerAnswer(AGENT, "a.example.org", 0, None, REPORT.telemetry.interfaces, REPORT.telemetry.routes, NONCE), KEY
+    ),
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from kattila_protocol import canonical, message, peer, verdict
 from kattila_protocol.errors import BadSignature, ClockSkew, Malformed, NoKey, Refusal
-from kattila_protocol.peer import PeerAnswer, PeerQuery
+from kattila_protocol.peer import MAX_SHOWN, PeerAnswer, PeerQuery
+from kattila_protocol.report import Interface, Route
 from kattila_protocol.ring import Ring
 from kattila_protocol.signing import Purpose
 from protocol.samples import AGENT, FOREIGN_KEY, KEY, NONCE, NOW, OTHER_AGENT, OTHER_NONCE, RELAYS, REPORT, RING
@@ -20,6 +22,7 @@ ADDRESSES = frozenset({"192.0.2.1", "2001:db8::1"})
 QUERY = PeerQuery(OTHER_AGENT, "2001:db8::1", NONCE, NOW)
 PARAMETERS = QUERY.parameters(KEY)
 ANSWER = PeerAnswer(AGENT, "a.example.org", 1, RELAYS[0], REPORT.telemetry.interfaces, REPORT.telemetry.routes, NONCE)
+MEMBERS: dict[str, Any] = json.loads(canonical.encode(ANSWER))
 
 
 def read(parameters: dict[str, str], now: int = NOW) -> PeerQuery:
@@ -116,14 +119,80 @@ def test_any_parameters_are_refused_as_such(parameters: dict[str, str]) -> None:
 
 
 def test_answer_and_bytes_belong_together() -> None:
-    members = peer.unseal_answer(peer.seal_answer(ANSWER, KEY), RING, NONCE)
-    assert members == json.loads(canonical.encode(ANSWER))
-    assert list(members) == ["agent_id", "hostname", "distance", "next_hop", "interfaces", "routes", "nonce"]
+    body = peer.seal_answer(ANSWER, KEY)
+    assert list(json.loads(body)["data"]) == [
+        *("agent_id", "hostname", "distance", "next_hop", "interfaces", "routes", "nonce")
+    ]
+    assert peer.unseal_answer(body, RING, NONCE) == ANSWER
 
 
 def test_node_that_reaches_nobody_says_so() -> None:
-    lost = replace(ANSWER, distance=None, next_hop=None)
-    assert peer.unseal_answer(peer.seal_answer(lost, KEY), RING, NONCE)["distance"] is None
+    lost = replace(ANSWER, distance=None, next_hop=None, interfaces=(), routes=())
+    assert peer.unseal_answer(peer.seal_answer(lost, KEY), RING, NONCE) == lost
+
+
+def test_unknown_member_of_an_answer_is_skipped() -> None:
+    members = {**MEMBERS, "of": {"the": "future"}}
+    assert peer.unseal_answer(message.seal(Purpose.VERDICT, KEY, members), RING, NONCE) == ANSWER
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_each_member_of_an_answer_is_needed(member: str) -> None:
+    members = {name: value for name, value in MEMBERS.items() if name != member}
+    with pytest.raises(Malformed):
+        peer.unseal_answer(message.seal(Purpose.VERDICT, KEY, members), RING, NONCE)
+
+
+ROUTE = MEMBERS["routes"][0]
+INTERFACE = MEMBERS["interfaces"][0]
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "why"),
+    [
+        ("agent_id", "manager", "agent_id is not a UUID"),
+        ("agent_id", None, "agent_id is not a string"),
+        ("hostname", None, "hostname is not a string"),
+        ("distance", -1, "distance is not an integer from 0"),
+        ("distance", True, "distance is not an integer"),
+        ("distance", "0", "distance is not an integer"),
+        ("next_hop", "manager", "next_hop is not a UUID"),
+        ("next_hop", [RELAYS[0]], "next_hop is not a string"),
+        ("interfaces", None, "interfaces is not a list"),
+        ("interfaces", {}, "interfaces is not a list"),
+        ("interfaces", ["eth0"], r"interfaces\[0\] is not an object"),
+        ("interfaces", [list(INTERFACE.values())], r"interfaces\[0\] is not an object"),
+        ("interfaces", [INTERFACE, {**INTERFACE, "mtu": "1500"}], r"interfaces\[1\].mtu is not an integer"),
+        ("interfaces", [{**INTERFACE, "flags": ["UP", 1]}], r"interfaces\[0\].flags\[1\] is not a string"),
+        ("interfaces", [{"name": "eth0"}], r"interfaces\[0\].index is missing"),
+        ("routes", ROUTE, r"routes\[0\] is not a list"),
+        ("routes", [{}], r"routes\[0\] is not a list"),
+        ("routes", [[]], r"routes\[0\] has 0 items instead of 7"),
+        ("routes", [ROUTE, ROUTE[:-1]], r"routes\[1\] has 6 items instead of 7"),
+        ("routes", [[*ROUTE, "nhid 7"]], r"routes\[0\] has 8 items instead of 7"),
+        ("routes", [[*ROUTE[:4], None, *ROUTE[5:]]], r"routes\[0\]\[4\] is not an integer"),
+        ("interfaces", [INTERFACE] * 201, "more than 200 interfaces or routes"),
+        ("routes", [ROUTE] * 201, "more than 200 interfaces or routes"),
+    ],
+)
+def test_malformed_answer_is_refused_by_name(member: str, value: object, why: str) -> None:
+    body = message.seal(Purpose.VERDICT, KEY, {**MEMBERS, member: value})
+    with pytest.raises(Malformed, match=f"^{why}"):
+        peer.unseal_answer(body, RING, NONCE)
+
+
+# Ten addresses on each interface, all as long as they get.
+def test_answer_of_a_large_node_is_read() -> None:
+    address = ":".join(["2001", "db8", *["ffff"] * 6])
+    flags = ("NO-CARRIER", "BROADCAST", "MULTICAST", "ALLMULTI", "UP", "LOWER_UP")
+    name = "wireguard-north"
+    link = Interface(
+        2**31, name, "wireguard", flags, "LOWERLAYERDOWN", 65535, "00:00:5e:00:53:01", (f"{address}/128",) * 10
+    )
+    link = replace(link, master=name, link=name, rx_bytes=10**18, tx_bytes=10**18)
+    route = Route(f"{address}/128", address, name, address, 2**32 - 1, "kernel", "unreachable")
+    large = replace(ANSWER, interfaces=(link,) * MAX_SHOWN, routes=(route,) * MAX_SHOWN)
+    assert peer.unseal_answer(peer.seal_answer(large, KEY), RING, NONCE) == large
 
 
 def test_answer_to_another_query_is_not_ours() -> None:

@@ -68,8 +68,8 @@ REFUSED: list[tuple[str, Callable[[], object]]] = [
     ("hops", lambda: envelope.pass_on(envelope.Envelope(DATA, "", "", RELAYS[:3]), RELAYS[3], KEY, MANAGER)),
     ("purpose", lambda: message.unseal(Purpose.RESET, RING, message.seal(Purpose.VERDICT, KEY, {}))),
     ("strictness", lambda: message.unseal(Purpose.RESET, RING, message.seal(Purpose.RESET, KEY, [1]))),
-    ("registration", lambda: registration.unseal(registration.seal(REQUEST, KEY), FOREIGN_RING, NOW)),
-    ("time", lambda: registration.unseal(registration.seal(REQUEST, KEY), RING, 0)),
+    ("registration", lambda: registration.unseal(registration.seal(REQUEST, KEY), FOREIGN_RING)),
+    ("time", lambda: reset.unseal(reset.seal(Reset(AGENT, NONCE, NOW), KEY), RING, AGENT, 0)),
     ("reset", lambda: reset.unseal(reset.seal(Reset(AGENT, NONCE, NOW), KEY), RING, OTHER_AGENT, NOW)),
     ("verdict", lambda: verdict.unseal(message.seal(Purpose.VERDICT, KEY, {}), RING, NONCE)),
     (

@@ -266,6 +266,10 @@ def _signed(data: bytes) -> bytes:
     return envelope.seal(data, KEY).to_bytes()
 
 
+def _message_of(signed: bytes) -> bytes:
+    return b'{"data":%s,"hmac":"%s"}' % (signed, KEY.sign(Purpose.VERDICT, signed).encode())
+
+
 def _changed_reports(body: bytes, relayed: Envelope) -> list[tuple[str, bytes, str]]:
     foreign = Key.from_psk(FOREIGN_PSK)
     hops_of_four = envelope.hop_message(relayed.mac, RELAYS[:4], MANAGER)
@@ -316,6 +320,13 @@ def _signed_reports() -> list[tuple[str, bytes, str]]:
         ("lone surrogate", SMALL_DATA[:-1] + rb',"x":"\ud800"}', "malformed"),
         ("raw UTF-8", SMALL_DATA[:-1] + ',"x":"ä"}'.encode(), "malformed"),
         ("1,500 brackets", SMALL_DATA[:-1] + b',"x":' + b"[" * 1500 + b"]" * 1500 + b"}", "malformed"),
+        ("route of one column more", DATA.replace(b'"unicast"]', b'"unicast",0]'), "malformed"),
+        ("route of one column less", DATA.replace(b',"unicast"]', b"]"), "malformed"),
+        ("route by names", DATA.replace(b'"routes":[[', b'"routes":[{"destination":"0.0.0.0/0"},['), "malformed"),
+        ("neighbour of one column more", DATA.replace(b'"REACHABLE"]', b'"REACHABLE",0]'), "malformed"),
+        ("neighbour of one column less", DATA.replace(b',"REACHABLE"]', b"]"), "malformed"),
+        ("peer of one column more", DATA.replace(b",25,true]", b",25,true,0]"), "malformed"),
+        ("peer of one column less", DATA.replace(b",25,true]", b",25]"), "malformed"),
         ("id in capitals", SMALL_DATA.replace(AGENT.encode(), AGENT.upper().encode()), "malformed"),
         ("nonce too short", SMALL_DATA.replace(NONCE.encode(), NONCE[1:].encode()), "malformed"),
         ("10 minutes and 1 ms behind", canonical.encode(early), "clock_skew"),
@@ -328,6 +339,8 @@ def _other_refusals() -> list[Case]:
     said = verdict.seal(Verdict("accepted", AGENT, NONCE, NOW, 0), KEY)
     passed = envelope.pass_on(envelope.seal(SMALL_DATA, KEY, RELAYS[0]), RELAYS[0], KEY, RELAYS[1])
     back = envelope.pass_on(passed, RELAYS[1], KEY, RELAYS[0])
+    answer = PeerAnswer(AGENT, "", 0, None, (), REPORT.telemetry.routes, NONCE)
+    longer = canonical.encode(answer).replace(b'"unicast"]', b'"unicast",0]')
     elsewhere = message.seal(Purpose.REGISTER, KEY, replace(ASKED, to=OTHER_AGENT))
     return [
         _refused("registration for somebody else", "register", elsewhere, "bad_signature"),
@@ -339,6 +352,8 @@ def _other_refusals() -> list[Case]:
         _refused(
             "verdict under a foreign key", "verdict", said, "bad_signature", nonce=NONCE, ring=["another psk, no doubt"]
         ),
+        _refused("answer to another query", "peer", peer.seal_answer(answer, KEY), "malformed", nonce=OTHER_NONCE),
+        _refused("answer with a longer row", "peer", _message_of(longer), "malformed", nonce=NONCE),
         _refused("nothing to verify with", "report", _signed(SMALL_DATA), "no_key", recipient=MANAGER, ring=[]),
         _refused("back at a relay", "relay", back.to_bytes(), "relay_loop", own_id=RELAYS[0]),
     ]
