@@ -98,7 +98,10 @@ bench-ingest: setup .venv-bench/complete ## reports per second, beside the basel
 
 # --- Keeping it
 
-.PHONY: requirements clean
+.PHONY: docs requirements clean
+docs: setup ## bring the generated parts of README.md and DESIGN.md up to date
+	@$(BIN)/python docs/generate.py
+
 # Relative to each other, the order matters: later ones are constrained by earlier ones.
 requirements: .venv-tools/complete ## pin the newest versions of all dependencies, with hashes
 	@for name in build agent manager dev bench tools; do \
@@ -113,5 +116,5 @@ clean: ## remove environments, caches, built things and the manager's database
 	@rm -rf .venv .venv-bench .venv-tools manager/.venv agent/bin
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	@rm -rf protocol/dist agent/dist manager/dist
-	@rm -f *.db *.db-wal *.db-shm manager/*.db manager/*.db-wal manager/*.db-shm
-	@find protocol agent manager tests demo bench -name __pycache__ -type d -exec rm -rf {} + 2>/dev/null || true
+	@rm -f *.db *.db-wal *.db-shm *.db.lock *.db.publishing
+	@find protocol agent manager tests demo bench docs -name __pycache__ -type d -exec rm -rf {} + 2>/dev/null || true

@@ -142,7 +142,7 @@ class _Worker:
 def _services(config: Config, deliver: Deliver) -> tuple[Services, Writer, Keys]:
     store, counters, keys = Store(config.database), Counters(), make_keys(config)
     beside = Sideline(counters, os.getpid(), clock)
-    writer = Writer(store.engine, store.lock, time.sleep, deliver, beside)
+    writer = Writer(store.engine, store.lock, deliver, beside)
     services = Services(
         intake=Intake(counters, clock),
         keys=keys,

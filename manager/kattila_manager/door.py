@@ -23,6 +23,7 @@ from kattila_protocol.ring import Ring
 # An honest agent sends its 10 kB at once, over the slowest link within seconds.
 BODY_SECONDS = 10.0
 UPDATES = "/status/updates"
+HEALTH = "/status/healthcheck"
 # Requests that may wait for the pool; more is answered at once.
 _MAX_POOLED = 64
 
@@ -110,6 +111,9 @@ class Door:
         return await loop.run_in_executor(self._asking, self._keys.refresh_after_unknown, tried, now)
 
     async def _elsewhere(self, scope: Request, body: bytes) -> Answer:
+        if scope.path == HEALTH:
+            # It waits for nothing, and must not wait behind those that do.
+            return self._bridge(scope, body)
         if self._pooled >= _MAX_POOLED:
             raise Overloaded(f"{_MAX_POOLED} requests are waiting", retry_after_seconds=1)
         self._pooled += 1
@@ -131,7 +135,9 @@ async def read_body(scope: Request, protocol: Any) -> bytes:
         raise TooLarge(f"the body has {declared[:16]} bytes; the limit is {MAX_BODY_BYTES}")
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            return await _chunks(protocol)
+            # What was declared is all that comes, and costs one wake-up as a whole.
+            body: bytes = await (protocol() if declared else _chunks(protocol))
+            return body
     except TimeoutError:
         raise BodyTimeout(f"the body was not complete after {BODY_SECONDS:.0f} s") from None
 

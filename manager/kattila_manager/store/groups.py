@@ -27,7 +27,7 @@ class Prepared:
 
 
 class Groups:
-    """The newest group of each agent; for one thread."""
+    """The newest group of each agent. Any thread may prepare; the one that commits remembers."""
 
     def __init__(self) -> None:
         """Begin with no group."""
@@ -44,11 +44,12 @@ class Groups:
     def committed(self, prepared: Prepared, report_id: int) -> None:
         """Remember a report that is in the database now."""
         agent_id, data = prepared.incoming.report.agent_id, prepared.incoming.data
-        group = self._groups.pop(agent_id, None)
+        group = self._groups.get(agent_id)
         if group is None or prepared.key_id is None:
             group = frames.new_group(report_id, data, prepared.incoming.received_at)
         elif prepared.key_id == group.key[0]:
             group = group.with_next(report_id, data)
         self._groups[agent_id] = group
+        self._groups.move_to_end(agent_id)
         if len(self._groups) > _MAX_AGENTS:
             self._groups.popitem(last=False)

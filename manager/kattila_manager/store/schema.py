@@ -27,6 +27,22 @@ def _table(name: str, comment: str, *items: Column[object] | UniqueConstraint | 
     return Table(name, metadata, *items, comment=comment, sqlite_strict=True)
 
 
+def schema_table() -> str:
+    """Return the tables and columns as Markdown, for DESIGN.md."""
+    return "\n".join(_described(table) for table in metadata.sorted_tables)
+
+
+def _described(table: Table) -> str:
+    rows = [
+        f"| `{column.name}` | {column.type}{'' if column.nullable else ', not null'}"
+        f"{', key' if column.primary_key else ''} | {column.comment or ''} |"
+        for column in table.columns
+    ]
+    return "\n".join(
+        [f"#### {table.name}", "", f"{table.comment}", "", "| column | type | meaning |", "|---|---|---|", *rows, ""]
+    )
+
+
 def for_driver(statement: ClauseElement) -> str:
     """Return the SQL of a statement with positional parameters in the order of its columns, the condition's last.
 

@@ -1,11 +1,12 @@
 """Group commit: one thread that files what several requests brought, and answers after the commit.
 
-May live here: queueing, lingering, the transaction around a batch, and what happens when it fails. Not here: what a
+May live here: queueing, the transaction around a batch, and what happens when it fails. Not here: what a
 batch becomes (filing), or who waits (door, answers).
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -17,13 +18,11 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
 from kattila_manager.records import Filed, Incoming, refused
-from kattila_manager.store.database import WriteLock
+from kattila_manager.store.database import WriteLock, begun
 from kattila_manager.store.filing import Filing
 from kattila_manager.store.groups import Groups, Prepared
 from kattila_protocol.errors import Overloaded
 
-# Long enough to gather what is on its way, short against an fsync; without it two workers starve each other.
-LINGER_SECONDS = 0.002
 MAX_BATCH = 512
 # About half a second of work; more is answered with 503 at once.
 MAX_PENDING = 4096
@@ -38,7 +37,7 @@ _log = logging.getLogger("kattila.store")
 class Waiting:
     """A report, and the future that takes what became of it."""
 
-    incoming: Incoming
+    prepared: Prepared
     future: Any
 
 
@@ -52,7 +51,6 @@ class Writer:
         self,
         engine: Engine,
         lock: WriteLock,
-        sleep: Callable[[float], object],
         deliver: Callable[[Sequence[Answer]], object],
         beside: Callable[[Connection], object],
     ) -> None:
@@ -63,11 +61,11 @@ class Writer:
         """
         self._engine = engine
         self._lock = lock
-        self._sleep = sleep
         self._deliver = deliver
         self._beside = beside
         self._queue: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
         self._groups = Groups()
+        self._first: list[Waiting] = []
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
@@ -81,32 +79,35 @@ class Writer:
         self._thread.join()
 
     def submit(self, incoming: Incoming, future: Any) -> None:
-        """Queue a report. Raises Overloaded when too many are waiting."""
+        """Compress a report and queue it. Raises Overloaded when too many are waiting."""
         if self._queue.qsize() >= MAX_PENDING:
             raise Overloaded(f"{MAX_PENDING} reports are waiting to be filed", retry_after_seconds=_RETRY_AFTER_SECONDS)
-        self._queue.put(Waiting(incoming, future))
+        self._queue.put(Waiting(self._groups.prepare(incoming), future))
 
     def _run(self) -> None:
-        running = True
-        while running:
-            batch, running = self._gather()
-            self._deliver(self._commit(batch))
+        while self._wait():
+            # Whatever comes in while another process writes goes into the next transaction of this one.
+            with self._lock.held():
+                results = self._commit(self._gather())
+            self._deliver(results)
 
-    def _gather(self) -> tuple[list[Waiting], bool]:
-        try:
+    def _wait(self) -> bool:
+        with contextlib.suppress(queue.Empty):
             first = self._queue.get(timeout=_IDLE_SECONDS)
-        except queue.Empty:
-            return [], True
-        if first is None:
-            return [], False
-        self._sleep(LINGER_SECONDS)
-        batch = [first]
+            if first is None:
+                return False
+            self._first = [first]
+        return True
+
+    def _gather(self) -> list[Waiting]:
+        batch, self._first = self._first, []
         while len(batch) < MAX_BATCH and not self._queue.empty():
             waiting = self._queue.get()
             if waiting is None:
-                return batch, False
+                self._queue.put(None)
+                break
             batch.append(waiting)
-        return batch, True
+        return batch
 
     def _commit(self, batch: Sequence[Waiting]) -> list[Answer]:
         try:
@@ -124,8 +125,8 @@ class Writer:
         return answers
 
     def _transact(self, batch: Sequence[Waiting]) -> list[Answer]:
-        prepared = [self._groups.prepare(waiting.incoming) for waiting in batch]
-        with self._lock.transaction(self._engine) as connection:
+        prepared = [waiting.prepared for waiting in batch]
+        with begun(self._engine) as connection:
             results = _file(connection, prepared)
             self._beside(connection)
         for one, result in zip(prepared, results, strict=True):
