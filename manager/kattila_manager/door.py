@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, Protocol
 
+from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined] # part of RSGI, re-exported without saying so
+
 from kattila_keys.refresh import Keys
 from kattila_manager.answers import Answer, problem
 from kattila_manager.intake import Begun, Intake
@@ -128,7 +130,7 @@ async def read_body(scope: Request, protocol: Any) -> bytes:
 
     Raises:
         TooLarge: more was declared, or came.
-        BodyTimeout: it did not arrive whole in time.
+        BodyTimeout: it did not arrive whole in time, or never will.
     """
     declared = scope.headers.get("content-length") or ""
     if declared.isdecimal() and int(declared[:16]) > MAX_BODY_BYTES:
@@ -140,6 +142,8 @@ async def read_body(scope: Request, protocol: Any) -> bytes:
             return body
     except TimeoutError:
         raise BodyTimeout(f"the body was not complete after {BODY_SECONDS:.0f} s") from None
+    except ProtocolClosed:
+        raise BodyTimeout("the connection was closed before the body was complete") from None
 
 
 async def _chunks(protocol: Any) -> bytes:
