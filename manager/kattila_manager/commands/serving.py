@@ -11,6 +11,7 @@ import socket
 
 from granian import Granian
 from granian.constants import HTTPModes, Interfaces, Loops
+from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
 from kattila_manager.commands.errors import CommandError
@@ -19,6 +20,10 @@ from kattila_manager.store import database
 from kattila_settings.values import Listen
 
 _log = logging.getLogger("kattila.manager")
+
+# A client that is slow with its head, or idle on a kept connection, is closed. Well below the interval of the agents:
+# at the same time as their next report it would be closed under it.
+_HEAD_MS = 10_000
 
 # Its own lines go where all others go; it would write some to stdout.
 _LOGGER = {"handlers": [], "propagate": True}
@@ -48,6 +53,7 @@ def serve(config: Config) -> int:
         factory=True,
         backlog=4096,
         backpressure=4096,
+        http1_settings=HTTP1Settings(header_read_timeout=_HEAD_MS),
         respawn_failed_workers=True,
         log_access=False,
         log_level=LogLevels.warning,
