@@ -78,6 +78,16 @@ def test_chunks_without_an_end_are_cut_off(manager: Manager) -> None:
     assert manager.rss_bytes() - before < SPARE_BYTES
 
 
+def test_chunks_without_an_end_behind_a_small_declared_length_are_cut_off(manager: Manager) -> None:
+    # Of the two the chunks count (RFC 9112, section 6.3), so the declared length bounds nothing.
+    before = manager.rss_bytes()
+    head = updates(b"", CHUNKED | {"Content-Length": "5"})
+    reply, sent = send_on(manager, head, lambda part: b"%x\r\n%b\r\n" % (len(part), part), 100 * MIB)
+    is_refused(reply, 413, "too_large")
+    assert sent < 100 * MIB, "all of it was taken"
+    assert manager.rss_bytes() - before < SPARE_BYTES
+
+
 @pytest.mark.parametrize("path", ["/status/register", "/status/admin/reset", "/status/agents", "/nowhere"])
 def test_every_other_endpoint_is_bounded_too(manager: Manager, path: str) -> None:
     head = request("POST", path, b"", JSON | CHUNKED)
