@@ -58,7 +58,7 @@ def check_read(shown: Shown, read_token: str | None) -> None:
             of another site can make a browser on this machine ask (DNS rebinding).
     """
     if read_token is not None:
-        _check_token(shown.authorization, read_token, "READ_TOKEN")
+        _check_token(_bearer(shown) or _password(shown), read_token, "READ_TOKEN", " or as the password of HTTP Basic")
     elif not _is_loopback(shown.source) or _host_name(shown.host) not in _LOOPBACK_NAMES:
         raise LoopbackOnly("set READ_TOKEN to read from elsewhere, or ask on the manager itself under localhost")
 
@@ -68,21 +68,25 @@ def check_admin(shown: Shown, admin_token: str | None) -> None:
 
     Raises:
         NotFound: no ADMIN_TOKEN is set, so that the endpoint does not exist.
-        Unauthorized: it was not shown.
+        Unauthorized: it was not shown as Bearer; a password that a browser remembers could be used by another site.
     """
     if admin_token is None:
         raise NotFound("administration is off: no ADMIN_TOKEN is set")
-    _check_token(shown.authorization, admin_token, "ADMIN_TOKEN")
+    _check_token(_bearer(shown), admin_token, "ADMIN_TOKEN")
 
 
-def _check_token(authorization: str, token: str, name: str) -> None:
-    scheme, _, credentials = authorization.partition(" ")
-    given = credentials.strip() if scheme.lower() == "bearer" else _password(scheme, credentials)
+def _check_token(given: str, token: str, name: str, other_way: str = "") -> None:
     if not hmac.compare_digest(given.encode("utf-8", "replace"), token.encode()):
-        raise Unauthorized(f"show the {name} as 'Authorization: Bearer …', or as the password of HTTP Basic")
+        raise Unauthorized(f"show the {name} as 'Authorization: Bearer …'{other_way}")
 
 
-def _password(scheme: str, credentials: str) -> str:
+def _bearer(shown: Shown) -> str:
+    scheme, _, credentials = shown.authorization.partition(" ")
+    return credentials.strip() if scheme.lower() == "bearer" else ""
+
+
+def _password(shown: Shown) -> str:
+    scheme, _, credentials = shown.authorization.partition(" ")
     if scheme.lower() != "basic":
         return ""
     try:
