@@ -17,11 +17,13 @@ from kattila_protocol.names import MANAGER
 from kattila_protocol.ring import Ring
 from kattila_protocol.signing import Key
 
-# The first members of DATA; enough to address an answer where the rest cannot be read.
-_ADDRESS = re.compile(
-    rb'\A\{"agent_id":"([0-9a-f-]{36})",.{0,64}?"nonce":"([0-9a-f]{32})","timestamp":([0-9]{1,15})', re.DOTALL
-)
-_NOBODY = (b"00000000-0000-0000-0000-000000000000", b"0" * 32, b"0")
+# Whoever writes telemetry last has all that addresses an answer in front of it.
+_ADDRESS_BYTES = 1024
+_AGENT_ID = re.compile(rb'"agent_id"\s*:\s*"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"')
+_NONCE = re.compile(rb'"nonce"\s*:\s*"([0-9a-f]{32})"')
+_TIMESTAMP = re.compile(rb'"timestamp"\s*:\s*([0-9]{1,15})\s*[,}]')
+# A string, or any other byte.
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[^"]', re.DOTALL)
 
 
 def open_envelope(body: bytes, ring: Ring) -> tuple[Envelope, Key]:
@@ -35,19 +37,36 @@ def open_envelope(body: bytes, ring: Ring) -> tuple[Envelope, Key]:
 
 
 def read(parts: Envelope, key: Key, now: int) -> Incoming:
-    """Read what an authentic report says; `now` is ms UTC.
-
-    Raises:
-        Malformed: DATA is not what the protocol says.
-        ClockSkew: it was signed more than ten minutes from now.
-    """
+    """Read what an authentic report says, which came at `now` (ms UTC); raises Malformed."""
     report = decode(parts.data)
-    check_skew(report.timestamp, now)
     return Incoming(report, parts.data, bytes.fromhex(parts.mac), key.fingerprint, parts.relay_path, now)
 
 
+def check_time(incoming: Incoming) -> None:
+    """Raise ClockSkew if a report was signed more than ten minutes from when it came."""
+    check_skew(incoming.report.timestamp, incoming.received_at)
+
+
 def sender(data: bytes) -> tuple[str, str, int]:
-    """Return agent id, nonce and timestamp of a DATA that cannot be read as a whole; zeros where they are missing."""
-    found = _ADDRESS.match(data)
-    agent_id, nonce, timestamp = found.groups() if found else _NOBODY
-    return agent_id.decode(), nonce.decode(), int(timestamp)
+    """Return agent id, nonce and timestamp of a DATA that cannot be read as a whole; zeros where they are missing.
+
+    They are looked for among the outermost members in the first 1,024 bytes, in any order.
+    """
+    members = _outermost(data[:_ADDRESS_BYTES])
+    agent_id, nonce, timestamp = (pattern.search(members) for pattern in (_AGENT_ID, _NONCE, _TIMESTAMP))
+    return (
+        agent_id[1].decode() if agent_id else "00000000-0000-0000-0000-000000000000",
+        nonce[1].decode() if nonce else "0" * 32,
+        int(timestamp[1]) if timestamp else 0,
+    )
+
+
+def _outermost(text: bytes) -> bytes:
+    """Leave out what stands in objects and lists within the object."""
+    depth, kept = 0, []
+    for token in _TOKEN.findall(text):
+        depth -= token in (b"}", b"]")
+        if depth <= 1:
+            kept.append(token)
+        depth += token in (b"{", b"[")
+    return b"".join(kept)
