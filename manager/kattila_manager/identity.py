@@ -55,13 +55,19 @@ def bind(claim: Claim) -> Identity:
     return Identity(claim.boot_id, claim.hardware, claim.hardware)
 
 
-def judge(identity: Identity, claim: Claim, silent_ms: int) -> tuple[Ruling, Identity]:
-    """Judge a claim, `silent_ms` after the holder's last message; also return what is known afterwards."""
+def judge(identity: Identity, claim: Claim, silent_ms: int, *, is_newest: bool) -> tuple[Ruling, Identity]:
+    """Judge a claim, `silent_ms` after the holder's last message; also return what is known afterwards.
+
+    Only the newest message under the id proves that its machine is alive and that there are two: any other may have
+    been captured before a reboot and sent again, by somebody who cannot sign.
+    """
     if claim.boot_id == identity.boot_id:
-        return Ruling.HOLDER, _refuse(identity, identity.challenger)
+        return Ruling.HOLDER, _refuse(identity, identity.challenger) if is_newest else identity
     if claim.boot_id in identity.refused:
         return Ruling.CONFLICT, identity
     if claim.boot_id in identity.former or _is_owner_against(identity, claim):
+        if not is_newest:
+            return Ruling.UNPROVEN, identity
         return Ruling.HOLDER, _take_over(_refuse(identity, identity.boot_id), claim)
     if _share(claim.hardware, identity.boot_hardware) or silent_ms >= SILENCE_MS:
         return Ruling.HOLDER, _take_over(identity, claim)

@@ -62,13 +62,20 @@ class Filing:
         judged = windows.judge(state.window, state.highest_tick, report.tick, report.nonce)
         if judged is Freshness.REPLAY:
             raise Replay(f"tick {report.tick} or its nonce was used before; the highest tick is {state.highest_tick}")
+        if judged is Freshness.DUPLICATE:
+            return False
         if report.boot_id != state.boot_id or state.challenger_boot_id:
             self._check_machine(state, incoming)
-        return judged is Freshness.FRESH
+        return True
 
     def _check_machine(self, state: State, incoming: Incoming) -> None:
+        report, is_newest = incoming.report, incoming.report.tick > state.highest_tick
+        if report.boot_id != state.boot_id and not is_newest:
+            # From before a reboot, or of a clone; the clone goes on above and is heard then.
+            raise Replay(f"tick {report.tick} of another boot comes after tick {state.highest_tick}")
         self._changed[state.ref] = state
-        ruling = states.rule(self._connection, state, states.claim_of(incoming.report), incoming.received_at)
+        claim = states.claim_of(report)
+        ruling = states.rule(self._connection, state, claim, incoming.received_at, is_newest=is_newest)
         who = f"{hostname_of(incoming.report)} reports as {state.agent_id}, which {state.hostname} holds"
         if ruling is Ruling.CONFLICT:
             raise IdentityConflict(f"{who}; it must register anew")

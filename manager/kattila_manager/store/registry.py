@@ -35,7 +35,8 @@ def register(connection: Connection, registration: Registration, now: int) -> tu
     holder = known.get(registration.agent_id)
     if holder is None:
         return _registered(states.create(connection, registration.agent_id, registration.hostname, claim, now, None))
-    ruling = states.rule(connection, holder, claim, now)
+    # It has no tick, so that it may be an old one; the report that follows it proves what it cannot.
+    ruling = states.rule(connection, holder, claim, now, is_newest=False)
     states.save(connection, [holder])
     if ruling is Ruling.UNPROVEN:
         refusal = IdentityUnproven(f"another machine ({holder.hostname}) reported as {holder.agent_id} a moment ago")

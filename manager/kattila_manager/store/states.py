@@ -103,10 +103,10 @@ def claim_of(report: Report) -> Claim:
     return Claim(report.boot_id, hardware_addresses(report.telemetry.interfaces))
 
 
-def rule(connection: Connection, state: State, claim: Claim, now: int) -> Ruling:
-    """Judge a claim to this state's id and note what follows; the caller saves the state."""
+def rule(connection: Connection, state: State, claim: Claim, now: int, *, is_newest: bool) -> Ruling:
+    """Judge a claim to this state's id (see `judge`) and note what follows; the caller saves the state."""
     known = _identity(connection, state)
-    ruling, after = judge(known, claim, now - state.last_seen_at)
+    ruling, after = judge(known, claim, now - state.last_seen_at, is_newest=is_newest)
     if after != known:
         _note(connection, state, known, after, now)
     return ruling
