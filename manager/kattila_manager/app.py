@@ -112,7 +112,9 @@ def _reset(services: Services) -> Answer:
     access.check_admin(_shown(), services.admin_token)
     check_content_type(request.content_type)
     wanted = canonical.parse_object(_body(message.MAX_MESSAGE_BYTES))
-    agent_id = None if wanted == {"all": True} else checked_id(wanted.get("agent_id"), "agent_id")
+    # Not compared with {"all": True}, which equals {"all": 1}.
+    is_all = set(wanted) == {"all"} and wanted["all"] is True
+    agent_id = None if is_all else checked_id(wanted.get("agent_id"), "agent_id")
     if agent_id is not None and set(wanted) != {"agent_id"}:
         raise Malformed('expected {"agent_id": "…"} or {"all": true}')
     count = services.store.write(lambda connection: registry.reset(connection, agent_id, services.clock()))
