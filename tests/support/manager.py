@@ -23,6 +23,7 @@ from kattila_protocol import verdict
 from kattila_protocol.ring import Ring
 from kattila_protocol.verdict import Verdict
 from support.knot import free_port
+from support.netns import Namespace
 from support.reports import RING
 
 MANAGER = [sys.executable, "-m", "kattila_manager"]
@@ -74,9 +75,23 @@ class Reply:
 class Manager:
     """`kattila-manager serve`, to be started, killed and started again in one folder."""
 
-    def __init__(self, folder: Path, *, ring: Ring | None = RING, workers: int = 2, **settings: str) -> None:
-        """Prepare the folder: with a ring, it was read from DNS just now; with None there is no ring file yet."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        ring: Ring | None = RING,
+        workers: int = 2,
+        listen: str = "127.0.0.1",
+        within: Namespace | None = None,
+        **settings: str,
+    ) -> None:
+        """Prepare the folder: with a ring, it was read from DNS just now; with None there is no ring file yet.
+
+        A manager `within` a network namespace is not reached from here.
+        """
         self.folder = folder
+        self._listen = listen
+        self._within = within
         self.port = free_port()
         self.database = folder / "kattila_manager.db"
         self.log_file = folder / "manager.log"
@@ -100,7 +115,7 @@ class Manager:
             "PYTHONWARNINGS": "error",
             "DNS": "kattila.example.org",
             "DNS_SERVER": "127.0.0.1:9",
-            "MANAGER_LISTEN": f"127.0.0.1:{self.port}",
+            "MANAGER_LISTEN": f"{self._listen}:{self.port}",
             "MANAGER_DB": str(self.database),
             "MANAGER_WORKERS": str(self._workers),
             "PAGES_DIR": str(self.folder / "pages"),
@@ -117,7 +132,11 @@ class Manager:
         began_at = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [*MANAGER, "serve"], cwd=self.folder, env=self.environment, stdout=log, stderr=log
+                self._within.command(*MANAGER, "serve") if self._within else [*MANAGER, "serve"],
+                cwd=self.folder,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
             )
         deadline = time.monotonic() + _START_SECONDS
         while self.log_file.read_bytes()[began_at:].count(b" takes reports") < self._workers or not self._answers():
@@ -204,6 +223,8 @@ class Manager:
             return connection.execute(query, values).fetchall()
 
     def _answers(self) -> bool:
+        if self._within is not None:
+            return True
         try:
             return self.get(HEALTH).status == 200
         except OSError:
@@ -239,9 +260,17 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 @contextmanager
-def running_manager(folder: Path, *, ring: Ring | None = RING, workers: int = 2, **settings: str) -> Iterator[Manager]:
+def running_manager(
+    folder: Path,
+    *,
+    ring: Ring | None = RING,
+    workers: int = 2,
+    listen: str = "127.0.0.1",
+    within: Namespace | None = None,
+    **settings: str,
+) -> Iterator[Manager]:
     """Run a manager; at the end all its processes are killed, whatever became of them."""
-    manager = Manager(folder, ring=ring, workers=workers, **settings)
+    manager = Manager(folder, ring=ring, workers=workers, listen=listen, within=within, **settings)
     try:
         manager.start()
         yield manager
