@@ -5,6 +5,8 @@ May live here: keys that protect nothing, one report that uses every member, and
 
 from __future__ import annotations
 
+from kattila_protocol import errors
+from kattila_protocol.errors import Refusal
 from kattila_protocol.report import (
     CollectorFailure,
     Interface,
@@ -33,6 +35,13 @@ FOREIGN_KEY = Key.from_psk(FOREIGN_PSK)
 NOW = 1_760_000_000_000
 RING = Ring((RingEntry(KEY, NOW), RingEntry(PREVIOUS_KEY, NOW - 1), RingEntry(OLDEST_KEY, NOW - 2)))
 FOREIGN_RING = Ring((RingEntry(FOREIGN_KEY, NOW),))
+
+# Of the protocol; agent and manager have some of their own.
+KINDS = [
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, Refusal) and kind is not Refusal
+]
 
 AGENT = "5f0c7a3e-1b2d-4c8e-9a6f-0123456789ab"
 OTHER_AGENT = "c2a95d10-77e4-4f39-8b1a-ba9876543210"

@@ -12,6 +12,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
+from kattila_agent.app import ForeignSource
+from kattila_manager.access import LoopbackOnly, NotFound, Unauthorized
 from kattila_protocol import canonical, envelope, freshness, message, names, peer, registration, report, ring, txt
 from kattila_protocol.errors import PROBLEM_PREFIX, Refusal
 from kattila_protocol.names import MANAGER
@@ -20,7 +22,7 @@ from kattila_protocol.registration import Registration
 from kattila_protocol.reset import Reset, ResetAnswer
 from kattila_protocol.signing import Purpose
 from kattila_protocol.verdict import Disposition, Verdict
-from protocol.samples import KEY, NONCE, NOW, PSK, REPORT, RING
+from protocol.samples import KEY, KINDS, NONCE, NOW, PSK, REPORT, RING
 from vectors import generate
 
 DESIGN = (Path(__file__).parents[2] / "DESIGN.md").read_text()
@@ -134,15 +136,21 @@ def test_parameters_of_a_query() -> None:
 
 def test_refusals() -> None:
     shown = [(code(kind), status, title) for kind, status, title, _, _ in tables("Refusals", "kind")[0]]
-    assert shown == [(kind.kind, str(kind.status), kind.title) for kind in Refusal.__subclasses__()]
+    assert shown == [(kind.kind, str(kind.status), kind.title) for kind in KINDS]
     assert f"`{PROBLEM_PREFIX}KIND`" in section("Refusals")
+
+
+def test_refusals_of_callers() -> None:
+    shown = [(code(kind), status, title) for kind, status, title, _ in tables("Refusals", "kind")[1]]
+    kinds: list[type[Refusal]] = [ForeignSource, Unauthorized, LoopbackOnly, NotFound]
+    assert shown == [(kind.kind, str(kind.status), kind.title) for kind in kinds]
 
 
 def test_what_becomes_of_a_sample() -> None:
     delivered, dropped, *_ = tables("Verdicts", "verdict")[0]
     named = dict.fromkeys(re.findall("`(.+?)`", delivered[0]), Disposition.DELIVERED)
     named |= dict.fromkeys(re.findall("`(.+?)`", dropped[0]), Disposition.DROPPED)
-    for outcome in ("accepted", "duplicate", *(kind.kind for kind in Refusal.__subclasses__())):
+    for outcome in ("accepted", "duplicate", *(kind.kind for kind in KINDS)):
         disposition = Verdict(outcome, "", NONCE, NOW, 0).disposition
         assert disposition is named.get(outcome, Disposition.KEPT)
 

@@ -11,7 +11,7 @@ from kattila_protocol import message, verdict
 from kattila_protocol.errors import BadSignature, Malformed, Refusal, Replay
 from kattila_protocol.signing import Purpose
 from kattila_protocol.verdict import ACCEPTED, DUPLICATE, Disposition, Verdict
-from protocol.samples import AGENT, FOREIGN_KEY, KEY, NONCE, NOW, OTHER_NONCE, PREVIOUS_KEY, RING
+from protocol.samples import AGENT, FOREIGN_KEY, KEY, KINDS, NONCE, NOW, OTHER_NONCE, PREVIOUS_KEY, RING
 
 SAID = Verdict(ACCEPTED, AGENT, NONCE, NOW, clock_offset=-250, highest_tick=1041, highest_sample=41)
 MEMBERS: dict[str, Any] = {
@@ -24,7 +24,7 @@ MEMBERS: dict[str, Any] = {
     "highest_sample": 41,
     "detail": "",
 }
-REFUSALS = [kind("what was wrong") for kind in Refusal.__subclasses__()]
+REFUSALS = [kind("what was wrong") for kind in KINDS]
 
 
 def test_value_and_members_belong_together() -> None:
