@@ -2,8 +2,8 @@
 
 May live here: compression, and which earlier report serves as base, as pure functions of values. Two reports of one
 agent differ in counters and moments alone, so that the report before is the best dictionary there is. Reports form
-groups: a key report is compressed alone, every eighth of its group against the key, all others against the one before.
-So no report needs more than eight others to be read, and a group is kept or pruned as a whole.
+groups: a key report is compressed alone, the others against the one before, and against the key where that one needs
+eight others already. So no report needs more than eight others to be read, and a group is kept or pruned as a whole.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import zstandard
 
-# The seventh after a key or after an eighth is still cheap to read; a longer chain saves little.
+# Eight others are still cheap to read; a longer chain saves little.
 CHAIN = 8
 # A key costs about eight times what another report does; a group is about an hour of one agent.
 GROUP_SIZE = 128
@@ -41,30 +41,32 @@ _PARAMETERS = zstandard.ZstdCompressionParameters(
 class Group:
     """The newest reports of an agent that later ones are compressed against.
 
-    `key` and `previous` are a report's id and its whole DATA; `size` counts the reports of the group.
+    `key` and `previous` are a report's id and its whole DATA; `depth` is how many others it takes to read `previous`,
+    `size` counts the reports of the group.
     """
 
     key: tuple[int, bytes]
     previous: tuple[int, bytes]
+    depth: int
     size: int
     started_at: int
 
-    def base(self) -> tuple[int, bytes]:
-        """Return the report that the next one is compressed against."""
-        return self.key if self.size % CHAIN == 0 else self.previous
+    def base(self) -> tuple[int, bytes, int]:
+        """Return id and DATA of what the next report is compressed against, and how many others that one needs."""
+        return (*self.key, 1) if self.depth >= CHAIN else (*self.previous, self.depth + 1)
 
     def is_full(self, now: int) -> bool:
         """Tell whether the next report is to be the key of a new group."""
         return self.size >= GROUP_SIZE or not 0 <= now - self.started_at <= GROUP_MS
 
-    def with_next(self, report_id: int, data: bytes) -> Group:
-        """Return the group with one report more."""
-        return Group(self.key, (report_id, data), self.size + 1, self.started_at)
+    def with_next(self, report_id: int, data: bytes, depth: int) -> Group:
+        """Return the group with one report more, which needs `depth` others."""
+        return Group(self.key, (report_id, data), depth, self.size + 1, self.started_at)
 
 
 def new_group(report_id: int, data: bytes, now: int) -> Group:
     """Return the group of a key report."""
-    return Group((report_id, data), (report_id, data), 1, now)
+    return Group((report_id, data), (report_id, data), depth=0, size=1, started_at=now)
 
 
 def compress(data: bytes, base: bytes | None) -> bytes:

@@ -18,12 +18,16 @@ _MAX_AGENTS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A report with its compressed body; `base_id` and `key_id` are None if it is the key of a new group."""
+    """A report with its compressed body, which takes `depth` others to read.
+
+    `base_id` and `key_id` are None if it is the key of a new group.
+    """
 
     incoming: Incoming
     body: bytes
     base_id: int | None
     key_id: int | None
+    depth: int = 0
 
 
 class Groups:
@@ -38,8 +42,8 @@ class Groups:
         group = self._groups.get(incoming.report.agent_id)
         if group is None or group.is_full(incoming.received_at):
             return Prepared(incoming, frames.compress(incoming.data, None), None, None)
-        base_id, base = group.base()
-        return Prepared(incoming, frames.compress(incoming.data, base), base_id, group.key[0])
+        base_id, base, depth = group.base()
+        return Prepared(incoming, frames.compress(incoming.data, base), base_id, group.key[0], depth)
 
     def committed(self, prepared: Prepared, report_id: int) -> None:
         """Remember a report that is in the database now."""
@@ -48,7 +52,7 @@ class Groups:
         if group is None or prepared.key_id is None:
             group = frames.new_group(report_id, data, prepared.incoming.received_at)
         elif prepared.key_id == group.key[0]:
-            group = group.with_next(report_id, data)
+            group = group.with_next(report_id, data, prepared.depth)
         self._groups[agent_id] = group
         self._groups.move_to_end(agent_id)
         if len(self._groups) > _MAX_AGENTS:

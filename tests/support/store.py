@@ -1,0 +1,86 @@
+"""The manager's store without its server: a database in a folder, and the writer that files into it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from kattila_manager import inbox
+from kattila_manager.records import Filed, Incoming
+from kattila_manager.store import database
+from kattila_manager.store.store import Store
+from kattila_manager.store.writer import Writer
+from support.reports import KEY, RING
+
+
+def opened(body: bytes, now: int) -> Incoming:
+    """Return what a sealed report is after the inbox."""
+    parts, _ = inbox.open_envelope(body, RING)
+    return inbox.read(parts, KEY, now)
+
+
+def new_database(folder: Path) -> Path:
+    """Make a database with the newest schema."""
+    path = folder / "kattila_manager.db"
+    database.migrate(path)
+    return path
+
+
+def resolve(answers: Sequence[tuple[Any, Filed]]) -> None:
+    """Deliver as a synchronous server does."""
+    for future, filed in answers:
+        future.set_result(filed)
+
+
+def nothing_beside(_: Connection) -> None:
+    """Write nothing beside reports."""
+
+
+class Filer:
+    """One process's way into the database: its own connections, its own memory of what it filed."""
+
+    def __init__(self, path: Path) -> None:
+        self.store = Store(path)
+        self.writer = Writer(self.store.engine, self.store.lock, resolve, nothing_beside)
+        self.writer.start()
+
+    def submit(self, incoming: Incoming) -> Future[Filed]:
+        """Queue a report."""
+        future: Future[Filed] = Future()
+        self.writer.submit(incoming, future)
+        return future
+
+    def file(self, incoming: Incoming) -> Filed:
+        """File a report and wait for its commit."""
+        return self.submit(incoming).result(30)
+
+    def close(self) -> None:
+        """End its thread and its connections."""
+        self.writer.stop()
+        self.store.close()
+
+
+@contextmanager
+def filing(path: Path) -> Iterator[Filer]:
+    """Run a filer on a database."""
+    filer = Filer(path)
+    try:
+        yield filer
+    finally:
+        filer.close()
+
+
+@contextmanager
+def sqlite(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open the file as any other program would."""
+    connection = sqlite3.connect(path, timeout=20)
+    try:
+        yield connection
+    finally:
+        connection.close()
