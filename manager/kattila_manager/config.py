@@ -30,7 +30,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("ADMIN_TOKEN", "", "who shows it may reset agents; unset: nobody", is_secret=True),
     Setting("REPORT_INTERVAL", "30", "seconds between an agent's reports; after three of them it is called silent"),
     Setting("RETENTION_DAYS", "30", "reports older than this are removed"),
-    Setting("RETENTION_MIB", "10240", "above this size of the database the oldest reports are removed; 3 hours stay"),
+    Setting(
+        "RETENTION_MIB", "10240", "above this size of the database the oldest reports are removed; the last hour stays"
+    ),
 )
 
 

@@ -22,7 +22,7 @@ _VERSION_LENGTH = 32
 _DETAIL_LENGTH = 600
 # Trouble first.
 _ORDER = (Presence.SILENT, Presence.UNHEARD, Presence.REPORTING)
-_TITLES = {
+_TITLES: dict[str, str] = {
     Kind.BAD_SIGNATURE: "Bad signature",
     Kind.REPLAY: "Replay",
     Kind.CLOCK_SKEW: "Clock skew",
@@ -192,9 +192,9 @@ def _alarm_row(alarm: Alarm, names: Mapping[str, str], now: int) -> AlarmRow:
     known = alarm.agent_id in names
     return AlarmRow(
         kind=alarm.kind,
-        title=_TITLES.get(Kind(alarm.kind), alarm.kind) if alarm.kind in set(Kind) else alarm.kind,
+        title=_TITLES.get(alarm.kind, wording.shown(alarm.kind)),
         agent_id=alarm.agent_id if known and alarm.agent_id else "",
-        agent=names.get(alarm.agent_id or "", alarm.agent_id or ""),
+        agent=names.get(alarm.agent_id or "", wording.shown(alarm.agent_id or "")),
         opened=_moment(alarm.opened_at, now),
         last=_moment(alarm.last_at, now),
         closed=None if alarm.closed_at is None else _moment(alarm.closed_at, now),

@@ -89,25 +89,45 @@ def _database(config: Config, ring: Ring, progress: Say) -> Iterator[tuple[str, 
         yield "database", Found(str(config.database), [str(error)])
         return
     with closing(store):
-        yield "database", Found(f"integrity of {config.database}", store.read(auditing.integrity))
+        yield "database", _integrity(store)
         yield "reports", _reports(store, ring, progress)
 
 
+def _integrity(store: Store) -> Found:
+    looked_at = f"integrity of {store.path}"
+    try:
+        return Found(looked_at, store.read(auditing.integrity))
+    except DatabaseUnusableError as error:
+        return Found(looked_at, [str(error)])
+
+
+@dataclass(slots=True)
+class _Tally:
+    """How far the reading of reports came."""
+
+    read: int = 0
+    verified: int = 0
+    unknown: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def found(self) -> Found:
+        old = f", {self.unknown:,} signed with a key that is no longer in the ring" if self.unknown else ""
+        read = wording.plural(self.read, "report")
+        return Found(f"{read} read, {self.verified:,} MACs verified{old}", self.problems)
+
+
 def _reports(store: Store, ring: Ring, progress: Say) -> Found:
-    total = store.read(auditing.report_count)
     keys = {entry.key.fingerprint: entry.key for entry in ring.entries}
-    read, verified, problems = 0, 0, []
-    for audited in _all(store):
-        read += 1
-        problem, is_verified = _judge(audited, keys)
-        verified += is_verified
-        if problem:
-            problems.append(f"report {audited.report_id} {problem}")
-        if read % _PROGRESS_REPORTS == 0:
-            progress(f"{read:,} of {total:,} reports read")
-    rest = read - verified - len(problems)
-    old = f", {rest:,} signed with a key that is no longer in the ring" if rest else ""
-    return Found(f"{wording.plural(read, 'report')} read, {verified:,} MACs verified{old}", problems)
+    tally = _Tally()
+    try:
+        total = store.read(auditing.report_count)
+        for audited in _all(store):
+            _count(tally, audited, keys)
+            if tally.read % _PROGRESS_REPORTS == 0:
+                progress(f"{tally.read:,} of {total:,} reports read")
+    except DatabaseUnusableError as error:
+        tally.problems.append(f"behind the {tally.read:,} reports that were read: {error}")
+    return tally.found()
 
 
 def _all(store: Store) -> Iterator[Audited]:
@@ -116,16 +136,18 @@ def _all(store: Store) -> Iterator[Audited]:
         yield from found
 
 
-def _judge(audited: Audited, keys: dict[str, Key]) -> tuple[str, bool]:
-    """Return what is wrong with a report, if anything, and whether its MAC was verified."""
-    if audited.record is None:
-        return audited.problem, False
-    key = keys.get(audited.record.fingerprint)
-    if key is None:
-        return "", False
-    if not _is_signed(audited.record, key):
-        return f"of {audited.record.agent_id} (sample {audited.record.sample}) is not what was signed", False
-    return "", True
+def _count(tally: _Tally, audited: Audited, keys: dict[str, Key]) -> None:
+    record = audited.record
+    tally.read += 1
+    if record is None:
+        tally.problems.append(f"report {audited.report_id} {audited.problem}")
+    elif record.fingerprint not in keys:
+        tally.unknown += 1
+    elif _is_signed(record, keys[record.fingerprint]):
+        tally.verified += 1
+    else:
+        whose = f"report {audited.report_id} of {record.agent_id} (sample {record.sample})"
+        tally.problems.append(f"{whose} is not what was signed")
 
 
 def _is_signed(record: Record, key: Key) -> bool:

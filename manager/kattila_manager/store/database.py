@@ -104,8 +104,9 @@ def migrate(path: Path) -> None:
     config.set_main_option("script_location", str(_MIGRATIONS))
     # As the newest alembic wants it said.
     config.set_main_option("path_separator", "os")
-    with _told(path):
-        path.touch(mode=0o640)
+    with told(path):
+        # For writing, even when nothing is to be migrated: better told now than with the first report.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
         with only_one(path, "lock"), _connected(path) as connection:
             _check_known(path, connection)
             config.attributes["connection"] = connection
@@ -118,15 +119,19 @@ def check(path: Path) -> None:
     Raises:
         DatabaseUnusableError: see `migrate`; also when there is none, or one that an older version made.
     """
-    if not path.exists():
+    found = None
+    if path.exists():
+        with told(path), _connected(path) as connection:
+            found = _check_known(path, connection)
+    if found is None:
         raise DatabaseUnusableError(
-            f"there is no database at {path}: start 'kattila-manager serve', which makes it, or correct MANAGER_DB"
+            f"there is no database of kattila-manager at {path}: start 'kattila-manager serve', which makes it, or "
+            "correct MANAGER_DB"
         )
-    with _told(path), _connected(path) as connection:
-        if _check_known(path, connection) != revisions()[-1]:
-            raise DatabaseUnusableError(
-                f"{path} was made by an older version: start 'kattila-manager serve', which brings it up to date"
-            )
+    if found != revisions()[-1]:
+        raise DatabaseUnusableError(
+            f"{path} was made by an older version: start 'kattila-manager serve', which brings it up to date"
+        )
 
 
 def revisions() -> list[str]:
@@ -159,8 +164,8 @@ def _connected(path: Path) -> Iterator[Connection]:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Say what the libraries' errors mean."""
+def told(path: Path) -> Iterator[None]:
+    """Say what the libraries' errors mean for the database at `path`; raises DatabaseUnusableError in their place."""
     try:
         yield
     except FileNotFoundError:

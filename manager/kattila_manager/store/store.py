@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from kattila_manager.store.database import WriteLock, check, only_one, open_engine
+from kattila_manager.store.database import WriteLock, check, only_one, open_engine, told
 
 _Result = TypeVar("_Result")
 
@@ -27,13 +27,13 @@ class Store:
         self.lock = WriteLock(path)
 
     def read(self, query: Callable[[Connection], _Result]) -> _Result:
-        """Return `query(connection)` on one consistent state of the database."""
-        with self.engine.connect() as connection, connection.begin():
+        """Return `query(connection)` on one consistent state of the database. Raises DatabaseUnusableError."""
+        with told(self.path), self.engine.connect() as connection, connection.begin():
             return query(connection)
 
     def write(self, change: Callable[[Connection], _Result]) -> _Result:
-        """Return `change(connection)` after its commit."""
-        with self.lock.transaction(self.engine) as connection:
+        """Return `change(connection)` after its commit. Raises DatabaseUnusableError."""
+        with told(self.path), self.lock.transaction(self.engine) as connection:
             return change(connection)
 
     def publishing(self) -> AbstractContextManager[None]:

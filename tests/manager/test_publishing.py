@@ -1,0 +1,362 @@
+"""The cycle on a real database and a real folder; the moment is given, nothing waits."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kattila_manager.publishing import Done, Publisher, Settings
+from kattila_manager.records import Alarm, KeyName
+from kattila_manager.store import reading
+from kattila_manager.store.retention import Limits, prune, used_bytes
+from kattila_manager.website import Website
+from kattila_protocol.report import Interface
+from support.fleet import DAY, HOUR, MINUTE, NOON, SECOND, Fleet, damage, fleet_in
+from support.reports import KEY, node, report
+from support.snapshots import SOURCE
+
+MIB = 1024 * 1024
+PLENTY = Limits(30 * DAY, 1024 * MIB)
+KEYS = (KeyName(KEY.fingerprint, NOON - DAY, NOON),)
+ONE, TWO = node(1), node(2)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    """A fleet whose server has been listening for a day until noon, and whose first two agents report."""
+    with fleet_in(tmp_path) as made:
+        made.beat(NOON - DAY)
+        _listen(made, NOON)
+        for sender in (ONE, TWO):
+            made.file(report(sender, 1, NOON - SECOND))
+        yield made
+
+
+def publisher(fleet: Fleet, limits: Limits = PLENTY, templates: Path | None = None) -> Publisher:
+    folder = fleet.database.with_name("pages")
+    website = Website(folder) if templates is None else Website(folder, templates)
+    return Publisher(fleet.store, website, lambda: KEYS, Settings(30 * SECOND, limits, SOURCE))
+
+
+def cycle(fleet: Fleet, now: int = NOON, limits: Limits = PLENTY) -> Done:
+    """Publish as a process that was just started."""
+    return publisher(fleet, limits).cycle(now, lambda: True)
+
+
+def page(fleet: Fleet) -> str:
+    return fleet.database.with_name("pages").joinpath("index.html").read_text()
+
+
+def opened(fleet: Fleet) -> tuple[Alarm, ...]:
+    return fleet.store.read(reading.open_alarms)
+
+
+def _listen(fleet: Fleet, now: int) -> None:
+    """The server's heartbeats went on until `now`."""
+    fleet.change("UPDATE receivers SET alive_at = ?", now)
+
+
+# --- Alarms and the page
+
+
+def test_a_fleet_in_order_is_a_page_and_no_alarm(fleet: Fleet) -> None:
+    assert cycle(fleet) == Done(agents=2, pages=1)
+    assert "All 2 agents report." in page(fleet)
+    assert opened(fleet) == ()
+
+
+def test_a_silence_begins_is_shown_in_the_same_cycle_and_ends(fleet: Fleet) -> None:
+    later = NOON + 5 * MINUTE
+    _listen(fleet, later)
+    fleet.file(report(ONE, 2, later))
+    assert cycle(fleet, later).opened == 1
+    [silent] = opened(fleet)
+    assert (silent.kind, silent.agent_id, silent.opened_at) == ("agent_silent", TWO.agent_id, NOON - SECOND)
+    assert "1 of 2 agents is silent." in page(fleet)
+    assert "no report since 2026-01-31 11:59:59 UTC" in page(fleet)
+    fleet.file(report(TWO, 2, later))
+    assert cycle(fleet, later + SECOND).closed == 1
+    assert opened(fleet) == ()
+    assert "Closed within 24 hours" in page(fleet)
+
+
+def test_publishing_without_news_writes_nothing_to_the_database(fleet: Fleet) -> None:
+    later = NOON + 5 * MINUTE
+    _listen(fleet, later)
+    fleet.refuse("replay", ONE.agent_id, 3, later)
+    first = publisher(fleet)
+    assert first.cycle(later, lambda: True).opened == 3
+    before = fleet.dump()
+    assert first.cycle(later + 5 * SECOND, lambda: True).opened == 0
+    assert cycle(fleet, later + 10 * SECOND).opened == 0
+    assert fleet.dump() == before
+
+
+def test_counting_goes_on_over_restarts_and_quiet_times(fleet: Fleet) -> None:
+    now = NOON
+    for count, expected in ((3, [3]), (2, [5]), (0, [5])):
+        if count:
+            fleet.refuse("bad_signature", None, count, now)
+        cycle(fleet, now)
+        assert [alarm.count for alarm in opened(fleet)] == expected
+        now += MINUTE
+    now += 20 * MINUTE
+    _listen(fleet, now)
+    for sender in (ONE, TWO):
+        fleet.file(report(sender, 2, now))
+    assert cycle(fleet, now).closed == 1
+    fleet.refuse("bad_signature", None, 4, now + SECOND)
+    cycle(fleet, now + SECOND)
+    assert [alarm.count for alarm in opened(fleet)] == [4]
+
+
+def test_a_reset_agent_counts_anew(fleet: Fleet) -> None:
+    fleet.refuse("replay", ONE.agent_id, 9, NOON)
+    cycle(fleet)
+    fleet.change("DELETE FROM refusals")
+    assert cycle(fleet).closed == 1
+    fleet.refuse("replay", ONE.agent_id, 2, NOON)
+    cycle(fleet)
+    assert [alarm.count for alarm in opened(fleet)] == [2]
+
+
+def test_several_publishers_at_once_open_an_alarm_once(fleet: Fleet) -> None:
+    fleet.refuse("replay", ONE.agent_id, 3, NOON)
+    start = threading.Barrier(6)
+    failures: list[str] = []
+
+    def publish() -> None:
+        mine = publisher(fleet)
+        start.wait()
+        for _ in range(5):
+            failures.extend(mine.cycle(NOON, lambda: True).failures)
+
+    threads = [threading.Thread(target=publish) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(fleet.rows("SELECT * FROM alarms")) == 1
+    assert "1 alarm is open." in page(fleet)
+
+
+def test_a_change_is_logged_once(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    fleet.refuse("replay", ONE.agent_id, 3, NOON, detail="tick 7 \x1b[31m")
+    mine = publisher(fleet)
+    for now in range(NOON, NOON + 30 * SECOND, 5 * SECOND):
+        mine.cycle(now, lambda: True)
+    [line] = caplog.messages
+    assert line.startswith(f"alarm opened: replay, {ONE.hostname} ({ONE.agent_id[:8]}): tick 7 \\u001b[31m;")
+
+
+# --- Failures
+
+
+def test_a_failed_rendering_leaves_the_last_page_and_is_logged_once(
+    fleet: Fleet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    templates = tmp_path / "templates"
+    templates.mkdir()
+    (templates / "style.css").touch()
+    (templates / "index.html").write_text("{{ page.verdict }}")
+    mine = publisher(fleet, templates=templates)
+    assert mine.cycle(NOON, lambda: True).failures == ()
+    (templates / "index.html").write_text("{{ page.nothing }}")
+    fleet.refuse("replay", ONE.agent_id, 3, NOON)
+    for _ in range(3):
+        [failure] = mine.cycle(NOON, lambda: True).failures
+        assert "nothing" in failure
+    assert page(fleet) == "All 2 agents report."
+    # Alarms do not wait for the page.
+    assert len(opened(fleet)) == 1
+    (templates / "index.html").write_text("{{ page.verdict }} again")
+    assert mine.cycle(NOON, lambda: True).failures == ()
+    assert page(fleet) == "1 alarm is open. again"
+    mine.cycle(NOON, lambda: True)
+    assert [line.partition(":")[0] for line in caplog.messages] == [
+        "rendering the pages failed",
+        "alarm opened",
+        "rendering the pages works again",
+    ] or [line.partition(":")[0] for line in caplog.messages] == [
+        "alarm opened",
+        "rendering the pages failed",
+        "rendering the pages works again",
+    ]
+
+
+def test_a_damaged_report_does_not_stop_the_others(fleet: Fleet) -> None:
+    [(report_id,)] = fleet.rows("SELECT latest_report_id FROM agents WHERE agent_id = ?", ONE.agent_id)
+    damage(fleet, report_id)
+    assert cycle(fleet).failures == ()
+    assert "The newest report of 1 agent cannot be read" in page(fleet)
+    assert ONE.hostname in page(fleet)
+
+
+def test_a_database_that_cannot_be_read_is_a_failure_and_no_crash(fleet: Fleet) -> None:
+    mine = publisher(fleet)
+    mine.cycle(NOON, lambda: True)
+    fleet.change("ALTER TABLE agents RENAME TO gone")
+    [failure, *_] = mine.cycle(NOON, lambda: True).failures
+    assert "no such table: agents" in failure
+    fleet.change("ALTER TABLE gone RENAME TO agents")
+    assert mine.cycle(NOON, lambda: True).failures == ()
+    assert "All 2 agents report." in page(fleet)
+
+
+# --- Interfaces
+
+
+def _interfaces(fleet: Fleet) -> list[tuple[str, int]]:
+    return fleet.rows("SELECT name, report_id FROM agent_interfaces JOIN agents ON ref = agent_ref ORDER BY ref, name")
+
+
+def test_interfaces_are_those_of_the_newest_measurement(fleet: Fleet) -> None:
+    cycle(fleet)
+    assert _interfaces(fleet) == [("eth0", 1), ("lo", 1), ("eth0", 2), ("lo", 2)]
+    told = report(ONE, 2, NOON)
+    wg0 = Interface(9, "wg0", "wireguard", ("UP",), "UNKNOWN", 1420, None, ("192.0.2.9/32", "2001:db8::9/128"))
+    fleet.file(replace(told, telemetry=replace(told.telemetry, interfaces=(wg0, wg0))))
+    cycle(fleet)
+    assert _interfaces(fleet) == [("wg0", 3), ("eth0", 2), ("lo", 2)]
+    [row] = fleet.rows("SELECT kind, address, addresses, operstate, mtu FROM agent_interfaces WHERE name = 'wg0'")
+    assert row == ("wireguard", None, "192.0.2.9/32,2001:db8::9/128", "UNKNOWN", 1420)
+
+
+def test_an_agent_without_interfaces_has_no_rows(fleet: Fleet) -> None:
+    cycle(fleet)
+    told = report(ONE, 2, NOON)
+    fleet.file(replace(told, telemetry=replace(told.telemetry, interfaces=())))
+    cycle(fleet)
+    assert _interfaces(fleet) == [("eth0", 2), ("lo", 2)]
+    before = fleet.dump()
+    cycle(fleet)
+    assert fleet.dump() == before
+
+
+def test_a_late_sample_changes_no_interfaces(fleet: Fleet) -> None:
+    fleet.file(report(ONE, 5, NOON))
+    cycle(fleet)
+    before = _interfaces(fleet)
+    late = report(ONE, 3, NOON, tick=6)
+    fleet.file(replace(late, telemetry=replace(late.telemetry, interfaces=())))
+    cycle(fleet)
+    assert _interfaces(fleet) == before
+
+
+# --- Pruning
+
+
+def _all_readable(fleet: Fleet) -> int:
+    return len(fleet.store.read(lambda connection: list(reading.all_records(connection))))
+
+
+def _days(fleet: Fleet, count: int, every: int) -> None:
+    """Reports of one agent until noon, one each `every` ms, the first `count` times before."""
+    sender = node(3)
+    for number in range(count, 0, -1):
+        fleet.file(report(sender, count - number + 1, NOON - number * every))
+
+
+def test_reports_over_the_limit_of_age_go_and_the_others_can_be_read(fleet: Fleet) -> None:
+    _days(fleet, 500, HOUR)
+    done = cycle(fleet, limits=Limits(7 * DAY, 1024 * MIB))
+    kept = _all_readable(fleet)
+    # Groups go as a whole, which are two hours long at the most.
+    assert 7 * 24 <= kept - 2 <= 7 * 24 + 3
+    assert done.pruned >= 500 - 7 * 24 - 3
+    newest = fleet.store.read(lambda connection: reading.record(connection, node(3).agent_id, None))
+    assert newest is not None
+    assert newest.sample == 500
+
+
+def test_reports_over_the_limit_of_size_go_until_it_fits(fleet: Fleet) -> None:
+    _days(fleet, 2000, 10 * MINUTE)
+    before = fleet.store.read(used_bytes)
+    limit = before * 2 // 3
+    for _ in range(20):
+        prune(fleet.store.engine, fleet.store.lock, Limits(3000 * DAY, limit), NOON, lambda: True, slice_rows=100)
+    assert fleet.store.read(used_bytes) <= limit
+    kept = _all_readable(fleet)
+    assert 1000 < kept < 1950
+
+
+def test_what_is_still_in_use_stays_however_small_the_limit(tmp_path: Path) -> None:
+    with fleet_in(tmp_path) as fleet:
+        _days(fleet, 60, 10 * MINUTE)
+        cycle(fleet, limits=Limits(30 * DAY, 1))
+        _check_in_use(fleet)
+
+
+def _check_in_use(fleet: Fleet) -> None:
+    # The last hour at least: of a group that began before the rows that stay, nothing can be read.
+    assert 6 <= _all_readable(fleet) <= 18
+    assert fleet.rows("SELECT count(*) FROM reports") == [(18,)]
+    newest = fleet.store.read(lambda connection: reading.record(connection, node(3).agent_id, None))
+    assert newest is not None
+
+
+def test_the_newest_report_stays_so_that_no_id_is_given_twice(fleet: Fleet) -> None:
+    much_later = NOON + 400 * DAY
+    cycle(fleet, much_later)
+    assert fleet.rows("SELECT max(id), count(*) FROM reports") == [(2, 1)]
+    fleet.file(report(ONE, 2, much_later))
+    assert fleet.rows("SELECT max(id) FROM reports") == [(3,)]
+
+
+def test_an_agent_whose_newest_report_was_pruned_still_has_its_row(fleet: Fleet) -> None:
+    fleet.file(report(TWO, 2, NOON + 400 * DAY))
+    cycle(fleet, NOON + 400 * DAY)
+    assert cycle(fleet, NOON + 400 * DAY + 5 * SECOND).failures == ()
+    assert ONE.hostname in page(fleet)
+    assert "cannot be read" not in page(fleet)
+
+
+def test_pruning_that_is_stopped_goes_on_in_the_next_cycle(fleet: Fleet) -> None:
+    _days(fleet, 300, HOUR)
+    fleet.change("UPDATE reports SET received_at = received_at - ?", 400 * DAY)
+    mine = publisher(fleet, Limits(DAY, 1024 * MIB))
+    assert prune(fleet.store.engine, fleet.store.lock, Limits(DAY, MIB), NOON, lambda: False, slice_rows=50) == 50
+    assert mine.cycle(NOON, lambda: False).pruned == 251
+    assert mine.cycle(NOON + SECOND, lambda: True).pruned == 0
+    assert fleet.rows("SELECT count(*) FROM reports") == [(1,)]
+
+
+def test_reports_are_taken_while_others_are_pruned(fleet: Fleet) -> None:
+    _days(fleet, 1500, HOUR)
+    ended = threading.Event()
+    waits: list[float] = []
+    sender = node(4)
+
+    def keep_reporting() -> None:
+        sample = 0
+        while not ended.is_set():
+            sample += 1
+            began = time.monotonic()
+            assert fleet.file(report(sender, sample, NOON + sample * SECOND)).outcome == "accepted"
+            waits.append(time.monotonic() - began)
+
+    thread = threading.Thread(target=keep_reporting)
+    thread.start()
+    try:
+        limits = Limits(7 * DAY, 1024 * MIB)
+        go_on = lambda: time.sleep(0.01) is None  # type: ignore[func-returns-value]  # noqa: E731
+        pruned = prune(fleet.store.engine, fleet.store.lock, limits, NOON, go_on, slice_rows=25)
+    finally:
+        ended.set()
+        thread.join()
+    assert pruned > 1300
+    assert len(waits) > 50
+    assert max(waits) < 1.0
+    kept = fleet.store.read(lambda connection: list(reading.all_records(connection)))
+    mine = [record.sample for record in kept if record.agent_id == sender.agent_id]
+    assert mine == list(range(1, len(waits) + 1))
+    assert fleet.rows("PRAGMA integrity_check") == [("ok",)]

@@ -1,0 +1,103 @@
+"""A manager's database filled without a server: reports filed as the writer files them, at moments that a test chose.
+
+May live here: what brings a database into a state. Not here: agents and their bodies (support.reports).
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from kattila_manager import frames
+from kattila_manager.decoding import decode
+from kattila_manager.records import Filed, Incoming, RefusalCount
+from kattila_manager.store import database
+from kattila_manager.store.filing import Filing
+from kattila_manager.store.groups import Groups
+from kattila_manager.store.sideline import add_refusals, beat
+from kattila_manager.store.store import Store
+from kattila_protocol import canonical
+from kattila_protocol.report import Report
+from kattila_protocol.signing import Key, Purpose
+from support.reports import KEY
+
+SECOND = 1000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+# 2026-01-31 12:00:00 UTC.
+NOON = 1_769_860_800_000
+
+
+class Fleet:
+    """A database of its own; `store` is open on it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make the database in `folder`."""
+        self.database = folder / "kattila_manager.db"
+        database.migrate(self.database)
+        self.store = Store(self.database)
+        self._groups = Groups()
+
+    def file(self, said: Report, *, at: int | None = None, key: Key = KEY, relays: tuple[str, ...] = ()) -> Filed:
+        """File a report that arrived at `at` (ms UTC), when it was signed unless given."""
+        data = canonical.encode(said)
+        mac = bytes.fromhex(key.sign(Purpose.REPORT, data))
+        received_at = said.timestamp if at is None else at
+        prepared = self._groups.prepare(Incoming(decode(data), data, mac, key.fingerprint, relays, received_at))
+        with self.store.lock.transaction(self.store.engine) as connection:
+            [filed] = Filing(connection, [said.agent_id]).file([prepared])
+        if filed.report_id is not None:
+            self._groups.committed(prepared, filed.report_id)
+        return filed
+
+    def beat(self, now: int, *, worker: int = 1) -> None:
+        """Let a worker of the server be alive."""
+        self.store.write(lambda connection: beat(connection, worker, now))
+
+    def refuse(self, kind: str, agent_id: str | None, count: int, at: int, detail: str = "as it was") -> None:
+        """Let the server have refused messages."""
+        refusal = RefusalCount(kind, agent_id, count, at, at, detail)
+        self.store.write(lambda connection: add_refusals(connection, refusal))
+
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """Ask the database over a connection of its own."""
+        with closing(sqlite3.connect(self.database, timeout=20)) as connection:
+            return connection.execute(query, values).fetchall()
+
+    def change(self, statement: str, *values: object) -> None:
+        """Change the database behind everybody's back."""
+        with closing(sqlite3.connect(self.database, timeout=20)) as connection, connection:
+            connection.execute(statement, values)
+
+    def dump(self) -> str:
+        """Return all of the database as text, to compare."""
+        with closing(sqlite3.connect(self.database, timeout=20)) as connection:
+            return "\n".join(connection.iterdump())
+
+    def members(self, agent_id: str) -> dict[str, Any]:
+        """Return an agent's row."""
+        with closing(sqlite3.connect(self.database, timeout=20)) as connection:
+            connection.row_factory = sqlite3.Row
+            row = connection.execute("SELECT * FROM agents WHERE agent_id = ?", (agent_id,)).fetchone()
+            return {name: row[name] for name in row.keys()}  # noqa: SIM118 - a Row iterates over its values
+
+
+@contextmanager
+def fleet_in(folder: Path) -> Iterator[Fleet]:
+    """Make a database in a folder, and close it."""
+    fleet = Fleet(folder)
+    try:
+        yield fleet
+    finally:
+        fleet.store.close()
+
+
+def damage(fleet: Fleet, report_id: int) -> None:
+    """Overwrite what is kept of a report with something that is no report."""
+    fleet.change("UPDATE reports SET body = ? WHERE id = ?", frames.compress(json.dumps([1]).encode(), None), report_id)
+    fleet.change("UPDATE reports SET base_id = NULL WHERE id = ?", report_id)
