@@ -83,17 +83,19 @@ class Manager:
         workers: int = 2,
         listen: str = "127.0.0.1",
         within: Namespace | None = None,
+        data_folder: Path | None = None,
         **settings: str,
     ) -> None:
         """Prepare the folder: with a ring, it was read from DNS just now; with None there is no ring file yet.
 
-        A manager `within` a network namespace is not reached from here.
+        The database and the ring lie in `data_folder`, else in the folder too. A manager `within` a network namespace
+        is not reached from here.
         """
         self.folder = folder
         self._listen = listen
         self._within = within
         self.port = free_port()
-        self.database = folder / "kattila_manager.db"
+        self.database = (data_folder or folder) / "kattila_manager.db"
         self.log_file = folder / "manager.log"
         self._workers = workers
         self._settings = settings
@@ -105,7 +107,7 @@ class Manager:
     @property
     def ring_file(self) -> RingFile:
         """The ring that the manager uses."""
-        return RingFile(self.folder / "kattila_ring.json")
+        return RingFile(self.database.with_name("kattila_ring.json"))
 
     @property
     def environment(self) -> dict[str, str]:
@@ -267,10 +269,13 @@ def running_manager(
     workers: int = 2,
     listen: str = "127.0.0.1",
     within: Namespace | None = None,
+    data_folder: Path | None = None,
     **settings: str,
 ) -> Iterator[Manager]:
     """Run a manager; at the end all its processes are killed, whatever became of them."""
-    manager = Manager(folder, ring=ring, workers=workers, listen=listen, within=within, **settings)
+    manager = Manager(
+        folder, ring=ring, workers=workers, listen=listen, within=within, data_folder=data_folder, **settings
+    )
     try:
         manager.start()
         yield manager

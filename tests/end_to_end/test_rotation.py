@@ -1,0 +1,93 @@
+"""The manager and the PSK in DNS: a new one, the ones before, and a resolver that is away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kattila_keys.ring_file import Kept
+from kattila_protocol.signing import Key
+from support.knot import ZONE, Knot, running_knot
+from support.manager import Manager, Reply, now_ms, running_manager
+from support.reports import node, nonce_of, report, ring_of, sealed
+
+PSKS = [f"psk number {number} of the rotation tests".encode() for number in range(6)]
+KEYS = [Key.from_psk(psk) for psk in PSKS]
+NAME = "rotation"
+# So that a refresh is neither due nor too soon.
+A_WHILE_MS = 10 * 60 * 1000
+
+
+@pytest.fixture
+def knot() -> Iterator[Knot]:
+    with running_knot({NAME: [PSKS[3]]}) as running:
+        yield running
+
+
+def send(manager: Manager, key: Key, sample: int) -> Reply:
+    return manager.post(sealed(report(node(1), sample, now_ms()), key))
+
+
+def outcome(reply: Reply, sample: int) -> str:
+    return reply.verdict(nonce_of(node(1), sample, sample), ring_of(*KEYS)).outcome
+
+
+def asked_long_ago(manager: Manager) -> None:
+    """Let ten minutes pass since DNS was asked."""
+
+    def back(kept: Kept) -> Kept:
+        moment = now_ms() - A_WHILE_MS
+        return Kept(kept.ring, asked_at=moment, answered_at=moment)
+
+    manager.ring_file.update(back)
+
+
+def test_the_current_and_two_previous_are_taken_and_no_older_one(tmp_path: Path, knot: Knot) -> None:
+    with running_manager(
+        tmp_path, ring=ring_of(KEYS[3], KEYS[2], KEYS[1]), DNS=f"{NAME}.{ZONE}", DNS_SERVER=knot.address
+    ) as manager:
+        for sample, number in enumerate((3, 2, 1), start=1):
+            assert outcome(send(manager, KEYS[number], sample), sample) == "accepted"
+        for number in (0, 5):
+            refused = send(manager, KEYS[number], 9)
+            assert (refused.status, refused.kind, refused.is_signed) == (403, "bad_signature", False)
+
+
+def test_a_key_that_dns_serves_already_is_taken_after_one_question(tmp_path: Path, knot: Knot) -> None:
+    with running_manager(tmp_path, ring=ring_of(KEYS[3]), DNS=f"{NAME}.{ZONE}", DNS_SERVER=knot.address) as manager:
+        assert outcome(send(manager, KEYS[3], 1), 1) == "accepted"
+        knot.set_txt(NAME, PSKS[4])
+        asked_long_ago(manager)
+        for sample in (2, 3, 4):
+            assert outcome(send(manager, KEYS[4], sample), sample) == "accepted"
+        # The one before still is, and the database says which is used.
+        assert outcome(send(manager, KEYS[3], 5), 5) == "accepted"
+        assert manager.rows("SELECT fingerprint FROM agents") == [(KEYS[3].fingerprint,)]
+        # Within a minute strangers do not make it ask again.
+        knot.set_txt(NAME, PSKS[5])
+        assert send(manager, KEYS[5], 6).status == 403
+        ring = [entry.key.fingerprint for entry in manager.ring_file.read().ring.entries]
+        assert ring == [KEYS[4].fingerprint, KEYS[3].fingerprint]
+        assert not any(psk.decode() in manager.log for psk in PSKS)
+
+
+def test_while_dns_is_down_the_last_good_keys_stay(tmp_path: Path, knot: Knot) -> None:
+    with running_manager(tmp_path, ring=None, DNS=f"{NAME}.{ZONE}", DNS_SERVER=knot.address) as manager:
+        assert outcome(send(manager, KEYS[3], 1), 1) == "accepted"
+        knot.stop()
+        asked_long_ago(manager)
+        assert send(manager, KEYS[4], 2).status == 403
+        assert outcome(send(manager, KEYS[3], 3), 3) == "accepted"
+        manager.kill()
+        manager.start()
+        assert outcome(send(manager, KEYS[3], 4), 4) == "accepted"
+
+
+def test_without_any_key_nothing_is_taken_and_that_is_said(tmp_path: Path) -> None:
+    with running_manager(tmp_path, ring=None) as manager:
+        reply = send(manager, KEYS[3], 1)
+        assert (reply.status, reply.kind, reply.is_signed) == (503, "no_key", False)
+        assert int(reply.headers["retry-after"]) > 0
+        assert manager.get("/status/healthcheck").status == 200
