@@ -3,9 +3,9 @@
 May live here: frozen values and the checks on the members that the protocol itself reads. Not here: how they are
 measured (the agent's collectors) or what follows from them (the manager). The words are those of `ip -details
 -json` and `wg show dump`. A member added later has a default, so that older reports still read; a member unknown
-here is skipped, so that newer ones do. What a node may have thousands of (routes, neighbours, peers) is a row each: a
-NamedTuple here, in JSON a list of exactly its columns, as in `wg show dump`. Rows never get another column; what is to
-be said of them later becomes a member beside them.
+here is skipped, so that newer ones do. What a node may have thousands of (routes, neighbours, peers, lookups of their
+endpoints) is a row each: a NamedTuple here, in JSON a list of exactly its columns, as in `wg show dump`. Rows never get
+another column; what is to be said of them later becomes a member beside them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ class Interface:
 
     `kind` is the kernel's link kind ("wireguard", "bridge", "veth", …) and None for hardware; `flags` as in
     `ip link`; `address` the hardware address; `addresses` are "192.0.2.1/24" in the kernel's order; `master` and `link`
-    name the enslaving and the underlying interface.
+    name the enslaving and the underlying interface (of a veth: the other end). Where that one is in another network
+    namespace, `link` is None, `link_index` its number there, and `link_netnsid` tells which namespace. `slave_kind` is
+    what the master takes this one for ("bridge", "bond", "vrf"), `slave_state` the state of the port.
     """
 
     index: int
@@ -37,6 +39,40 @@ class Interface:
     link: str | None = None
     rx_bytes: int = 0
     tx_bytes: int = 0
+    rx_packets: int = 0
+    tx_packets: int = 0
+    rx_errors: int = 0
+    tx_errors: int = 0
+    rx_dropped: int = 0
+    tx_dropped: int = 0
+    permanent_address: str | None = None
+    link_index: int | None = None
+    link_netnsid: int | None = None
+    vlan_id: int | None = None
+    slave_kind: str | None = None
+    slave_state: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """What a link that carries packets inside of packets says of its ends; None where it says nothing.
+
+    `interface` is the link's name and `kind` its kind; `remote` may be a multicast group; `id` is the VNI of vxlan and
+    geneve and the session of l2tp; `ikey` and `okey` are the keys of GRE, of what comes in and of what goes out; `port`
+    is the UDP port that it sends to; `ttl` is 0 where it is inherited; `link` names the interface it is bound to.
+    """
+
+    interface: str
+    kind: str
+    local: str | None = None
+    remote: str | None = None
+    id: int | None = None
+    ikey: int | None = None
+    okey: int | None = None
+    port: int | None = None
+    ttl: int = 0
+    fwmark: int = 0
+    link: str | None = None
 
 
 class Route(NamedTuple):
@@ -58,6 +94,52 @@ class Neighbour(NamedTuple):
     address: str | None
     interface: str
     state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One policy rule: what it selects and what becomes of that.
+
+    `family` is "inet" or "inet6"; `action` is "lookup" (in `table`), "goto" (the rule of priority `goto`), "nop",
+    "blackhole", "unreachable" or "prohibit". A selector that is None selects everything; `fwmark` is compared under
+    `fwmask`; `inverted` (`not`) holds for all selectors together. `suppress_prefixlength` passes over the routes of the
+    table that are no longer than that. `other` names the rest as `ip rule` does, one each: "tos 0x10", "dport 53".
+    """
+
+    family: str
+    priority: int
+    action: str
+    table: int
+    source: str | None = None
+    destination: str | None = None
+    fwmark: int | None = None
+    fwmask: int | None = None
+    iif: str | None = None
+    oif: str | None = None
+    inverted: bool = False
+    suppress_prefixlength: int | None = None
+    goto: int | None = None
+    other: tuple[str, ...] = ()
+
+
+class Lookup(NamedTuple):
+    """A row: the kernel's answer to where packets to `destination` under `fwmark` go.
+
+    `purpose` is "wireguard", "tunnel" or "manager"; `tunnel` is the interface whose outer packets these are, None for
+    the manager. `interface`, `gateway`, `source`, `mtu` and `table` are the route's; all are None where the kernel
+    refused, and `error` then has its words.
+    """
+
+    purpose: str
+    tunnel: str | None
+    destination: str
+    fwmark: int
+    interface: str | None
+    gateway: str | None
+    source: str | None
+    mtu: int | None
+    table: int | None
+    error: str | None
 
 
 class WireguardPeer(NamedTuple):
@@ -106,6 +188,40 @@ class System:
 
 
 @dataclass(frozen=True, slots=True)
+class Clock:
+    """What the kernel says of its clock (adjtimex(2)), and the manager: `clock_offset` is that of the last verdict, ms.
+
+    The errors, in microseconds, are those of whoever disciplines the clock; 16 seconds stand for unknown.
+    """
+
+    synchronised: bool
+    estimated_error_us: int
+    maximum_error_us: int
+    clock_offset: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A list that is not whole: how many of `of` are told (None: nobody counted the rest).
+
+    `what` is the list's name in this report; `where` the interface or public key that it belongs to, else empty.
+    """
+
+    what: str
+    kept: int
+    of: int | None
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectorRun:
+    """How long a source took to read, in microseconds."""
+
+    collector: str
+    duration_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class CollectorFailure:
     """A source that could not be read this time: what it says is unknown, not absent."""
 
@@ -123,6 +239,12 @@ class Telemetry:
     neighbours: tuple[Neighbour, ...] = ()
     wireguard: tuple[WireguardInterface, ...] = ()
     failures: tuple[CollectorFailure, ...] = ()
+    tunnels: tuple[Tunnel, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    lookups: tuple[Lookup, ...] = ()
+    clock: Clock | None = None
+    cuts: tuple[Cut, ...] = ()
+    runs: tuple[CollectorRun, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import pytest
 from kattila_protocol import canonical, envelope
 from kattila_protocol.envelope import MAX_BODY_BYTES
 from kattila_protocol.errors import Malformed
+from kattila_protocol.members import build
 from kattila_protocol.names import MAX_COUNTER
 from kattila_protocol.report import Report, Route, WireguardInterface, WireguardPeer
 from protocol.samples import KEY, NOW, REPORT
@@ -36,13 +37,26 @@ ROWS = {
         "RXhhbXBsZSBwdWJsaWMga2V5IG9mIHRoZSBvdGhlciE=",
         *("198.51.100.7:51820", ["2001:db8::2/128"], 1_759_999_950, 1_234, 5_678, 25, True),
     ],
+    "lookups": ["wireguard", "wg0", "198.51.100.7", 51820, "eth0", "192.0.2.254", "192.0.2.1", 1500, 254, None],
 }
 
 
-def test_routes_neighbours_and_peers_are_rows() -> None:
+def test_routes_neighbours_peers_and_lookups_are_rows() -> None:
     telemetry = canonical.parse_object(canonical.encode(REPORT))["telemetry"]
     lists = {**telemetry, "peers": telemetry["wireguard"][0]["peers"]}
-    assert {name: lists[name] for name in ROWS} == {name: [row] for name, row in ROWS.items()}
+    assert {name: lists[name][0] for name in ROWS} == ROWS
+
+
+# What an agent of the first version sends.
+def test_a_report_without_the_members_that_came_later_reads() -> None:
+    members = canonical.parse_object(canonical.encode(REPORT))
+    telemetry = members["telemetry"]
+    for name in ("tunnels", "rules", "lookups", "clock", "cuts", "runs"):
+        del telemetry[name]
+    telemetry["interfaces"] = [dict(list(link.items())[:12]) for link in telemetry["interfaces"]]
+    read = build(Report, members).telemetry
+    assert (read.tunnels, read.rules, read.lookups, read.clock, read.cuts, read.runs) == ((), (), (), None, (), ())
+    assert read.interfaces[0] == REPORT.telemetry.interfaces[0]
 
 
 # All addresses as long as they get, each peer with one AllowedIP.

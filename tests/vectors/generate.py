@@ -20,6 +20,7 @@ from kattila_protocol.freshness import Freshness, Window
 from kattila_protocol.names import MANAGER
 from kattila_protocol.peer import PeerAnswer, PeerQuery
 from kattila_protocol.registration import Registration
+from kattila_protocol.report import Telemetry
 from kattila_protocol.reset import Reset, ResetAnswer
 from kattila_protocol.signing import Key, Purpose
 from kattila_protocol.txt import TxtError, select_psk
@@ -44,8 +45,7 @@ FOLDER = Path(__file__).parent
 Case = dict[str, Any]
 
 DATA = canonical.encode(REPORT)
-SMALL = replace(REPORT, telemetry=replace(REPORT.telemetry, system=None, interfaces=(), routes=(), neighbours=()))
-SMALL_DATA = canonical.encode(replace(SMALL, telemetry=replace(SMALL.telemetry, wireguard=(), failures=())))
+SMALL_DATA = canonical.encode(replace(REPORT, telemetry=Telemetry(system=None)))
 OTHER_SPELLING = b'{ "nonce":"%s", "of":{"the":"future"}, "tick":7 }' % NONCE.encode()
 
 
@@ -327,6 +327,8 @@ def _signed_reports() -> list[tuple[str, bytes, str]]:
         ("neighbour of one column less", DATA.replace(b',"REACHABLE"]', b"]"), "malformed"),
         ("peer of one column more", DATA.replace(b",25,true]", b",25,true,0]"), "malformed"),
         ("peer of one column less", DATA.replace(b",25,true]", b",25]"), "malformed"),
+        ("lookup of one column more", DATA.replace(b"1500,254,null]", b"1500,254,null,0]"), "malformed"),
+        ("lookup of one column less", DATA.replace(b"1500,254,null]", b"1500,254]"), "malformed"),
         ("id in capitals", SMALL_DATA.replace(AGENT.encode(), AGENT.upper().encode()), "malformed"),
         ("nonce too short", SMALL_DATA.replace(NONCE.encode(), NONCE[1:].encode()), "malformed"),
         ("10 minutes and 1 ms behind", canonical.encode(early), "clock_skew"),
