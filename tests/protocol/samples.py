@@ -159,7 +159,10 @@ REPORT = Report(
             Lookup("manager", None, "2001:db8::5", 0, None, None, None, None, None, "Network is unreachable"),
         ),
         clock=Clock(synchronised=True, estimated_error_us=120, maximum_error_us=45_000, clock_offset=-20),
-        cuts=(Cut("routes", 2000, 50_000), Cut("allowed_ips", 1000, None, "RXhhbXBsZSBwdWJsaWMga2V5IG9mIHRoZSBvdGhlciE=")),
+        cuts=(
+            Cut("routes", 2000, 50_000),
+            Cut("allowed_ips", 1000, None, "RXhhbXBsZSBwdWJsaWMga2V5IG9mIHRoZSBvdGhlciE="),
+        ),
         runs=(CollectorRun("links", 2100), CollectorRun("neighbours", 900)),
     ),
 )
