@@ -119,6 +119,17 @@ def test_a_cloned_disk_gets_an_id_of_its_own_and_the_data_never_merge(manager: M
     assert manager.rows("SELECT instead_of FROM agents WHERE agent_id = ?", issued.agent_id) == [(original.agent_id,)]
 
 
+def test_a_refused_clone_is_told_so_however_far_behind_its_numbers_are(manager: Manager) -> None:
+    # Else it would go on above again and again, while the original is always ahead of it.
+    original = node(16)
+    clone = original.cloned()
+    for sender, sample in ((original, 50), (clone, 51), (original, 60)):
+        report(manager, sender, sample)
+    for tick in (1, 55, 60, 61):
+        assert report(manager, clone, 70, tick=tick) == "identity_conflict"
+    assert report(manager, original, 61) == "accepted"
+
+
 def test_a_clone_that_draws_a_new_id_itself_is_bound_to_it(manager: Manager) -> None:
     original = node(14)
     clone = original.cloned()

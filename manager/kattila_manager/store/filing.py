@@ -1,7 +1,7 @@
 """One batch of authentic reports into the database, in one transaction; a verdict for each.
 
-May live here: what is judged against earlier reports, in this order: the last reset, tick and nonce, the machine
-behind the id, the sample. A refused report changes nothing but what proves two machines under one id.
+May live here: what is judged against earlier reports, in this order: the last reset, the very same message, the machine
+behind the id, tick and nonce, the sample. A refused report changes nothing but what proves two machines under one id.
 """
 
 from __future__ import annotations
@@ -60,17 +60,18 @@ class Filing:
         if report.timestamp < state.reset_at:
             raise Superseded("the message was signed before the last reset; sign it anew")
         judged = windows.judge(state.window, state.highest_tick, report.tick, report.nonce)
-        if judged is Freshness.REPLAY:
-            raise Replay(f"tick {report.tick} or its nonce was used before; the highest tick is {state.highest_tick}")
         if judged is Freshness.DUPLICATE:
             return False
+        # Before the replay: a clone takes the numbers that the original takes, and must hear what it is all the same.
         if report.boot_id != state.boot_id or state.challenger_boot_id:
             self._check_machine(state, incoming)
+        if judged is Freshness.REPLAY:
+            raise Replay(f"tick {report.tick} or its nonce was used before; the highest tick is {state.highest_tick}")
         return True
 
     def _check_machine(self, state: State, incoming: Incoming) -> None:
         report, is_newest = incoming.report, incoming.report.tick > state.highest_tick
-        if report.boot_id != state.boot_id and not is_newest:
+        if not is_newest and not states.is_known(self._connection, state, report.boot_id):
             # From before a reboot, or of a clone; the clone goes on above and is heard then.
             raise Replay(f"tick {report.tick} of another boot comes after tick {state.highest_tick}")
         self._changed[state.ref] = state

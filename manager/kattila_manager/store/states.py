@@ -112,6 +112,11 @@ def rule(connection: Connection, state: State, claim: Claim, now: int, *, is_new
     return ruling
 
 
+def is_known(connection: Connection, state: State, boot_id: str) -> bool:
+    """Tell whether it is settled what a boot is: the one that holds the id, or a newcomer that was refused."""
+    return boot_id == state.boot_id or boot_id in _identity(connection, state).refused
+
+
 def _identity(connection: Connection, state: State) -> Identity:
     boots = connection.execute(
         select(agent_boots.c.boot_id, agent_boots.c.refused).where(agent_boots.c.agent_ref == state.ref)

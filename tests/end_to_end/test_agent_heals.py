@@ -1,0 +1,98 @@
+"""The real agent against the real manager, where something went wrong between them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kattila_keys.ring_file import Kept, RingFile
+from support.agent_folder import keep_id
+from support.agent_process import Daemon, running_daemon
+from support.manager import Manager, now_ms, running_manager
+from support.reports import RING, Node, body, node, nonce_of
+
+AGENT = node(1).agent_id
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    folder = tmp_path / "manager"
+    folder.mkdir()
+    with running_manager(folder) as running:
+        yield running
+
+
+@contextmanager
+def agent(manager: Manager, folder: Path) -> Iterator[Daemon]:
+    """Run a real agent that reports every second under `AGENT`."""
+    folder.mkdir(exist_ok=True)
+    keep_id(folder, AGENT)
+    now = now_ms()
+    RingFile(folder / "ring.json").update(lambda _: Kept(RING, asked_at=now, answered_at=now))
+    url = f"http://127.0.0.1:{manager.port}"
+    with running_daemon(
+        folder, DNS="kattila.example.org", DNS_SERVER="127.0.0.1:9", MANAGER_URL=url, INTERVAL="1"
+    ) as running:
+        yield running
+
+
+def samples(manager: Manager, agent_id: str = AGENT) -> list[int]:
+    query = "SELECT sample FROM reports JOIN agents ON ref = agent_ref WHERE agent_id = ? ORDER BY sample"
+    return [sample for (sample,) in manager.rows(query, agent_id)]
+
+
+def wait_for(found: Callable[[], bool], log: Callable[[], str]) -> None:
+    deadline = time.monotonic() + 20
+    while not found():
+        assert time.monotonic() < deadline, log()
+        time.sleep(0.05)
+
+
+def outcome(manager: Manager, sender: Node, sample: int) -> str:
+    return manager.post(body(sender, sample, now_ms())).verdict(nonce_of(sender, sample, sample)).outcome
+
+
+def test_after_121_newer_reports_the_agent_goes_on_above(manager: Manager, tmp_path: Path) -> None:
+    # As when a virtual machine is set back to a snapshot: the numbers that it takes were used before.
+    with agent(manager, tmp_path / "agent") as running:
+        wait_for(lambda: len(samples(manager)) >= 1, lambda: running.log)
+        itself_later = Node(AGENT, BOOT.read_text().strip(), "later.example.net", ())
+        for sample in range(1000, 1121):
+            assert outcome(manager, itself_later, sample) == "accepted"
+        wait_for(lambda: samples(manager)[-1] > 1120, lambda: running.log)
+        assert "was used before" in running.log
+        assert running.log.count("was used before") == 1
+    assert manager.rows("SELECT kind, count FROM refusals WHERE agent_id = ?", AGENT) in ([("replay", 1)], [])
+
+
+def test_an_agent_on_a_cloned_disk_takes_an_id_of_its_own(manager: Manager, tmp_path: Path) -> None:
+    original = node(1)
+    assert outcome(manager, original, 1) == "accepted"
+    with agent(manager, tmp_path / "agent") as running:
+        running.wait_for_log("identity_unproven")
+        sample = 1
+        while (tmp_path / "agent" / "agent_id.txt").read_text().strip() == AGENT:
+            sample += 1
+            assert outcome(manager, original, sample + 1000) == "accepted"
+            assert sample < 40, running.log
+            time.sleep(0.5)
+        fresh = (tmp_path / "agent" / "agent_id.txt").read_text().strip()
+        wait_for(lambda: len(samples(manager, fresh)) >= 2, lambda: running.log)
+    assert samples(manager) == [1, *range(1002, 1001 + sample)]
+    assert outcome(manager, original, 2000) == "accepted"
+
+
+def test_reports_go_on_after_the_manager_was_killed(manager: Manager, tmp_path: Path) -> None:
+    with agent(manager, tmp_path / "agent") as running:
+        wait_for(lambda: len(samples(manager)) >= 1, lambda: running.log)
+        manager.kill()
+        running.wait_for_log("cannot be reached")
+        before = samples(manager)
+        manager.start()
+        wait_for(lambda: len(samples(manager)) >= len(before) + 2, lambda: running.log)
+    assert samples(manager)[: len(before)] == before
