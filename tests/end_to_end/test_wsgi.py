@@ -1,0 +1,103 @@
+"""The manager's application under another WSGI server, in one process with several threads."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from kattila_protocol.envelope import MAX_BODY_BYTES
+from support.manager import HEALTH, REGISTER, RESET, Manager, now_ms
+from support.reports import KEY, body, node, nonce_of, registering, registration_nonce, sealed_bytes
+
+ADMIN = "admin-token-of-the-tests"
+SERVING = """
+import sys
+import waitress
+from kattila_manager import compose
+compose.log_to_stderr()
+waitress.serve(compose.wsgi(), host="127.0.0.1", port=int(sys.argv[1]), threads=8)
+"""
+
+
+@pytest.fixture(scope="module")
+def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
+    prepared = Manager(tmp_path_factory.mktemp("wsgi"), ADMIN_TOKEN=ADMIN)
+    with prepared.log_file.open("ab") as log:
+        serving = subprocess.Popen(
+            [sys.executable, "-c", SERVING, str(prepared.port)],
+            cwd=prepared.folder,
+            env=prepared.environment,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        wait_until_it_answers(prepared, serving)
+        yield prepared
+        assert "Traceback" not in prepared.log
+    finally:
+        serving.kill()
+        serving.wait()
+
+
+def wait_until_it_answers(manager: Manager, serving: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            manager.get(HEALTH)
+        except OSError:
+            assert serving.poll() is None, manager.log
+            assert time.monotonic() < deadline, manager.log
+            time.sleep(0.05)
+        else:
+            return
+
+
+def test_all_six_endpoints_answer(manager: Manager) -> None:
+    sender = node(1)
+    registered = manager.post(registering(sender, now_ms()), REGISTER).verdict(registration_nonce(sender))
+    assert (registered.outcome, registered.agent_id) == ("accepted", sender.agent_id)
+    assert manager.post(body(sender, 1, now_ms())).verdict(nonce_of(sender, 1, 1)).outcome == "accepted"
+    assert set(manager.get(HEALTH).members) == {"status", "version"}
+    (agent,) = manager.get("/status/agents").members["agents"]
+    assert agent["agent_id"] == sender.agent_id
+    assert set(manager.get("/status/alarms").members) == {"open", "closed"}
+    token = {"Authorization": f"Bearer {ADMIN}"}
+    assert manager.post(b'{"all":true}', RESET, token).members == {"reset": 1}
+
+
+def test_the_rules_are_the_same(manager: Manager) -> None:
+    sender = node(2)
+    captured = body(sender, 1, now_ms())
+    threads, outcomes = [], list[str]()
+    for _ in range(40):
+        send = threading.Thread(
+            target=lambda: outcomes.append(manager.post(captured).verdict(nonce_of(sender, 1, 1)).outcome)
+        )
+        threads.append(send)
+        send.start()
+    for one in threads:
+        one.join(30)
+    assert Counter(outcomes) == {"accepted": 1, "duplicate": 39}
+    assert manager.post(captured.replace(b"north", b"North")).kind == "bad_signature"
+    assert manager.post(b"{}").kind == "malformed"
+    refused = manager.post(sealed_bytes(b"{}"))
+    assert (refused.status, refused.verdict("0" * 32).outcome) == (400, "malformed")
+    assert manager.post(b"x" * (MAX_BODY_BYTES + 1)).kind == "too_large"
+    assert manager.ask("POST", "/status/updates", captured, {"Content-Type": "text/plain"}).kind == "wrong_content_type"
+    assert KEY.fingerprint in manager.log
+    assert re.search(r"psk of the tests", manager.log) is None
+
+
+def test_it_is_one_process(manager: Manager) -> None:
+    # What makes its threads safe with each other is not what makes workers so; both were shown.
+    rows = manager.rows("SELECT worker FROM receivers")
+    assert len(rows) == 1
+    assert rows[0][0] != os.getpid()
