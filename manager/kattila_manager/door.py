@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined] # part of RSGI, re-exported without saying so
 
-from kattila_keys.refresh import Keys
+from kattila_keys.refresh import USE_NOTED_MS, Keys
 from kattila_manager.answers import Answer, problem
 from kattila_manager.intake import Begun, Intake
 from kattila_manager.records import Filed
@@ -26,6 +26,8 @@ from kattila_protocol.ring import Ring
 BODY_SECONDS = 10.0
 UPDATES = "/status/updates"
 HEALTH = "/status/healthcheck"
+# How often a worker looks whether another process changed the ring; an unknown signature makes it look at once.
+RING_LOOK_MS = 200
 # Requests that may wait for the pool; more is answered at once.
 _MAX_POOLED = 64
 
@@ -65,6 +67,9 @@ class Door:
         self._asking = asking
         self._clock = clock
         self._pooled = 0
+        self._ring_seen = keys.ring()
+        self._looked_at = clock()
+        self._used_at: dict[str, int] = {}
 
     async def __rsgi__(self, scope: Request, protocol: Any) -> None:
         """Answer one request."""
@@ -84,13 +89,14 @@ class Door:
             return self._intake.refuse(refusal) if is_update else problem(refusal)
 
     async def _update(self, content_type: str, body: bytes) -> Answer:
-        tried = self._keys.ring()
+        tried = self._ring()
         try:
             begun = self._intake.begin(content_type, body, tried)
         except (BadSignature, NoKey):
             fresh = await self._fresh_ring(tried)
             if fresh is None:
                 raise
+            self._ring_seen = fresh
             begun = self._intake.begin(content_type, body, fresh)
         if isinstance(begun, Answer):
             return begun
@@ -100,10 +106,17 @@ class Door:
         future: asyncio.Future[Filed] = asyncio.get_running_loop().create_future()
         self._writer.submit(begun.incoming, future)
         filed = await future
-        fingerprint = begun.key.fingerprint
-        if self._keys.use_is_due(fingerprint, begun.incoming.received_at):
-            self._asking.submit(self._keys.note_used, fingerprint, begun.incoming.received_at)
+        fingerprint, used_at = begun.key.fingerprint, begun.incoming.received_at
+        if used_at - self._used_at.get(fingerprint, 0) >= USE_NOTED_MS:
+            self._used_at[fingerprint] = used_at
+            self._asking.submit(self._keys.note_used, fingerprint, used_at)
         return filed
+
+    def _ring(self) -> Ring:
+        now = self._clock()
+        if not 0 <= now - self._looked_at < RING_LOOK_MS:
+            self._looked_at, self._ring_seen = now, self._keys.ring()
+        return self._ring_seen
 
     async def _fresh_ring(self, tried: Ring) -> Ring | None:
         now = self._clock()

@@ -14,8 +14,8 @@ import zstandard
 
 # Eight others are still cheap to read; a longer chain saves little.
 CHAIN = 8
-# A key costs about eight times what another report does; a group is about an hour of one agent.
-GROUP_SIZE = 128
+# A key costs about eight times what another report does; a group is two hours of one agent.
+GROUP_SIZE = 240
 # A group does not span a long silence, so that retention by age stays near its word.
 GROUP_MS = 2 * 60 * 60 * 1000
 # Twice the largest DATA that is ever accepted.

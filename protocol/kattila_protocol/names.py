@@ -14,8 +14,9 @@ MANAGER = "manager"
 # Integers that a JSON reader in any language holds exactly (RFC 8259, section 6).
 MAX_COUNTER = 2**53 - 1
 
-_UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-_ID = re.compile(_UUID)
+# A UUID in lower case, as a regular expression.
+UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_ID = re.compile(UUID)
 _NONCE = re.compile(r"[0-9a-f]{32}")
 
 

@@ -48,7 +48,7 @@ def serve(config: Config) -> int:
         interface=Interfaces.RSGI,
         workers=config.workers,
         http=HTTPModes.http1,
-        loop=Loops.asyncio,
+        loop=Loops.uvloop,
         websockets=False,
         factory=True,
         backlog=4096,
