@@ -20,9 +20,10 @@ from pathlib import Path
 
 from kattila_agent import __version__, commands, config
 from kattila_agent.ambient import Ambient
-from kattila_agent.collectors.collect import measure
+from kattila_agent.collectors.collect import Given, measure
 from kattila_agent.config import Config
 from kattila_agent.identity import Identity, StateError
+from kattila_agent.measurement import Measurement
 from kattila_keys.dns import ask_txt
 from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFile, RingFileError
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(flags: argparse.Namespace) -> int:
     ambient = _ambient()
     if flags.sysinfo:
-        sys.stdout.buffer.write(commands.show(measure(_labels(flags.env), ambient.now())).encode())
+        sys.stdout.buffer.write(commands.show(_measure_once(_given(flags.env), ambient)).encode())
         return 0
     settings = config.read(flags.env, os.environ, Path.cwd())
     identity = Identity(settings.state_dir, ambient.new_id)
@@ -67,7 +68,10 @@ def _run(flags: argparse.Namespace) -> int:
 def _serve(settings: Config, ambient: Ambient, identity: Identity) -> int:
     from kattila_agent import daemon  # noqa: PLC0415 - the server and requests, which the commands are spared
 
-    measured = functools.partial(measure, settings.labels)
+    def measured(now: int, manager_address: str | None, clock_offset: int | None) -> Measurement:
+        given = Given(settings.labels, settings.limits, manager_address, clock_offset)
+        return measure(given, now, ambient.monotonic)
+
     return daemon.run(settings, ambient, identity, _keys(settings, ambient), measured)
 
 
@@ -75,7 +79,7 @@ def _dump(target: str, settings: Config, ambient: Ambient, identity: Identity) -
     from kattila_agent.reporting import seal  # noqa: PLC0415 - see _serve
 
     ring = commands.usable_ring(_keys(settings, ambient), ambient.now())
-    measurement = measure(settings.labels, ambient.now())
+    measurement = _measure_once(_given_by(settings), ambient)
     numbers = identity.take()
     report = seal(measurement, numbers, ambient.nonce(), ambient.now(), ring)
     commands.write_dump(report, target)
@@ -118,13 +122,22 @@ def _is_loopback(where: Listen) -> bool:
     return where.host != ALL_ADDRESSES and ipaddress.ip_address(where.host).is_loopback
 
 
-def _labels(env_file: str | None) -> dict[str, str]:
-    """Return the labels of the settings; what this machine looks like is worth showing without them."""
+def _measure_once(given: Given, ambient: Ambient) -> Measurement:
+    return measure(given, ambient.now(), ambient.monotonic)
+
+
+def _given(env_file: str | None) -> Given:
+    """Return what the settings say; what this machine looks like is worth showing without them."""
     try:
-        return config.read(env_file, os.environ, Path.cwd()).labels
+        return _given_by(config.read(env_file, os.environ, Path.cwd()))
     except ConfigError as error:
-        print(f"kattila-agent: shown without labels: {error}", file=sys.stderr)
-        return {}
+        print(f"kattila-agent: shown as without settings: {error}", file=sys.stderr)
+        return Given({}, config.default_limits())
+
+
+def _given_by(settings: Config) -> Given:
+    address = commands.resolved(settings.manager_url) if settings.manager_url else None
+    return Given(settings.labels, settings.limits, manager_address=address)
 
 
 def _keys(settings: Config, ambient: Ambient) -> Keys:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import stat
 import sys
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from kattila_agent.ambient import Ambient
 from kattila_agent.measurement import Measurement
@@ -39,6 +41,17 @@ def show(measurement: Measurement) -> str:
     """Return all telemetry as formatted JSON, cleaned as it is in a report but with the columns of rows named."""
     cleaned = json.loads(canonical.encode(_named(measurement.telemetry)))
     return json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n"
+
+
+def resolved(url: str) -> str | None:
+    """Return the first IP address of a URL's host, None if it has none; asks the system's resolver, and waits."""
+    parts = urlsplit(url)
+    try:
+        found = socket.getaddrinfo(parts.hostname, parts.port or parts.scheme, type=socket.SOCK_STREAM)
+    except OSError as error:
+        _log.warning("%s cannot be resolved: %s", parts.hostname, error.strerror)
+        return None
+    return str(found[0][4][0])
 
 
 def usable_ring(keys: Keys, now: int) -> Ring:

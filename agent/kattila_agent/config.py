@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,6 +21,7 @@ PORT = 5087
 MAX_LABELS = 32
 MAX_LABEL_LENGTH = 255
 MAX_INTERVAL_SECONDS = 3600
+MAX_LIMIT = 100_000
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -36,7 +37,27 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("LABELS", "", "what is told of this node in its reports, as in `site=north,role=hub`"),
     Setting("AGENT_LISTEN", f"*:{PORT}", "where the agent's own API listens: `ADDRESS:PORT`, several with commas"),
     Setting("PEER_NETWORKS", "", "prefixes that may ask for /status/peer and /status/reset, beside this machine"),
+    Setting("MAX_INTERFACES", "1000", "most interfaces in a report; what is left out is counted in it"),
+    Setting("MAX_ADDRESSES", "2000", "most addresses of all interfaces together"),
+    Setting("MAX_ROUTES", "2000", "most routes, both families together; default routes are told beyond that"),
+    Setting("MAX_NEIGHBOURS", "1000", "most neighbours, both families together"),
+    Setting("MAX_RULES", "256", "most policy rules, both families together"),
+    Setting("MAX_PEERS", "1000", "most WireGuard peers of all interfaces together"),
+    Setting("MAX_ALLOWED_IPS", "5000", "most AllowedIPs of all peers together; peers with few are told whole"),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much of each kind a report tells."""
+
+    interfaces: int
+    addresses: int
+    routes: int
+    neighbours: int
+    rules: int
+    peers: int
+    allowed_ips: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +73,7 @@ class Config:
     labels: dict[str, str]
     listen: tuple[Listen, ...]
     peer_networks: tuple[Network, ...]
+    limits: Limits
 
     def required_dns(self) -> str:
         """Return the name of the TXT record; raises ConfigError if it is not set."""
@@ -60,6 +82,11 @@ class Config:
     def required_manager_url(self) -> str:
         """Return the manager's URL; raises ConfigError if it is not set."""
         return required(self.manager_url, "MANAGER_URL", "as in MANAGER_URL=http://192.0.2.1:5086")
+
+
+def default_limits() -> Limits:
+    """Return the limits that hold where nothing is set."""
+    return _limits(Settings(SETTINGS, {}))
 
 
 def read(env_file: str | None, environment: Mapping[str, str], folder: Path) -> Config:
@@ -88,7 +115,13 @@ def _parse(settings: Settings, default_state_dir: Path) -> Config:
         labels=settings.checked("LABELS", _labels),
         listen=settings.checked("AGENT_LISTEN", _listens),
         peer_networks=settings.checked("PEER_NETWORKS", _networks),
+        limits=_limits(settings),
     )
+
+
+def _limits(settings: Settings) -> Limits:
+    read_one = values.whole_number(1, MAX_LIMIT, "entries")
+    return Limits(**{field.name: settings.checked(f"MAX_{field.name.upper()}", read_one) for field in fields(Limits)})
 
 
 def _default_state_dir(environment: Mapping[str, str], folder: Path) -> Path:

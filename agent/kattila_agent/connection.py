@@ -6,6 +6,7 @@ means.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import socket
 import ssl
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -43,6 +45,7 @@ class Connection:
         self._total_seconds = total_seconds
         self._sockets = _Sockets()
         self._session = _session(_Adapter(self._sockets, url))
+        self._named_address = _named_address(url)
 
     def post(self, path: str, body: bytes) -> tuple[int, bytes]:
         """Post JSON and return the status and the body of the answer.
@@ -60,6 +63,11 @@ class Connection:
                 # An answer that was cut off in its first lines looks like an empty one.
                 raise UnreachableError(late)
             return answer
+
+    @property
+    def address(self) -> str | None:
+        """The IP address of the newest connection, or of the URL if it names one; None before a name was resolved."""
+        return self._sockets.address or self._named_address
 
     def close(self) -> None:
         """Close what is open; the next request opens it again."""
@@ -107,6 +115,7 @@ class _Sockets:
 
     def __init__(self) -> None:
         self._open: set[socket.socket] = set()
+        self.address: str | None = None
         self._lock = threading.Lock()
 
     def __bool__(self) -> bool:
@@ -114,6 +123,7 @@ class _Sockets:
 
     def add(self, opened: socket.socket) -> socket.socket:
         duplicate = opened.dup()
+        self.address = _address(duplicate.getpeername())
         with self._lock:
             self._open.add(duplicate)
         return duplicate
@@ -181,6 +191,20 @@ def unsigned_words(body: bytes) -> str:
         return ascii(str(json.loads(body)["detail"])[:200])
     except (ValueError, KeyError, TypeError, RecursionError):
         return ""
+
+
+def _address(name: tuple[Any, ...]) -> str:
+    """Return the address of a socket's name, with the zone of a link-local one."""
+    host, scope = str(name[0]).partition("%")[0], name[3] if len(name) == 4 else 0
+    return f"{host}%{scope}" if scope else host
+
+
+def _named_address(url: str) -> str | None:
+    host = urlsplit(url).hostname or ""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return None
 
 
 def _session(adapter: HTTPAdapter) -> requests.Session:

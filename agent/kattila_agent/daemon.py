@@ -9,7 +9,6 @@ import logging
 import math
 import signal
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from types import FrameType
@@ -21,8 +20,7 @@ from kattila_agent.config import Config
 from kattila_agent.connection import Connection
 from kattila_agent.delivery import Manager
 from kattila_agent.identity import Identity, StateError
-from kattila_agent.measurement import Measurement
-from kattila_agent.reporting import Reporter
+from kattila_agent.reporting import Measure, Reporter
 from kattila_agent.server import address_of, open_sockets, serve
 from kattila_keys.refresh import Keys
 
@@ -108,7 +106,7 @@ class Loop:
         return entries[0].key.fingerprint if entries else None
 
 
-def run(config: Config, ambient: Ambient, identity: Identity, keys: Keys, measure: Callable[[int], Measurement]) -> int:
+def run(config: Config, ambient: Ambient, identity: Identity, keys: Keys, measure: Measure) -> int:
     """Run until SIGTERM or SIGINT and return the exit code; SIGHUP asks DNS at once.
 
     Raises:

@@ -54,6 +54,11 @@ class Manager:
         """Take the connection to it."""
         self._connection = connection
 
+    @property
+    def address(self) -> str | None:
+        """Its IP address, None while unknown."""
+        return self._connection.address
+
     def deliver(self, report: bytes, nonce: str, ring: Ring) -> Outcome:
         """Post a sealed report; `nonce` is the one in it."""
         return self._post(UPDATES, report, nonce, ring)

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kattila_agent import fitting
 from kattila_agent.ambient import Ambient
 from kattila_agent.changes import Changes
 from kattila_agent.delivery import Answered, Manager, Outcome, Unreachable, Unsigned
@@ -16,10 +17,16 @@ from kattila_agent.identity import Identity, Numbers
 from kattila_agent.measurement import Measurement
 from kattila_agent.registering import Registrar
 from kattila_keys.refresh import Keys
-from kattila_protocol import canonical, envelope
+from kattila_protocol import envelope
 from kattila_protocol.errors import ClockSkew, IdentityConflict, Replay
 from kattila_protocol.ring import Ring
 from kattila_protocol.verdict import Disposition, Verdict
+
+# What is left of a body for DATA, with three relays in the path.
+MAX_DATA_BYTES = envelope.MAX_BODY_BYTES - 1024
+
+# Takes the moment (ms UTC), the manager's IP address and the clock_offset of its last verdict, None while unknown.
+Measure = Callable[[int, str | None, int | None], Measurement]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,7 @@ class Reporter:
         identity: Identity,
         keys: Keys,
         manager: Manager,
-        measure: Callable[[int], Measurement],
+        measure: Measure,
         changes: Changes,
     ) -> None:
         """Join the parts. Sends nothing yet."""
@@ -52,6 +59,7 @@ class Reporter:
         self._measure = measure
         self._changes = changes
         self._registrar = Registrar(ambient, identity, keys, manager, changes)
+        self._clock_offset: int | None = None
         self.latest: Measurement | None = None
         self.reaches_manager = False
 
@@ -62,7 +70,8 @@ class Reporter:
             StateError: the state folder cannot be used.
             OSError: the kernel's boot id cannot be read.
         """
-        measurement = self.latest = self._measure(self._ambient.now())
+        now = self._ambient.now()
+        measurement = self.latest = self._measure(now, self._manager.address, self._clock_offset)
         if not self._keys.ring().entries:
             self._changes.note("key", "none", logging.WARNING, "no PSK yet: reporting begins when DNS gives one")
             return
@@ -78,7 +87,10 @@ class Reporter:
         numbers = self._identity.take()
         nonce = self._ambient.nonce()
         body = seal(measurement, numbers, nonce, self._ambient.now(), ring)
-        return Attempt(numbers, ring, self._manager.deliver(body, nonce, ring))
+        outcome = self._manager.deliver(body, nonce, ring)
+        if isinstance(outcome, Answered):
+            self._clock_offset = outcome.verdict.clock_offset
+        return Attempt(numbers, ring, outcome)
 
     def _is_mended(self, attempt: Attempt, measurement: Measurement) -> bool:
         """Do what the outcome asks for; tell whether the same measurement is worth one more attempt."""
@@ -138,7 +150,7 @@ def seal(measurement: Measurement, numbers: Numbers, nonce: str, now: int, ring:
     report = measurement.report(
         agent_id=numbers.agent_id, sample=numbers.sample, tick=numbers.tick, nonce=nonce, timestamp=now
     )
-    return envelope.seal(canonical.encode(report), ring.current).to_bytes()
+    return envelope.seal(fitting.encode(report, MAX_DATA_BYTES), ring.current).to_bytes()
 
 
 def _refused(verdict: Verdict) -> str:

@@ -1,82 +1,75 @@
-"""Parsing alone: recorded messages of links that this kernel may lack, malformed ones, and failures as data."""
+"""Parsing alone: messages of links that this kernel may lack, malformed ones, and failures as data."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import socket
+import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kattila_agent.collectors import links, routes, system
-from kattila_agent.collectors.collect import COLLECTORS, Collector, measure
-from kattila_agent.collectors.rtnetlink import Message
+from kattila_agent.collectors import links, lookups, routes, system
+from kattila_agent.collectors.collect import COLLECTORS, Collector, Given, measure
+from kattila_agent.collectors.lookups import Question
+from kattila_agent.config import default_limits
+from kattila_agent.measurement import Measurement
 from kattila_protocol import canonical
-from kattila_protocol.report import CollectorFailure, Interface, Route
+from kattila_protocol.report import (
+    CollectorFailure,
+    Cut,
+    Interface,
+    Lookup,
+    Neighbour,
+    Route,
+    Rule,
+    Telemetry,
+    Tunnel,
+    WireguardInterface,
+    WireguardPeer,
+)
+from support import netlink
+from support.netlink import ip, link, link_info, nla
+from support.parsed import (
+    ADDRESS,
+    ETHERNET,
+    GRE,
+    INFINIBAND,
+    IP6_TUNNEL,
+    LOCAL,
+    LOCAL6,
+    OIF,
+    REMOTE,
+    REMOTE6,
+    ROUTE,
+    WIREGUARD,
+    listed,
+    looked_up,
+    one,
+    parsed_links,
+    parsed_neighbours,
+    parsed_routes,
+    parsed_rules,
+    parsed_tunnels,
+)
 
-# As dump() gave them on 6.x kernels, reduced to what is read.
-ETHERNET: dict[str, Any] = {
-    "index": 2,
-    "ifi_type": 1,
-    "flags": 69699,
-    "IFLA_IFNAME": "eth0",
-    "IFLA_ADDRESS": bytes.fromhex("020000000001"),
-    "IFLA_MTU": 1500,
-    "IFLA_OPERSTATE": "UP",
-    "IFLA_STATS64": {"rx_bytes": 10, "tx_bytes": 20},
-}
-GRE: dict[str, Any] = {
-    "index": 3,
-    "ifi_type": 778,
-    "flags": 0x91,
-    "IFLA_IFNAME": "gre1",
-    "IFLA_ADDRESS": bytes((192, 0, 2, 1)),
-    "IFLA_MTU": 1476,
-    "IFLA_LINK": 2,
-    "IFLA_LINKINFO": {"IFLA_INFO_KIND": "gre"},
-}
-IP6_TUNNEL = GRE | {"ifi_type": 769, "IFLA_ADDRESS": bytes.fromhex("20010db8" + "00" * 11 + "01")}
-INFINIBAND = ETHERNET | {"ifi_type": 32, "IFLA_ADDRESS": bytes(range(20))}
-WIREGUARD: dict[str, Any] = {
-    "index": 5,
-    "ifi_type": 65534,
-    "flags": 0x10091,
-    "IFLA_IFNAME": "wg0",
-    "IFLA_MTU": 1420,
-    "IFLA_OPERSTATE": "UNKNOWN",
-    "IFLA_LINKINFO": {"IFLA_INFO_KIND": "wireguard"},
-}
-ADDRESS: dict[str, Any] = {"index": 2, "prefixlen": 24, "IFA_ADDRESS": "192.0.2.1", "IFA_LOCAL": "192.0.2.1"}
-ROUTE: dict[str, Any] = {
-    "family": 2,
-    "dst_len": 0,
-    "proto": 3,
-    "type": 1,
-    "flags": 0,
-    "RTA_GATEWAY": "192.0.2.254",
-    "RTA_OIF": 2,
-}
-
-
-def one(link: Message) -> Interface:
-    (interface,) = links.parse([link], [])
-    return interface
+# --- Links
 
 
 @pytest.mark.parametrize(
-    ("link", "address"),
+    ("body", "address"),
     [
         (ETHERNET, "02:00:00:00:00:01"),
         (GRE, "192.0.2.1"),
         (IP6_TUNNEL, "2001:db8::1"),
         (INFINIBAND, ":".join(f"{byte:02x}" for byte in range(20))),
         (WIREGUARD, None),
-        (WIREGUARD | {"IFLA_ADDRESS": b""}, None),
+        (WIREGUARD + nla(1, b""), None),
     ],
 )
-def test_hardware_addresses_of_any_length(link: Message, address: str | None) -> None:
-    assert one(link).address == address
+def test_hardware_addresses_of_any_length(body: bytes, address: str | None) -> None:
+    assert one(body).address == address
 
 
 def test_a_link_without_statistics_or_state() -> None:
@@ -89,15 +82,37 @@ def test_a_link_without_statistics_or_state() -> None:
         mtu=1476,
         address="192.0.2.1",
         addresses=(),
+        link_index=2,
     )
 
 
+def test_counters() -> None:
+    found = one(ETHERNET)
+    assert (found.rx_packets, found.tx_packets, found.rx_bytes, found.tx_bytes) == (1, 2, 10, 20)
+    assert (found.rx_errors, found.tx_errors, found.rx_dropped, found.tx_dropped) == (3, 4, 5, 6)
+
+
 def test_links_and_addresses_are_joined_by_index() -> None:
-    peer = ADDRESS | {"prefixlen": 32, "IFA_ADDRESS": "198.51.100.2", "IFA_LOCAL": "198.51.100.1"}
-    v6 = {"index": 2, "prefixlen": 64, "IFA_ADDRESS": "2001:db8::1"}
-    ethernet, gre = links.parse([ETHERNET, GRE], [ADDRESS, peer, v6])
+    peer = netlink.address(2, 32, nla(1, ip("198.51.100.2")), nla(2, ip("198.51.100.1")))
+    v6 = netlink.address(2, 64, nla(1, ip("2001:db8::1")), family=socket.AF_INET6)
+    gone = netlink.address(99, 24, nla(2, ip("192.0.2.9")))
+    ethernet, gre = parsed_links((ETHERNET, GRE), (ADDRESS, peer, v6, gone))
     assert ethernet.addresses == ("192.0.2.1/24", "198.51.100.1/32", "2001:db8::1/64")
     assert (gre.addresses, gre.link) == ((), "eth0")
+
+
+def test_a_port_of_a_bond_as_some_kernels_have_it() -> None:
+    slave = nla(18, nla(4, "bond") + nla(5, nla(1, 1, 1)))
+    below = link(2, "eth0", nla(10, 7), slave, nla(54, bytes.fromhex("020000000002")))
+    port, bond = parsed_links((below, link(7, "bond0", link_info("bond"))))
+    assert (port.master, port.slave_kind, port.slave_state) == ("bond0", "bond", "BACKUP")
+    assert (port.permanent_address, bond.kind) == ("02:00:00:00:00:02", "bond")
+
+
+def test_a_link_below_in_another_namespace() -> None:
+    found = one(link(2, "veth0", nla(5, 2), nla(37, 0), link_info("veth")))
+    assert (found.link, found.link_index, found.link_netnsid) == (None, 2, 0)
+    assert one(link(2, "veth0", nla(5, 2), nla(37, 0xFFFFFFFF))).link_netnsid == -1
 
 
 @pytest.mark.parametrize(
@@ -113,45 +128,142 @@ def test_flags(flags: int, names: tuple[str, ...]) -> None:
     assert links.flag_names(flags) == names
 
 
+# --- Tunnels, of kinds that this kernel may lack: numbers as in linux/if_link.h and linux/if_tunnel.h
+
+KEYED = b"\x20\x00"
+ENDS: dict[str, Any] = {"local": "192.0.2.1", "remote": "198.51.100.9"}
+ENDS6: dict[str, Any] = {"local": "2001:db8::1", "remote": "2001:db8::9"}
+
+
 @pytest.mark.parametrize(
-    ("message", "route"),
+    ("kind", "data", "tunnel"),
+    [
+        ("vxlan", (nla(1, 42), nla(2, REMOTE), nla(4, LOCAL), nla(15, b"\x12\xb5"), nla(3, 2)),
+         Tunnel("t0", "vxlan", **ENDS, id=42, port=4789, link="eth0")),
+        ("vxlan", (nla(1, 42), nla(16, REMOTE6), nla(17, LOCAL6)), Tunnel("t0", "vxlan", **ENDS6, id=42)),
+        ("vxlan", (nla(1, 0),), Tunnel("t0", "vxlan", id=0)),
+        ("geneve", (nla(1, 7), nla(2, REMOTE), nla(3, 9, 1), nla(5, b"\x17\xc1")),
+         Tunnel("t0", "geneve", remote="198.51.100.9", id=7, ttl=9, port=6081)),
+        ("geneve", (nla(1, 7), nla(7, REMOTE6)), Tunnel("t0", "geneve", remote="2001:db8::9", id=7)),
+        ("gre", (nla(2, b"\0\0"), nla(3, b"\0\0"), nla(4, bytes(4)), nla(5, bytes(4)), nla(6, LOCAL), nla(7, REMOTE)),
+         Tunnel("t0", "gre", **ENDS)),
+        ("gretap", (nla(2, KEYED), nla(3, KEYED), nla(4, b"\0\0\0\x07"), nla(5, b"\0\0\0\0"), nla(20, 51820)),
+         Tunnel("t0", "gretap", ikey=7, okey=0, fwmark=51820)),
+        ("ip6gre", (nla(6, LOCAL6), nla(7, REMOTE6)), Tunnel("t0", "ip6gre", **ENDS6)),
+        ("ipip", (nla(1, 3), nla(2, LOCAL), nla(3, REMOTE), nla(4, 64, 1)),
+         Tunnel("t0", "ipip", **ENDS, ttl=64, link="eth1")),
+        ("sit", (nla(2, LOCAL), nla(3, bytes(4))), Tunnel("t0", "sit", local="192.0.2.1")),
+        ("ip6tnl", (nla(2, LOCAL6), nla(3, REMOTE6)), Tunnel("t0", "ip6tnl", **ENDS6)),
+        ("vti", (nla(2, b"\0\0\0\x05"), nla(3, bytes(4)), nla(4, LOCAL), nla(5, REMOTE), nla(6, 9)),
+         Tunnel("t0", "vti", **ENDS, ikey=5, fwmark=9)),
+    ],
+)  # fmt: skip
+def test_tunnels(kind: str, data: tuple[bytes, ...], tunnel: Tunnel) -> None:
+    assert parsed_tunnels(ETHERNET, link(9, "t0", link_info(kind, *data)), WIREGUARD) == (tunnel,)
+
+
+def test_a_tunnel_bound_to_another_namespace_names_nothing_here() -> None:
+    (tunnel,) = parsed_tunnels(link(9, "t0", nla(37, 1), link_info("vxlan", nla(1, 5), nla(3, 2))))
+    assert tunnel.link is None
+
+
+# --- Routes, rules, neighbours, lookups
+
+
+@pytest.mark.parametrize(
+    ("body", "route"),
     [
         (ROUTE, Route("0.0.0.0/0", "192.0.2.254", "eth0", None, 0, "boot", "unicast")),
-        (ROUTE | {"family": 10}, Route("::/0", "192.0.2.254", "eth0", None, 0, "boot", "unicast")),
-        (ROUTE | {"RTA_OIF": 9}, Route("0.0.0.0/0", "192.0.2.254", "if9", None, 0, "boot", "unicast")),
-        (ROUTE | {"proto": 77, "type": 99}, Route("0.0.0.0/0", "192.0.2.254", "eth0", None, 0, "77", "99")),
+        (netlink.route(OIF, family=10), Route("::/0", None, "eth0", None, 0, "boot", "unicast")),
+        (netlink.route(nla(4, 9)), Route("0.0.0.0/0", None, "if9", None, 0, "boot", "unicast")),
+        (netlink.route(OIF, protocol=77, kind=99), Route("0.0.0.0/0", None, "eth0", None, 0, "77", "99")),
     ],
 )
-def test_routes(message: Message, route: Route) -> None:
-    assert routes.parse([message], {2: "eth0"}) == (route,)
+def test_routes(body: bytes, route: Route) -> None:
+    assert parsed_routes(body) == (route,)
 
 
-def test_cached_routes_are_no_routes() -> None:
-    assert routes.parse([ROUTE | {"flags": 0x200}], {}) == ()
-
-
-def without(message: Message, name: str) -> Message:
-    return {key: value for key, value in message.items() if key != name}
-
-
-@pytest.mark.parametrize("name", ["index", "ifi_type", "flags", "IFLA_IFNAME", "IFLA_MTU"])
-def test_a_link_that_lacks_something_fails(name: str) -> None:
-    with pytest.raises(KeyError):
-        links.parse([without(ETHERNET, name)], [])
-
-
-@pytest.mark.parametrize("name", ["family", "dst_len", "proto", "type", "flags"])
-def test_a_route_that_lacks_something_fails(name: str) -> None:
-    with pytest.raises(KeyError):
-        routes.parse([without(ROUTE, name)], {})
+def test_default_routes_are_told_beyond_the_limit_and_both_families_have_their_share() -> None:
+    inet = [netlink.route(nla(1, bytes((10, 0, 0, number))), length=32) for number in range(3)]
+    inet6 = [netlink.route(nla(1, ip(f"2001:db8::{number}")), family=10, length=128) for number in range(3)]
+    last = netlink.route(family=10)
+    found = routes.parse(routes.Readings(listed(*inet, total=900), listed(*inet6, last, total=50), {}), 4)
+    assert [route.destination for route in found.items] == [
+        *("10.0.0.0/32", "10.0.0.1/32", "2001:db8::/128", "2001:db8::1/128", "::/0")
+    ]
+    assert found.cuts == (Cut("routes", 5, 950),)
 
 
 @pytest.mark.parametrize(
-    "change", [{"dst_len": 33}, {"RTA_DST": "192.0.2.1", "dst_len": 24}, {"RTA_DST": "somewhere"}, {"type": None}]
-)
-def test_a_route_that_cannot_be_fails(change: dict[str, Any]) -> None:
-    with pytest.raises((ValueError, TypeError)):
-        routes.parse([ROUTE | change], {})
+    ("body", "rule"),
+    [
+        (netlink.rule(nla(6, 32766)), Rule("inet", 32766, "lookup", 254)),
+        (netlink.rule(nla(15, 51820), nla(10, 7), nla(16, 0xFF), flags=2),
+         Rule("inet", 0, "lookup", 51820, fwmark=7, fwmask=0xFF, inverted=True)),
+        (netlink.rule(nla(14, 0), nla(13, 0xFFFFFFFF)), Rule("inet", 0, "lookup", 254, suppress_prefixlength=0)),
+        (netlink.rule(nla(14, 0xFFFFFFFF), nla(3, "eth0"), nla(17, "eth1")),
+         Rule("inet", 0, "lookup", 254, iif="eth0", oif="eth1")),
+        (netlink.rule(nla(1, LOCAL6), nla(2, REMOTE6), to=64, source=128, action=2, family=10) + nla(4, 100),
+         Rule("inet6", 0, "goto", 254, "2001:db8::9/128", "2001:db8::1/64", goto=100)),
+        (netlink.rule(nla(22, 6, 1), nla(24, struct.pack("=HH", 53, 53)), nla(20, struct.pack("=II", 0, 99)),
+                      action=6),
+         Rule("inet", 0, "blackhole", 254, other=("ipproto 6", "dport 53", "uidrange 0-99"))),
+        (netlink.rule(nla(99, 1)), Rule("inet", 0, "lookup", 254, other=("attribute 99",))),
+    ],
+)  # fmt: skip
+def test_rules(body: bytes, rule: Rule) -> None:
+    assert parsed_rules(body) == (rule,)
+
+
+def test_neighbours() -> None:
+    ethernet = netlink.neighbour(2, 2, nla(1, ip("192.0.2.9")), nla(2, bytes.fromhex("020000000009")))
+    assert parsed_neighbours(ethernet, netlink.neighbour(7, 0x20, nla(1, ip("192.0.2.8")))) == (
+        Neighbour("192.0.2.9", "02:00:00:00:00:09", "eth0", "REACHABLE"),
+        Neighbour("192.0.2.8", None, "if7", "FAILED"),
+    )
+
+
+def test_a_lookup_has_the_mtu_of_its_route_else_of_its_interface() -> None:
+    said = nla(5, ip("192.0.2.254")), nla(4, 2), nla(7, ip("192.0.2.1"))
+    (plain,) = looked_up(netlink.route(*said, length=32, table=252) + nla(15, 51820))
+    (bound,) = looked_up(netlink.route(*said, nla(8, nla(2, 1280)), length=32))
+    about = ("wireguard", "wg0", "198.51.100.7", 0, "eth0", "192.0.2.254", "192.0.2.1")
+    assert (plain, bound) == (Lookup(*about, 1500, 51820, None), Lookup(*about, 1280, 254, None))
+
+
+def test_what_is_looked_up() -> None:
+    def peer(endpoint: str | None) -> WireguardPeer:
+        return WireguardPeer("k", endpoint, (), 0, 0, 0, 0, False)
+
+    found = Telemetry(
+        system=None,
+        wireguard=(
+            WireguardInterface(
+                "wg0",
+                "k",
+                1,
+                51820,
+                tuple(map(peer, ("192.0.2.1:1", "192.0.2.1:2", None, "[2001:db8::1]:3", "[fe80::1%eth0]:4"))),
+            ),
+        ),
+        tunnels=(Tunnel("vx0", "vxlan", "192.0.2.1", "198.51.100.7", link="eth0"), Tunnel("vx1", "vxlan")),
+    )
+    assert lookups.questions(found, "2001:db8::5") == (
+        Question("wireguard", "wg0", "192.0.2.1", 51820),
+        Question("wireguard", "wg0", "2001:db8::1", 51820),
+        Question("wireguard", "wg0", "fe80::1", 51820, link="eth0"),
+        Question("tunnel", "vx0", "198.51.100.7", 0, "192.0.2.1", "eth0"),
+        Question("manager", None, "2001:db8::5"),
+    )
+
+
+# --- The machine, and failures as data
+
+GIVEN = Given({}, default_limits())
+
+
+def clock() -> float:
+    return 0.0
 
 
 READINGS = system.Readings(
@@ -203,32 +315,38 @@ def test_no_boot_id_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_failing_collector_is_data_and_the_others_go_on() -> None:
-    def broken(_: Mapping[str, str]) -> Any:
-        return links.parse([without(ETHERNET, "IFLA_MTU")], [])
+    def broken(*_: Any) -> Any:
+        return parsed_links((link(2, "eth0", mtu=None),))
 
-    def refused(_: Mapping[str, str]) -> Any:
+    def refused(*_: Any) -> Any:
         raise PermissionError(1, "x" * 500)
 
-    found = measure(
-        {}, 5, (Collector("links", "interfaces", broken), Collector("secret", "wireguard", refused), COLLECTORS[0])
-    )
+    listed = (Collector("links", "interfaces", broken), Collector("secret", "wireguard", refused), COLLECTORS[0])
+    found = measure(GIVEN, 5, clock, listed)
     assert [failure.collector for failure in found.telemetry.failures] == ["links", "secret"]
-    assert found.telemetry.failures[0] == CollectorFailure("links", "KeyError: 'IFLA_MTU'")
+    assert found.telemetry.failures[0] == CollectorFailure("links", "ValueError: eth0 has no MTU")
     assert len(found.telemetry.failures[1].reason) == 200
     assert found.telemetry.interfaces == ()
     assert found.telemetry.system is not None
 
 
-def test_hardware_tells_the_machine_and_software_only_where_there_is_none() -> None:
-    def addresses(*messages: Message) -> tuple[str, ...]:
-        collector = Collector("links", "interfaces", lambda _: links.parse(messages, []))
-        return measure({}, 0, (collector,)).hardware_addresses
+def test_each_run_is_timed() -> None:
+    ticks = iter((1.0, 1.0025, 2.0, 2.5))
 
-    bridge = ETHERNET | {
-        "index": 7,
-        "IFLA_ADDRESS": bytes.fromhex("0242ac110001"),
-        "IFLA_LINKINFO": {"IFLA_INFO_KIND": "bridge"},
-    }
-    loopback = ETHERNET | {"index": 1, "flags": 0x10049, "IFLA_ADDRESS": bytes(6)}
-    assert addresses(loopback, bridge, ETHERNET) == ("02:00:00:00:00:01",)
-    assert addresses(loopback, bridge) == ("02:42:ac:11:00:01",)
+    def refused(*_: Any) -> Any:
+        raise OSError("no")
+
+    listed = (Collector("system", "system", lambda *_: None), Collector("links", "interfaces", refused))
+    found = measure(GIVEN, 5, lambda: next(ticks), listed).telemetry
+    assert [(run.collector, run.duration_us) for run in found.runs] == [("system", 2500), ("links", 500_000)]
+
+
+def measured_links(*bodies: bytes) -> Measurement:
+    return measure(GIVEN, 0, clock, (Collector("links", "interfaces", lambda *_: parsed_links(bodies)),))
+
+
+def test_hardware_tells_the_machine_and_software_only_where_there_is_none() -> None:
+    bridge = link(7, "br0", nla(1, bytes.fromhex("0242ac110001")), link_info("bridge"))
+    loopback = link(1, "lo", nla(1, bytes(6)), flags=0x10049)
+    assert measured_links(loopback, bridge, ETHERNET).hardware_addresses == ("02:00:00:00:00:01",)
+    assert measured_links(loopback, bridge).hardware_addresses == ("02:42:ac:11:00:01",)

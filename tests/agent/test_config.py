@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def test_nothing_is_set_and_there_is_no_file(tmp_path: Path) -> None:
         labels={},
         listen=(Listen("", 5087),),
         peer_networks=(),
+        limits=config.default_limits(),
     )
 
 
@@ -56,6 +58,8 @@ def test_nothing_is_set_and_there_is_no_file(tmp_path: Path) -> None:
         ('LABELS="site=north, role=hub"', "labels", {"site": "north", "role": "hub"}),
         ("LABELS=site=a=b,", "labels", {"site": "a=b"}),
         ("LABELS=site=$HOME", "labels", {"site": "$HOME"}),
+        ("MAX_ROUTES=1", "limits", replace(config.default_limits(), routes=1)),
+        ("MAX_ALLOWED_IPS=100000", "limits", replace(config.default_limits(), allowed_ips=100_000)),
         ("AGENT_LISTEN=192.0.2.1", "listen", (Listen("192.0.2.1", 5087),)),
         ("AGENT_LISTEN=[2001:DB8::1]:1, *:2", "listen", (Listen("2001:db8::1", 1), Listen("", 2))),
         (

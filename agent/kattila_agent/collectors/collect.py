@@ -9,51 +9,103 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kattila_agent.collectors import links, routes, system
+from kattila_agent.collectors import clock, links, lookups, neighbours, routes, rules, system, tunnels
+from kattila_agent.collectors.bounds import Bounded
+from kattila_agent.config import Limits
 from kattila_agent.measurement import Measurement
-from kattila_protocol.report import CollectorFailure, Telemetry
+from kattila_protocol.report import CollectorFailure, CollectorRun, Telemetry
 
 _MAX_REASON = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the collectors are told: the node's labels and limits, and what the rest of the agent knows.
+
+    `manager_address` is the IP address that reports go to, `clock_offset` that of the last verdict in ms; both are None
+    while unknown.
+    """
+
+    labels: Mapping[str, str]
+    limits: Limits
+    manager_address: str | None = None
+    clock_offset: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Collector:
     """One source: its name in reports, the member of Telemetry that it fills, and how it is read.
 
-    `collect` takes the labels of this node's settings and returns the member's value; whatever it raises becomes a
-    CollectorFailure.
+    `collect` takes what is given and what the collectors before it found, and returns the member's value, in a Bounded
+    if it may be cut or fail in part; whatever it raises becomes a CollectorFailure.
     """
 
     name: str
     member: str
-    collect: Callable[[Mapping[str, str]], Any]
+    collect: Callable[[Given, Telemetry], Any]
 
 
 COLLECTORS: tuple[Collector, ...] = (
-    Collector("system", "system", lambda labels: system.parse(system.read(), labels)),
-    Collector("links", "interfaces", lambda _: links.parse(*links.read())),
-    Collector("routes", "routes", lambda _: routes.parse(*routes.read())),
+    Collector("system", "system", lambda given, _: system.parse(system.read(), given.labels)),
+    Collector("clock", "clock", lambda given, _: clock.parse(clock.read(), given.clock_offset)),
+    Collector(
+        "links",
+        "interfaces",
+        lambda given, _: links.parse(links.read(given.limits.interfaces, given.limits.addresses)),
+    ),
+    Collector(
+        "tunnels",
+        "tunnels",
+        lambda given, found: tunnels.parse(*tunnels.read(found.interfaces, given.limits.interfaces)),
+    ),
+    Collector("routes", "routes", lambda given, _: routes.parse(routes.read(given.limits.routes), given.limits.routes)),
+    Collector("rules", "rules", lambda given, _: rules.parse(rules.read(given.limits.rules), given.limits.rules)),
+    Collector(
+        "neighbours",
+        "neighbours",
+        lambda given, _: neighbours.parse(neighbours.read(given.limits.neighbours), given.limits.neighbours),
+    ),
+    # Last: it asks for what the others found.
+    Collector(
+        "lookups",
+        "lookups",
+        lambda given, found: lookups.parse(
+            *lookups.read(lookups.questions(found, given.manager_address)), found.interfaces
+        ),
+    ),
 )
 
 
-def measure(labels: Mapping[str, str], now: int, collectors: tuple[Collector, ...] = COLLECTORS) -> Measurement:
+def measure(
+    given: Given, now: int, monotonic: Callable[[], float], collectors: tuple[Collector, ...] = COLLECTORS
+) -> Measurement:
     """Run all collectors; one that fails is reported as data, and the others go on.
+
+    `now` is ms UTC; `monotonic` is a clock in seconds, by which each is timed.
 
     Raises:
         OSError: the kernel's boot id cannot be read, so that /proc is not what Linux mounts there.
     """
     telemetry = Telemetry(system=None)
     for collector in collectors:
-        telemetry = _collected(telemetry, collector, labels)
+        started = monotonic()
+        telemetry = _collected(telemetry, collector, given)
+        run = CollectorRun(collector.name, round((monotonic() - started) * 1_000_000))
+        telemetry = replace(telemetry, runs=(*telemetry.runs, run))
     return Measurement(telemetry, sampled_at=now, boot_id=system.read_boot_id())
 
 
-def _collected(telemetry: Telemetry, collector: Collector, labels: Mapping[str, str]) -> Telemetry:
+def _collected(telemetry: Telemetry, collector: Collector, given: Given) -> Telemetry:
     try:
-        value = collector.collect(labels)
+        value = collector.collect(given, telemetry)
     except Exception as error:
         failure = CollectorFailure(collector.name, _reason(error))
         return replace(telemetry, failures=(*telemetry.failures, failure))
+    if isinstance(value, Bounded):
+        failures = (CollectorFailure(collector.name, reason[:_MAX_REASON]) for reason in value.failures)
+        cuts, failed = (*telemetry.cuts, *value.cuts), (*telemetry.failures, *failures)
+        telemetry = replace(telemetry, cuts=cuts, failures=failed)
+        value = value.items
     return replace(telemetry, **{collector.member: value})
 
 

@@ -1,33 +1,42 @@
 """The links of this network namespace with their addresses, as `ip -details link` and `ip address` show them.
 
-May live here: reading both tables and joining them into interfaces.
+May live here: reading both tables and joining them into interfaces. Not here: what tunnels say of their ends.
 """
 
 from __future__ import annotations
 
-import ipaddress
+import socket
+import struct
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-from kattila_agent.collectors.rtnetlink import Message, dump, text
+from kattila_agent.collectors import rtnetlink
+from kattila_agent.collectors.bounds import Bounded, cut
+from kattila_agent.collectors.rtnetlink import Attributes, Listed
 from kattila_protocol.report import Interface
 
-# What fits into a report beside the routes; a host with more runs containers, whose links are made by software.
-MAX_LINKS = 1000
-MAX_ADDRESSES = 2000
+# linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h
+_RTM_GETLINK, _RTM_GETADDR = 18, 22
+_LINK = struct.Struct("=BxHiII")
+_ADDRESS = struct.Struct("=BBBBi")
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 3, 4, 5, 10
+_IFLA_OPERSTATE, _IFLA_LINKINFO, _IFLA_STATS64, _IFLA_LINK_NETNSID, _IFLA_PERM_ADDRESS = 16, 18, 23, 37, 54
+_INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
+_VLAN_ID = 1
+_BRPORT_STATE = 1
+_BOND_SLAVE_STATE = 1
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
 
-_LINK_ATTRIBUTES = (
-    "IFLA_IFNAME",
-    "IFLA_ADDRESS",
-    "IFLA_MTU",
-    "IFLA_LINK",
-    "IFLA_LINK_NETNSID",
-    "IFLA_MASTER",
-    "IFLA_OPERSTATE",
-    "IFLA_LINKINFO",
-    "IFLA_STATS64",
+_OPERSTATES = ("UNKNOWN", "NOTPRESENT", "DOWN", "LOWERLAYERDOWN", "TESTING", "DORMANT", "UP")
+_BRIDGE_STATES = ("disabled", "listening", "learning", "forwarding", "blocking")
+_BOND_STATES = ("ACTIVE", "BACKUP")
+# The first of struct rtnl_link_stats64.
+_STATS = struct.Struct("=8Q")
+_COUNTERS = (
+    *("rx_packets", "tx_packets", "rx_bytes", "tx_bytes"),
+    *("rx_errors", "tx_errors", "rx_dropped", "tx_dropped"),
 )
-_ADDRESS_ATTRIBUTES = ("IFA_ADDRESS", "IFA_LOCAL")
 
 # linux/if.h, in the order of `ip link`.
 _UP = 1 << 0
@@ -57,21 +66,42 @@ _FLAGS = (
 _TUNNELS = frozenset((768, 769, 776, 778, 823))
 
 
-def read() -> tuple[list[Message], list[Message]]:
-    """Ask the kernel for links and addresses; raises OSError."""
-    return dump("link", _LINK_ATTRIBUTES, MAX_LINKS), dump("addr", _ADDRESS_ATTRIBUTES, MAX_ADDRESSES)
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """What the kernel says: RTM_NEWLINK and RTM_NEWADDR, and the names of all links by index."""
+
+    links: Listed
+    addresses: Listed
+    names: Mapping[int, str]
 
 
-def parse(links: Iterable[Message], addresses: Iterable[Message]) -> tuple[Interface, ...]:
+def read(max_links: int, max_addresses: int) -> Readings:
+    """Ask the kernel for links and addresses; raises OSError or ValueError."""
+    return Readings(
+        links=rtnetlink.dump(_RTM_GETLINK, bytes(_LINK.size), max_links),
+        addresses=rtnetlink.dump(_RTM_GETADDR, bytes(_ADDRESS.size), max_addresses),
+        names=rtnetlink.names_by_index(),
+    )
+
+
+def parse(readings: Readings) -> Bounded[Interface]:
     """Join links and addresses, in the kernel's order.
 
     Raises:
-        KeyError, ValueError, TypeError: a message lacks what every link or address has, or holds another type.
+        ValueError: a message is malformed or lacks what every link or address has.
     """
-    links = list(links)
-    names = {link["index"]: text(link["IFLA_IFNAME"]) for link in links}
-    by_link = _by_link(addresses)
-    return tuple(_interface(link, names, by_link[link["index"]]) for link in links)
+    links = [_Link.of(body) for body in readings.links.bodies]
+    # A link may have gone, or come, between two of the three questions.
+    names = {**readings.names, **{link.index: link.name for link in links}}
+    by_link = _by_link(readings.addresses.bodies)
+    interfaces = tuple(_interface(link, names, tuple(by_link[link.index])) for link in links)
+    return Bounded(
+        interfaces,
+        (
+            *cut("interfaces", len(interfaces), readings.links.total),
+            *cut("addresses", len(readings.addresses.bodies), readings.addresses.total),
+        ),
+    )
 
 
 def flag_names(flags: int) -> tuple[str, ...]:
@@ -84,39 +114,108 @@ def flag_names(flags: int) -> tuple[str, ...]:
     return tuple(no_carrier + named + ([f"{rest:x}"] if rest else []))
 
 
-def _by_link(addresses: Iterable[Message]) -> defaultdict[int, list[str]]:
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """A message about a link, opened."""
+
+    type: int
+    index: int
+    flags: int
+    name: str
+    found: Attributes
+    info: Attributes
+
+    @classmethod
+    def of(cls, body: bytes) -> _Link:
+        _, link_type, index, flags, _ = rtnetlink.header(_LINK, body)
+        found = rtnetlink.attributes(body, _LINK.size)
+        name = rtnetlink.string(found, _IFLA_IFNAME)
+        if name is None:
+            raise ValueError(f"link {index} has no name")
+        return cls(link_type, index, flags, name, found, rtnetlink.attributes(found.get(_IFLA_LINKINFO, b"")))
+
+
+def _by_link(bodies: Iterable[bytes]) -> defaultdict[int, list[str]]:
     by_link: defaultdict[int, list[str]] = defaultdict(list)
-    for message in addresses:
+    for body in bodies:
+        family, length, _, _, index = rtnetlink.header(_ADDRESS, body)
+        if family not in (socket.AF_INET, socket.AF_INET6):
+            continue
+        found = rtnetlink.attributes(body, _ADDRESS.size)
         # IFA_ADDRESS is the other end of a point-to-point link; IFA_LOCAL, where there is one, is this end.
-        local = message.get("IFA_LOCAL") or message["IFA_ADDRESS"]
-        by_link[message["index"]].append(f"{local}/{message['prefixlen']}")
+        kind = _IFA_LOCAL if _IFA_LOCAL in found else _IFA_ADDRESS
+        if kind not in found:
+            raise ValueError(f"an address of link {index} is missing")
+        by_link[index].append(rtnetlink.prefix(found, kind, family, length))
     return by_link
 
 
-def _interface(link: Message, names: Mapping[int, str], addresses: list[str]) -> Interface:
-    stats = link.get("IFLA_STATS64", {})
-    kind = link.get("IFLA_LINKINFO", {}).get("IFLA_INFO_KIND")
-    # An index of another network namespace names nothing here.
-    below = None if "IFLA_LINK_NETNSID" in link else link.get("IFLA_LINK")
+def _interface(link: _Link, names: Mapping[int, str], addresses: tuple[str, ...]) -> Interface:
+    found, info = link.found, link.info
+    mtu = rtnetlink.number(found, _IFLA_MTU, 4)
+    if mtu is None:
+        raise ValueError(f"{link.name} has no MTU")
+    kind = rtnetlink.string(info, _INFO_KIND)
+    slave_kind = rtnetlink.string(info, _INFO_SLAVE_KIND)
+    below = rtnetlink.number(found, _IFLA_LINK, 4)
+    netnsid = _signed(rtnetlink.number(found, _IFLA_LINK_NETNSID, 4))
     return Interface(
-        index=int(link["index"]),
-        name=names[link["index"]],
-        kind=None if kind is None else text(kind),
-        flags=flag_names(link["flags"]),
-        operstate=str(link.get("IFLA_OPERSTATE", "UNKNOWN")),
-        mtu=int(link["IFLA_MTU"]),
-        address=_hardware_address(link["ifi_type"], link.get("IFLA_ADDRESS")),
-        addresses=tuple(addresses),
-        master=names.get(link.get("IFLA_MASTER", 0)),
-        link=names.get(below or 0),
-        rx_bytes=int(stats.get("rx_bytes", 0)),
-        tx_bytes=int(stats.get("tx_bytes", 0)),
+        index=link.index,
+        name=link.name,
+        kind=kind,
+        flags=flag_names(link.flags),
+        operstate=_named(_OPERSTATES, rtnetlink.number(found, _IFLA_OPERSTATE, 1) or 0),
+        mtu=mtu,
+        address=_hardware_address(link.type, found.get(_IFLA_ADDRESS)),
+        addresses=addresses,
+        master=names.get(rtnetlink.number(found, _IFLA_MASTER, 4) or 0),
+        # An index of another network namespace names nothing here.
+        link=names.get(below or 0) if netnsid is None else None,
+        **_counters(found.get(_IFLA_STATS64)),
+        permanent_address=_hardware_address(link.type, found.get(_IFLA_PERM_ADDRESS)),
+        link_index=below or None,
+        link_netnsid=netnsid,
+        vlan_id=_vlan_id(kind, info),
+        slave_kind=slave_kind,
+        slave_state=_slave_state(slave_kind, info),
     )
+
+
+def _counters(stats: bytes | None) -> dict[str, int]:
+    if stats is None:
+        return {}
+    if len(stats) < _STATS.size:
+        raise ValueError(f"statistics of {len(stats)} bytes")
+    return dict(zip(_COUNTERS, _STATS.unpack_from(stats), strict=True))
+
+
+def _vlan_id(kind: str | None, info: Attributes) -> int | None:
+    if kind != "vlan":
+        return None
+    return rtnetlink.number(rtnetlink.attributes(info.get(_INFO_DATA, b"")), _VLAN_ID, 2)
+
+
+def _slave_state(slave_kind: str | None, info: Attributes) -> str | None:
+    if slave_kind not in ("bridge", "bond"):
+        return None
+    found = rtnetlink.attributes(info.get(_INFO_SLAVE_DATA, b""))
+    kind, names = (_BRPORT_STATE, _BRIDGE_STATES) if slave_kind == "bridge" else (_BOND_SLAVE_STATE, _BOND_STATES)
+    state = rtnetlink.number(found, kind, 1)
+    return None if state is None else _named(names, state)
+
+
+def _named(names: tuple[str, ...], which: int) -> str:
+    return names[which] if which < len(names) else str(which)
+
+
+def _signed(found: int | None) -> int | None:
+    # NETNSA_NSID_NOT_ASSIGNED is -1.
+    return found if found is None or found < 1 << 31 else found - (1 << 32)
 
 
 def _hardware_address(link_type: int, address: bytes | None) -> str | None:
     if not address:
         return None
     if link_type in _TUNNELS and len(address) in (4, 16):
-        return str(ipaddress.ip_address(address))
+        return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
     return address.hex(":")

@@ -1,0 +1,37 @@
+"""How much of a long list is told, and how that is said. Pure.
+
+May live here: sharing a limit. Not here: the limits (config).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from kattila_protocol.report import Cut
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded(Generic[_Item]):
+    """A list as it is told, what was cut from it, and why parts of it could not be read."""
+
+    items: tuple[_Item, ...]
+    cuts: tuple[Cut, ...] = ()
+    failures: tuple[str, ...] = ()
+
+
+def cut(what: str, kept: int, of: int, where: str = "") -> tuple[Cut, ...]:
+    """Say that a list is not whole, if it is not."""
+    return (Cut(what, kept, of, where),) if kept < of else ()
+
+
+def shares(limit: int, counts: Sequence[int]) -> list[int]:
+    """Share a limit among several lists: none gets less than an even part unless it has less."""
+    granted = [0] * len(counts)
+    for done, which in enumerate(sorted(range(len(counts)), key=counts.__getitem__)):
+        granted[which] = min(counts[which], limit // (len(counts) - done))
+        limit -= granted[which]
+    return granted

@@ -1,0 +1,154 @@
+"""Which way the outer packets of tunnels and the reports to the manager leave: the kernel's own route lookup.
+
+May live here: whom to ask for, asking, and reading the answer, as `ip route get` does. It needs no privilege. Not here:
+the routes themselves (routes) and the rules that choose among tables (rules).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from kattila_agent.collectors import routes, rtnetlink
+from kattila_agent.collectors.rtnetlink import Attributes, Channel, Refused
+from kattila_protocol.report import Interface, Lookup, Telemetry
+
+# linux/rtnetlink.h
+_RTM_GETROUTE = 26
+_ROUTE = struct.Struct("=BBBBBBBBI")
+_LOOKUP_TABLE = 0x1000
+_RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_PREFSRC, _RTA_METRICS, _RTA_TABLE, _RTA_MARK = 1, 2, 4, 7, 8, 15, 16
+_RTAX_MTU = 2
+_UINT = struct.Struct("=I")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked: `destination` is an IP address, `zone` the interface that a link-local one belongs to.
+
+    `source` is the address that the packets are bound to, `link` the interface; None where that is left to the kernel.
+    """
+
+    purpose: str
+    tunnel: str | None
+    destination: str
+    fwmark: int = 0
+    source: str | None = None
+    link: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The body of the kernel's RTM_NEWROUTE, or None and the error that it refused with, in words."""
+
+    question: Question
+    body: bytes | None
+    error: str | None = None
+
+
+def questions(found: Telemetry, manager_address: str | None) -> tuple[Question, ...]:
+    """Return what is worth asking: each WireGuard endpoint once per interface, each tunnel's remote, and the manager.
+
+    Raises:
+        ValueError: an endpoint is none.
+    """
+    asked: dict[Question, None] = {}
+    for interface in found.wireguard:
+        for peer in interface.peers:
+            if peer.endpoint is not None:
+                host, zone = _host(peer.endpoint)
+                asked[Question("wireguard", interface.name, host, interface.fwmark, link=zone)] = None
+    for tunnel in found.tunnels:
+        if tunnel.remote is not None:
+            local, link = tunnel.local, tunnel.link
+            asked[Question("tunnel", tunnel.interface, tunnel.remote, tunnel.fwmark, local, link)] = None
+    if manager_address is not None:
+        host, _, zone = manager_address.partition("%")
+        asked[Question("manager", None, host, link=zone or None)] = None
+    return tuple(asked)
+
+
+def read(asked: Iterable[Question]) -> tuple[list[Answer], Mapping[int, str]]:
+    """Ask the kernel all of that, and for the names of the links by index; what it refuses is an answer, too.
+
+    Raises:
+        OSError: the kernel does not answer.
+        ValueError: a destination is no IP address, or an answer is malformed.
+    """
+    names = rtnetlink.names_by_index()
+    indexes = {name: index for index, name in names.items()}
+    with Channel() as channel:
+        return [_ask(channel, question, indexes) for question in asked], names
+
+
+def parse(answers: Iterable[Answer], names: Mapping[int, str], interfaces: Iterable[Interface]) -> tuple[Lookup, ...]:
+    """Return the answers as they are told; a route without an MTU of its own has that of its interface.
+
+    Raises:
+        ValueError: a message is malformed.
+    """
+    mtus = {interface.name: interface.mtu for interface in interfaces}
+    return tuple(_lookup(answer, names, mtus) for answer in answers)
+
+
+def _host(endpoint: str) -> tuple[str, str | None]:
+    """Take "192.0.2.1:51820" or "[fe80::1%eth0]:51820" apart."""
+    host, colon, _ = endpoint.rpartition(":")
+    if not colon:
+        raise ValueError(f"{endpoint!r} is no endpoint")
+    host, _, zone = host.removeprefix("[").removesuffix("]").partition("%")
+    return host, zone or None
+
+
+def _ask(channel: Channel, question: Question, indexes: Mapping[str, int]) -> Answer:
+    link = question.link
+    index = None if link is None else int(link) if link.isdecimal() else indexes.get(link)
+    if link is not None and index is None:
+        return Answer(question, None, f"there is no interface {link}")
+    try:
+        return Answer(question, channel.ask(_RTM_GETROUTE, _asked(question, index)))
+    except Refused as refusal:
+        return Answer(question, None, refusal.strerror)
+
+
+def _asked(question: Question, index: int | None) -> bytes:
+    family, destination = rtnetlink.packed(question.destination)
+    bits, source_bits = 8 * len(destination), 0
+    body = rtnetlink.attribute(_RTA_DST, destination)
+    if question.source is not None:
+        source_family, source = rtnetlink.packed(question.source)
+        # A source of the other family would be refused as malformed, not as unreachable.
+        if source_family == family:
+            source_bits = bits
+            body += rtnetlink.attribute(_RTA_SRC, source)
+    if question.fwmark:
+        body += rtnetlink.attribute(_RTA_MARK, _UINT.pack(question.fwmark))
+    if index is not None:
+        body += rtnetlink.attribute(_RTA_OIF, _UINT.pack(index))
+    return _ROUTE.pack(family, bits, source_bits, 0, 0, 0, 0, 0, _LOOKUP_TABLE) + body
+
+
+def _lookup(answer: Answer, names: Mapping[int, str], mtus: Mapping[str, int]) -> Lookup:
+    asked = answer.question
+    about = (asked.purpose, asked.tunnel, asked.destination, asked.fwmark)
+    if answer.body is None:
+        return Lookup(*about, None, None, None, None, None, answer.error)
+    family, _, _, _, table, _, _, _, _ = rtnetlink.header(_ROUTE, answer.body)
+    found = rtnetlink.attributes(answer.body, _ROUTE.size)
+    index = rtnetlink.number(found, _RTA_OIF, 4)
+    interface = None if index is None else names.get(index, f"if{index}")
+    return Lookup(
+        *about,
+        interface=interface,
+        gateway=routes.gateway(found, family),
+        # The one that was asked for is not repeated where it is used.
+        source=rtnetlink.address(found, _RTA_PREFSRC, family) or asked.source,
+        mtu=_mtu(found) or mtus.get(interface or ""),
+        table=rtnetlink.number(found, _RTA_TABLE, 4) or table,
+        error=None,
+    )
+
+
+def _mtu(found: Attributes) -> int | None:
+    return rtnetlink.number(rtnetlink.attributes(found.get(_RTA_METRICS, b"")), _RTAX_MTU, 4)

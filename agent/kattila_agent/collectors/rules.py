@@ -1,0 +1,121 @@
+"""The policy rules of both families, as `ip rule` shows them.
+
+May live here: reading rules and naming what they select. Not here: which route they lead to (lookups).
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kattila_agent.collectors import rtnetlink
+from kattila_agent.collectors.bounds import Bounded, cut, shares
+from kattila_agent.collectors.rtnetlink import Attributes, Listed
+from kattila_protocol.report import Rule
+
+# linux/fib_rules.h
+_RTM_GETRULE = 34
+_RULE = struct.Struct("=BBBBBxxBI")
+_DST, _SRC, _IIFNAME, _GOTO, _PRIORITY, _FWMARK, _FLOW, _TUN_ID = 1, 2, 3, 4, 6, 10, 11, 12
+_SUPPRESS_IFGROUP, _SUPPRESS_PREFIXLEN, _TABLE, _FWMASK, _OIFNAME, _L3MDEV, _UID_RANGE = 13, 14, 15, 16, 17, 19, 20
+_IP_PROTO, _SPORT_RANGE, _DPORT_RANGE = 22, 23, 24
+_LAST_KNOWN = 24
+_INVERT = 0x2
+_ACTIONS = {1: "lookup", 2: "goto", 3: "nop", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
+_FAMILIES: dict[int, str] = {socket.AF_INET: "inet", socket.AF_INET6: "inet6"}
+_NONE = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """What the kernel says: RTM_NEWRULE of both families."""
+
+    inet: Listed
+    inet6: Listed
+
+
+def read(limit: int) -> Readings:
+    """Ask the kernel for the rules of both families, the first `limit` of each; raises OSError or ValueError."""
+    inet, inet6 = (_table(family, limit) for family in _FAMILIES)
+    return Readings(inet, inet6)
+
+
+def parse(readings: Readings, limit: int) -> Bounded[Rule]:
+    """Return the rules in the kernel's order, of each family at least half of the limit if there are so many.
+
+    Raises:
+        ValueError: a message is malformed.
+    """
+    families = (readings.inet, readings.inet6)
+    granted = shares(limit, [family.total for family in families])
+    told = tuple(_rule(body) for family, share in zip(families, granted, strict=True) for body in family.bodies[:share])
+    return Bounded(told, cut("rules", len(told), sum(family.total for family in families)))
+
+
+def _table(family: int, limit: int) -> Listed:
+    def counts(buffer: bytes, start: int) -> bool:
+        return buffer[start] == family
+
+    return rtnetlink.dump(_RTM_GETRULE, _RULE.pack(family, 0, 0, 0, 0, 0, 0), limit, least=_RULE.size, counts=counts)
+
+
+def _rule(body: bytes) -> Rule:
+    family, to_length, from_length, tos, table, action, flags = rtnetlink.header(_RULE, body)
+    found = rtnetlink.attributes(body, _RULE.size)
+    fwmark, fwmask = rtnetlink.number(found, _FWMARK, 4), rtnetlink.number(found, _FWMASK, 4)
+    named_table = rtnetlink.number(found, _TABLE, 4)
+    suppressed = rtnetlink.number(found, _SUPPRESS_PREFIXLEN, 4)
+    return Rule(
+        family=_FAMILIES.get(family, str(family)),
+        priority=rtnetlink.number(found, _PRIORITY, 4) or 0,
+        action=_ACTIONS.get(action, str(action)),
+        table=table if named_table is None else named_table,
+        source=_prefix(found, _SRC, family, from_length),
+        destination=_prefix(found, _DST, family, to_length),
+        # A mask alone is a selector, too: of packets without those bits.
+        fwmark=fwmark if fwmark is not None or fwmask is None else 0,
+        fwmask=fwmask,
+        iif=rtnetlink.string(found, _IIFNAME),
+        oif=rtnetlink.string(found, _OIFNAME),
+        inverted=bool(flags & _INVERT),
+        suppress_prefixlength=None if suppressed == _NONE else suppressed,
+        goto=rtnetlink.number(found, _GOTO, 4),
+        other=tuple(_others(found, tos)),
+    )
+
+
+def _prefix(found: Attributes, kind: int, family: int, length: int) -> str | None:
+    return rtnetlink.prefix(found, kind, family, length) if length or kind in found else None
+
+
+def _others(found: Attributes, tos: int) -> Iterator[str]:
+    """Name what has no member, in the words of `ip rule`."""
+    if tos:
+        yield f"tos {tos:#x}"
+    if (protocol := rtnetlink.number(found, _IP_PROTO, 1)) is not None:
+        yield f"ipproto {protocol}"
+    for word, kind, size in (("sport", _SPORT_RANGE, 2), ("dport", _DPORT_RANGE, 2), ("uidrange", _UID_RANGE, 4)):
+        yield from _range(word, found, kind, size)
+    if rtnetlink.number(found, _L3MDEV, 1):
+        yield "l3mdev"
+    if tunnel := rtnetlink.number(found, _TUN_ID, 8, "big"):
+        yield f"tun_id {tunnel}"
+    if rtnetlink.number(found, _FLOW, 4):
+        yield f"realms {rtnetlink.number(found, _FLOW, 4)}"
+    if rtnetlink.number(found, _SUPPRESS_IFGROUP, 4) not in (None, _NONE):
+        yield f"suppress_ifgroup {rtnetlink.number(found, _SUPPRESS_IFGROUP, 4)}"
+    # What a newer kernel can select by narrows a rule all the same.
+    yield from (f"attribute {kind}" for kind in sorted(found) if kind > _LAST_KNOWN)
+
+
+def _range(word: str, found: Attributes, kind: int, size: int) -> Iterator[str]:
+    if kind not in found:
+        return
+    value = found[kind]
+    if len(value) != 2 * size:
+        raise ValueError(f"attribute {kind} is a range of {len(value)} bytes")
+    first, last = (int.from_bytes(value[at : at + size], rtnetlink.ORDER) for at in (0, size))
+    # As in `ip rule`: a range of ports that holds one is named by it.
+    yield f"{word} {first}" if first == last and size == 2 else f"{word} {first}-{last}"

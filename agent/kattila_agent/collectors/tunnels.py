@@ -1,0 +1,118 @@
+"""What links that carry packets inside of packets say of their ends, as `ip -details link` shows it.
+
+May live here: reading such links kind by kind. Not here: WireGuard.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from kattila_agent.collectors import rtnetlink
+from kattila_agent.collectors.rtnetlink import Attributes
+from kattila_protocol.report import Interface, Tunnel
+
+# linux/if_link.h, linux/rtnetlink.h
+_RTM_GETLINK = 18
+_LINK = struct.Struct("=BxHiII")
+_IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_EXT_MASK, _IFLA_LINK_NETNSID = 3, 18, 29, 37
+_INFO_KIND, _INFO_DATA = 1, 2
+_SKIP_STATS = struct.pack("=I", 1 << 3)
+# linux/if_tunnel.h: a key counts only where its flag is set.
+_GRE_KEY = 0x2000
+_ANY = ("0.0.0.0", "::")  # noqa: S104 - nothing is bound
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """Which attribute says what, in the enum of a kind; 0, which no attribute is, where it has no such."""
+
+    local: int
+    remote: int
+    ttl: int
+    link: int = 0
+    local6: int = 0
+    remote6: int = 0
+    id: int = 0
+    port: int = 0
+    ikey: int = 0
+    okey: int = 0
+    iflags: int = 0
+    oflags: int = 0
+    fwmark: int = 0
+
+
+# IFLA_VXLAN_*, IFLA_GENEVE_*, IFLA_GRE_*, IFLA_IPTUN_*, IFLA_VTI_*
+_VXLAN = _Numbers(id=1, remote=2, link=3, local=4, ttl=5, port=15, remote6=16, local6=17)
+_GENEVE = _Numbers(local=0, id=1, remote=2, ttl=3, port=5, remote6=7)
+_GRE = _Numbers(link=1, iflags=2, oflags=3, ikey=4, okey=5, local=6, remote=7, ttl=8, fwmark=20)
+_IPTUN = _Numbers(link=1, local=2, remote=3, ttl=4, fwmark=20)
+_VTI = _Numbers(link=1, ikey=2, okey=3, local=4, remote=5, fwmark=6, ttl=0)
+KINDS: Mapping[str, _Numbers] = {
+    "vxlan": _VXLAN,
+    "geneve": _GENEVE,
+    **dict.fromkeys(("gre", "gretap", "erspan", "ip6gre", "ip6gretap", "ip6erspan"), _GRE),
+    **dict.fromkeys(("ipip", "sit", "ip6tnl"), _IPTUN),
+    **dict.fromkeys(("vti", "vti6"), _VTI),
+}
+
+
+def read(interfaces: Iterable[Interface], max_links: int) -> tuple[list[bytes], Mapping[int, str]]:
+    """Ask the kernel for the links again, but only if there is a tunnel among them.
+
+    Raises:
+        OSError, ValueError: see `rtnetlink.dump`.
+    """
+    if not any(interface.kind in KINDS for interface in interfaces):
+        return [], {}
+    question = bytes(_LINK.size) + rtnetlink.attribute(_IFLA_EXT_MASK, _SKIP_STATS)
+    return rtnetlink.dump(_RTM_GETLINK, question, max_links).bodies, rtnetlink.names_by_index()
+
+
+def parse(bodies: Iterable[bytes], names: Mapping[int, str]) -> tuple[Tunnel, ...]:
+    """Return the tunnels among the links, in the kernel's order; raises ValueError if a message is malformed."""
+    return tuple(tunnel for body in bodies if (tunnel := _tunnel(body, names)) is not None)
+
+
+def _tunnel(body: bytes, names: Mapping[int, str]) -> Tunnel | None:
+    _, _, index, _, _ = rtnetlink.header(_LINK, body)
+    found = rtnetlink.attributes(body, _LINK.size)
+    info = rtnetlink.attributes(found.get(_IFLA_LINKINFO, b""))
+    kind = rtnetlink.string(info, _INFO_KIND)
+    if kind is None or kind not in KINDS:
+        return None
+    name = rtnetlink.string(found, _IFLA_IFNAME)
+    if name is None:
+        raise ValueError(f"link {index} has no name")
+    said, at = rtnetlink.attributes(info.get(_INFO_DATA, b"")), KINDS[kind]
+    # An index of another network namespace names nothing here.
+    below = None if _IFLA_LINK_NETNSID in found else rtnetlink.number(said, at.link, 4)
+    return Tunnel(
+        interface=name,
+        kind=kind,
+        local=_address(said, at.local, at.local6),
+        remote=_address(said, at.remote, at.remote6),
+        id=rtnetlink.number(said, at.id, 4),
+        ikey=_key(said, at.ikey, at.iflags),
+        okey=_key(said, at.okey, at.oflags),
+        port=rtnetlink.number(said, at.port, 2, "big"),
+        ttl=rtnetlink.number(said, at.ttl, 1) or 0,
+        fwmark=rtnetlink.number(said, at.fwmark, 4) or 0,
+        link=names.get(below or 0),
+    )
+
+
+def _address(said: Attributes, *kinds: int) -> str | None:
+    for kind in kinds:
+        address = rtnetlink.address(said, kind)
+        if address is not None and address not in _ANY:
+            return address
+    return None
+
+
+def _key(said: Attributes, kind: int, flags: int) -> int | None:
+    key = rtnetlink.number(said, kind, 4, "big")
+    if not flags:
+        return key or None
+    return key if (rtnetlink.number(said, flags, 2, "big") or 0) & _GRE_KEY else None

@@ -1,0 +1,124 @@
+"""A report that is too large, cut until it fits. Pure.
+
+May live here: which list is shortened, and that the report says so. Not here: the limits of each list, which keep most
+reports from coming here at all (collectors).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kattila_agent.collectors.bounds import Bounded, cut, shares
+from kattila_protocol import canonical
+from kattila_protocol.report import Cut, Report, Telemetry, WireguardInterface, WireguardPeer
+
+# Shortened in turns, the one that takes most bytes first. The others cannot grow that much, or are worth more.
+_ROWS = ("interfaces", "routes", "neighbours", "rules", "lookups", "tunnels")
+
+
+def encode(report: Report, max_bytes: int) -> bytes:
+    """Return DATA of at most so many bytes; lists that had to be shortened for that are told in its cuts.
+
+    Raises:
+        ValueError: it cannot be made to fit.
+    """
+    data = canonical.encode(report)
+    while len(data) > max_bytes:
+        # A little more than needed, for the cuts that say so.
+        shorter = _shortened(report.telemetry, len(data) - max_bytes + 1024)
+        if shorter is None:
+            raise ValueError(f"a report of {len(data)} bytes cannot be cut to {max_bytes}")
+        report = replace(report, telemetry=shorter)
+        data = canonical.encode(report)
+    return data
+
+
+@dataclass(frozen=True, slots=True)
+class _List:
+    """A list that can be shortened: how many entries and bytes it has, and how to keep only some of them."""
+
+    entries: int
+    bytes: int
+    keep: Callable[[int], Telemetry]
+
+
+def _shortened(telemetry: Telemetry, excess: int) -> Telemetry | None:
+    """Take about `excess` bytes from the largest list, at most three quarters of it; None if nothing is left."""
+    lists = [each for each in _lists(telemetry) if each.entries]
+    if not lists:
+        return None
+    largest = max(lists, key=lambda each: each.bytes)
+    enough = largest.entries - largest.entries * excess // largest.bytes - 1
+    return largest.keep(max(enough, largest.entries // 4))
+
+
+def _lists(telemetry: Telemetry) -> list[_List]:
+    peers = [peer for interface in telemetry.wireguard for peer in interface.peers]
+    allowed_ips = [peer.allowed_ips for peer in peers]
+    bytes_of_allowed_ips = len(canonical.encode(allowed_ips))
+    return [
+        *(_row_list(telemetry, name) for name in _ROWS),
+        _List(
+            sum(map(len, allowed_ips)), bytes_of_allowed_ips, lambda kept: _with_wireguard(telemetry, len(peers), kept)
+        ),
+        _List(
+            len(peers),
+            len(canonical.encode(peers)) - bytes_of_allowed_ips,
+            lambda kept: _with_wireguard(telemetry, kept, sum(map(len, allowed_ips))),
+        ),
+    ]
+
+
+def _row_list(telemetry: Telemetry, name: str) -> _List:
+    rows = getattr(telemetry, name)
+
+    def keep(kept: int) -> Telemetry:
+        # A node without its default route looks like one without the Internet.
+        left = tuple(row for at, row in enumerate(rows) if at < kept or (name == "routes" and _is_default(row)))
+        cuts = _with_cuts(telemetry, [Cut(name, len(left), len(rows))])
+        members: dict[str, Any] = {name: left, "cuts": cuts}
+        return replace(telemetry, **members)
+
+    # Default routes stay in any case, so they do not count as something to take.
+    entries = sum(1 for row in rows if name != "routes" or not _is_default(row))
+    return _List(entries, len(canonical.encode(rows)), keep)
+
+
+def _is_default(route: Any) -> bool:
+    return bool(route.destination.endswith("/0"))
+
+
+def _with_wireguard(telemetry: Telemetry, max_peers: int, max_allowed_ips: int) -> Telemetry:
+    bounded = _bounded_wireguard(telemetry.wireguard, max_peers, max_allowed_ips)
+    return replace(telemetry, wireguard=bounded.items, cuts=_with_cuts(telemetry, bounded.cuts))
+
+
+def _bounded_wireguard(
+    interfaces: tuple[WireguardInterface, ...], max_peers: int, max_allowed_ips: int
+) -> Bounded[WireguardInterface]:
+    """Cut peers and AllowedIPs, each limit over all interfaces together; what is told of is in the reader's order."""
+    cuts: list[Cut] = []
+    shortened = []
+    for interface, kept in zip(interfaces, shares(max_peers, [len(each.peers) for each in interfaces]), strict=True):
+        cuts += cut("peers", kept, len(interface.peers), interface.name)
+        shortened.append(replace(interface, peers=interface.peers[:kept]))
+    counts = [len(peer.allowed_ips) for interface in shortened for peer in interface.peers]
+    granted = iter(shares(max_allowed_ips, counts))
+    told = tuple(replace(each, peers=tuple(_peer(p, next(granted), cuts) for p in each.peers)) for each in shortened)
+    return Bounded(told, tuple(cuts))
+
+
+def _peer(peer: WireguardPeer, kept: int, cuts: list[Cut]) -> WireguardPeer:
+    cuts += cut("allowed_ips", kept, len(peer.allowed_ips), peer.public_key)
+    return peer._replace(allowed_ips=peer.allowed_ips[:kept])
+
+
+def _with_cuts(telemetry: Telemetry, more: Sequence[Cut]) -> tuple[Cut, ...]:
+    """Add cuts; one of a list that was cut before takes its place, and still counts what there was at first."""
+    cuts = {(each.what, each.where): each for each in telemetry.cuts}
+    for each in more:
+        before = cuts.get((each.what, each.where))
+        cuts[each.what, each.where] = each if before is None else replace(before, kept=each.kept)
+    return tuple(cuts.values())
