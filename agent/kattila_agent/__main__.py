@@ -69,7 +69,7 @@ def _serve(settings: Config, ambient: Ambient, identity: Identity) -> int:
     from kattila_agent import daemon  # noqa: PLC0415 - the server and requests, which the commands are spared
 
     def measured(now: int, manager_address: str | None, clock_offset: int | None) -> Measurement:
-        given = Given(settings.labels, settings.limits, manager_address, clock_offset)
+        given = Given(settings.labels, settings.limits, manager_address, clock_offset, settings.wireguard_helper)
         return measure(given, now, ambient.monotonic)
 
     return daemon.run(settings, ambient, identity, _keys(settings, ambient), measured)
@@ -137,7 +137,7 @@ def _given(env_file: str | None) -> Given:
 
 def _given_by(settings: Config) -> Given:
     address = commands.resolved(settings.manager_url) if settings.manager_url else None
-    return Given(settings.labels, settings.limits, manager_address=address)
+    return Given(settings.labels, settings.limits, address, wireguard_helper=settings.wireguard_helper)
 
 
 def _keys(settings: Config, ambient: Ambient) -> Keys:
@@ -164,7 +164,7 @@ def _ambient() -> Ambient:
 def _log_to_stderr(*, debug: bool) -> None:
     level = logging.DEBUG if debug else logging.INFO
     logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(message)s")
-    for chatty in ("asyncio", "pyroute2", "urllib3", "waitress"):
+    for chatty in ("asyncio", "urllib3", "waitress"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

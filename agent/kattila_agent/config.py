@@ -22,6 +22,7 @@ MAX_LABELS = 32
 MAX_LABEL_LENGTH = 255
 MAX_INTERVAL_SECONDS = 3600
 MAX_LIMIT = 100_000
+WIREGUARD_HELPER = Path("/run/kattila/wireguard.sock")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -37,6 +38,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("LABELS", "", "what is told of this node in its reports, as in `site=north,role=hub`"),
     Setting("AGENT_LISTEN", f"*:{PORT}", "where the agent's own API listens: `ADDRESS:PORT`, several with commas"),
     Setting("PEER_NETWORKS", "", "prefixes that may ask for /status/peer and /status/reset, beside this machine"),
+    Setting(
+        "WIREGUARD_HELPER",
+        str(WIREGUARD_HELPER),
+        "socket of the helper, which reads WireGuard for an agent without privilege; used if it is there",
+    ),
     Setting("MAX_INTERFACES", "1000", "most interfaces in a report; what is left out is counted in it"),
     Setting("MAX_ADDRESSES", "2000", "most addresses of all interfaces together"),
     Setting("MAX_ROUTES", "2000", "most routes, both families together; default routes are told beyond that"),
@@ -73,6 +79,7 @@ class Config:
     labels: dict[str, str]
     listen: tuple[Listen, ...]
     peer_networks: tuple[Network, ...]
+    wireguard_helper: Path
     limits: Limits
 
     def required_dns(self) -> str:
@@ -115,6 +122,7 @@ def _parse(settings: Settings, default_state_dir: Path) -> Config:
         labels=settings.checked("LABELS", _labels),
         listen=settings.checked("AGENT_LISTEN", _listens),
         peer_networks=settings.checked("PEER_NETWORKS", _networks),
+        wireguard_helper=settings.checked("WIREGUARD_HELPER", _absolute_path),
         limits=_limits(settings),
     )
 
@@ -142,6 +150,13 @@ def _url(text: str) -> str:
     if parts.query or parts.fragment:
         raise ValueError("a URL with a query or a fragment; /status/… is appended to it")
     return text.rstrip("/")
+
+
+def _absolute_path(text: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute():
+        raise ValueError("expected an absolute path, as in /run/kattila/wireguard.sock")
+    return path
 
 
 def _labels(text: str) -> dict[str, str]:

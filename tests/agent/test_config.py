@@ -38,6 +38,7 @@ def test_nothing_is_set_and_there_is_no_file(tmp_path: Path) -> None:
         labels={},
         listen=(Listen("", 5087),),
         peer_networks=(),
+        wireguard_helper=Path("/run/kattila/wireguard.sock"),
         limits=config.default_limits(),
     )
 

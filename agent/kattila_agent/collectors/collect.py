@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from kattila_agent import config
 from kattila_agent.collectors import clock, links, lookups, neighbours, routes, rules, system, tunnels
 from kattila_agent.collectors.bounds import Bounded
+from kattila_agent.collectors.wireguard import collector as wireguard
+from kattila_agent.collectors.wireguard.gathering import Limits as WireguardLimits
 from kattila_agent.config import Limits
 from kattila_agent.measurement import Measurement
 from kattila_protocol.report import CollectorFailure, CollectorRun, Telemetry
@@ -23,13 +27,14 @@ class Given:
     """What the collectors are told: the node's labels and limits, and what the rest of the agent knows.
 
     `manager_address` is the IP address that reports go to, `clock_offset` that of the last verdict in ms; both are None
-    while unknown.
+    while unknown. `wireguard_helper` is where the helper's socket is, if there is a helper.
     """
 
     labels: Mapping[str, str]
     limits: Limits
     manager_address: str | None = None
     clock_offset: int | None = None
+    wireguard_helper: Path = config.WIREGUARD_HELPER
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,13 @@ COLLECTORS: tuple[Collector, ...] = (
         "neighbours",
         "neighbours",
         lambda given, _: neighbours.parse(neighbours.read(given.limits.neighbours), given.limits.neighbours),
+    ),
+    Collector(
+        "wireguard",
+        "wireguard",
+        lambda given, _: wireguard.collect(
+            given.wireguard_helper, WireguardLimits(given.limits.peers, given.limits.allowed_ips)
+        ),
     ),
     # Last: it asks for what the others found.
     Collector(

@@ -3,8 +3,8 @@
 May live here: the socket, messages (linux/netlink.h) and their attributes, read strictly: what does not fit its own
 lengths is an error, never a value. Not here: what a link, an address or a route says.
 
-Written here instead of asking pyroute2, which is kept for WireGuard: that one takes 23 MB and 0.1 s to import, 30 µs
-for each message where this takes 2, and reads a table whole (docs/decisions/0006).
+Written here instead of asking pyroute2: that one takes 23 MB and 0.1 s to import, 30 µs for each message where this
+takes 2, and reads a table whole (docs/decisions/0006).
 """
 
 from __future__ import annotations

@@ -1,0 +1,102 @@
+"""Which reader reads which interface, and what becomes of one that cannot be read.
+
+May live here: the choice, in one place. Where the helper's socket is, everything is read through it: an agent that has
+one runs without privilege. Else kernel devices are read over netlink and userspace devices through their own socket.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from kattila_agent.collectors.bounds import Bounded
+from kattila_agent.collectors.wireguard import helper, kernel, links, userspace
+from kattila_agent.collectors.wireguard.gathering import Gathering, Limits, UnreadableError, VanishedError, told
+from kattila_agent.collectors.wireguard.links import Link
+from kattila_protocol.report import WireguardInterface
+
+# What `wg` says of an interface that went away between two of its calls (strerror of ENODEV).
+_NO_SUCH_DEVICE = "No such device"
+
+
+def collect(helper_socket: Path, limits: Limits, folder: Path = userspace.FOLDER) -> Bounded[WireguardInterface]:
+    """Read all WireGuard interfaces of this network namespace, in the order of the kernel's links.
+
+    `folder` is where userspace devices have their sockets.
+
+    Raises:
+        UnreadableError: the helper's socket is there but the helper gives no usable answer.
+        OSError, ValueError: the kernel does not tell its links.
+    """
+    devices = _devices(folder)
+    if not devices:
+        return Bounded(())
+    if helper_socket.exists():
+        gathered, reasons = _through_helper(helper_socket, devices, limits)
+    else:
+        gathered, reasons = _with_privilege(helper_socket, devices, limits)
+    return replace(told(gathered, limits), failures=_failures(reasons))
+
+
+def _devices(folder: Path) -> dict[Link, Path | None]:
+    """Return the WireGuard links, kernel devices with None, userspace devices with their socket."""
+    found: dict[Link, Path | None] = dict.fromkeys(links.read("wireguard"))
+    for link in links.read("tun"):
+        path = folder / f"{link.raw_name.decode('utf-8', 'surrogateescape')}.sock"
+        if _may_exist(path):
+            found[link] = path
+    return dict(sorted(found.items()))
+
+
+def _may_exist(path: Path) -> bool:
+    try:
+        return path.exists()
+    except PermissionError:
+        return True
+
+
+def _through_helper(path: Path, devices: Iterable[Link], limits: Limits) -> tuple[list[Gathering], dict[str, str]]:
+    # Of what the helper tells only what has a link here: userspace sockets know no network namespaces.
+    try:
+        found, unreadable = helper.parse(helper.read(path), limits)
+    except ValueError as error:
+        raise UnreadableError(f"the WireGuard helper's dump is malformed: {error}") from None
+    names = [link.name for link in devices]
+    reasons = {name: unreadable[name] for name in names if name in unreadable and unreadable[name] != _NO_SUCH_DEVICE}
+    return [found[name] for name in names if name in found], reasons
+
+
+def _with_privilege(
+    helper_socket: Path, devices: Mapping[Link, Path | None], limits: Limits
+) -> tuple[list[Gathering], dict[str, str]]:
+    gathered: list[Gathering] = []
+    reasons: dict[str, str] = {}
+    for link, path in devices.items():
+        try:
+            gathered.append(_reader(link, path, limits)())
+        except VanishedError:
+            continue
+        except PermissionError:
+            reasons[link.name] = (
+                f"reading WireGuard needs root, or the helper, whose socket {helper_socket} is not there: "
+                "install its units, or set WIREGUARD_HELPER"
+            )
+        except (UnreadableError, ValueError, OSError) as error:
+            reasons[link.name] = str(error)
+    return gathered, reasons
+
+
+def _reader(link: Link, path: Path | None, limits: Limits) -> Callable[[], Gathering]:
+    if path is None:
+        return lambda: kernel.parse(link.index, link.name, kernel.read(link.index), limits)
+    return lambda: userspace.parse(link.name, userspace.read(path), limits)
+
+
+def _failures(reasons: Mapping[str, str]) -> tuple[str, ...]:
+    """Say each reason once, with the interfaces that it holds for."""
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    for name, reason in reasons.items():
+        names[reason].append(name)
+    return tuple(f"{', '.join(those)}: {reason}" for reason, those in names.items())

@@ -1,0 +1,82 @@
+"""The text of `wg show all dump`, its secret columns blanked or not: they are looked at for "(none)" alone.
+
+May live here: columns to values (wg(8), "show … dump"). Errors name line and column and show nothing of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kattila_agent.collectors.rtnetlink import text
+from kattila_agent.collectors.wireguard import spelling
+from kattila_agent.collectors.wireguard.gathering import MAX_INTEGER, Gathering, Limits, whole_number
+from kattila_agent.collectors.wireguard.spelling import ScopeName
+
+_NONE = b"(none)"
+_OFF = b"off"
+_INTERFACE_COLUMNS = 5
+_PEER_COLUMNS = 9
+
+
+def parse(lines: Iterable[bytes], limits: Limits, scope_name: ScopeName) -> dict[str, Gathering]:
+    """Return the interfaces by name, in the order of the dump.
+
+    Raises:
+        ValueError: a line is none of such a dump.
+    """
+    found: dict[str, Gathering] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            _add(found, line.split(b"\t"), limits, scope_name)
+        except ValueError as error:
+            raise ValueError(f"line {number} of the dump: {error}") from None
+    return found
+
+
+def _add(found: dict[str, Gathering], columns: list[bytes], limits: Limits, scope_name: ScopeName) -> None:
+    name = text(columns[0])
+    if len(columns) == _INTERFACE_COLUMNS:
+        if name in found:
+            raise ValueError("an interface stands twice")
+        found[name] = _interface(name, columns, limits)
+    elif len(columns) == _PEER_COLUMNS:
+        if name not in found:
+            raise ValueError("a peer without its interface")
+        _add_peer(found[name], columns, scope_name)
+    else:
+        raise ValueError(f"{len(columns)} columns")
+
+
+def _interface(name: str, columns: list[bytes], limits: Limits) -> Gathering:
+    _, _, public_key, listen_port, fwmark = columns
+    gathering = Gathering(name, limits)
+    gathering.public_key = "" if public_key == _NONE else spelling.read_key(public_key, "public_key")
+    gathering.listen_port = whole_number(listen_port, 65535, "listen_port")
+    gathering.fwmark = 0 if fwmark == _OFF else _hex_number(fwmark)
+    return gathering
+
+
+def _add_peer(gathering: Gathering, columns: list[bytes], scope_name: ScopeName) -> None:
+    _, public_key, preshared, endpoint, allowed_ips, handshake, received, sent, keepalive = columns
+    peer = gathering.begin(spelling.read_key(public_key, "public_key"))
+    peer.has_preshared_key = _is_set(preshared)
+    peer.endpoint = None if endpoint == _NONE else spelling.read_endpoint(text(endpoint), scope_name)
+    peer.latest_handshake = whole_number(handshake, MAX_INTEGER, "latest_handshake")
+    peer.transfer_rx = whole_number(received, MAX_INTEGER, "transfer_rx")
+    peer.transfer_tx = whole_number(sent, MAX_INTEGER, "transfer_tx")
+    peer.persistent_keepalive = 0 if keepalive == _OFF else whole_number(keepalive, 65535, "persistent_keepalive")
+    prefixes = [] if allowed_ips == _NONE else text(allowed_ips).split(",")
+    gathering.allow(peer, (spelling.read_prefix(prefix) for prefix in prefixes), len(prefixes))
+
+
+def _is_set(secret: bytes) -> bool:
+    if not secret:
+        raise ValueError("an empty column")
+    return secret != _NONE
+
+
+def _hex_number(value: bytes) -> int:
+    digits = value.removeprefix(b"0x")
+    if digits == value or not 0 < len(digits) <= 8 or not set(digits) <= set(b"0123456789abcdef"):
+        raise ValueError("fwmark is no number")
+    return int(digits, 16)

@@ -1,0 +1,67 @@
+"""What the helper sends: the dump of all interfaces from a root program behind a unix socket.
+
+May live here: the client of that socket's protocol, which DESIGN.md specifies. Not here: the helper itself
+(kattila_agent.wireguard_helper).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from kattila_agent.collectors.rtnetlink import text
+from kattila_agent.collectors.wireguard import dump, spelling
+from kattila_agent.collectors.wireguard.gathering import Gathering, Limits, UnreadableError
+from kattila_agent.collectors.wireguard.spelling import ScopeName
+from kattila_agent.collectors.wireguard.unix_socket import ask
+
+GREETING = b"kattila-wireguard 1"
+UNREADABLE = b"(unreadable)"
+_MAX_REASON = 120
+
+
+def read(path: Path) -> bytes:
+    """Ask the helper; raises UnreadableError if nobody answers, or not in time."""
+    try:
+        return ask(path, b"")
+    except OSError as error:
+        raise UnreadableError(
+            f"the WireGuard helper's socket {path} gives no answer ({error.strerror}): is its unit active, and is the "
+            "socket the agent's?"
+        ) from None
+
+
+def parse(
+    answer: bytes, limits: Limits, scope_name: ScopeName = spelling.scope_name
+) -> tuple[dict[str, Gathering], dict[str, str]]:
+    """Return the interfaces by name and, by name, why others could not be read.
+
+    Raises:
+        UnreadableError: the helper failed, or its answer is not whole.
+        ValueError: the dump in it is none.
+    """
+    lines = _framed(answer)
+    unreadable = [line for line in lines if line.count(b"\t") == 2]
+    found = dump.parse((line for line in lines if line.count(b"\t") != 2), limits, scope_name)
+    return found, dict(_reason(line) for line in unreadable)
+
+
+def _framed(answer: bytes) -> list[bytes]:
+    """Return the lines between greeting and end."""
+    greeting, _, rest = answer.partition(b"\n")
+    if greeting != GREETING:
+        raise UnreadableError("what answers on the WireGuard helper's socket is no helper of this version")
+    body, _, last = rest.removesuffix(b"\n").rpartition(b"\n")
+    if last.startswith(b"failed "):
+        raise UnreadableError(f"the WireGuard helper failed: {text(last[7:])[:_MAX_REASON]}")
+    body += b"\n" if body else b""
+    if not rest.endswith(b"\n") or last != b"end " + hashlib.sha256(body).hexdigest().encode():
+        raise UnreadableError("the WireGuard helper's answer is not whole")
+    return body.split(b"\n")[:-1]
+
+
+def _reason(line: bytes) -> tuple[str, str]:
+    name, mark, reason = line.split(b"\t")
+    if mark != UNREADABLE:
+        raise ValueError("a line of 3 columns that is no reason")
+    return text(name), text(reason)[:_MAX_REASON]

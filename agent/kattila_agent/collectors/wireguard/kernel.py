@@ -1,0 +1,222 @@
+"""The kernel's WireGuard devices over generic netlink (linux/wireguard.h, WG_CMD_GET_DEVICE).
+
+May live here: the request, and the bytes of an answer to values. The kernel asks for CAP_NET_ADMIN, and its answer
+holds the private key and all preshared keys: they end here. Errors name a field and show nothing of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+
+from kattila_agent.collectors import rtnetlink
+from kattila_agent.collectors.rtnetlink import Channel
+from kattila_agent.collectors.wireguard import spelling
+from kattila_agent.collectors.wireguard.gathering import (
+    MAX_INTEGER,
+    Gathering,
+    Limits,
+    Peer,
+    UnreadableError,
+    VanishedError,
+)
+from kattila_agent.collectors.wireguard.spelling import KEY_BYTES, ScopeName
+
+# A message holds up to 32 KiB, about 1,000 AllowedIPs.
+MAX_MESSAGES = 512
+
+_SILENCE_SECONDS = 5.0
+# A device that changes while it is dumped is read again.
+_ATTEMPTS = 3
+# Removed, or its index taken over by a link of another kind.
+_GONE = (errno.ENODEV, errno.EOPNOTSUPP)
+
+_ATTRIBUTE = struct.Struct("=HH")
+_TYPE_MASK = 0x3FFF
+
+# linux/netlink.h, linux/genetlink.h: command, version, reserved; how the controller is asked for a family's number.
+_NETLINK_GENERIC = 16
+_GENERIC_HEADER = struct.Struct("=BBH")
+_CONTROLLER = 16
+_GET_FAMILY = 3
+_FAMILY_ID = 1
+_FAMILY_NAME = 2
+
+# linux/wireguard.h. Of the private key there is nothing, of a preshared key whether one of its bytes is set.
+_GET_DEVICE = 0
+_VERSION = 1
+_DEVICE_INDEX = 1
+_DEVICE_PUBLIC_KEY = 4
+_DEVICE_LISTEN_PORT = 6
+_DEVICE_FWMARK = 7
+_DEVICE_PEERS = 8
+_PEER_PUBLIC_KEY = 1
+_ALLOWED_FAMILY = 1
+_ALLOWED_ADDRESS = 2
+_ALLOWED_BITS = 3
+
+
+def read(index: int) -> list[bytes]:
+    """Return the answer's messages, which hold secrets: give them to `parse` and keep no other reference.
+
+    Raises:
+        PermissionError: without CAP_NET_ADMIN.
+        VanishedError: there is no such device any more.
+        UnreadableError: anything else that keeps it from being read.
+    """
+    for _ in range(_ATTEMPTS):
+        try:
+            return _dump(index)
+        except rtnetlink.Interrupted:
+            continue
+        except PermissionError:
+            raise
+        except OSError as error:
+            if error.errno in _GONE:
+                raise VanishedError from None
+            raise UnreadableError(f"the kernel refuses: {error.strerror or error}") from None
+    raise UnreadableError("it kept changing while it was read")
+
+
+def parse(
+    index: int, name: str, messages: Iterable[bytes], limits: Limits, scope_name: ScopeName = spelling.scope_name
+) -> Gathering:
+    """Return what the messages tell of the device with this index.
+
+    Raises:
+        ValueError: a message is malformed, or tells of another device.
+    """
+    gathering = Gathering(name, limits)
+    for message in messages:
+        if len(message) < _GENERIC_HEADER.size:
+            raise ValueError("a message without its header")
+        _take_device(gathering, index, memoryview(message)[_GENERIC_HEADER.size :], scope_name)
+    gathering.check()
+    return gathering
+
+
+def _dump(index: int) -> list[bytes]:
+    with Channel(_open()) as channel:
+        family = _family(channel)
+        device = rtnetlink.attribute(_DEVICE_INDEX, struct.pack("=I", index))
+        found = channel.dump(family, _GENERIC_HEADER.pack(_GET_DEVICE, _VERSION, 0) + device, MAX_MESSAGES)
+    if found.total > MAX_MESSAGES:
+        raise UnreadableError(f"the kernel's answer has more than {MAX_MESSAGES} messages")
+    return found.bodies
+
+
+def _open() -> socket.socket:
+    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_GENERIC)
+    opened.settimeout(_SILENCE_SECONDS)
+    return opened
+
+
+def _family(channel: Channel) -> int:
+    """Return the number of the family "wireguard"; asking for it loads the module, so there must be a device."""
+    name = rtnetlink.attribute(_FAMILY_NAME, b"wireguard\0")
+    answer = channel.ask(_CONTROLLER, _GENERIC_HEADER.pack(_GET_FAMILY, 1, 0) + name)
+    number = rtnetlink.number(rtnetlink.attributes(answer, _GENERIC_HEADER.size), _FAMILY_ID, 2)
+    if number is None:
+        raise UnreadableError(os.strerror(errno.ENOENT))
+    return number
+
+
+def _take_device(gathering: Gathering, index: int, attributes: memoryview, scope_name: ScopeName) -> None:
+    for kind, value in _attributes(attributes):
+        if kind == _DEVICE_INDEX and _number("=I", value, "the index") != index:
+            raise ValueError("the answer is on another device")
+        if kind == _DEVICE_PUBLIC_KEY:
+            gathering.public_key = spelling.key(bytes(value), "public_key")
+        elif kind == _DEVICE_LISTEN_PORT:
+            gathering.listen_port = _number("=H", value, "listen_port")
+        elif kind == _DEVICE_FWMARK:
+            gathering.fwmark = _number("=I", value, "fwmark")
+        elif kind == _DEVICE_PEERS:
+            for _, peer in _attributes(value):
+                _take_peer(gathering, peer, scope_name)
+
+
+def _take_peer(gathering: Gathering, attributes: memoryview, scope_name: ScopeName) -> None:
+    peer: Peer | None = None
+    for kind, value in _attributes(attributes):
+        if kind == _PEER_PUBLIC_KEY:
+            peer = gathering.begin_or_join(spelling.key(bytes(value), "public_key"))
+        elif peer is None:
+            raise ValueError("a peer does not begin with its public key")
+        else:
+            _take_column(gathering, peer, kind, value, scope_name)
+    if peer is None:
+        raise ValueError("a peer without its public key")
+
+
+def _take_column(gathering: Gathering, peer: Peer, kind: int, value: memoryview, scope_name: ScopeName) -> None:
+    match kind:
+        case 2:  # WGPEER_A_PRESHARED_KEY
+            peer.has_preshared_key = _is_set(value)
+        case 4:  # WGPEER_A_ENDPOINT
+            peer.endpoint = _endpoint(value, scope_name)
+        case 5:  # WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL
+            peer.persistent_keepalive = _number("=H", value, "persistent_keepalive")
+        case 6:  # WGPEER_A_LAST_HANDSHAKE_TIME, seconds and nanoseconds
+            peer.latest_handshake = _number("=qq", value, "latest_handshake")
+        case 7:  # WGPEER_A_RX_BYTES
+            peer.transfer_rx = _number("=Q", value, "transfer_rx")
+        case 8:  # WGPEER_A_TX_BYTES
+            peer.transfer_tx = _number("=Q", value, "transfer_tx")
+        case 9:  # WGPEER_A_ALLOWEDIPS
+            prefixes = [prefix for _, prefix in _attributes(value)]
+            gathering.allow(peer, map(_prefix, prefixes), len(prefixes))
+
+
+def _attributes(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Walk a list of attributes, which may all have the same type; raises ValueError."""
+    start, end = 0, len(data)
+    while start < end:
+        if end - start < _ATTRIBUTE.size:
+            raise ValueError(f"{end - start} bytes where an attribute begins")
+        length, kind = _ATTRIBUTE.unpack_from(data, start)
+        if not _ATTRIBUTE.size <= length <= end - start:
+            raise ValueError(f"an attribute of {length} bytes where {end - start} are left")
+        yield kind & _TYPE_MASK, data[start + _ATTRIBUTE.size : start + length]
+        start += (length + 3) & ~3
+
+
+def _number(layout: str, value: memoryview, name: str) -> int:
+    if len(value) != struct.calcsize(layout):
+        raise ValueError(f"{name} has {len(value)} bytes")
+    number: int = struct.unpack(layout, value)[0]
+    if not 0 <= number <= MAX_INTEGER:
+        raise ValueError(f"{name} is out of range")
+    return number
+
+
+def _is_set(secret: memoryview) -> bool:
+    if len(secret) != KEY_BYTES:
+        raise ValueError(f"a key has {len(secret)} bytes")
+    return any(secret)
+
+
+def _endpoint(address: memoryview, scope_name: ScopeName) -> str:
+    """Read a struct sockaddr_in or sockaddr_in6 (netinet/in.h)."""
+    if len(address) < 16:
+        raise ValueError(f"endpoint has {len(address)} bytes")
+    (family,) = struct.unpack_from("=H", address)
+    (port,) = struct.unpack_from("!H", address, 2)
+    if family == socket.AF_INET:
+        return spelling.endpoint(family, bytes(address[4:8]), port)
+    if family != socket.AF_INET6 or len(address) < 28:
+        raise ValueError("endpoint is no address and port")
+    (scope,) = struct.unpack_from("=I", address, 24)
+    return spelling.endpoint(family, bytes(address[8:24]), port, scope_name(scope) if scope else "")
+
+
+def _prefix(attributes: memoryview) -> str:
+    found = dict(_attributes(attributes))
+    try:
+        family, address, bits = found[_ALLOWED_FAMILY], found[_ALLOWED_ADDRESS], found[_ALLOWED_BITS]
+    except KeyError:
+        raise ValueError("an allowed IP is not whole") from None
+    return spelling.prefix(_number("=H", family, "a family"), bytes(address), _number("=B", bits, "a prefix length"))
