@@ -6,6 +6,7 @@ the routes themselves (routes) and the rules that choose among tables (rules).
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -126,7 +127,9 @@ def _asked(question: Question, index: int | None) -> bytes:
         body += rtnetlink.attribute(_RTA_MARK, _UINT.pack(question.fwmark))
     if index is not None:
         body += rtnetlink.attribute(_RTA_OIF, _UINT.pack(index))
-    return _ROUTE.pack(family, bits, source_bits, 0, 0, 0, 0, 0, _LOOKUP_TABLE) + body
+    # IPv6 tells the table in any case, and refuses to be asked.
+    flags = _LOOKUP_TABLE if family == socket.AF_INET else 0
+    return _ROUTE.pack(family, bits, source_bits, 0, 0, 0, 0, 0, flags) + body
 
 
 def _lookup(answer: Answer, names: Mapping[int, str], mtus: Mapping[str, int]) -> Lookup:
@@ -142,8 +145,8 @@ def _lookup(answer: Answer, names: Mapping[int, str], mtus: Mapping[str, int]) -
         *about,
         interface=interface,
         gateway=routes.gateway(found, family),
-        # The one that was asked for is not repeated where it is used.
-        source=rtnetlink.address(found, _RTA_PREFSRC, family) or asked.source,
+        # What is bound to a source keeps it; the kernel tells which one it would have preferred.
+        source=asked.source or rtnetlink.address(found, _RTA_PREFSRC, family),
         mtu=_mtu(found) or mtus.get(interface or ""),
         table=rtnetlink.number(found, _RTA_TABLE, 4) or table,
         error=None,

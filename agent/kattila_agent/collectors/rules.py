@@ -20,12 +20,13 @@ _RTM_GETRULE = 34
 _RULE = struct.Struct("=BBBBBxxBI")
 _DST, _SRC, _IIFNAME, _GOTO, _PRIORITY, _FWMARK, _FLOW, _TUN_ID = 1, 2, 3, 4, 6, 10, 11, 12
 _SUPPRESS_IFGROUP, _SUPPRESS_PREFIXLEN, _TABLE, _FWMASK, _OIFNAME, _L3MDEV, _UID_RANGE = 13, 14, 15, 16, 17, 19, 20
-_IP_PROTO, _SPORT_RANGE, _DPORT_RANGE = 22, 23, 24
+_IP_PROTO, _SPORT_RANGE, _DPORT_RANGE, _SPORT_MASK, _DPORT_MASK = 22, 23, 24, 28, 29
 _LAST_KNOWN = 24
 _INVERT = 0x2
 _ACTIONS = {1: "lookup", 2: "goto", 3: "nop", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
 _FAMILIES: dict[int, str] = {socket.AF_INET: "inet", socket.AF_INET6: "inet6"}
 _NONE = 0xFFFFFFFF
+_ALL_BITS = 0xFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,9 @@ def _others(found: Attributes, tos: int) -> Iterator[str]:
         yield f"realms {rtnetlink.number(found, _FLOW, 4)}"
     if rtnetlink.number(found, _SUPPRESS_IFGROUP, 4) not in (None, _NONE):
         yield f"suppress_ifgroup {rtnetlink.number(found, _SUPPRESS_IFGROUP, 4)}"
-    # What a newer kernel can select by narrows a rule all the same.
-    yield from (f"attribute {kind}" for kind in sorted(found) if kind > _LAST_KNOWN)
+    # What a newer kernel can select by narrows a rule all the same; a mask of all bits does not.
+    whole = {kind for kind in (_SPORT_MASK, _DPORT_MASK) if rtnetlink.number(found, kind, 2) == _ALL_BITS}
+    yield from (f"attribute {kind}" for kind in sorted(found) if kind > _LAST_KNOWN and kind not in whole)
 
 
 def _range(word: str, found: Attributes, kind: int, size: int) -> Iterator[str]:

@@ -1,0 +1,222 @@
+"""Nodes with too much of something, or with what does not hold still, in network namespaces of the tests' own."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kattila_agent.collectors import clock
+from kattila_agent.collectors.bounds import shares
+from kattila_agent.reporting import MAX_DATA_BYTES
+from support.agent_process import AGENT, environment
+from support.netns import Namespace, new_namespace
+
+# Measures in its own process, twice: the second time has nothing to import.
+MEASURE = """
+import json, resource, sys, time
+from dataclasses import replace
+from kattila_agent import config, fitting
+from kattila_agent.collectors.collect import Given, measure
+from kattila_protocol import canonical
+
+def cycle():
+    started, before = time.monotonic(), time.process_time()
+    found = measure(Given({}, LIMITS), 0, time.monotonic)
+    data = fitting.encode(found.report(agent_id=ID, sample=1, tick=1, nonce="0" * 32, timestamp=0), 1047552)
+    return data, time.monotonic() - started, time.process_time() - before
+
+LIMITS = replace(config.default_limits(), **json.loads(sys.argv[1]))
+ID = "5f0c7a3e-1b2d-4c8e-9a6f-0123456789ab"
+cycle()
+data, seconds, cpu = cycle()
+telemetry = json.loads(data)["telemetry"]
+print(json.dumps({
+    "telemetry": telemetry, "bytes": len(data), "ms": round(1000 * seconds), "cpu_ms": round(1000 * cpu),
+    "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+}))
+"""
+
+
+def measured(namespace: Namespace, **limits: int) -> dict[str, Any]:
+    command = namespace.command(sys.executable, "-c", MEASURE, json.dumps(limits))
+    found: dict[str, Any] = json.loads(subprocess.check_output(command, timeout=60))
+    assert found["telemetry"]["failures"] == []
+    assert found["bytes"] <= MAX_DATA_BYTES
+    return found
+
+
+def batch(namespace: Namespace, lines: str, *words: str) -> None:
+    subprocess.run(["ip", "-n", namespace.name, *words, "-batch", "-"], input=lines, text=True, check=True)
+
+
+def veth(namespace: Namespace) -> None:
+    namespace.ip("link", "add", "veth0", "type", "veth", "peer", "name", "veth1")
+    namespace.ip("link", "set", "veth0", "addrgenmode", "none", "up")
+    namespace.ip("address", "add", "192.0.2.1/24", "dev", "veth0")
+    namespace.ip("address", "add", "2001:db8::1/64", "dev", "veth0", "nodad")
+
+
+def test_50000_routes_give_a_report_that_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with new_namespace() as namespace:
+        veth(namespace)
+        batch(
+            namespace,
+            "".join(f"route add 10.{n >> 16}.{n >> 8 & 255}.{n & 255}/32 dev veth0\n" for n in range(49_000)),
+        )
+        batch(namespace, "".join(f"route add 2001:db8:1::{n:x}/128 dev veth0\n" for n in range(1000)), "-6")
+        namespace.ip("route", "add", "default", "via", "192.0.2.254")
+        # Of IPv6 the kernel tells the default route last.
+        namespace.ip("-6", "route", "add", "default", "via", "2001:db8::fe")
+        found = measured(namespace)
+    routes = found["telemetry"]["routes"]
+    (cut,) = found["telemetry"]["cuts"]
+    assert cut["what"] == "routes"
+    assert cut["kept"] == len(routes) == 2001
+    # Beside those of the test the kernel's own, of the two prefixes.
+    assert cut["of"] == 49_000 + 1000 + 2 + 2
+    destinations = [route[0] for route in routes]
+    assert {"0.0.0.0/0", "::/0"} <= set(destinations)
+    assert sum(":" in destination for destination in destinations) == 1001
+    with capsys.disabled():
+        print("50,000 routes:", ", ".join(f"{name} {found[name]}" for name in ("bytes", "ms", "cpu_ms", "rss_mb")))
+
+
+# Many links would be quicker read than removed: a hundred show what a thousand would.
+def test_neighbours_interfaces_addresses_and_rules_are_cut() -> None:
+    with new_namespace() as namespace:
+        veth(namespace)
+        batch(namespace, "".join(f"link add b{n} type bridge\n" for n in range(97)))
+        batch(namespace, "".join(f"address add 198.51.100.{n}/32 dev veth0\n" for n in range(20)))
+        batch(namespace, "".join(f"rule add from 192.0.2.9 lookup 77 prio {n}\n" for n in range(100, 200)))
+        batch(
+            namespace,
+            "".join(f"neigh add 192.0.2.{n} lladdr 02:00:00:00:00:01 dev veth0\n" for n in range(10, 210))
+            + "".join(f"neigh add 2001:db8::{n} lladdr 02:00:00:00:00:01 dev veth0\n" for n in range(10, 15)),
+        )
+        links = len(namespace.listed("link"))
+        found = measured(namespace, interfaces=50, addresses=10, neighbours=100, rules=40)
+    telemetry = found["telemetry"]
+    assert {cut["what"]: (cut["kept"], cut["of"]) for cut in telemetry["cuts"]} == {
+        "interfaces": (50, links),
+        "addresses": (10, 22),
+        "neighbours": (100, 205),
+        "rules": (40, 100 + 3 + 2),
+    }
+    assert [len(telemetry[name]) for name in ("interfaces", "neighbours", "rules")] == [50, 100, 40]
+    # Both families are told of, the smaller one whole.
+    assert sum(":" in neighbour[0] for neighbour in telemetry["neighbours"]) == 5
+    assert sum(rule["family"] == "inet6" for rule in telemetry["rules"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("limit", "counts", "granted"),
+    [
+        (10, [3, 4], [3, 4]),
+        (10, [100, 100], [5, 5]),
+        (10, [100, 2], [8, 2]),
+        (10, [1, 100, 100], [1, 4, 5]),
+        (0, [5], [0]),
+        (1, [5, 5], [0, 1]),
+        (5, [], []),
+    ],
+)
+def test_a_limit_is_shared(limit: int, counts: list[int], granted: list[int]) -> None:
+    assert shares(limit, counts) == granted
+    assert sum(granted) == min(limit, sum(counts))
+
+
+def test_links_that_come_and_go_meanwhile_never_fail_a_report() -> None:
+    code = MEASURE.split("ID = ", maxsplit=1)[0] + (
+        "for _ in range(600):\n"
+        "    found = measure(Given({}, config.default_limits(), '192.0.2.77'), 0, time.monotonic).telemetry\n"
+        "    print(json.dumps([[f.reason for f in found.failures], [i.name for i in found.interfaces]]))\n"
+    )
+    with new_namespace() as namespace:
+        veth(namespace)
+        stop = threading.Event()
+        changes: list[str] = []
+        thread = threading.Thread(target=come_and_go, args=(namespace, stop, changes))
+        thread.start()
+        try:
+            output = subprocess.check_output(namespace.command(sys.executable, "-c", code, "{}"), timeout=60, text=True)
+        finally:
+            stop.set()
+            thread.join()
+    found = [json.loads(line) for line in output.splitlines()]
+    assert [failures for failures, _ in found if failures] == []
+    assert all({"lo", "veth0", "veth1"} <= set(names) for _, names in found)
+    seen = {frozenset(names) for _, names in found}
+    print(len(changes), "changes,", len(seen), "different sets of links in", len(found), "reports")
+    assert len(changes) > 10
+    assert len(seen) > 1
+
+
+def come_and_go(namespace: Namespace, stop: threading.Event, changes: list[str]) -> None:
+    """Make and remove links with addresses, routes, neighbours, and rules and tunnels over them, until told to stop."""
+    make = (
+        "link add t{0} type veth peer name p{0}\nlink set t{0} up\naddress add 198.51.100.{0}/24 dev t{0}\n"
+        "route add 203.0.113.{0} dev t{0}\nneighbour add 198.51.100.99 lladdr 02:00:00:00:00:09 dev t{0}\n"
+        "link add x{0} type vxlan id {0} dstport 4789 remote 203.0.113.{0} dev t{0}\n"
+    )
+    while not stop.is_set():
+        for number in (7, 8, 9):
+            batch(namespace, make.format(number))
+            changes.append("made")
+        for number in (7, 8, 9):
+            batch(namespace, f"link del x{number}\nlink del t{number}\n")
+            changes.append("gone")
+        stop.wait(0.02)
+
+
+def test_names_of_any_bytes_arrive_whole() -> None:
+    with new_namespace() as namespace:
+        odd = b"w\xc3\xa4g\xff\x01"
+        for words in (
+            (b"link", b"add", odd, b"type", b"bridge"),
+            (b"address", b"add", b"192.0.2.1/24", b"dev", odd),
+            (b"link", b"set", odd, b"up"),
+            (b"neighbour", b"add", b"192.0.2.9", b"lladdr", b"02:00:00:00:00:09", b"dev", odd),
+            (b"rule", b"add", b"iif", odd, b"lookup", b"77"),
+            (b"link", b"add", b"vx0", b"type", b"vxlan", b"id", b"7", b"dstport", b"4789", b"dev", odd),
+        ):
+            subprocess.run([b"ip", b"-n", namespace.name.encode(), *words], check=True, capture_output=True)
+        raw = subprocess.check_output(namespace.command(*AGENT, "-sysinfo"), env=environment(), timeout=30)
+    found = json.loads(raw)
+    name = "wäg\\xff\x01"
+    assert found["failures"] == []
+    assert name in [link["name"] for link in found["interfaces"]]
+    assert [route["interface"] for route in found["routes"] if route["destination"] == "192.0.2.0/24"] == [name]
+    assert [neighbour["interface"] for neighbour in found["neighbours"]] == [name]
+    assert name in [rule["iif"] for rule in found["rules"]]
+    assert [tunnel["link"] for tunnel in found["tunnels"]] == [name]
+
+
+# --- The clock, which is the machine's
+
+
+def test_the_clock_is_read_as_c_reads_it(tmp_path: Path) -> None:
+    source = tmp_path / "clock.c"
+    source.write_text(
+        "#include <stdio.h>\n#include <sys/timex.h>\n"
+        "int main(void) { struct timex t = {0}; adjtimex(&t); "
+        'printf("%ld %ld %zu", t.esterror, t.maxerror, sizeof t); return 0; }\n'
+    )
+    try:
+        subprocess.run(["cc", "-o", tmp_path / "clock", source], check=True, capture_output=True)
+    except OSError as error:
+        pytest.skip(f"no C compiler: {error}")
+    estimated, maximum, size = map(int, subprocess.check_output([tmp_path / "clock"]).split())
+    found = clock.parse(clock.read(), -20)
+    assert found.estimated_error_us == estimated
+    # It grows by 500 a second while nobody corrects the clock.
+    assert 0 <= found.maximum_error_us - maximum <= 5000
+    assert found.synchronised == (maximum < 16_000_000)
+    assert found.clock_offset == -20
+    assert ctypes.sizeof(clock.Timex) >= size
