@@ -131,7 +131,7 @@ def _given(env_file: str | None) -> Given:
     try:
         return _given_by(config.read(env_file, os.environ, Path.cwd()))
     except ConfigError as error:
-        print(f"kattila-agent: shown as without settings: {error}", file=sys.stderr)
+        print(f"kattila-agent: shown without settings: {error}", file=sys.stderr)
         return Given({}, config.default_limits())
 
 

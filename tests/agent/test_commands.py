@@ -68,7 +68,7 @@ def test_sysinfo_shows_labels_and_says_why_it_cannot(tmp_path: Path) -> None:
     assert json.loads(found.stdout)["system"]["labels"] == {"site": "north"}
     found = run_agent(tmp_path, "-sysinfo", LABELS="north")
     assert json.loads(found.stdout)["system"]["labels"] == {}
-    assert b"shown without labels: LABELS=north (the environment)" in found.stderr
+    assert b"shown without settings: LABELS=north (the environment)" in found.stderr
 
 
 @pytest.mark.parametrize("flag", ["-dump", "--dump"])

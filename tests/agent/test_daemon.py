@@ -59,6 +59,28 @@ def test_reports_arrive_at_once_and_then_in_every_interval(knot: Knot, tmp_path:
     assert stat.S_IMODE((tmp_path / "ring.json").stat().st_mode) == 0o600
 
 
+def test_a_report_knows_the_way_to_the_manager_and_the_offset_of_its_last_verdict(knot: Knot, tmp_path: Path) -> None:
+    with running_stand_in(PSK) as manager:
+        manager.next_answer(UPDATES, accept(clock_offset=-1234), refuse(ClockSkew("far"), clock_offset=700_000))
+        named = manager.url.replace("127.0.0.1", "localhost")
+        with running_daemon(tmp_path, **settings(knot, named, PSK)):
+            first, second, third = [report.members["telemetry"] for report in manager.wait_for_reports(3)[:3]]
+    offsets = [telemetry["clock"]["clock_offset"] for telemetry in (first, second, third)]
+    assert offsets == [None, -1234, 700_000]
+    # Before a name was resolved, it has no address.
+    assert first["lookups"] == []
+    (lookup,) = second["lookups"]
+    assert lookup[:5] == ["manager", None, "127.0.0.1", 0, "lo"]
+    assert [run["collector"] for run in second["runs"]][-1] == "lookups"
+    assert all(run["duration_us"] > 0 for run in second["runs"])
+
+
+def test_the_way_to_a_manager_without_a_name_is_told_at_once(knot: Knot, tmp_path: Path) -> None:
+    with running_stand_in(PSK) as manager, running_daemon(tmp_path, **settings(knot, manager.url, PSK)):
+        telemetry = manager.wait_for_reports(1)[0].members["telemetry"]
+    assert [lookup[2] for lookup in telemetry["lookups"]] == ["127.0.0.1"]
+
+
 def test_the_connection_is_kept_between_reports(knot: Knot, tmp_path: Path) -> None:
     with running_stand_in(PSK) as manager, running_daemon(tmp_path, **settings(knot, manager.url, PSK)) as daemon:
         manager.wait_for_reports(1)
