@@ -24,6 +24,7 @@ from reports import SHAPES, bodies
 from requests_file import Requests, write_requests
 from runs import Load, Run, measure
 from servers import Server, ServerError, baseline, free_port, manager
+from storage import bytes_per_report
 from table import FIXED_RATE, FULL_SPEED, show
 
 PSK = b"a psk that protects nothing but a bench"
@@ -132,6 +133,7 @@ def main() -> int:
             print(f"\n{error}", file=sys.stderr)
             return 1
         facts = machine_facts(bench, settings)
+        facts["kept"] = f"{_kept_bytes(settings, Path(folder)):.0f} bytes on disk per report in the long run"
     print("", *(f"{name}: {value}" for name, value in facts.items()), "", sep="\n")
     print(show("As fast as it goes", full_speed, FULL_SPEED))
     if fixed_rate:
@@ -140,6 +142,12 @@ def main() -> int:
         runs = [asdict(run) for run in full_speed + fixed_rate]
         settings.json.write_text(json.dumps({"facts": facts, "runs": runs}, indent=1))
     return int(any(run.problems for run in full_speed + fixed_rate))
+
+
+def _kept_bytes(settings: argparse.Namespace, folder: Path) -> float:
+    print("Filing four hours of fifty agents …", flush=True)
+    now = int(time.time() * 1000)
+    return bytes_per_report(folder, SHAPES[settings.shape], Ring().with_current(PSK, now), now, random.Random(SEED))
 
 
 def machine_facts(bench: Bench, settings: argparse.Namespace) -> dict[str, str]:

@@ -39,7 +39,7 @@ SHAPES = {
     # What the manager's target names.
     "full": Shape(),
     # A node that fits in about 3 kB of DATA.
-    "small": Shape(interfaces=3, routes=8, peers=8, busy_peers=4),
+    "small": Shape(interfaces=3, routes=5, peers=4, busy_peers=2),
 }
 
 _HANDSHAKE, _RX, _TX = map(WireguardPeer._fields.index, ("latest_handshake", "transfer_rx", "transfer_tx"))
