@@ -55,7 +55,7 @@ manager/.venv/complete: $(BUILD_AND_PINS) requirements/manager.txt protocol/pypr
 
 # knotd is in /usr/sbin, which is not on everybody's PATH.
 # A fresh installation from Debian starts a server of its own on port 53; the tests start theirs, so that one is stopped.
-setup-test: ## install the system packages that tests use (as root), or say what will be skipped
+setup-test: setup-test-wireguard ## install the system packages that tests use (as root), or say what will be skipped
 	@if PATH="$$PATH:/usr/sbin" command -v knotd >/dev/null; then \
 		:; \
 	elif [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
@@ -65,6 +65,19 @@ setup-test: ## install the system packages that tests use (as root), or say what
 		{ [ ! -d /run/systemd/system ] || systemctl disable --quiet --now knot.service; }; \
 	else \
 		echo "knot is missing, tests against it will be skipped (sudo apt-get install --no-install-recommends knot)"; \
+	fi
+
+.PHONY: setup-test-wireguard
+setup-test-wireguard:
+	@if command -v wg >/dev/null && command -v wireguard-go >/dev/null; then \
+		:; \
+	elif [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing wireguard-go and wireguard-tools, the tunnels that tests run through"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends wireguard-go wireguard-tools >/dev/null; \
+	else \
+		echo "wg or wireguard-go is missing, tests of tunnels will be skipped" \
+			"(sudo apt-get install --no-install-recommends wireguard-go wireguard-tools)"; \
 	fi
 
 # --- Running it
@@ -78,7 +91,7 @@ run-manager: setup-manager ## serve the manager on port 5086
 
 # --- Checking it
 
-.PHONY: check lint test format bench-ingest
+.PHONY: check lint test test-kernel format bench-ingest
 check: lint test ## all that CI checks: lint, then test
 
 lint: setup ## ruff, mypy --strict, import contracts
@@ -88,6 +101,9 @@ lint: setup ## ruff, mypy --strict, import contracts
 
 test: setup setup-test ## all tests; a part of them: make test ARGS="tests/protocol -k window"
 	@$(BIN)/pytest $(ARGS)
+
+test-kernel: setup ## the WireGuard reader against kernel devices, in a virtual machine (as root, 1 to 3 minutes)
+	@exec $(BIN)/python tests/kernel/run.py
 
 format: setup ## put the code into the one format, mend what ruff can mend
 	@$(BIN)/ruff check --quiet --fix-only .
@@ -114,7 +130,7 @@ requirements: .venv-tools/complete ## pin the newest versions of all dependencie
 
 clean: ## remove environments, caches, built things and the manager's database
 	@rm -rf .venv .venv-bench .venv-tools manager/.venv agent/bin
-	@rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	@rm -rf tests/kernel/.cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	@rm -rf protocol/dist agent/dist manager/dist
 	@rm -f *.db *.db-wal *.db-shm *.db.lock *.db.publishing
 	@find protocol agent manager tests demo bench docs -name __pycache__ -type d -exec rm -rf {} + 2>/dev/null || true

@@ -33,6 +33,7 @@ _SILENCE_SECONDS = 5.0
 _ATTEMPTS = 3
 # Removed, or its index taken over by a link of another kind.
 _GONE = (errno.ENODEV, errno.EOPNOTSUPP)
+_DENIED = (errno.EPERM, errno.EACCES)
 
 _ATTRIBUTE = struct.Struct("=HH")
 _TYPE_MASK = 0x3FFF
@@ -72,12 +73,8 @@ def read(index: int) -> list[bytes]:
             return _dump(index)
         except rtnetlink.Interrupted:
             continue
-        except PermissionError:
-            raise
         except OSError as error:
-            if error.errno in _GONE:
-                raise VanishedError from None
-            raise UnreadableError(f"the kernel refuses: {error.strerror or error}") from None
+            raise _refusal(error) from None
     raise UnreadableError("it kept changing while it was read")
 
 
@@ -96,6 +93,14 @@ def parse(
         _take_device(gathering, index, memoryview(message)[_GENERIC_HEADER.size :], scope_name)
     gathering.check()
     return gathering
+
+
+def _refusal(error: OSError) -> Exception:
+    if error.errno in _GONE:
+        return VanishedError()
+    if error.errno in _DENIED:
+        return PermissionError(error.errno, error.strerror)
+    return UnreadableError(f"the kernel refuses: {error.strerror or error}")
 
 
 def _dump(index: int) -> list[bytes]:

@@ -1,0 +1,153 @@
+"""`make test-kernel`: proves the netlink reader against kernel WireGuard in a virtual machine of its own.
+
+Needs no KVM and no WireGuard in this machine's kernel: QEMU boots Debian's cloud kernel under emulation, with a root
+file system made by mmdebstrap, and runs guest.py there, which prints one line per proof. The sources come on a second,
+read-only disk, so that the first is made once and kept in tests/kernel/.cache (about 1 GB; remove it to make it anew).
+As root, what is missing is installed with apt-get. Exit codes: 0 all proofs held, or skipped with its reason in one
+line; 1 a proof failed, or the machine did not come to its end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+CACHE = HERE / ".cache"
+
+PROGRAMS = {"qemu-system-x86_64": "qemu-system-x86", "mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs"}
+SUITE = "bookworm"
+PACKAGES = "systemd,systemd-sysv,python3,iproute2,wireguard-tools,kmod,linux-image-cloud-amd64"
+BOOT_AND_PROVE_SECONDS = 300
+SEARCHED = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+
+UNIT = """[Unit]
+Description=What the kernel's WireGuard proves of kattila's reader
+SuccessAction=poweroff-force
+FailureAction=poweroff-force
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'mount -o ro /dev/vdb /mnt && exec python3 -B /mnt/guest.py >/dev/ttyS1 2>&1'
+"""
+
+
+class SkippedError(Exception):
+    """It cannot run here; the text says why."""
+
+
+def main() -> int:
+    try:
+        install_programs()
+        make_root()
+    except SkippedError as reason:
+        print(f"test-kernel is skipped: {reason}")
+        return 0
+    with tempfile.TemporaryDirectory(prefix="kattila-kernel-") as folder:
+        return boot(Path(folder))
+
+
+def install_programs() -> None:
+    missing = [package for program, package in PROGRAMS.items() if shutil.which(program, path=SEARCHED) is None]
+    if os.uname().machine != "x86_64":
+        raise SkippedError("the virtual machine is an x86_64 one, which this machine is not")
+    if os.geteuid() != 0:
+        raise SkippedError("making a root file system needs root")
+    if not missing:
+        return
+    if shutil.which("apt-get") is None:
+        raise SkippedError(f"{', '.join(missing)} missing, and there is no apt-get")
+    print(f"Installing {', '.join(missing)}", flush=True)
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    for words in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *missing]):
+        subprocess.run(["apt-get", *words], check=True, stdout=subprocess.DEVNULL, env=environment)
+
+
+def make_root() -> None:
+    """Make root.img, vmlinuz and initrd.img in the cache, unless they are there as this file wants them."""
+    wanted = hashlib.sha256(f"{SUITE} {PACKAGES} {UNIT}".encode()).hexdigest()
+    stamp = CACHE / "complete"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    shutil.rmtree(CACHE, ignore_errors=True)
+    CACHE.mkdir()
+    print("Making the root file system (once, about a minute)", flush=True)
+    with tempfile.TemporaryDirectory(prefix="kattila-root-") as folder:
+        root = Path(folder) / "root"
+        words = ["nice", "-n", "10", "mmdebstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root)]
+        made = subprocess.run(words, check=False, capture_output=True, text=True)
+        if made.returncode:
+            raise SkippedError(f"mmdebstrap failed: {(made.stderr.strip().splitlines() or ['it says nothing'])[-1]}")
+        (root / "etc/systemd/system/kattila-proofs.service").write_text(UNIT)
+        for name in ("vmlinuz", "initrd.img"):
+            newest = max((root / "boot").glob(f"{name}-*"))
+            shutil.copyfile(newest, CACHE / name)
+        make_disk(root, CACHE / "root.img", "1500M")
+    stamp.write_text(wanted)
+
+
+def make_disk(folder: Path, image: Path, size: str) -> None:
+    words = ["mke2fs", "-q", "-t", "ext4", "-d", str(folder), str(image), size]
+    # -q does not silence that it makes a file.
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"PATH": SEARCHED})
+
+
+def boot(folder: Path) -> int:
+    """Boot the machine, show what it proves, and return the exit code; it ends with this program in any case."""
+    sources = folder / "sources"
+    for package in ("agent/kattila_agent", "protocol/kattila_protocol"):
+        shutil.copytree(ROOT / package, sources / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copyfile(HERE / "guest.py", sources / "guest.py")
+    make_disk(sources, folder / "sources.img", "32M")
+    proofs, console = folder / "proofs", folder / "console"
+    proofs.touch()
+    started = time.monotonic()
+    machine = subprocess.Popen(command(folder, proofs, console), stdin=subprocess.DEVNULL)
+    try:
+        shown = follow(machine, proofs, started + BOOT_AND_PROVE_SECONDS)
+    finally:
+        if machine.poll() is None:
+            machine.kill()
+        machine.wait()
+    print(f"The virtual machine ran for {time.monotonic() - started:.0f} s")
+    last = shown.strip().rpartition("\n")[2]
+    if last.startswith("proofs: ") and ", 0 failed" in last:
+        return 0
+    if not last.startswith("proofs: "):
+        print(f"It did not come to its end. Its console:\n{console.read_text(errors='replace')[-3000:]}")
+    return 1
+
+
+def command(folder: Path, proofs: Path, console: Path) -> list[str]:
+    return [
+        *("nice", "-n", "10", "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max"),
+        *("-smp", "2", "-m", "768", "-display", "none", "-no-reboot", "-nic", "none"),
+        *("-kernel", str(CACHE / "vmlinuz"), "-initrd", str(CACHE / "initrd.img")),
+        *("-append", "root=/dev/vda rw console=ttyS0 quiet systemd.unit=kattila-proofs.service"),
+        *("-drive", f"file={CACHE / 'root.img'},if=virtio,format=raw,snapshot=on"),
+        *("-drive", f"file={folder / 'sources.img'},if=virtio,format=raw,readonly=on"),
+        *("-serial", f"file:{console}", "-serial", f"file:{proofs}"),
+    ]
+
+
+def follow(machine: subprocess.Popen[bytes], proofs: Path, deadline: float) -> str:
+    """Show the proofs as they come, until the machine is off or the time is over; return them all."""
+    shown = ""
+    with proofs.open(errors="replace") as stream:
+        while machine.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+            shown += (more := stream.read().replace("\r", ""))
+            print(more, end="", flush=True)
+        shown += (more := stream.read().replace("\r", ""))
+        print(more, end="", flush=True)
+    return shown
+
+
+if __name__ == "__main__":
+    sys.exit(main())
