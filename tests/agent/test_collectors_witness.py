@@ -39,7 +39,9 @@ with IPRoute() as kernel:
         for route in kernel.get_routes(family=2, table=254)
     }
     their_neighbours = {
-        (entry.get("dst"), entry.get("lladdr")) for entry in kernel.get_neighbours(family=2) if entry.get("lladdr")
+        (entry.get("dst"), entry.get("lladdr"))
+        for entry in kernel.get_neighbours(family=2)
+        if entry.get("lladdr") and not entry.get("state") & 0x40  # NUD_NOARP: multicast, which nobody answered
     }
 found = links.parse(links.read(100, 100)).items
 ours = {one.name: (one.index, one.mtu, one.address, one.operstate) for one in found}
