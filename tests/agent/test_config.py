@@ -102,6 +102,7 @@ def test_a_value_is_taken(tmp_path: Path, line: str, member: str, value: Any) ->
         ("AGENT_LISTEN", "192.0.2.300", "not appear to be"),
         ("AGENT_LISTEN", ",", "no address"),
         ("PEER_NETWORKS", "198.51.100.0/33", "not appear to be"),
+        ("WIREGUARD_HELPER", "wireguard.sock", "expected an absolute path, as in /run/kattila/wireguard.sock"),
     ],
 )
 def test_a_wrong_value_is_told_with_its_place(tmp_path: Path, name: str, value: str, expected: str) -> None:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -21,9 +21,11 @@ from support.netns import Namespace, new_namespace
 SOCKETS = Path("/var/run/wireguard")
 
 
-def wg(*words: str, given: str = "") -> str:
-    """Run `wg` and return what it prints; raises CalledProcessError."""
-    return subprocess.run(["wg", *words], input=given, check=True, capture_output=True, text=True).stdout
+def wg(*words: str, given: str = "", prefix: Sequence[str] = ()) -> str:
+    """Run `wg`, behind the words of a prefix, and return what it prints; fails with what it complains of."""
+    done = subprocess.run([*prefix, "wg", *words], input=given, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, f"wg {words[0]}: {done.stderr.strip()}"
+    return done.stdout
 
 
 def skip_without_wireguard_go() -> None:
@@ -52,8 +54,8 @@ class Device:
         self.set("private-key", "/dev/stdin", given=self.private_key)
 
     def set(self, *words: str, given: str = "") -> None:
-        """Run `wg set` on it."""
-        wg("set", self.name, *words, given=given)
+        """Run `wg set` on it, in its namespace, where the scope of a link-local endpoint has a name."""
+        wg("set", self.name, *words, given=given, prefix=self.namespace.command())
 
     def close(self) -> None:
         """Stop it; its link goes with it."""
