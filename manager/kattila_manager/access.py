@@ -1,6 +1,7 @@
 """Who may read and who may administer.
 
-May live here: the rule, as pure functions of what a request shows. Not here: the protocol's own signatures.
+May live here: the rule, as pure functions of what a request shows, and the refusals of who asks for what is not there.
+Not here: the protocol's own signatures.
 """
 
 from __future__ import annotations
@@ -38,6 +39,22 @@ class NotFound(Refusal):
     kind = "not_found"
     status = 404
     title = "There is nothing at this path."
+
+
+class MethodNotAllowed(Refusal):
+    """There is something at this path, but not for this method."""
+
+    kind = "method_not_allowed"
+    status = 405
+    title = "This path does not take this method."
+
+
+class UnknownAgent(Refusal):
+    """An agent was named that the manager has never heard of."""
+
+    kind = "unknown_agent"
+    status = 404
+    title = "No agent is known by this id."
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from bottle import Bottle, HTTPResponse, request, static_file
 
 from kattila_keys.refresh import Keys
 from kattila_manager import access, answers, listing
-from kattila_manager.access import NotFound, Shown
+from kattila_manager.access import MethodNotAllowed, NotFound, Shown, UnknownAgent
 from kattila_manager.answers import Answer
 from kattila_manager.intake import Intake, check_content_type
 from kattila_manager.records import Filed, refused
@@ -52,7 +52,7 @@ class Services:
 def make_app(services: Services) -> Bottle:
     """Make the application."""
     app = Bottle()
-    app.default_error_handler = _plain_error
+    app.default_error_handler = _error
     app.post("/status/updates", callback=_answering(partial(_update, services)))
     app.post("/status/register", callback=_answering(partial(_register, services)))
     app.get("/status/healthcheck", callback=_answering(partial(_health, services)))
@@ -119,7 +119,7 @@ def _reset(services: Services) -> Answer:
         raise Malformed('expected {"agent_id": "…"} or {"all": true}')
     count = services.store.write(lambda connection: registry.reset(connection, agent_id, services.clock()))
     if agent_id is not None and count == 0:
-        raise NotFound(f"no agent has the id {agent_id}")
+        raise UnknownAgent(f"{agent_id} never registered and never reported here")
     return answers.as_json(200, {"reset": count})
 
 
@@ -166,7 +166,15 @@ def _shown() -> Shown:
     )
 
 
-def _plain_error(error: bottle.HTTPError) -> bytes:
+def _error(error: bottle.HTTPError) -> bytes:
+    """Say what Bottle itself refuses; its own mistakes have no kind (RFC 9457, section 4.2.1)."""
     bottle.response.content_type = "application/problem+json"
+    # A path that leads out of the folder of pages is a 403 of Bottle's.
+    if error.status_code in (403, 404):
+        bottle.response.status = NotFound.status
+        return canonical.encode(NotFound(f"{request.path[:80]} is no endpoint, and no page that was published").members)
+    if error.status_code == MethodNotAllowed.status:
+        allowed = error.headers.get("Allow", "")
+        return canonical.encode(MethodNotAllowed(f"{request.path[:80]} takes {allowed}").members)
     title = bottle.HTTP_CODES.get(error.status_code, "Error")
     return canonical.encode({"type": "about:blank", "title": title, "status": error.status_code})

@@ -143,6 +143,31 @@ def test_the_health_check_tells_anyone_health_and_version_and_nothing_else(locke
         assert set(reply.members) == {"status", "version"}
 
 
+@pytest.mark.parametrize("path", ["/status/peer", "/status/", "/status/updates/", "/missing.html", "/../manager.log"])
+def test_what_is_not_there_is_refused_like_all_else(open_one: Manager, path: str) -> None:
+    (reply,) = speak(open_one.port, request("GET", path, b""))
+    assert (reply.status, reply.kind, reply.members["status"]) == (404, "not_found", 404)
+    assert reply.headers["content-type"] == "application/problem+json"
+    assert reply.members["title"] == "There is nothing at this path."
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/status/updates", "POST"),
+        ("PUT", "/status/updates", "POST"),
+        ("GET", RESET, "POST"),
+        ("POST", "/status/agents", "GET"),
+        ("DELETE", "/index.html", "GET"),
+    ],
+)
+def test_another_method_is_told_the_right_one(open_one: Manager, method: str, path: str, allowed: str) -> None:
+    (reply,) = speak(open_one.port, request(method, path, b""))
+    assert (reply.status, reply.kind, reply.members["status"]) == (405, "method_not_allowed", 405)
+    assert reply.headers["allow"] == allowed
+    assert path in reply.members["detail"]
+
+
 def reset(manager: Manager, wanted: bytes, token: str = ADMIN) -> tuple[int, dict[str, object]]:
     reply = manager.post(wanted, RESET, {"Authorization": f"Bearer {token}"} if token else {})
     return reply.status, reply.members
@@ -182,7 +207,8 @@ def test_a_reset_forgets_one_agent_and_refuses_what_was_signed_before(locked: Ma
     for sender in (one, other):
         assert report(locked, sender, 5) == "accepted"
     before = now_ms()
-    assert reset(locked, b'{"agent_id":"%b"}' % node(99).agent_id.encode())[0] == 404
+    status, members = reset(locked, b'{"agent_id":"%b"}' % node(99).agent_id.encode())
+    assert (status, members["type"]) == (404, "urn:kattila:problem:unknown_agent")
     assert reset(locked, b'{"agent_id":"%b"}' % one.agent_id.encode()) == (200, {"reset": 1})
     assert report(locked, one, 6, before - 1) == "superseded"
     assert report(locked, other, 6, before - 1) == "accepted"

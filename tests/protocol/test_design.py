@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pytest
 
 from kattila_agent.app import ForeignSource
-from kattila_manager.access import LoopbackOnly, NotFound, Unauthorized
+from kattila_manager.access import LoopbackOnly, MethodNotAllowed, NotFound, Unauthorized, UnknownAgent
 from kattila_protocol import canonical, envelope, freshness, message, names, peer, registration, report, ring, txt
 from kattila_protocol.errors import PROBLEM_PREFIX, Refusal
 from kattila_protocol.names import MANAGER
@@ -142,7 +142,7 @@ def test_refusals() -> None:
 
 def test_refusals_of_callers() -> None:
     shown = [(code(kind), status, title) for kind, status, title, _ in tables("Refusals", "kind")[1]]
-    kinds: list[type[Refusal]] = [ForeignSource, Unauthorized, LoopbackOnly, NotFound]
+    kinds: list[type[Refusal]] = [ForeignSource, Unauthorized, LoopbackOnly, NotFound, MethodNotAllowed, UnknownAgent]
     assert shown == [(kind.kind, str(kind.status), kind.title) for kind in kinds]
 
 
