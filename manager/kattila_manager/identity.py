@@ -79,10 +79,15 @@ def hardware_addresses(interfaces: Iterable[Interface]) -> frozenset[str]:
 
     Bridges and other virtual links may have addresses that follow from the machine id, which a clone shares.
     """
-    linked = [link for link in interfaces if link.address and link.address.strip("0:") and "LOOPBACK" not in link.flags]
-    return frozenset(link.address for link in linked if link.kind is None and link.address) or frozenset(
-        link.address for link in linked if link.address
+    linked = [link for link in interfaces if "LOOPBACK" not in link.flags]
+    return in_one_spelling(link.address for link in linked if link.kind is None) or in_one_spelling(
+        link.address for link in linked
     )
+
+
+def in_one_spelling(addresses: Iterable[str | None]) -> frozenset[str]:
+    """Return hardware addresses in lower case, without those that are missing or all zeros."""
+    return frozenset(address.lower() for address in addresses if address and address.strip("0:"))
 
 
 def _is_owner_against(identity: Identity, claim: Claim) -> bool:

@@ -150,6 +150,25 @@ def test_a_reboot_is_no_conflict(manager: Manager) -> None:
         assert report(manager, rebooted, boot + 1) == "accepted"
 
 
+def test_hardware_addresses_in_capitals_are_the_same_hardware(manager: Manager) -> None:
+    sender = node(26)
+    hardware = sender.hardware[0]
+    assert hardware != hardware.upper()
+    assert register(manager, replace(sender, hardware=(hardware.upper(),))).outcome == "accepted"
+    assert report(manager, sender.rebooted(), 1) == "accepted"
+    shouting = replace(sender.rebooted(2), hardware=(hardware.upper(),))
+    assert register(manager, shouting).outcome == "accepted"
+    assert report(manager, shouting, 2) == "accepted"
+
+
+def test_a_machine_without_hardware_addresses_may_be_any_machine_that_rebooted(manager: Manager) -> None:
+    sender = replace(node(27), hardware=())
+    assert register(manager, sender).outcome == "accepted"
+    assert report(manager, sender.cloned(), 1) == "accepted"
+    nameless = replace(sender.cloned(2), hardware=("00:00:00:00:00:00",))
+    assert report(manager, nameless, 2) == "accepted"
+
+
 def test_a_reboot_with_other_hardware_is_taken_after_two_minutes_of_silence(manager: Manager) -> None:
     sender = node(21)
     assert report(manager, sender, 1) == "accepted"

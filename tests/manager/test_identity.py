@@ -6,7 +6,16 @@ from itertools import permutations
 
 import pytest
 
-from kattila_manager.identity import SILENCE_MS, Claim, Identity, Ruling, bind, hardware_addresses, judge
+from kattila_manager.identity import (
+    SILENCE_MS,
+    Claim,
+    Identity,
+    Ruling,
+    bind,
+    hardware_addresses,
+    in_one_spelling,
+    judge,
+)
 from kattila_protocol.report import Interface
 
 MINE, OTHERS, NEW = frozenset({"02:00:00:00:00:01"}), frozenset({"02:00:00:00:00:02"}), frozenset({"02:00:00:00:00:03"})
@@ -108,3 +117,10 @@ def test_hardware_is_told_by_links_of_hardware_and_by_others_only_where_there_ar
     assert hardware_addresses([loopback, bridge, tunnel]) == {"02:00:00:00:00:09"}
     assert hardware_addresses([loopback, tunnel, link("dummy", "00:00:00:00:00:00")]) == NONE
     assert hardware_addresses([]) == NONE
+
+
+def test_hardware_is_the_same_in_capitals() -> None:
+    assert hardware_addresses([link("eth0", "02:00:5E:00:00:0A")]) == {"02:00:5e:00:00:0a"}
+    assert in_one_spelling(["02:00:5E:00:00:0A", "02:00:5e:00:00:0a", "00:00:00:00:00:00", "", None]) == {
+        "02:00:5e:00:00:0a"
+    }

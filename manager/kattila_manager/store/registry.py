@@ -10,7 +10,7 @@ import uuid
 
 from sqlalchemy import Connection, delete, select, update
 
-from kattila_manager.identity import Claim, Ruling
+from kattila_manager.identity import Claim, Ruling, in_one_spelling
 from kattila_manager.records import Filed, refused
 from kattila_manager.store import states
 from kattila_manager.store.schema import agent_boots, agent_interfaces, agents, refusals
@@ -27,7 +27,7 @@ def register(connection: Connection, registration: Registration, now: int) -> tu
     IdentityUnproven while it is not clear whether another machine holds the id. The same registration again, replayed
     or retried, has the same outcome.
     """
-    claim = Claim(registration.boot_id, frozenset(registration.hardware_addresses))
+    claim = Claim(registration.boot_id, in_one_spelling(registration.hardware_addresses))
     issued = issued_id(registration)
     known = states.load(connection, (registration.agent_id, issued))
     if issued in known:
