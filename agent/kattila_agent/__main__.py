@@ -7,7 +7,6 @@ May live here: the only reading of the clock, of chance, of the environment and 
 from __future__ import annotations
 
 import argparse
-import functools
 import ipaddress
 import logging
 import os
@@ -24,9 +23,9 @@ from kattila_agent.collectors.collect import Given, measure
 from kattila_agent.config import Config
 from kattila_agent.identity import Identity, StateError
 from kattila_agent.measurement import Measurement
-from kattila_keys.dns import ask_txt
 from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFile, RingFileError
+from kattila_keys.servers import Records
 from kattila_protocol.names import is_id
 from kattila_settings.reading import ConfigError, settings_help
 from kattila_settings.values import ALL_ADDRESSES, Listen, listen
@@ -141,13 +140,19 @@ def _given_by(settings: Config) -> Given:
 
 
 def _keys(settings: Config, ambient: Ambient) -> Keys:
-    ask = functools.partial(
-        ask_txt,
-        settings.required_dns(),
-        server=settings.dns_server,
-        timeout_seconds=_DNS_SECONDS,
-        require_ad=settings.dns_require_ad,
-    )
+    name = settings.required_dns()
+
+    def ask() -> Records:
+        # dnspython weighs 10 MB and 0.05 s, which the first report with a cached key does not wait for.
+        from kattila_keys.dns import ask_txt  # noqa: PLC0415
+
+        return ask_txt(
+            name,
+            server=settings.dns_server,
+            timeout_seconds=_DNS_SECONDS,
+            require_ad=settings.dns_require_ad,
+        )
+
     return Keys(RingFile(settings.state_dir / _RING_FILE), ask, ambient.share)
 
 

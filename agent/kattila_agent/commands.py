@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 
 from kattila_agent.ambient import Ambient
 from kattila_agent.measurement import Measurement
-from kattila_keys.dns import DnsError
 from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFileError
+from kattila_keys.servers import DnsError
 from kattila_protocol import canonical, reset
 from kattila_protocol.errors import Refusal
 from kattila_protocol.reset import Reset

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from kattila_keys.dns import Server
+from kattila_keys.servers import Server
 from kattila_settings import reading, values
 from kattila_settings.reading import Setting, Settings, required
 from kattila_settings.values import Listen

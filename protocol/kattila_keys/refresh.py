@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from kattila_keys.dns import DnsError, Records
 from kattila_keys.ring_file import Kept, RingFile, RingFileDamagedError, RingFileError
+from kattila_keys.servers import DnsError, Records
 from kattila_protocol.errors import BadSignature, NoKey
 from kattila_protocol.ring import Ring, RingEntry
 from kattila_protocol.txt import TxtError, select_psk
