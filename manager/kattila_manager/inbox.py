@@ -1,6 +1,6 @@
 """Bytes to an authentic, understood report, or a refusal.
 
-May live here: the order in which a body is trusted: shape, MAC, meaning, time. Not here: what depends on earlier
+May live here: the order in which a body is trusted: shape, MAC, meaning, path, time. Not here: what depends on earlier
 reports (store.filing) and how a refusal is answered (answers).
 """
 
@@ -42,8 +42,14 @@ def read(parts: Envelope, key: Key, now: int) -> Incoming:
     return Incoming(report, parts.data, bytes.fromhex(parts.mac), key.fingerprint, parts.relay_path, now)
 
 
-def check_time(incoming: Incoming) -> None:
-    """Raise ClockSkew if a report was signed more than ten minutes from when it came."""
+def check(incoming: Incoming) -> None:
+    """Check what needs no memory of earlier reports.
+
+    Raises:
+        RelayLoop: the relay path names the agent itself.
+        ClockSkew: it was signed more than ten minutes from when it came.
+    """
+    envelope.check_origin(incoming.report.agent_id, incoming.relay_path)
     check_skew(incoming.report.timestamp, incoming.received_at)
 
 

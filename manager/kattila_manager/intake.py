@@ -13,7 +13,7 @@ from kattila_manager import answers, inbox
 from kattila_manager.answers import Answer
 from kattila_manager.counters import Counters
 from kattila_manager.records import Filed, Incoming, refused
-from kattila_protocol.errors import ClockSkew, Malformed, Refusal, WrongContentType
+from kattila_protocol.errors import ClockSkew, Malformed, Refusal, RelayLoop, WrongContentType
 from kattila_protocol.registration import Registration
 from kattila_protocol.ring import Ring
 from kattila_protocol.signing import Key
@@ -59,8 +59,8 @@ class Intake:
             agent_id, nonce, timestamp = inbox.sender(parts.data)
             return self._answer(_Sender(agent_id, nonce, timestamp - now), refused(refusal), key)
         try:
-            inbox.check_time(begun.incoming)
-        except ClockSkew as refusal:
+            inbox.check(begun.incoming)
+        except (RelayLoop, ClockSkew) as refusal:
             return self.finish(begun, refused(refusal))
         return begun
 

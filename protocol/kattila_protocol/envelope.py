@@ -104,6 +104,12 @@ def pass_on(envelope: Envelope, relay_id: str, key: Key, recipient: str) -> Enve
     return Envelope(envelope.data, envelope.mac, hop_mac, path)
 
 
+def check_origin(agent_id: str, relay_path: tuple[str, ...]) -> None:
+    """Raise RelayLoop if the path of a report names the agent that DATA says made it: no agent relays its own."""
+    if agent_id in relay_path:
+        raise RelayLoop(f"the path names {agent_id}, which made the report")
+
+
 def hop_message(mac: str, relay_path: tuple[str, ...], recipient: str) -> bytes:
     """Return what a hop signs: the report's MAC, the recipient, and the ids of the path, one a line."""
     return "\n".join((mac, recipient, *relay_path)).encode()

@@ -16,7 +16,8 @@ from kattila_manager.answers import Answer
 from kattila_manager.counters import Counters
 from kattila_manager.intake import Begun, Intake
 from kattila_protocol import canonical, envelope, verdict
-from kattila_protocol.names import is_id
+from kattila_protocol.envelope import Envelope
+from kattila_protocol.names import MANAGER, is_id
 from kattila_protocol.verdict import Verdict
 from protocol.samples import AGENT, KEY, NONCE, NOW, OTHER_AGENT, OTHER_NONCE, REPORT, RING
 
@@ -114,7 +115,11 @@ def test_any_bytes_have_an_address_that_can_be_answered(data: bytes) -> None:
 
 def answered(data: bytes, now: int = NOW) -> tuple[int, Verdict]:
     """Return status and verdict of an authentic report that is refused at once."""
-    answer = Intake(Counters(), lambda: now).begin("application/json", envelope.seal(data, KEY).to_bytes(), RING)
+    return answered_to(envelope.seal(data, KEY), now)
+
+
+def answered_to(sealed: Envelope, now: int = NOW) -> tuple[int, Verdict]:
+    answer = Intake(Counters(), lambda: now).begin("application/json", sealed.to_bytes(), RING)
     assert isinstance(answer, Answer)
     return answer.status, verdict.unseal(answer.body, RING, NONCE)
 
@@ -136,6 +141,24 @@ def test_a_report_of_another_time_gets_its_verdict(first: str) -> None:
     assert (data.index(b'"nonce"') > 1024) is (first == "telemetry")
     status, said = answered(data, NOW + 600_001)
     assert (status, said.outcome, said.agent_id, said.clock_offset) == (409, "clock_skew", AGENT, -600_001)
+
+
+@pytest.mark.parametrize("now", [NOW, NOW + 600_001])
+def test_a_report_that_its_origin_relayed_gets_its_verdict(now: int) -> None:
+    data = canonical.encode(REPORT)
+    for path in ((AGENT,), (OTHER_AGENT, AGENT)):
+        sealed = envelope.seal(data, KEY, path[0])
+        for relay, recipient in zip(path, (*path[1:], MANAGER), strict=True):
+            sealed = envelope.pass_on(sealed, relay, KEY, recipient)
+        status, said = answered_to(sealed, now)
+        assert (status, said.outcome, said.agent_id, said.clock_offset) == (409, "relay_loop", AGENT, NOW - now)
+
+
+def test_a_report_that_others_relayed_is_taken() -> None:
+    sealed = envelope.pass_on(envelope.seal(canonical.encode(REPORT), KEY, OTHER_AGENT), OTHER_AGENT, KEY, MANAGER)
+    begun = Intake(Counters(), lambda: NOW).begin("application/json", sealed.to_bytes(), RING)
+    assert isinstance(begun, Begun)
+    assert begun.incoming.relay_path == (OTHER_AGENT,)
 
 
 def test_a_strangers_order_is_taken() -> None:

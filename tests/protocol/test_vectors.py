@@ -140,6 +140,7 @@ def open_report(body: bytes, ring: Ring, recipient: str, now: int) -> None:
     cut = envelope.cut(body)
     envelope.verify(cut, ring, recipient)
     report = build(Report, canonical.parse_object(cut.data)).check()
+    envelope.check_origin(report.agent_id, cut.relay_path)
     check_skew(report.timestamp, now)
 
 

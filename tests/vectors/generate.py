@@ -343,6 +343,7 @@ def _other_refusals() -> list[Case]:
     back = envelope.pass_on(passed, RELAYS[1], KEY, RELAYS[0])
     answer = PeerAnswer(AGENT, "", 0, None, (), REPORT.telemetry.routes, NONCE)
     longer = canonical.encode(answer).replace(b'"unicast"]', b'"unicast",0]')
+    own = envelope.pass_on(envelope.seal(SMALL_DATA, KEY, AGENT), AGENT, KEY, MANAGER)
     elsewhere = message.seal(Purpose.REGISTER, KEY, replace(ASKED, to=OTHER_AGENT))
     return [
         _refused("registration for somebody else", "register", elsewhere, "bad_signature"),
@@ -357,6 +358,7 @@ def _other_refusals() -> list[Case]:
         _refused("answer to another query", "peer", peer.seal_answer(answer, KEY), "malformed", nonce=OTHER_NONCE),
         _refused("answer with a longer row", "peer", _message_of(longer), "malformed", nonce=NONCE),
         _refused("nothing to verify with", "report", _signed(SMALL_DATA), "no_key", recipient=MANAGER, ring=[]),
+        _refused("relayed by its own origin", "report", own.to_bytes(), "relay_loop", recipient=MANAGER),
         _refused("back at a relay", "relay", back.to_bytes(), "relay_loop", own_id=RELAYS[0]),
     ]
 
