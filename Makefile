@@ -91,7 +91,7 @@ run-manager: setup-manager ## serve the manager on port 5086
 
 # --- Checking it
 
-.PHONY: check lint test test-kernel format bench-ingest
+.PHONY: check lint test test-kernel format bench-ingest bench-agent
 check: lint test ## all that CI checks: lint, then test
 
 lint: setup ## ruff, mypy --strict, import contracts
@@ -112,6 +112,9 @@ format: setup ## put the code into the one format, mend what ruff can mend
 bench-ingest: setup .venv-bench/complete ## reports per second, beside the baseline, in one run
 	@exec $(BIN)/python bench/ingest.py
 
+bench-agent: setup ## what the agent costs a node, beside other agents where they are installed (as root)
+	@exec $(BIN)/python bench/agent.py
+
 # --- Keeping it
 
 .PHONY: docs requirements clean
@@ -128,9 +131,10 @@ requirements: .venv-tools/complete ## pin the newest versions of all dependencie
 			--output-file requirements/$$name.txt requirements/$$name.in || exit; \
 	done
 
-clean: ## remove environments, caches, built things and the manager's database
+clean: ## remove environments, caches, built things and ./kattila_manager.db with all its reports
 	@rm -rf .venv .venv-bench .venv-tools manager/.venv agent/bin
 	@rm -rf tests/kernel/.cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	@rm -rf protocol/dist agent/dist manager/dist
-	@rm -f *.db *.db-wal *.db-shm *.db.lock *.db.publishing
+	@rm -f kattila_manager.db kattila_manager.db-wal kattila_manager.db-shm
+	@rm -f kattila_manager.db.lock kattila_manager.db.publishing
 	@find protocol agent manager tests demo bench docs -name __pycache__ -type d -exec rm -rf {} + 2>/dev/null || true
