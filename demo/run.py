@@ -24,9 +24,16 @@ from typing import Any
 import requests
 from txt_responder import answering
 
+from kattila_agent.config import SETTINGS as AGENT_SETTINGS
+from kattila_manager.config import SETTINGS as MANAGER_SETTINGS
+from kattila_settings.reading import ENV_FILE_VARIABLE
+
 NAME = "kattila.example.com"
 INTERVAL_SECONDS = 3
 STOP_SECONDS = 10
+SESSION = requests.Session()
+# Whatever proxy this shell uses, it is not for loopback.
+SESSION.trust_env = False
 START_SECONDS = 30
 
 
@@ -71,7 +78,7 @@ def _run(stack: ExitStack, seconds: float) -> None:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kattila-demo-")))
     dns_port = stack.enter_context(answering(NAME, secrets.token_urlsafe(24)))
     manager_port, agent_port = _free_port(), _free_port()
-    environment = os.environ | {
+    environment = _plain_environment() | {
         "DNS": NAME,
         "DNS_SERVER": f"127.0.0.1:{dns_port}",
         "MANAGER_LISTEN": f"127.0.0.1:{manager_port}",
@@ -96,12 +103,20 @@ def _run(stack: ExitStack, seconds: float) -> None:
     _watch(url, programs, time.monotonic() + seconds)
 
 
+def _plain_environment() -> dict[str, str]:
+    """Return this shell's environment without any setting: nothing of a real manager or agent may be touched."""
+    settings = {setting.name for setting in (*AGENT_SETTINGS, *MANAGER_SETTINGS)}
+    settings |= {ENV_FILE_VARIABLE, "STATE_DIRECTORY"}
+    return {name: value for name, value in os.environ.items() if name not in settings}
+
+
 def _watch(url: str, programs: list[Program], until: float) -> None:
     print(f"{'time':10}{'agent':30}{'report':>8}{'age':>7}  {'state':11}{'arrives':9}key")
     while time.monotonic() < until:
         for program in programs:
             program.check()
-        for agent in _get(url + "/status/agents")["agents"]:
+        reporting = [agent for agent in _get(url + "/status/agents")["agents"] if agent["highest_sample"]]
+        for agent in reporting:
             print(
                 f"{time.strftime('%H:%M:%S'):10}{agent['hostname'][:29]:30}{agent['highest_sample']:8}"
                 f"{agent['age_seconds']:5} s  {agent['state']:11}{agent['arrives']:9}{agent['fingerprint']}",
@@ -140,15 +155,15 @@ def _wait_for(url: str, *programs: Program) -> None:
     while time.monotonic() < deadline:
         for program in programs:
             program.check()
-        with suppress(requests.ConnectionError):
-            if requests.get(url, timeout=2).ok:
+        with suppress(requests.RequestException):
+            if SESSION.get(url, timeout=2).ok:
                 return
         time.sleep(0.1)
     raise DemoError(f"{url} did not answer within {START_SECONDS} s")
 
 
 def _get(url: str) -> dict[str, Any]:
-    document: dict[str, Any] = requests.get(url, timeout=5).json()
+    document: dict[str, Any] = SESSION.get(url, timeout=5).json()
     return document
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from generate import DOCUMENTS, PARTS, ROOT, generated
 
-WRITTEN = [path for path in ROOT.rglob("*.md") if not str(path.relative_to(ROOT)).startswith(".")]
+WRITTEN = [
+    path for path in ROOT.rglob("*.md") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
+]
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -58,7 +58,6 @@ class Node:
     """
 
     agent_id: Callable[[], str]
-    ring: Callable[[], Ring]
     verify: Callable[[Callable[[Ring], Any], int], Any]
     standing: Callable[[], Standing]
     reset: Callable[[str], str]
@@ -79,12 +78,15 @@ def make_app(node: Node) -> Bottle:
 
 
 def _peer(node: Node, seen: SeenNonces) -> bytes:
-    _check_source(node.networks)
+    is_local = _check_source(node.networks)
     now, standing = node.now(), node.standing()
     measurement = standing.measurement
-    own = _LOOPBACK | (measurement.own_addresses if measurement else frozenset())
+    # Every node has a loopback address: from elsewhere a query to it could be one that was made for another node.
+    own = (measurement.own_addresses if measurement else frozenset()) - _LOOPBACK | (
+        _LOOPBACK if is_local else frozenset()
+    )
     parameters = dict(request.query.decode("utf-8"))
-    query = node.verify(lambda ring: peer.read_query(parameters, ring, own, now), now)
+    query, key = node.verify(lambda ring: peer.read_query(parameters, ring, own, now), now)
     seen.add(query.nonce, now)
     answer = PeerAnswer(
         agent_id=node.agent_id(),
@@ -95,7 +97,7 @@ def _peer(node: Node, seen: SeenNonces) -> bytes:
         routes=measurement.telemetry.routes[:MAX_SHOWN] if measurement else (),
         nonce=query.nonce,
     )
-    return peer.seal_answer(answer, node.ring().current)
+    return peer.seal_answer(answer, key)
 
 
 def _reset(node: Node, seen: SeenNonces) -> bytes:
@@ -107,11 +109,13 @@ def _reset(node: Node, seen: SeenNonces) -> bytes:
     return reset.seal_answer(ResetAnswer(node.reset(own_id), asked.nonce), key)
 
 
-def _check_source(networks: tuple[Network, ...]) -> None:
+def _check_source(networks: tuple[Network, ...]) -> bool:
+    """Raise ForeignSource for a source that may not ask; tell whether it is this machine."""
     # A link-local IPv6 source carries its zone.
     source = ipaddress.ip_address(str(request.environ["REMOTE_ADDR"]).partition("%")[0])
     if not source.is_loopback and not any(source in network for network in networks):
         raise ForeignSource(f"{source} is neither this machine nor in PEER_NETWORKS")
+    return source.is_loopback
 
 
 def _body() -> bytes:

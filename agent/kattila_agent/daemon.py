@@ -144,7 +144,6 @@ def _node(config: Config, ambient: Ambient, identity: Identity, keys: Keys, loop
 
     return Node(
         agent_id=identity.agent_id,
-        ring=keys.ring,
         verify=keys.verify,
         standing=standing,
         reset=reset,

@@ -156,9 +156,13 @@ def _add(
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    expected = f"expected seconds above 0, up to {_MOST_SECONDS:g}"
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: {expected}") from None
     if not 0 < seconds <= _MOST_SECONDS:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text}: {expected}")
     return seconds
 
 

@@ -1,4 +1,4 @@
-"""The async door in front of the manager (RSGI): bodies are read within bounds, updates wait for their commit here.
+"""The async door in front of the manager (RSGI): bodies are read, updates wait for their commit here.
 
 May live here: what one event loop does per request. Not here: what a report means (intake), and every other endpoint,
 which goes with its body already read to the Bottle app in a small pool of threads (bridge).
@@ -11,19 +11,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, Protocol
 
-from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined] # part of RSGI, re-exported without saying so
-
 from kattila_keys.refresh import USE_NOTED_MS, Keys
 from kattila_manager.answers import Answer, problem
+from kattila_manager.bodies import Bodies
 from kattila_manager.intake import Begun, Intake
 from kattila_manager.records import Filed
 from kattila_manager.store.writer import Writer
-from kattila_protocol.envelope import MAX_BODY_BYTES
-from kattila_protocol.errors import BadSignature, BodyTimeout, NoKey, Overloaded, Refusal, TooLarge
+from kattila_protocol.errors import BadSignature, NoKey, Overloaded, Refusal
 from kattila_protocol.ring import Ring
 
-# An honest agent sends its 10 kB at once, over the slowest link within seconds.
-BODY_SECONDS = 10.0
 UPDATES = "/status/updates"
 HEALTH = "/status/healthcheck"
 # How often a worker looks whether another process changed the ring; an unknown signature makes it look at once.
@@ -66,6 +62,7 @@ class Door:
         self._pool = pool
         self._asking = asking
         self._clock = clock
+        self._bodies = Bodies()
         self._pooled = 0
         self._ring_seen = keys.ring()
         self._looked_at = clock()
@@ -81,7 +78,7 @@ class Door:
     async def _answer(self, scope: Request, protocol: Any) -> Answer:
         is_update = scope.method == "POST" and scope.path == UPDATES
         try:
-            body = await read_body(scope, protocol)
+            body = await self._bodies.read(scope.headers, protocol)
             if is_update:
                 return await self._update(scope.headers.get("content-type") or "", body)
             return await self._elsewhere(scope, body)
@@ -136,38 +133,6 @@ class Door:
             return await asyncio.get_running_loop().run_in_executor(self._pool, self._bridge, scope, body)
         finally:
             self._pooled -= 1
-
-
-async def read_body(scope: Request, protocol: Any) -> bytes:
-    """Read a body within 1 MiB and ten seconds.
-
-    Raises:
-        TooLarge: more was declared, or came.
-        BodyTimeout: it did not arrive whole in time, or never will.
-    """
-    declared = scope.headers.get("content-length") or ""
-    if declared.isdecimal() and int(declared[:16]) > MAX_BODY_BYTES:
-        raise TooLarge(f"the body has {declared[:16]} bytes; the limit is {MAX_BODY_BYTES}")
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            # What was declared is all that comes, and costs one wake-up as a whole.
-            body: bytes = await (protocol() if declared else _chunks(protocol))
-            return body
-    except TimeoutError:
-        raise BodyTimeout(f"the body was not complete after {BODY_SECONDS:.0f} s") from None
-    except ProtocolClosed:
-        raise BodyTimeout("the connection was closed before the body was complete") from None
-
-
-async def _chunks(protocol: Any) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in protocol:
-        size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            raise TooLarge(f"more than {MAX_BODY_BYTES} bytes came; that is the limit")
-        chunks.append(chunk)
-    return b"".join(chunks)
 
 
 def deliver_in(loop: asyncio.AbstractEventLoop) -> Callable[[Sequence[tuple[Any, Filed]]], object]:

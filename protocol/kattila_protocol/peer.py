@@ -61,8 +61,10 @@ class PeerAnswer:
     nonce: str
 
 
-def read_query(parameters: Mapping[str, str], ring: Ring, own_addresses: frozenset[str], now: int) -> PeerQuery:
-    """Check the parameters of GET /status/peer.
+def read_query(
+    parameters: Mapping[str, str], ring: Ring, own_addresses: frozenset[str], now: int
+) -> tuple[PeerQuery, Key]:
+    """Check the parameters of GET /status/peer; also return the key that signed them, which signs the answer.
 
     Raises:
         Malformed: a parameter is missing or not of its shape.
@@ -78,11 +80,11 @@ def read_query(parameters: Mapping[str, str], ring: Ring, own_addresses: frozens
     )
     if not query.to.isascii():
         raise Malformed("to is not an address")
-    ring.verify(Purpose.PEER, query._message(), parameters.get("hmac", ""))
+    key = ring.verify(Purpose.PEER, query._message(), parameters.get("hmac", ""))
     if query.to not in own_addresses:
         raise BadSignature("the query is addressed to another node")
     check_skew(query.timestamp, now)
-    return query
+    return query, key
 
 
 def seal_answer(answer: PeerAnswer, key: Key) -> bytes:

@@ -75,7 +75,7 @@ def read(known: Sequence[Setting], env_file: str | None, environment: Mapping[st
     """
     asked_for = env_file or environment.get(ENV_FILE_VARIABLE) or None
     path = folder / (asked_for or ENV_FILE)
-    given = _read_file(path) if asked_for or path.exists() else {}
+    given = _read_file(path, may_be_missing=not asked_for)
     given |= {
         setting.name: Given(environment[setting.name], "the environment")
         for setting in known
@@ -112,12 +112,14 @@ def _code(default: str) -> str:
     return f"`{default}`" if default else "none"
 
 
-def _read_file(path: Path) -> dict[str, Given]:
+def _read_file(path: Path, *, may_be_missing: bool) -> dict[str, Given]:
     given: dict[str, Given] = {}
     try:
         with path.open(encoding="utf-8") as stream:
             bindings = list(parse_stream(stream))
     except OSError as error:
+        if may_be_missing and isinstance(error, FileNotFoundError):
+            return {}
         raise ConfigError(f"cannot read the settings in {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -27,7 +28,18 @@ LINE = re.compile(r"^\d\d:\d\d:\d\d +\S+ +(\d+) +\d+ s +reporting +direct +[0-9a
 def demo(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     output = tmp_path / "output"
     with output.open("wb") as stream:
-        process = subprocess.Popen([sys.executable, "-u", str(DEMO)], stdout=stream, stderr=stream, cwd=tmp_path)
+        # What a shell on a real manager may have; the demo must touch none of it.
+        environment = os.environ | {
+            "STATE_DIR": str(tmp_path / "state"),
+            "MANAGER_DB": str(tmp_path / "real.db"),
+            "PAGES_DIR": str(tmp_path / "pages"),
+            "READ_TOKEN": "a-token-of-the-real-manager",
+            "KATTILA_ENV": str(tmp_path / "real.env"),
+            "http_proxy": "http://192.0.2.1:3128",
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-u", str(DEMO)], stdout=stream, stderr=stream, cwd=tmp_path, env=environment
+        )
     yield process, output
     with suppress(ProcessLookupError):
         process.kill()
@@ -51,7 +63,7 @@ def test_reports_keep_arriving_and_ctrl_c_leaves_nothing(
     seen = until(output, reports=3)
     assert seen == sorted(seen)
     page = re.search(r"^page +(http://\S+)$", output.read_text(), re.MULTILINE)
-    assert page and "kattila" in requests.get(page[1], timeout=5).text
+    assert page and "The only agent reports." in requests.get(page[1], timeout=5).text
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 4, "manager with two workers, publisher, agent"
     process.send_signal(signal.SIGINT)

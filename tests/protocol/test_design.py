@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -13,9 +14,18 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pytest
 
 from kattila_agent.app import ForeignSource
+from kattila_agent.server import MAX_AGE_SECONDS
+from kattila_manager import listing
 from kattila_manager.access import LoopbackOnly, MethodNotAllowed, NotFound, Unauthorized, UnknownAgent
+from kattila_manager.alarms import Kind as AlarmKind
+from kattila_manager.alarms import Opened
+from kattila_manager.door import BODY_SECONDS
+from kattila_manager.presence import Presence
+from kattila_manager.records import Agent, Alarm
+from kattila_manager.store import eventlog, registry
+from kattila_manager.store.store import Store
 from kattila_protocol import canonical, envelope, freshness, message, names, peer, registration, report, ring, txt
-from kattila_protocol.errors import PROBLEM_PREFIX, Refusal
+from kattila_protocol.errors import PROBLEM_PREFIX, BodyTimeout, Refusal
 from kattila_protocol.names import MANAGER
 from kattila_protocol.peer import PeerAnswer
 from kattila_protocol.registration import Registration
@@ -23,6 +33,9 @@ from kattila_protocol.reset import Reset, ResetAnswer
 from kattila_protocol.signing import Purpose
 from kattila_protocol.verdict import Disposition, Verdict
 from protocol.samples import KEY, KINDS, NONCE, NOW, PSK, REPORT, RING
+from support.reports import RING as STORE_RING
+from support.reports import node, registering
+from support.store import new_database
 from vectors import generate
 
 DESIGN = (Path(__file__).parents[2] / "DESIGN.md").read_text()
@@ -82,8 +95,12 @@ def type_shown(hint: Any) -> str:
     return f"list of {type_shown(inner)}" + ("s" if inner in PLAIN else "")
 
 
-def default_shown(field: Field[Any]) -> str:
-    return "" if field.default is MISSING else f"`{json.dumps(field.default)}`"
+# Who makes one need not say it, but it has to be there.
+ALWAYS_SENT = {(Registration, "to")}
+
+
+def default_shown(shape: type, field: Field[Any]) -> str:
+    return "" if field.default is MISSING or (shape, field.name) in ALWAYS_SENT else f"`{json.dumps(field.default)}`"
 
 
 def data_classes() -> Iterator[type]:
@@ -108,7 +125,7 @@ TABLES: list[tuple[str, int, type]] = [
 def test_members(title: str, number: int, shape: type) -> None:
     assert is_dataclass(shape)
     hints = get_type_hints(shape)
-    defined = [(field.name, type_shown(hints[field.name]), default_shown(field)) for field in fields(shape)]
+    defined = [(field.name, type_shown(hints[field.name]), default_shown(shape, field)) for field in fields(shape)]
     shown = [(code(name), kind, default) for name, kind, default, _ in tables(title, "member")[number]]
     assert shown == defined
 
@@ -129,6 +146,38 @@ def test_every_shape_of_data_has_its_table() -> None:
 def test_parameters_of_a_query() -> None:
     shown = [code(row[0]) for row in tables("Peer query", "parameter")[0]]
     assert shown == list(generate.peers()[0]["parameters"])
+
+
+def test_members_for_readers(tmp_path: Path) -> None:
+    store = Store(new_database(tmp_path))
+    asked, _ = registration.unseal(registering(node(1), NOW), STORE_RING)
+    opened = Opened((AlarmKind.AGENT_SILENT, asked.agent_id), NOW, NOW, 1, "", None)
+    with closing(store):
+        store.write(lambda connection: registry.register(connection, asked, NOW))
+        store.write(lambda connection: eventlog.record(connection, [opened]))
+        fleet, alarms = listing.agents(store, 30_000, NOW), listing.alarms(store)
+    agents_shown, alarms_shown = tables("What the manager tells readers", "member")
+    for shown, shape, (told,) in ((agents_shown, Agent, fleet["agents"]), (alarms_shown, Alarm, alarms["open"])):
+        hints = get_type_hints(shape)
+        types = {name: type_shown(hints[name]) if name in hints else json_type(value) for name, value in told.items()}
+        assert [(code(name), kind) for name, kind, _ in shown] == list(types.items())
+    text = section("What the manager tells readers")
+    for outer in (fleet, alarms):
+        assert re.search("".join(rf'[{{,]"{name}":[^,]+' for name in outer), text), list(outer)
+
+
+def json_type(value: object) -> str:
+    return "string" if isinstance(value, str) else PLAIN[type(value)]
+
+
+def test_kinds_and_states_for_readers() -> None:
+    rows = {
+        code(name): meaning
+        for table in tables("What the manager tells readers", "member")
+        for name, _, meaning in table
+    }
+    assert re.findall("`(.+?)`", rows["kind"]) == list(AlarmKind)
+    assert re.findall("`(.+?)`", rows["state"]) == list(Presence)
 
 
 # --- Names, numbers, refusals
@@ -170,6 +219,8 @@ def test_limits() -> None:
         f"{txt.MIN_PSK_BYTES} bytes",
         str(registration.MAX_HARDWARE_ADDRESSES),
         f"{peer.MAX_SHOWN} each",
+        f"{BODY_SECONDS:.0f} s, then `{BodyTimeout.kind}`",
+        f"{MAX_AGE_SECONDS} s, then the connection is closed",
         str(canonical.MAX_INTEGER),
         str(names.MAX_COUNTER),
     ]

@@ -26,7 +26,9 @@ MEMBERS: dict[str, Any] = json.loads(canonical.encode(ANSWER))
 
 
 def read(parameters: dict[str, str], now: int = NOW) -> PeerQuery:
-    return peer.read_query(parameters, RING, ADDRESSES, now)
+    query, key = peer.read_query(parameters, RING, ADDRESSES, now)
+    assert key == KEY
+    return query
 
 
 def test_query_and_parameters_belong_together() -> None:

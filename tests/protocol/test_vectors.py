@@ -112,7 +112,7 @@ def test_verdict(case: Case) -> None:
 @each("peer")
 def test_peer(case: Case) -> None:
     ring, asked = ring_of([case["psk"]]), case["parameters"]
-    query = peer.read_query(asked, ring, frozenset({asked["to"]}), int(asked["timestamp"]))
+    query, _ = peer.read_query(asked, ring, frozenset({asked["to"]}), int(asked["timestamp"]))
     answer = peer.unseal_answer(raw(case["answer_body"]), ring, query.nonce)
     assert json.loads(canonical.encode(answer)) == case["answer"]
 

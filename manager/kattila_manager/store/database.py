@@ -27,6 +27,8 @@ def open_engine(path: Path, *, pooled: bool = True) -> Engine:
     """Open the database file in WAL mode with `synchronous=FULL`: what is committed survives a power cut."""
     engine = create_engine(
         f"sqlite:///{path}",
+        # What is filed is nobody's business in a log.
+        hide_parameters=True,
         connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
         poolclass=QueuePool if pooled else NullPool,
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from kattila_manager.records import Filed, Incoming, refused
 from kattila_manager.store.database import WriteLock, begun
@@ -137,7 +137,7 @@ class Writer:
     def _give_up(self, batch: Sequence[Waiting], error: Exception) -> list[Answer]:
         if not self._failing:
             self._failing = True
-            reason = error.orig if isinstance(error, OperationalError) else error
+            reason = error.orig if isinstance(error, DBAPIError) else error
             _log.error("reports cannot be filed (%s); agents keep them and try again", reason)
         result = refused(Overloaded("the report could not be stored", retry_after_seconds=_RETRY_AFTER_SECONDS))
         return [(waiting.future, result) for waiting in batch]
