@@ -20,8 +20,8 @@ from kattila_agent.identity import StateError
 from kattila_agent.measurement import Measurement
 from kattila_agent.nonces import SeenNonces
 from kattila_protocol import peer, reset
-from kattila_protocol.errors import Refusal, TooLarge, WrongContentType
-from kattila_protocol.message import MAX_MESSAGE_BYTES
+from kattila_protocol.errors import Refusal, TooLarge
+from kattila_protocol.message import MAX_MESSAGE_BYTES, check_content_type
 from kattila_protocol.peer import MAX_SHOWN, PeerAnswer
 from kattila_protocol.reset import ResetAnswer
 from kattila_protocol.ring import Ring
@@ -82,9 +82,8 @@ def _peer(node: Node, seen: SeenNonces) -> bytes:
     now, standing = node.now(), node.standing()
     measurement = standing.measurement
     # Every node has a loopback address: from elsewhere a query to it could be one that was made for another node.
-    own = (measurement.own_addresses if measurement else frozenset()) - _LOOPBACK | (
-        _LOOPBACK if is_local else frozenset()
-    )
+    known = measurement.own_addresses if measurement else frozenset()
+    own = known | _LOOPBACK if is_local else known - _LOOPBACK
     parameters = dict(request.query.decode("utf-8"))
     query, key = node.verify(lambda ring: peer.read_query(parameters, ring, own, now), now)
     seen.add(query.nonce, now)
@@ -119,8 +118,7 @@ def _check_source(networks: tuple[Network, ...]) -> bool:
 
 
 def _body() -> bytes:
-    if request.content_type.partition(";")[0].strip().lower() != "application/json":
-        raise WrongContentType(f"the content type is {request.content_type[:80]!r}")
+    check_content_type(request.content_type)
     if request.content_length > MAX_MESSAGE_BYTES:
         raise TooLarge(f"the body has {request.content_length} bytes; the limit is {MAX_MESSAGE_BYTES}")
     return bytes(request.environ["wsgi.input"].read(MAX_MESSAGE_BYTES + 1))

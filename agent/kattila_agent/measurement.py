@@ -6,14 +6,10 @@ May live here: what becomes of telemetry on its way into a report. Not here: how
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 
-from kattila_protocol.registration import MAX_HARDWARE_ADDRESSES
-from kattila_protocol.report import Interface, Report, Telemetry
-
-_NO_ADDRESS = "00:00:00:00:00:00"
+from kattila_protocol.registration import MAX_HARDWARE_ADDRESSES, hardware_addresses
+from kattila_protocol.report import Report, Telemetry
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +46,5 @@ class Measurement:
 
     @property
     def hardware_addresses(self) -> tuple[str, ...]:
-        """What tells this machine from another: the addresses of its hardware, else of all its links; sorted.
-
-        Bridges and containers' links are made by software, often with the same address on every host.
-        """
-        interfaces = self.telemetry.interfaces
-        hardware = _addresses(interface for interface in interfaces if interface.kind is None)
-        return hardware or _addresses(interfaces)
-
-
-def _addresses(interfaces: Iterable[Interface]) -> tuple[str, ...]:
-    found = {interface.address for interface in interfaces if "LOOPBACK" not in interface.flags}
-    named = sorted(address for address in found if address and address != _NO_ADDRESS)
-    return tuple(islice(named, MAX_HARDWARE_ADDRESSES))
+        """What tells this machine from another, sorted."""
+        return tuple(sorted(hardware_addresses(self.telemetry.interfaces))[:MAX_HARDWARE_ADDRESSES])

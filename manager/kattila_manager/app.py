@@ -18,7 +18,7 @@ from kattila_keys.refresh import Keys
 from kattila_manager import access, answers, listing
 from kattila_manager.access import MethodNotAllowed, NotFound, Shown, UnknownAgent
 from kattila_manager.answers import Answer
-from kattila_manager.intake import Intake, check_content_type
+from kattila_manager.intake import Intake
 from kattila_manager.records import Filed, refused
 from kattila_manager.store import registry
 from kattila_manager.store.store import Store
@@ -81,7 +81,7 @@ def _update(services: Services) -> Answer:
 
 def _register(services: Services) -> Answer:
     body, now = _body(message.MAX_MESSAGE_BYTES), services.clock()
-    check_content_type(request.content_type)
+    message.check_content_type(request.content_type)
     try:
         asked, key = services.keys.verify(partial(registration.unseal, body), now)
     except Refusal as refusal:
@@ -110,7 +110,7 @@ def _alarms(services: Services) -> Answer:
 
 def _reset(services: Services) -> Answer:
     access.check_admin(_shown(), services.admin_token)
-    check_content_type(request.content_type)
+    message.check_content_type(request.content_type)
     wanted = canonical.parse_object(_body(message.MAX_MESSAGE_BYTES))
     # Not compared with {"all": True}, which equals {"all": 1}.
     is_all = set(wanted) == {"all"} and wanted["all"] is True

@@ -7,11 +7,8 @@ by the hardware addresses that the id is bound to, and else by which boot was se
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-
-from kattila_protocol.report import Interface
 
 # A machine with other hardware takes over an id once the known one was silent for four intervals of 30 s: by then the
 # known one, if it lives, has reported and proven that there are two.
@@ -72,22 +69,6 @@ def judge(identity: Identity, claim: Claim, silent_ms: int, *, is_newest: bool) 
     if _share(claim.hardware, identity.boot_hardware) or silent_ms >= SILENCE_MS:
         return Ruling.HOLDER, _take_over(identity, claim)
     return Ruling.UNPROVEN, replace(identity, challenger=claim.boot_id)
-
-
-def hardware_addresses(interfaces: Iterable[Interface]) -> frozenset[str]:
-    """Choose the addresses that tell machines apart: those of hardware, or of any link where there is none.
-
-    Bridges and other virtual links may have addresses that follow from the machine id, which a clone shares.
-    """
-    linked = [link for link in interfaces if "LOOPBACK" not in link.flags]
-    return in_one_spelling(link.address for link in linked if link.kind is None) or in_one_spelling(
-        link.address for link in linked
-    )
-
-
-def in_one_spelling(addresses: Iterable[str | None]) -> frozenset[str]:
-    """Return hardware addresses in lower case, without those that are missing or all zeros."""
-    return frozenset(address.lower() for address in addresses if address and address.strip("0:"))
 
 
 def _is_owner_against(identity: Identity, claim: Claim) -> bool:

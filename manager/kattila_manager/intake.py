@@ -13,7 +13,8 @@ from kattila_manager import answers, inbox
 from kattila_manager.answers import Answer
 from kattila_manager.counters import Counters
 from kattila_manager.records import Filed, Incoming, refused
-from kattila_protocol.errors import ClockSkew, Malformed, Refusal, RelayLoop, WrongContentType
+from kattila_protocol.errors import ClockSkew, Malformed, Refusal, RelayLoop
+from kattila_protocol.message import check_content_type
 from kattila_protocol.registration import Registration
 from kattila_protocol.ring import Ring
 from kattila_protocol.signing import Key
@@ -96,9 +97,3 @@ class Intake:
         """Answer a message that nobody is known to have sent."""
         self._counters.note(refusal, None, self._clock())
         return answers.problem(refusal)
-
-
-def check_content_type(content_type: str) -> None:
-    """Raise WrongContentType unless it is JSON's."""
-    if content_type.partition(";")[0].strip().lower() != "application/json":
-        raise WrongContentType(f"the content type is {content_type[:80]!r}")

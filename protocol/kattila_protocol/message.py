@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kattila_protocol import canonical
-from kattila_protocol.errors import Malformed, TooLarge
+from kattila_protocol.errors import Malformed, TooLarge, WrongContentType
 from kattila_protocol.ring import Ring
 from kattila_protocol.signing import Key, Purpose
 
@@ -22,6 +22,12 @@ _TAIL = re.compile(rb',"hmac":"([0-9a-f]{64})"\}\Z')
 _TAIL_BYTES = 75
 # A JSON string cannot hold an unescaped quote, so this stands nowhere but in front of the member.
 _MEMBER = b'"data":'
+
+
+def check_content_type(content_type: str) -> None:
+    """Raise WrongContentType unless a request's content type is JSON's, whatever its parameters and its case."""
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise WrongContentType(f"the content type is {content_type[:80]!r}")
 
 
 def seal(purpose: Purpose, key: Key, data: object, *, problem: Mapping[str, object] | None = None) -> bytes:

@@ -12,10 +12,9 @@ from kattila_manager.identity import (
     Identity,
     Ruling,
     bind,
-    hardware_addresses,
-    in_one_spelling,
     judge,
 )
+from kattila_protocol.registration import hardware_addresses, in_one_spelling
 from kattila_protocol.report import Interface
 
 MINE, OTHERS, NEW = frozenset({"02:00:00:00:00:01"}), frozenset({"02:00:00:00:00:02"}), frozenset({"02:00:00:00:00:03"})

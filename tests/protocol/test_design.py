@@ -19,7 +19,7 @@ from kattila_manager import listing
 from kattila_manager.access import LoopbackOnly, MethodNotAllowed, NotFound, Unauthorized, UnknownAgent
 from kattila_manager.alarms import Kind as AlarmKind
 from kattila_manager.alarms import Opened
-from kattila_manager.door import BODY_SECONDS
+from kattila_manager.bodies import BODY_SECONDS
 from kattila_manager.presence import Presence
 from kattila_manager.records import Agent, Alarm
 from kattila_manager.store import eventlog, registry
@@ -151,7 +151,7 @@ def test_parameters_of_a_query() -> None:
 def test_members_for_readers(tmp_path: Path) -> None:
     store = Store(new_database(tmp_path))
     asked, _ = registration.unseal(registering(node(1), NOW), STORE_RING)
-    opened = Opened((AlarmKind.AGENT_SILENT, asked.agent_id), NOW, NOW, 1, "", None)
+    opened = Opened((AlarmKind.AGENT_SILENT, asked.agent_id), NOW, NOW, 1, None, "")
     with closing(store):
         store.write(lambda connection: registry.register(connection, asked, NOW))
         store.write(lambda connection: eventlog.record(connection, [opened]))

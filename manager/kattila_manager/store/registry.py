@@ -10,13 +10,13 @@ import uuid
 
 from sqlalchemy import Connection, delete, select, update
 
-from kattila_manager.identity import Claim, Ruling, in_one_spelling
+from kattila_manager.identity import Claim, Ruling
 from kattila_manager.records import Filed, refused
 from kattila_manager.store import states
 from kattila_manager.store.schema import agent_boots, agent_interfaces, agents, refusals
 from kattila_manager.store.states import State
 from kattila_protocol.errors import IdentityUnproven
-from kattila_protocol.registration import Registration
+from kattila_protocol.registration import Registration, in_one_spelling
 from kattila_protocol.verdict import ACCEPTED
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
-from kattila_manager.identity import Claim, Identity, Ruling, bind, hardware_addresses, judge
+from kattila_manager.identity import Claim, Identity, Ruling, bind, judge
 from kattila_manager.store.schema import agent_boots, agents, for_driver
+from kattila_protocol.registration import hardware_addresses
 from kattila_protocol.report import Report
 
 
