@@ -245,10 +245,14 @@ def test_a_device_that_went_away_is_no_failure_of_the_others(mesh: Mesh) -> None
 
 
 def test_one_that_answers_nonsense_is_a_failure_and_the_others_are_told(mesh: Mesh) -> None:
+    def nonsense(connection: socket.socket) -> None:
+        connection.recv(100)
+        connection.sendall(b"listen_port=x\nerrno=0\n\n")
+
     odd = SOCKETS / "odd0.sock"
     mesh.one.ip("tuntap", "add", "dev", "odd0", "mode", "tun")
     try:
-        with serving(odd, lambda connection: connection.sendall(b"listen_port=x\nerrno=0\n\n")):
+        with serving(odd, nonsense):
             seen = sysinfo(mesh.one)
     finally:
         mesh.one.ip("link", "del", "odd0")
