@@ -211,6 +211,8 @@ def test_a_reset_forgets_one_agent_and_refuses_what_was_signed_before(locked: Ma
     assert (status, members["type"]) == (404, "urn:kattila:problem:unknown_agent")
     assert reset(locked, b'{"agent_id":"%b"}' % one.agent_id.encode()) == (200, {"reset": 1})
     assert report(locked, one, 6, before - 1) == "superseded"
+    # The agent's clock counts: where it is behind, its reports wait until it has passed the reset.
+    assert report(locked, one, 6, now_ms() - 60_000) == "superseded"
     assert report(locked, other, 6, before - 1) == "accepted"
     # Numbers begin anew, and so may the machine; measurements that are kept are not measured twice.
     renewed = one.cloned()

@@ -61,9 +61,11 @@ def test_a_thousand_connections_are_spread_over_all_workers(manager: Manager) ->
 def test_the_same_sample_signed_afresh_is_a_duplicate(manager: Manager) -> None:
     sender = node(3)
     assert outcome(manager.post(body(sender, 7, now_ms(), tick=7)), sender, 7, 7) == "accepted"
-    again = manager.post(body(sender, 7, now_ms(), tick=8))
-    assert outcome(again, sender, 7, 8) == "duplicate"
+    again = manager.post(body(sender, 7, now_ms(), tick=8)).verdict(nonce_of(sender, 7, 8))
+    assert (again.outcome, again.highest_tick, again.highest_sample) == ("duplicate", 7, 7)
     assert samples(manager, sender) == [7]
+    # What a duplicate was signed under stays unused.
+    assert outcome(manager.post(body(sender, 8, now_ms(), tick=8)), sender, 8, 8) == "accepted"
 
 
 def test_behind_the_window_is_a_replay_that_tells_the_numbers_to_go_on_above(manager: Manager) -> None:
