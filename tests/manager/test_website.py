@@ -235,4 +235,4 @@ def test_a_full_disk_leaves_the_last_good_page(tmp_path: Path) -> None:
         website.publish((Page("index.html", "index.html", "good again"),))
         assert (small / "pages" / "index.html").read_text() == "good again"
     finally:
-        subprocess.run(["umount", small], check=True)
+        subprocess.run(["umount", "--lazy", small], check=True)
