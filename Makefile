@@ -102,7 +102,7 @@ lint: setup ## ruff, mypy --strict, import contracts
 test: setup setup-test ## all tests; a part of them: make test ARGS="tests/protocol -k window"
 	@$(BIN)/pytest $(ARGS)
 
-test-kernel: setup ## the WireGuard reader against kernel devices, in a virtual machine (as root, 1 to 3 minutes)
+test-kernel: setup ## the netlink readers against kernel devices, in a virtual machine (as root, 1 to 3 minutes)
 	@exec $(BIN)/python tests/kernel/run.py
 
 format: setup ## put the code into the one format, mend what ruff can mend

@@ -56,8 +56,8 @@ class Tunnel:
     """What a link that carries packets inside of packets says of its ends; None where it says nothing.
 
     `interface` is the link's name and `kind` its kind; `remote` may be a multicast group; `id` is the VNI of vxlan and
-    geneve and the session of l2tp; `ikey` and `okey` are the keys of GRE, of what comes in and of what goes out; `port`
-    is the UDP port that it sends to; `ttl` is 0 where it is inherited; `link` names the interface it is bound to.
+    geneve; `ikey` and `okey` are the keys of GRE, of what comes in and of what goes out; `port` is the UDP port that it
+    sends to; `ttl` is 0 where it is inherited; `link` names the interface it is bound to.
     """
 
     interface: str

@@ -1,4 +1,4 @@
-"""Runs inside the virtual machine: proves the netlink reader against kernel WireGuard, and prints one line per proof.
+"""Runs inside the virtual machine: proves the netlink readers against its kernel, and prints one line per proof.
 
 Two network namespaces joined by a veth pair, kernel devices in both, and `wg show all dump` as the judge, taken apart
 here anew. Standard library and the agent's own packages only. "compare" and the other words are what it calls itself
@@ -290,7 +290,7 @@ class Proofs:
             figures = prove()
         except Exception as error:
             self.failed += 1
-            print(f"FAILED  {what}: {type(error).__name__}: {str(error)[:500]}", flush=True)
+            print(f"FAILED  {what}: {type(error).__name__}: {str(error)[:4000]}", flush=True)
         else:
             self.held += 1
             print(f"held    {what}{': ' if figures else ''}{figures}", flush=True)
@@ -386,6 +386,21 @@ def changing_device(key: str) -> str:
     return f"changed once: {once}; changed each time: {always}"
 
 
+def as_ip_shows_it() -> str:
+    """Run the tests that compare what the collectors tell with what `ip` tells, with the links of this kernel."""
+    here = Path(__file__).parent
+    paths = [here / name for name in ("agent", "protocol", "tests", "site")]
+    # The agent that they start has an environment of its own.
+    Path("/usr/lib/python3/dist-packages/kattila.pth").write_text("".join(f"{path}\n" for path in paths))
+    words = ["-m", "pytest", "-q", "-rP", "--tb=short", "-p", "no:cacheprovider"]
+    words += ["--import-mode=importlib", "--rootdir", "/tmp"]
+    test = here / "tests/agent/test_collectors_kernel.py"
+    done = subprocess.run([sys.executable, "-B", *words, test], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-500:]
+    missing = {line for line in done.stdout.splitlines() if line.startswith("this kernel has no")}
+    return ", ".join([done.stdout.strip().rpartition("\n")[2], *missing])
+
+
 def no_secret(secrets: list[str]) -> str:
     words = ["ip", "netns", "exec", "one", sys.executable, __file__, "compare"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
@@ -428,6 +443,7 @@ def main() -> int:
     )
     proofs.show("an interface that vanished, or is of another kind", vanished)
     proofs.show("a device that changes while it is read", lambda: changing_device(stranger))
+    proofs.show("links, tunnels, routes, rules, neighbours and lookups are as ip shows them", as_ip_shows_it)
     took = round(time.monotonic() - started)
     print(f"proofs: {proofs.held} held, {proofs.failed} failed, Linux {os.uname().release}, {took} s", flush=True)
     return 1 if proofs.failed else 0

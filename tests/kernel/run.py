@@ -1,4 +1,4 @@
-"""`make test-kernel`: proves the netlink reader against kernel WireGuard in a virtual machine of its own.
+"""`make test-kernel`: proves the netlink readers against kernel WireGuard, GRE and others in a virtual machine.
 
 Needs no KVM and no WireGuard in this machine's kernel: QEMU boots Debian's cloud kernel under emulation, with a root
 file system made by mmdebstrap, and runs guest.py there, which prints one line per proof. The sources come on a second,
@@ -10,6 +10,7 @@ line; 1 a proof failed, or the machine did not come to its end.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -24,9 +25,24 @@ CACHE = HERE / ".cache"
 
 PROGRAMS = {"qemu-system-x86_64": "qemu-system-x86", "mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs"}
 SUITE = "bookworm"
+PACKAGES_OF_OURS = (
+    "agent/kattila_agent",
+    "protocol/kattila_protocol",
+    "protocol/kattila_keys",
+    "protocol/kattila_settings",
+)
 PACKAGES = "systemd,systemd-sysv,python3,iproute2,wireguard-tools,kmod,linux-image-cloud-amd64"
 BOOT_AND_PROVE_SECONDS = 300
 SEARCHED = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+
+# They run in the machine as well, as its kernel has the links that this one may lack.
+TESTS = (
+    "tests/agent/test_collectors_kernel.py",
+    "tests/support/agent_process.py",
+    "tests/support/netns.py",
+    "tests/support/route_get.py",
+)
+LIBRARIES = ("py", "pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "psutil", "dotenv")
 
 UNIT = """[Unit]
 Description=What the kernel's WireGuard proves of kattila's reader
@@ -101,10 +117,11 @@ def make_disk(folder: Path, image: Path, size: str) -> None:
 def boot(folder: Path) -> int:
     """Boot the machine, show what it proves, and return the exit code; it ends with this program in any case."""
     sources = folder / "sources"
-    for package in ("agent/kattila_agent", "protocol/kattila_protocol"):
+    for package in PACKAGES_OF_OURS:
         shutil.copytree(ROOT / package, sources / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copyfile(HERE / "guest.py", sources / "guest.py")
-    make_disk(sources, folder / "sources.img", "32M")
+    copy_tests(sources)
+    make_disk(sources, folder / "sources.img", "48M")
     proofs, console = folder / "proofs", folder / "console"
     proofs.touch()
     started = time.monotonic()
@@ -122,6 +139,24 @@ def boot(folder: Path) -> int:
     if not last.startswith("proofs: "):
         print(f"It did not come to its end. Its console:\n{console.read_text(errors='replace')[-3000:]}")
     return 1
+
+
+def copy_tests(sources: Path) -> None:
+    """Lay the tests beside them that compare with `ip`, and what they need: the machine's Python is this one's."""
+    for name in TESTS:
+        (sources / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, sources / name)
+    (sources / "site").mkdir()
+    for name in LIBRARIES:
+        module = importlib.util.find_spec(name)
+        if module is None or module.origin is None:
+            raise FileNotFoundError(f"{name} is not installed here")
+        source = Path(module.origin)
+        if module.submodule_search_locations is None:
+            shutil.copyfile(source, sources / "site" / source.name)
+        else:
+            ignored = shutil.ignore_patterns("__pycache__", "tests")
+            shutil.copytree(source.parent, sources / "site" / name, ignore=ignored)
 
 
 def command(folder: Path, proofs: Path, console: Path) -> list[str]:

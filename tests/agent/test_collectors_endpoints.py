@@ -1,0 +1,50 @@
+"""Which way packets to the endpoints of a real tunnel leave: what -sysinfo tells is what `ip route get` tells."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support.agent_process import AGENT, environment
+from support.route_get import asked
+from support.wireguard import joined_namespaces, new_device, wg
+
+# What the agent of another machine would have, and one that never answers.
+ENDPOINTS = ("192.0.2.2:51820", "[2001:db8::2]:51820", "[fe80::2%up0]:51820", "198.51.100.7:4")
+
+
+@pytest.mark.parametrize("mark", [0, 51820])
+def test_endpoints_are_looked_up_under_the_mark_of_their_interface(mark: int, tmp_path: Path) -> None:
+    with joined_namespaces() as (here, _), new_device(here) as device:
+        here.ip("link", "set", device.name, "up")
+        # A full tunnel as wg-quick makes it: without the mark, the tunnel would go through itself.
+        here.ip("route", "add", "default", "via", "192.0.2.2")
+        here.ip("route", "add", "default", "dev", device.name, "table", "51820")
+        here.ip("rule", "add", "not", "fwmark", "51820", "lookup", "51820", "prio", "200")
+        here.ip("rule", "add", "lookup", "main", "suppress_prefixlength", "0", "prio", "199")
+        for endpoint in ENDPOINTS:
+            key = wg("pubkey", given=wg("genkey")).strip()
+            device.set("peer", key, "endpoint", endpoint.replace("%up0", f"%{index_of(here.name, 'up0')}"))
+        device.set("fwmark", str(mark))
+        command = here.command(*AGENT, "-sysinfo")
+        settings = environment(WIREGUARD_HELPER=str(tmp_path / "none.sock"))
+        found = json.loads(subprocess.check_output(command, env=settings, timeout=30))
+        assert found["failures"] == []
+        (interface,) = found["wireguard"]
+        assert (interface["name"], interface["fwmark"], len(interface["peers"])) == (device.name, mark, len(ENDPOINTS))
+        lookups = {lookup["destination"]: lookup for lookup in found["lookups"]}
+        assert set(lookups) == {"192.0.2.2", "2001:db8::2", "fe80::2", "198.51.100.7"}
+        for lookup in lookups.values():
+            link = "up0" if lookup["destination"] == "fe80::2" else None
+            assert (lookup["purpose"], lookup["tunnel"], lookup["fwmark"]) == ("wireguard", device.name, mark)
+            assert lookup == asked(here, lookup, None, link)
+        assert lookups["198.51.100.7"]["interface"] == ("up0" if mark else device.name)
+
+
+def index_of(namespace: str, link: str) -> int:
+    listed = json.loads(subprocess.check_output(["ip", "-n", namespace, "-json", "link", "show", link]))
+    index: int = listed[0]["ifindex"]
+    return index
