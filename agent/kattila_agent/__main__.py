@@ -21,6 +21,7 @@ from kattila_agent import __version__, commands, config
 from kattila_agent.ambient import Ambient
 from kattila_agent.collectors.collect import Given, measure
 from kattila_agent.config import Config
+from kattila_agent.fitting import TooMuchError
 from kattila_agent.identity import Identity, StateError
 from kattila_agent.measurement import Measurement
 from kattila_keys.refresh import Keys
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"kattila-agent: {error}", file=sys.stderr)
         return 2
-    except (StateError, RingFileError, commands.CommandError, OSError) as error:
+    except (StateError, RingFileError, TooMuchError, commands.CommandError, OSError) as error:
         print(f"kattila-agent: {error}", file=sys.stderr)
         return 1
 

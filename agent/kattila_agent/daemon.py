@@ -19,6 +19,7 @@ from kattila_agent.changes import Changes
 from kattila_agent.config import Config
 from kattila_agent.connection import Connection
 from kattila_agent.delivery import Manager
+from kattila_agent.fitting import TooMuchError
 from kattila_agent.identity import Identity, StateError
 from kattila_agent.reporting import Measure, Reporter
 from kattila_agent.server import address_of, open_sockets, serve
@@ -77,7 +78,7 @@ class Loop:
     def _report(self, changes: Changes) -> None:
         try:
             self.reporter.cycle()
-        except (StateError, OSError) as error:
+        except (StateError, TooMuchError, OSError) as error:
             changes.note("cycle", str(error), logging.ERROR, f"no report: {error}")
         else:
             changes.note("cycle", "", logging.DEBUG, "the cycle is complete")

@@ -18,18 +18,22 @@ from kattila_protocol.report import Cut, Report, Telemetry, WireguardInterface, 
 _ROWS = ("interfaces", "routes", "neighbours", "rules", "lookups", "tunnels")
 
 
+class TooMuchError(Exception):
+    """What cannot be left out of a report is more than a report may hold."""
+
+
 def encode(report: Report, max_bytes: int) -> bytes:
     """Return DATA of at most so many bytes; lists that had to be shortened for that are told in its cuts.
 
     Raises:
-        ValueError: it cannot be made to fit.
+        TooMuchError: it cannot be made to fit.
     """
     data = canonical.encode(report)
     while len(data) > max_bytes:
         # A little more than needed, for the cuts that say so.
         shorter = _shortened(report.telemetry, len(data) - max_bytes + 1024)
         if shorter is None:
-            raise ValueError(f"a report of {len(data)} bytes cannot be cut to {max_bytes}")
+            raise TooMuchError(f"a report of {len(data)} bytes cannot be cut to {max_bytes}")
         report = replace(report, telemetry=shorter)
         data = canonical.encode(report)
     return data

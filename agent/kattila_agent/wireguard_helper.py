@@ -13,9 +13,10 @@ import shutil
 import signal
 import subprocess  # noqa: TID251 - to run one program is what this one is for
 import sys
+import tempfile
 from collections.abc import Iterator
 from types import FrameType
-from typing import BinaryIO, NoReturn
+from typing import IO, BinaryIO, NoReturn
 
 GREETING = b"kattila-wireguard 1\n"
 MAX_BYTES = 16 * 1024 * 1024
@@ -79,18 +80,20 @@ def dump() -> Iterator[bytes]:
     if program is None:
         raise FailedError("there is no wg: install wireguard-tools")
     environment = {"LC_ALL": "C", "PATH": _PATH}
-    process = subprocess.Popen(  # noqa: S603 - nothing of it comes from outside
-        [program, "show", "all", "dump"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-    )
-    with process:
-        try:
-            yield from _blanked(process)
-        finally:
-            process.kill()
+    # What wg says of interfaces that it passes over holds no secret, and may be more than a pipe holds.
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(  # noqa: S603 - nothing of it comes from outside
+            [program, "show", "all", "dump"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            env=environment,
+        )
+        with process:
+            try:
+                yield from _blanked(process, said)
+            finally:
+                process.kill()
 
 
 def blanked(line: bytes) -> bytes:
@@ -106,16 +109,14 @@ def blanked(line: bytes) -> bytes:
     return before + (secret if secret == b"(none)" else b"(hidden)") + after
 
 
-def _blanked(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
-    assert process.stdout is not None  # noqa: S101 - for mypy: both are pipes
-    assert process.stderr is not None  # noqa: S101
-    # wg says little on standard error, which a pipe holds meanwhile.
+def _blanked(process: subprocess.Popen[bytes], said: IO[bytes]) -> Iterator[bytes]:
+    assert process.stdout is not None  # noqa: S101 - for mypy: it is a pipe
     told = process.stdout.read(MAX_BYTES + 1)
     if len(told) > MAX_BYTES:
         raise FailedError(f"wg gave more than {MAX_BYTES} bytes")
-    said = process.stderr.read(_MAX_SAID)
     code = process.wait()
-    passed_over = _UNREADABLE.findall(said)
+    said.seek(0)
+    passed_over = _UNREADABLE.findall(said.read(_MAX_SAID))
     if code and not passed_over:
         raise FailedError(f"wg failed with exit code {code}")
     if told and not told.endswith(b"\n"):

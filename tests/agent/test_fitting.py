@@ -130,5 +130,5 @@ def test_the_rest_of_the_body_has_room_beside_the_largest_data() -> None:
 
 
 def test_what_cannot_be_cut_is_an_error() -> None:
-    with pytest.raises(ValueError, match="cannot be cut to 10"):
+    with pytest.raises(fitting.TooMuchError, match="cannot be cut to 10"):
         fitting.encode(REPORT, 10)

@@ -60,8 +60,10 @@ def questions(found: Telemetry, manager_address: str | None) -> tuple[Question, 
             if peer.endpoint is not None:
                 host, zone = _host(peer.endpoint)
                 asked[Question("wireguard", interface.name, host, interface.fwmark, link=zone)] = None
+    # Packets of a tunnel that was moved here leave in the namespace that it was made in.
+    moved = {interface.name for interface in found.interfaces if interface.link_netnsid is not None}
     for tunnel in found.tunnels:
-        if tunnel.remote is not None:
+        if tunnel.remote is not None and tunnel.interface not in moved:
             local, link = tunnel.local, tunnel.link
             asked[Question("tunnel", tunnel.interface, tunnel.remote, tunnel.fwmark, local, link)] = None
     if manager_address is not None:
@@ -104,13 +106,18 @@ def _host(endpoint: str) -> tuple[str, str | None]:
 
 def _ask(channel: Channel, question: Question, indexes: Mapping[str, int]) -> Answer:
     link = question.link
-    index = None if link is None else int(link) if link.isdecimal() else indexes.get(link)
+    index = None if link is None else indexes.get(link, _number(link))
     if link is not None and index is None:
         return Answer(question, None, f"there is no interface {link}")
     try:
         return Answer(question, channel.ask(_RTM_GETROUTE, _asked(question, index)))
     except Refused as refusal:
         return Answer(question, None, refusal.strerror)
+
+
+def _number(link: str) -> int | None:
+    # A link without a name here is told by its number; a name may look like one, too.
+    return int(link) if link.isdecimal() and len(link) < len("4294967296") else None
 
 
 def _asked(question: Question, index: int | None) -> bytes:

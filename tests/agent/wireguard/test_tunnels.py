@@ -244,10 +244,18 @@ def test_a_device_that_went_away_is_no_failure_of_the_others(mesh: Mesh) -> None
     assert seen["failures"] == []
 
 
-def test_one_that_answers_nonsense_is_a_failure_and_the_others_are_told(mesh: Mesh) -> None:
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"listen_port=x", "listen_port is no number from 0 to 65535"),
+        (b"private_key=%b\nlisten_port=1\npublic_key=%b" % (b"11" * 32, b"22" * 32), "transfer_rx is missing"),
+    ],
+    ids=["a wrong value", "a missing one"],
+)
+def test_one_that_answers_nonsense_is_a_failure_and_the_others_are_told(mesh: Mesh, answer: bytes, reason: str) -> None:
     def nonsense(connection: socket.socket) -> None:
         connection.recv(100)
-        connection.sendall(b"listen_port=x\nerrno=0\n\n")
+        connection.sendall(answer + b"\nerrno=0\n\n")
 
     odd = SOCKETS / "odd0.sock"
     mesh.one.ip("tuntap", "add", "dev", "odd0", "mode", "tun")
@@ -257,7 +265,7 @@ def test_one_that_answers_nonsense_is_a_failure_and_the_others_are_told(mesh: Me
     finally:
         mesh.one.ip("link", "del", "odd0")
     assert [each["name"] for each in seen["wireguard"]] == [mesh.near.name, mesh.wide.name]
-    assert seen["failures"] == [{"collector": "wireguard", "reason": "odd0: listen_port is no number from 0 to 65535"}]
+    assert seen["failures"] == [{"collector": "wireguard", "reason": f"odd0: {reason}"}]
 
 
 def test_reading_costs_little(mesh: Mesh) -> None:

@@ -6,9 +6,12 @@ May live here: bytes or text of one source to that spelling. Errors show nothing
 from __future__ import annotations
 
 import base64
+import os
 import re
 import socket
 from collections.abc import Callable
+
+from kattila_agent.collectors import rtnetlink
 
 KEY_BYTES = 32
 # What names the interface of a link-local address, as the part behind "%".
@@ -83,7 +86,7 @@ def read_endpoint(text: str, scope_name: ScopeName) -> str:
 def scope_name(index: int) -> str:
     """Return the name of the interface with this index, else the index, as getnameinfo(3) does."""
     try:
-        return socket.if_indextoname(index)
+        return rtnetlink.text(os.fsencode(socket.if_indextoname(index)))
     except OSError:
         return str(index)
 

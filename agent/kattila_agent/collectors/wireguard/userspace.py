@@ -53,6 +53,7 @@ def parse(name: str, answer: bytes, limits: Limits, scope_name: ScopeName = spel
         raise UnreadableError("the answer of its socket is not whole")
     parsing = _Parsing(Gathering(name, limits), scope_name)
     parsing.take(answer[: -len(_END)].split(b"\n"))
+    parsing.gathering.check()
     return parsing.gathering
 
 
