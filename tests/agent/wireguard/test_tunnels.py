@@ -10,13 +10,18 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from kattila_keys.ring_file import RingFile
 from support.agent_process import AGENT, environment
+from support.knot import free_port
+from support.manager import now_ms, running_manager
 from support.netns import Namespace, new_namespace
+from support.reports import RING
 from support.wireguard import (
     SOCKETS,
     Device,
@@ -217,6 +222,39 @@ def test_no_secret_is_shown_or_logged(mesh: Mesh) -> None:
         assert secret.encode() not in found.stdout + found.stderr
         assert base64.b64decode(secret).hex().encode() not in found.stdout + found.stderr
     assert not [secret for secret in mesh.secrets if secret not in wg("show", "all", "dump")]
+
+
+def test_no_secret_reaches_a_dump_the_database_or_a_page(mesh: Mesh, tmp_path: Path) -> None:
+    with running_manager(tmp_path) as manager:
+        said = subprocess.run(
+            mesh.one.command(*AGENT, "-dump", "-", "-v"),
+            env=environment(
+                WIREGUARD_HELPER=NO_HELPER,
+                DNS="kattila.example.com",
+                DNS_SERVER=f"127.0.0.1:{free_port()}",
+                STATE_DIR=str(state_folder(tmp_path)),
+            ),
+            capture_output=True,
+            check=True,
+        )
+        assert mesh.near.public_key.encode() in said.stdout
+        assert manager.post(said.stdout).members["data"]["outcome"] == "accepted"
+        published = manager.command("publish", "--once")
+        kept = manager.command("report", json.loads(said.stdout)["data"]["agent_id"])
+        assert (published.returncode, kept.returncode) == (0, 0), published.stderr + kept.stderr
+        assert mesh.near.public_key in kept.stdout
+        files = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    for secret in mesh.secrets:
+        for spelled in (secret.encode(), base64.b64decode(secret).hex().encode(), base64.b64decode(secret)):
+            assert spelled not in said.stdout + said.stderr + files + kept.stdout.encode() + manager.log.encode()
+
+
+def state_folder(folder: Path) -> Path:
+    """Make a state folder whose key ring is the manager's."""
+    state = folder / "agent"
+    state.mkdir()
+    RingFile(state / "ring.json").update(lambda kept: replace(kept, ring=RING, asked_at=now_ms(), answered_at=now_ms()))
+    return state
 
 
 def test_another_namespaces_device_is_not_ours(mesh: Mesh, tmp_path: Path) -> None:
