@@ -53,31 +53,24 @@ manager/.venv/complete: $(BUILD_AND_PINS) requirements/manager.txt protocol/pypr
 	@.venv-tools/bin/python $(PIP) install --require-hashes -r requirements/tools.txt
 	@touch $@
 
-# knotd is in /usr/sbin, which is not on everybody's PATH.
-# A fresh installation from Debian starts a server of its own on port 53; the tests start theirs, so that one is stopped.
-setup-test: setup-test-wireguard ## install the system packages that tests use (as root), or say what will be skipped
-	@if PATH="$$PATH:/usr/sbin" command -v knotd >/dev/null; then \
-		:; \
-	elif [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
-		echo "Installing knot, the DNS server that tests run against"; \
-		apt-get update -qq && \
-		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends knot >/dev/null && \
-		{ [ ! -d /run/systemd/system ] || systemctl disable --quiet --now knot.service; }; \
-	else \
-		echo "knot is missing, tests against it will be skipped (sudo apt-get install --no-install-recommends knot)"; \
-	fi
+# Programs that tests use, each with its Debian package. Some are in /usr/sbin, which is not on everybody's PATH.
+TEST_PROGRAMS := knotd/knot ip/iproute2 wg/wireguard-tools wireguard-go/wireguard-go
 
-.PHONY: setup-test-wireguard
-setup-test-wireguard:
-	@if command -v wg >/dev/null && command -v wireguard-go >/dev/null; then \
+# A fresh knot from Debian starts a server of its own on port 53; the tests start theirs, so that one is stopped.
+setup-test: ## install the system packages that tests use (as root), or say what will be skipped
+	@missing=; for each in $(TEST_PROGRAMS); do \
+		PATH="$$PATH:/usr/sbin:/sbin" command -v "$${each%/*}" >/dev/null || missing="$$missing $${each#*/}"; \
+	done; \
+	if [ -z "$$missing" ]; then \
 		:; \
 	elif [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
-		echo "Installing wireguard-go and wireguard-tools, the tunnels that tests run through"; \
+		echo "Installing for the tests:$$missing"; \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-		apt-get install -y -qq --no-install-recommends wireguard-go wireguard-tools >/dev/null; \
+		apt-get install -y -qq --no-install-recommends $$missing >/dev/null || exit; \
+		case "$$missing" in *knot*) \
+			[ ! -d /run/systemd/system ] || systemctl disable --quiet --now knot.service ;; esac; \
 	else \
-		echo "wg or wireguard-go is missing, tests of tunnels will be skipped" \
-			"(sudo apt-get install --no-install-recommends wireguard-go wireguard-tools)"; \
+		echo "Tests that need these will be skipped: sudo apt-get install --no-install-recommends$$missing"; \
 	fi
 
 # --- Running it

@@ -6,6 +6,7 @@ import ipaddress
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,7 +53,19 @@ TUNNELS = {
 def namespace() -> Iterator[Namespace]:
     with new_namespace() as made, new_namespace() as other:
         build(made, other)
+        wait_until_settled(made)
         yield made
+
+
+def wait_until_settled(namespace: Namespace) -> None:
+    """Wait until links say the same for half a second: bridges and tunnels change their state on their own at first."""
+    before: list[dict[str, Any]] = []
+    for _ in range(20):
+        now = namespace.listed("link")
+        if now == before:
+            return
+        before = now
+        time.sleep(0.5)
 
 
 @pytest.fixture(scope="module")
