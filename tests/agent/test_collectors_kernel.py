@@ -59,9 +59,9 @@ def namespace() -> Iterator[Namespace]:
 
 def wait_until_settled(namespace: Namespace) -> None:
     """Wait until links say the same for half a second: bridges and tunnels change their state on their own at first."""
-    before: list[dict[str, Any]] = []
+    before: list[tuple[str, str, list[str]]] = []
     for _ in range(20):
-        now = namespace.listed("link")
+        now = [(link["ifname"], link["operstate"], link["flags"]) for link in namespace.listed("link")]
         if now == before:
             return
         before = now
