@@ -50,6 +50,10 @@ def new_namespace() -> Iterator[Namespace]:
     if made.returncode != 0:
         pytest.skip(f"no network namespace can be made here: {made.stderr.strip()}")
     try:
+        # In a chroot that is no mount point one can be made and not be entered.
+        entered = subprocess.run(["ip", "-n", name, "link"], check=False, capture_output=True, text=True)
+        if entered.returncode != 0:
+            pytest.skip(f"no network namespace can be entered here: {entered.stderr.strip()}")
         yield Namespace(name)
     finally:
         subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
