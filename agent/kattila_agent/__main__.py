@@ -145,7 +145,7 @@ def _keys(settings: Config, ambient: Ambient) -> Keys:
 
     def ask() -> Records:
         # dnspython weighs 10 MB and 0.05 s, which the first report with a cached key does not wait for.
-        from kattila_keys.dns import ask_txt  # noqa: PLC0415
+        from kattila_keys.dns import ask_txt  # noqa: PLC0415 - dnspython, only to ask
 
         return ask_txt(
             name,

@@ -91,7 +91,7 @@ def reset_agent(ambient: Ambient, ring: Ring, listen: Listen, agent_id: str) -> 
         CommandError: no agent answers there, it refuses, or its answer is not signed.
     """
     # requests weighs 20 MB, which the other commands are spared.
-    from kattila_agent.connection import Connection, UnreachableError, unsigned_words  # noqa: PLC0415
+    from kattila_agent.connection import Connection, UnreachableError, unsigned_words  # noqa: PLC0415 - requests, which others are spared
 
     target = _in_url(listen)
     asked = Reset(agent_id, ambient.nonce(), ambient.now())

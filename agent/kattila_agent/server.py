@@ -83,7 +83,7 @@ def address_of(bound: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-class _ProblemTask(ErrorTask):  # type: ignore[misc]
+class _ProblemTask(ErrorTask):  # type: ignore[misc] # waitress has no types
     """What waitress refuses before the application sees it, said as a problem document (RFC 9457)."""
 
     def execute(self) -> None:
@@ -98,11 +98,11 @@ class _ProblemTask(ErrorTask):  # type: ignore[misc]
         self.write(body)
 
 
-class _Channel(HTTPChannel):  # type: ignore[misc]
+class _Channel(HTTPChannel):  # type: ignore[misc] # waitress has no types
     error_task_class = _ProblemTask
 
 
-class _Server(TcpWSGIServer):  # type: ignore[misc]
+class _Server(TcpWSGIServer):  # type: ignore[misc] # waitress has no types
     channel_class = _Channel
 
     def maintenance(self, now: float) -> None:

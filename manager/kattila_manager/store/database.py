@@ -99,8 +99,8 @@ def migrate(path: Path) -> None:
         DatabaseUnusableError: its folder is missing, it is not writable, no database, or made by a newer version.
     """
     # Weighs as much as the rest of a small command, and only this needs it.
-    from alembic import command  # noqa: PLC0415
-    from alembic.config import Config  # noqa: PLC0415
+    from alembic import command  # noqa: PLC0415 - as said above
+    from alembic.config import Config  # noqa: PLC0415 - as said above
 
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
