@@ -17,7 +17,7 @@ help: ## show this help
 
 # --- Environments. A stamp tells that one is complete; a half-made one is finished by the next call.
 
-.PHONY: setup setup-manager setup-test
+.PHONY: setup setup-manager setup-deploy setup-test
 setup: .venv/complete ## create .venv with agent, manager and all development tools
 	@:
 
@@ -53,6 +53,15 @@ manager/.venv/complete: $(BUILD_AND_PINS) requirements/manager.txt protocol/pypr
 	@.venv-tools/bin/python $(PIP) install --require-hashes -r requirements/tools.txt
 	@touch $@
 
+setup-deploy: .venv-deploy/complete ## create .venv-deploy with Ansible and what lints roles and tests nodes
+	@:
+
+.venv-deploy/complete: requirements/create-venv.sh requirements/deploy.txt
+	@requirements/create-venv.sh .venv-deploy
+	@echo "Installing Ansible and its linters into .venv-deploy"
+	@.venv-deploy/bin/python $(PIP) install --require-hashes -r requirements/deploy.txt
+	@touch $@
+
 # Programs that tests use, each with its Debian package. Some are in /usr/sbin, which is not on everybody's PATH.
 TEST_PROGRAMS := knotd/knot ip/iproute2 wg/wireguard-tools wireguard-go/wireguard-go
 
@@ -84,13 +93,19 @@ run-manager: setup-manager ## serve the manager on port 5086
 
 # --- Checking it
 
-.PHONY: check lint test test-kernel format bench-ingest bench-agent
+.PHONY: check lint lint-deploy test test-kernel format bench-ingest bench-agent
 check: lint test ## all that CI checks: lint, then test
 
 lint: setup ## ruff, mypy --strict, import contracts
 	@echo "ruff"; $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
 	@echo "mypy"; $(BIN)/mypy
 	@echo "import contracts"; $(BIN)/lint-imports --no-logo
+
+# ansible-lint starts ansible, which it looks for on PATH.
+DEPLOYED := $(wildcard roles playbooks inventory.example)
+lint-deploy: setup-deploy ## yamllint and ansible-lint, profile production, over roles, playbooks and the example
+	@echo "yamllint"; .venv-deploy/bin/yamllint --strict $(DEPLOYED)
+	@echo "ansible-lint"; PATH="$(CURDIR)/.venv-deploy/bin:$$PATH" ansible-lint --offline -q --profile production $(DEPLOYED)
 
 test: setup setup-test ## all tests; a part of them: make test ARGS="tests/protocol -k window"
 	@$(BIN)/pytest $(ARGS)
@@ -116,7 +131,7 @@ docs: setup ## bring the generated parts of README.md and DESIGN.md up to date
 
 # Relative to each other, the order matters: later ones are constrained by earlier ones.
 requirements: .venv-tools/complete ## pin the newest versions of all dependencies, with hashes
-	@for name in build agent manager dev bench tools; do \
+	@for name in build agent manager dev bench deploy tools; do \
 		echo "requirements/$$name.txt"; \
 		.venv-tools/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 			--generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make requirements" \
@@ -125,7 +140,7 @@ requirements: .venv-tools/complete ## pin the newest versions of all dependencie
 	done
 
 clean: ## remove environments, caches, built things and ./kattila_manager.db with all its reports
-	@rm -rf .venv .venv-bench .venv-tools manager/.venv agent/bin
+	@rm -rf .venv .venv-bench .venv-deploy .venv-tools manager/.venv agent/bin
 	@rm -rf tests/kernel/.cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	@rm -rf protocol/dist agent/dist manager/dist
 	@rm -f kattila_manager.db kattila_manager.db-wal kattila_manager.db-shm
