@@ -17,7 +17,7 @@ help: ## show this help
 
 # --- Environments. A stamp tells that one is complete; a half-made one is finished by the next call.
 
-.PHONY: setup setup-manager setup-deploy setup-test
+.PHONY: setup setup-manager setup-deploy setup-test setup-fleet
 setup: .venv/complete ## create .venv with agent, manager and all development tools
 	@:
 
@@ -62,25 +62,16 @@ setup-deploy: .venv-deploy/complete ## create .venv-deploy with Ansible and what
 	@.venv-deploy/bin/python $(PIP) install --require-hashes -r requirements/deploy.txt
 	@touch $@
 
-# Programs that tests use, each with its Debian package. Some are in /usr/sbin, which is not on everybody's PATH.
+# Programs that tests use, each with its Debian package.
 TEST_PROGRAMS := knotd/knot ip/iproute2 wg/wireguard-tools wireguard-go/wireguard-go
+FLEET_PROGRAMS := ip/iproute2 mmdebstrap/mmdebstrap setpriv/util-linux ssh/openssh-client sysctl/procps \
+	systemd-nspawn/systemd-container unshare/util-linux
 
-# A fresh knot from Debian starts a server of its own on port 53; the tests start theirs, so that one is stopped.
 setup-test: ## install the system packages that tests use (as root), or say what will be skipped
-	@missing=; for each in $(TEST_PROGRAMS); do \
-		PATH="$$PATH:/usr/sbin:/sbin" command -v "$${each%/*}" >/dev/null || missing="$$missing $${each#*/}"; \
-	done; \
-	if [ -z "$$missing" ]; then \
-		:; \
-	elif [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
-		echo "Installing for the tests:$$missing"; \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-		apt-get install -y -qq --no-install-recommends $$missing >/dev/null || exit; \
-		case "$$missing" in *knot*) \
-			[ ! -d /run/systemd/system ] || systemctl disable --quiet --now knot.service ;; esac; \
-	else \
-		echo "Tests that need these will be skipped: sudo apt-get install --no-install-recommends$$missing"; \
-	fi
+	@requirements/install-programs.sh "the tests" $(TEST_PROGRAMS)
+
+setup-fleet: setup-deploy ## install what the lab of make fleet needs (as root)
+	@requirements/install-programs.sh "the lab" $(FLEET_PROGRAMS)
 
 # --- Running it
 
@@ -123,6 +114,22 @@ bench-ingest: setup .venv-bench/complete ## reports per second, beside the basel
 bench-agent: setup ## what the agent costs a node, beside other agents where they are installed (as root)
 	@exec $(BIN)/python bench/agent.py
 
+# --- The lab: nodes with systemd, SSH and WireGuard on this machine (tests/fleet)
+
+FLEET := env PYTHONPATH=tests .venv-deploy/bin/python -m fleet
+.PHONY: fleet fleet-down fleet-ssh fleet-run
+fleet: setup-fleet ## boot a fleet of real nodes on this machine, and say how to go on (as root)
+	@$(FLEET) up
+
+fleet-down: setup-deploy ## remove every trace of the lab; its root file system stays for the next time
+	@exec $(FLEET) down
+
+fleet-ssh: ## a shell on a node of the lab: make fleet-ssh NODE=north-hub
+	@exec $(FLEET) ssh $(NODE)
+
+fleet-run: ## a command on the lab's control host: make fleet-run COMMAND="ansible all -m ansible.builtin.ping"
+	@exec $(FLEET) run $(COMMAND)
+
 # --- Keeping it
 
 .PHONY: docs requirements clean
@@ -139,9 +146,9 @@ requirements: .venv-tools/complete ## pin the newest versions of all dependencie
 			--output-file requirements/$$name.txt requirements/$$name.in || exit; \
 	done
 
-clean: ## remove environments, caches, built things and ./kattila_manager.db with all its reports
+clean: $(if $(wildcard tests/fleet/.lab),fleet-down) ## remove environments, caches, built things and ./kattila_manager.db with all its reports
 	@rm -rf .venv .venv-bench .venv-deploy .venv-tools manager/.venv agent/bin
-	@rm -rf tests/kernel/.cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	@rm -rf tests/fleet/.cache tests/kernel/.cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	@rm -rf protocol/dist agent/dist manager/dist
 	@rm -f kattila_manager.db kattila_manager.db-wal kattila_manager.db-shm
 	@rm -f kattila_manager.db.lock kattila_manager.db.publishing

@@ -1,0 +1,72 @@
+"""How the control host reaches the nodes: SSH, the inventory, the environment of Ansible. Pure texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fleet.plan import Machine, Plan
+
+MANAGER_PORT = 5086
+
+
+def ssh_settings(plan: Plan, state: Path) -> str:
+    """An ssh_config that knows the nodes by their bare names and trusts only this lab's host keys."""
+    sections = [
+        f"Host {node.name}\n    HostName {node.name}.{plan.zone}\n    HostKeyAlias {node.name}" for node in plan.nodes
+    ]
+    everywhere = f"""Host *
+    User root
+    IdentityFile "{state}/login"
+    IdentitiesOnly yes
+    UserKnownHostsFile "{state}/known_hosts"
+    GlobalKnownHostsFile none
+    StrictHostKeyChecking yes
+    BatchMode yes
+    ConnectTimeout 5
+    LogLevel ERROR"""
+    return "\n".join([*sections, everywhere]) + "\n"
+
+
+def known_hosts(host_keys: Mapping[str, tuple[str, str]]) -> str:
+    """host_keys: by node, the texts of the private and the public file; only the latter is used."""
+    return "".join(f"{name} {' '.join(public.split()[:2])}\n" for name, (_, public) in sorted(host_keys.items()))
+
+
+def inventory(plan: Plan, state: Path) -> str:
+    """The inventory of the lab, in YAML, in the form of inventory.example."""
+    sites = {site: {"hosts": {node.name: _host(node) for node in plan.agents if node.site == site}}
+             for site in plan.sites}  # fmt: skip
+    tree: dict[str, Any] = {
+        "vars": {
+            "ansible_ssh_common_args": f"-F '{state}/ssh_config'",
+            "kattila_dns": plan.key_record,
+            "kattila_manager_url": f"http://{plan.manager}.{plan.zone}:{MANAGER_PORT}",
+        },
+        "children": {
+            "kattila_managers": {"hosts": {plan.manager: {}}},
+            "kattila_agents": {"children": sites},
+        },
+    }
+    return str(yaml.safe_dump({"all": tree}, sort_keys=False))
+
+
+def _host(node: Machine) -> dict[str, Any]:
+    return {"kattila_agent_labels": dict(node.labels)}
+
+
+def environment(checkout: Path, state: Path, inherited: Mapping[str, str]) -> dict[str, str]:
+    """What programs on the control host see. Ansible keeps all it writes in the lab's folder."""
+    found = f"{checkout}/.venv-deploy/bin:{inherited.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin"
+    return dict(inherited) | {
+        "PATH": found,
+        "ANSIBLE_HOME": f"{state}/ansible",
+        "ANSIBLE_INVENTORY": f"{state}/inventory.yml",
+        "ANSIBLE_PIPELINING": "1",
+        "ANSIBLE_PYTHON_INTERPRETER": "/usr/bin/python3",
+        "ANSIBLE_SSH_CONTROL_PATH_DIR": f"{state}/ansible/cp",
+        "LC_ALL": "C.UTF-8",
+    }

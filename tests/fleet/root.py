@@ -1,0 +1,44 @@
+"""The root file system of the nodes, made once with mmdebstrap and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+
+from fleet.place import Place
+from fleet.system import run
+
+SUITE = "bookworm"
+PACKAGES = (
+    *("systemd", "systemd-sysv", "dbus", "openssh-server", "procps", "python3"),
+    *("iproute2", "iputils-ping", "nftables", "wireguard-go", "wireguard-tools"),
+    *("knot", "knot-dnsutils", "nginx-light"),
+)
+# Servers start only on the node whose task they are; what a node of a lab needs no timers for, it does not do.
+IDLE_UNITS = (
+    *("knot.service", "nginx.service", "e2scrub_reap.service", "getty@tty1.service", "systemd-pstore.service"),
+    *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer"),
+)
+HOOKS = (
+    f'chroot "$1" systemctl --quiet disable {" ".join(IDLE_UNITS)}',
+    'chroot "$1" systemctl --quiet mask console-getty.service',
+    'rm -f "$1"/etc/ssh/ssh_host_*',
+)
+MAKE_SECONDS = 600
+# It ends with this program, whatever ends that, and leaves neither process nor mount.
+BOUND_TO_US = ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child")
+
+
+def make_root(place: Place) -> None:
+    """Make the root file system, unless it is there as this file wants it."""
+    wanted = hashlib.sha256(repr((SUITE, PACKAGES, HOOKS)).encode()).hexdigest()
+    stamp = place.cache / "root.complete"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    stamp.unlink(missing_ok=True)
+    if place.root.exists():
+        shutil.rmtree(place.root)
+    hooks = [f"--customize-hook={hook}" for hook in HOOKS]
+    words = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}", *hooks, SUITE]
+    run([*BOUND_TO_US, *words, str(place.root)], seconds=MAKE_SECONDS)
+    stamp.write_text(wanted)
