@@ -15,7 +15,7 @@ from kattila_protocol import canonical
 from kattila_protocol.report import Cut, Report, Telemetry, WireguardInterface, WireguardPeer
 
 # Shortened in turns, the one that takes most bytes first. The others cannot grow that much, or are worth more.
-_ROWS = ("interfaces", "routes", "neighbours", "rules", "lookups", "tunnels")
+_ROWS = ("interfaces", "routes", "neighbours", "rules", "lookups", "tunnels", "policy_routes")
 
 
 class TooMuchError(Exception):

@@ -85,6 +85,19 @@ class Route(NamedTuple):
     type: str
 
 
+class PolicyRoute(NamedTuple):
+    """A row: a default route of a table other than main that a policy rule looks up; the rest as a route."""
+
+    table: int
+    destination: str
+    gateway: str | None
+    interface: str | None
+    source: str | None
+    metric: int
+    protocol: str
+    type: str
+
+
 class Neighbour(NamedTuple):
     """A row: one entry of the neighbour table (ARP, NDP)."""
 
@@ -243,6 +256,7 @@ class Telemetry:
     clock: Clock | None = None
     cuts: tuple[Cut, ...] = ()
     runs: tuple[CollectorRun, ...] = ()
+    policy_routes: tuple[PolicyRoute, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

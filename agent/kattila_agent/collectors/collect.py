@@ -66,6 +66,13 @@ COLLECTORS: tuple[Collector, ...] = (
     Collector("routes", "routes", lambda given, _: routes.parse(routes.read(given.limits.routes), given.limits.routes)),
     Collector("rules", "rules", lambda given, _: rules.parse(rules.read(given.limits.rules), given.limits.rules)),
     Collector(
+        "policy routes",
+        "policy_routes",
+        lambda given, found: routes.parse_policy(
+            routes.read_policy(found.rules, given.limits.routes), given.limits.routes
+        ),
+    ),
+    Collector(
         "neighbours",
         "neighbours",
         lambda given, _: neighbours.parse(neighbours.read(given.limits.neighbours), given.limits.neighbours),

@@ -19,7 +19,7 @@ from kattila_protocol.report import Interface, Lookup, Telemetry
 _RTM_GETROUTE = 26
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _LOOKUP_TABLE = 0x1000
-_RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_PREFSRC, _RTA_METRICS, _RTA_TABLE, _RTA_MARK = 1, 2, 4, 7, 8, 15, 16
+_RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_PREFSRC, _RTA_METRICS, _RTA_TABLE, _RTA_MARK, _RTA_UID = 1, 2, 4, 7, 8, 15, 16, 25
 _RTAX_MTU = 2
 _UINT = struct.Struct("=I")
 
@@ -134,6 +134,10 @@ def _asked(question: Question, index: int | None) -> bytes:
         body += rtnetlink.attribute(_RTA_MARK, _UINT.pack(question.fwmark))
     if index is not None:
         body += rtnetlink.attribute(_RTA_OIF, _UINT.pack(index))
+    if question.purpose != "manager":
+        # What the kernel or a daemon sends is root's; a rule may send the agent's own packets, which it speaks for
+        # where nothing is said, another way (`ip rule … uidrange`).
+        body += rtnetlink.attribute(_RTA_UID, _UINT.pack(0))
     # IPv6 tells the table in any case, and refuses to be asked.
     flags = _LOOKUP_TABLE if family == socket.AF_INET else 0
     return _ROUTE.pack(family, bits, source_bits, 0, 0, 0, 0, 0, flags) + body

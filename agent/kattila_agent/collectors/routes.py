@@ -1,6 +1,8 @@
-"""The main routing table of both families, as `ip -details route show table main` shows it.
+"""The routes of both families: of the main table all, of the tables that policy rules look up the default ones.
 
-May live here: reading routes and naming what they hold.
+As `ip -details route show table …` shows them.
+
+May live here: reading routes and naming what they hold. Not here: the rules themselves (rules).
 """
 
 from __future__ import annotations
@@ -8,22 +10,29 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from kattila_agent.collectors import rtnetlink
 from kattila_agent.collectors.bounds import Bounded, cut, shares
 from kattila_agent.collectors.rtnetlink import Attributes, Listed
-from kattila_protocol.report import Route
+from kattila_protocol.report import PolicyRoute, Route, Rule
 
 # linux/rtnetlink.h
 _RTM_GETROUTE = 26
 _ROUTE = struct.Struct("=BBBBBBBBI")
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_MULTIPATH, _RTA_VIA = 1, 4, 5, 6, 7, 9, 18
+_FLAGS = struct.Struct("=8xI")
+_TABLE = struct.Struct("=I")
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_MULTIPATH = 1, 4, 5, 6, 7, 9
+_RTA_TABLE, _RTA_VIA = 15, 18
 _HOP = struct.Struct("=HBBi")
-_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+_FAMILIES = {socket.AF_INET: "inet", socket.AF_INET6: "inet6"}
 
 _MAIN_TABLE = 254
+_LOCAL_TABLE = 255
+_COMPAT_TABLE = 252
+# Each is a dump of its own, of all that the table holds.
+_MAX_POLICY_TABLES = 64
 _CLONED = 0x200
 _TYPES = (
     "unspec",
@@ -76,12 +85,22 @@ class Readings:
     names: Mapping[int, str]
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyReadings:
+    """What the kernel says of the default routes of other tables: RTM_NEWROUTE; `asked` of `tables` were asked for."""
+
+    defaults: tuple[Listed, ...]
+    asked: int
+    tables: int
+    names: Mapping[int, str]
+
+
 def read(limit: int) -> Readings:
     """Ask the kernel for the main table of both families, of each the first `limit` and every default route.
 
     The others are counted: 50,000 take 0.05 s. Raises OSError or ValueError.
     """
-    inet, inet6 = (_table(family, limit) for family in _FAMILIES)
+    inet, inet6 = (_dump(family, _MAIN_TABLE, limit) for family in _FAMILIES)
     return Readings(inet, inet6, rtnetlink.names_by_index())
 
 
@@ -105,6 +124,32 @@ def parse(readings: Readings, limit: int) -> Bounded[Route]:
     return Bounded(tuple(told), cut("routes", messages, sum(family.total for family in families)))
 
 
+def read_policy(rules: Iterable[Rule], limit: int) -> PolicyReadings:
+    """Ask the kernel for the default routes of the tables that rules look up, main and local aside.
+
+    Of 64 tables at most. Raises OSError or ValueError.
+    """
+    wanted = _policy_tables(rules)
+    asked = wanted[:_MAX_POLICY_TABLES]
+    found = tuple(_dump(family, table, limit, defaults_only=True) for family, table in asked)
+    return PolicyReadings(found, len(asked), len(wanted), rtnetlink.names_by_index() if asked else {})
+
+
+def parse_policy(readings: PolicyReadings, limit: int) -> Bounded[PolicyRoute]:
+    """Return these default routes, in the order of the rules; one with several next hops becomes one for each.
+
+    Raises:
+        ValueError: a message is malformed or lacks what every route has.
+    """
+    bodies = [body for listed in readings.defaults for body in listed.bodies][:limit]
+    # A kernel before 4.20 tells every table beyond 255 to each question.
+    told = dict.fromkeys(
+        PolicyRoute(_table(body), *route) for body in bodies for route in _routes(body, readings.names)
+    )
+    cuts = cut("policy_routes", len(bodies), sum(listed.total for listed in readings.defaults))
+    return Bounded(tuple(told), cuts + cut("policy_tables", readings.asked, readings.tables))
+
+
 def gateway(found: Attributes, family: int) -> str | None:
     """Return the next hop of a route; raises ValueError if it is malformed."""
     if _RTA_VIA in found:
@@ -114,23 +159,46 @@ def gateway(found: Attributes, family: int) -> str | None:
     return rtnetlink.address(found, _RTA_GATEWAY, family)
 
 
-def _table(family: int, limit: int) -> Listed:
+def is_cloned(buffer: bytes, start: int) -> bool:
+    """Tell whether the route whose body starts there is an exception that the kernel derived, as of path MTU."""
+    return bool(_FLAGS.unpack_from(buffer, start)[0] & _CLONED)
+
+
+def _is_default(buffer: bytes, start: int) -> bool:
+    return buffer[start + 1] == 0
+
+
+def _policy_tables(rules: Iterable[Rule]) -> list[tuple[int, int]]:
+    """Return (family, table) of each lookup, once, in the order of the rules; `l3mdev` names its table elsewhere."""
+    numbers = {name: number for number, name in _FAMILIES.items()}
+    known = {0, _MAIN_TABLE, _LOCAL_TABLE}
+    lookups = (rule for rule in rules if rule.action == "lookup" and rule.family in numbers and rule.table not in known)
+    return list(dict.fromkeys((numbers[rule.family], rule.table) for rule in lookups))
+
+
+def _dump(family: int, table: int, limit: int, *, defaults_only: bool = False) -> Listed:
+    """Read the first `limit` routes of a table, and every default route."""
+
     def counts(buffer: bytes, start: int) -> bool:
         # A kernel that does not filter tells all tables, and one without IPv6 answers with IPv4.
-        return buffer[start] == family and buffer[start + 4] == _MAIN_TABLE and not buffer[start + 9] & (_CLONED >> 8)
+        belongs = buffer[start] == family and buffer[start + 4] == shown and not is_cloned(buffer, start)
+        return belongs and (not defaults_only or _is_default(buffer, start))
 
-    question = _ROUTE.pack(family, 0, 0, 0, _MAIN_TABLE, 0, 0, 0, 0)
+    # What does not fit into its byte stands in an attribute alone.
+    shown = table if table <= 0xFF else _COMPAT_TABLE
+    question = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + rtnetlink.attribute(_RTA_TABLE, _TABLE.pack(table))
     try:
         return rtnetlink.dump(_RTM_GETROUTE, question, limit, least=_ROUTE.size, counts=counts, always=_is_default)
     except OSError as error:
-        # A namespace has no main table before its first route.
+        # A namespace has no such table before its first route.
         if error.errno != errno.ENOENT:
             raise
         return Listed([], 0)
 
 
-def _is_default(buffer: bytes, start: int) -> bool:
-    return buffer[start + 1] == 0
+def _table(body: bytes) -> int:
+    told = rtnetlink.number(rtnetlink.attributes(body, _ROUTE.size), _RTA_TABLE, 4)
+    return body[4] if told is None else told
 
 
 def _routes(body: bytes, names: Mapping[int, str]) -> Iterator[Route]:

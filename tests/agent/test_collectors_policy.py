@@ -1,0 +1,142 @@
+"""Policy routing: the default routes that rules lead to, and rules for single users, as `ip` tells them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from kattila_agent.collectors import routes
+from kattila_protocol.report import Cut, PolicyRoute, Rule
+from support import netlink
+from support.agent_process import AGENT, environment
+from support.netlink import nla
+from support.netns import Namespace, new_namespace
+from support.parsed import NAMES, listed
+
+NOBODY = 65534
+TABLES = {4: (51820, 77, 300, 99), 6: (51820,)}
+
+
+@pytest.fixture(scope="module")
+def namespace() -> Iterator[Namespace]:
+    with new_namespace() as made:
+        made.ip("link", "add", "up0", "type", "veth", "peer", "name", "far0")
+        for name in ("lo", "far0", "up0"):
+            made.ip("link", "set", name, "addrgenmode", "none", "up")
+        made.ip("address", "add", "192.0.2.1/24", "dev", "up0")
+        made.ip("address", "add", "2001:db8::1/64", "dev", "up0", "nodad")
+        add_routes(made)
+        for table in (51820, 300, 77, 99, 66, 51820):
+            made.ip("rule", "add", "fwmark", str(table), "lookup", str(table))
+        made.ip("-6", "rule", "add", "fwmark", "51820", "lookup", "51820")
+        made.ip("rule", "add", "uidrange", f"{NOBODY}-{NOBODY}", "lookup", "99", "prio", "9")
+        made.ip("-6", "rule", "add", "uidrange", f"{NOBODY}-{NOBODY}", "prohibit", "prio", "9")
+        yield made
+
+
+def add_routes(made: Namespace) -> None:
+    made.ip("route", "add", "default", "via", "192.0.2.254")
+    made.ip("-6", "route", "add", "default", "via", "2001:db8::fe")
+    made.ip("route", "add", "default", "dev", "up0", "table", "51820")
+    made.ip("route", "add", "198.51.100.0/24", "dev", "up0", "table", "77")
+    hops = ("nexthop", "via", "192.0.2.7", "nexthop", "via", "192.0.2.8")
+    made.ip("route", "add", "default", "table", "300", "metric", "7", "proto", "static", *hops)
+    made.ip("route", "add", "default", "via", "192.0.2.9", "src", "192.0.2.1", "table", "99")
+    made.ip("route", "add", "default", "via", "192.0.2.5", "table", "1234")
+    made.ip("-6", "route", "add", "unreachable", "default", "table", "51820", "metric", "3")
+
+
+def test_default_routes_of_the_tables_that_rules_look_up(namespace: Namespace) -> None:
+    found = json.loads(subprocess.check_output(namespace.command(*AGENT, "-sysinfo"), env=environment(), timeout=30))
+    assert found["failures"] == found["cuts"] == []
+    told = [tuple(route.items()) for route in found["policy_routes"]]
+    expected = [
+        tuple(in_words(table, family, route, hop).items())
+        for family, tables in TABLES.items()
+        for table in tables
+        for route in namespace.listed(f"-{family}", "route", "show", "table", str(table))
+        if route["dst"] == "default"
+        for hop in route.get("nexthops", [route])
+    ]
+    assert sorted(told, key=repr) == sorted(expected, key=repr)
+    assert len(told) == 5
+    assert {"51820", "300", "99"} == {str(route["table"]) for route in found["policy_routes"]}
+
+
+def in_words(table: int, family: int, route: dict[str, Any], hop: dict[str, Any]) -> dict[str, Any]:
+    """What `ip` says of a route, in the words of a report."""
+    return {
+        "table": table,
+        "destination": "0.0.0.0/0" if family == 4 else "::/0",
+        "gateway": hop.get("gateway"),
+        "interface": hop.get("dev"),
+        "source": route.get("prefsrc"),
+        "metric": route.get("metric", 0),
+        "protocol": route["protocol"],
+        "type": route["type"],
+    }
+
+
+# What the agent of an unprivileged user asks, with a rule that sends this user's own packets another way.
+LOOKED_UP = f"""
+import json, os
+from kattila_agent.collectors import lookups
+os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
+asked = [lookups.Question(*words) for words in (
+    ("wireguard", "wg0", "198.51.100.7"), ("tunnel", "gre7", "198.51.100.7"), ("manager", None, "198.51.100.7"),
+    ("wireguard", "wg0", "2001:db8:7::7"), ("manager", None, "2001:db8:7::7"),
+)]
+print(json.dumps([lookup._asdict() for lookup in lookups.parse(*lookups.read(asked), ())]))
+"""
+
+
+def test_a_tunnels_packets_are_not_looked_up_as_the_agents_own(namespace: Namespace) -> None:
+    command = namespace.command(sys.executable, "-c", LOOKED_UP)
+    found = json.loads(subprocess.check_output(command, timeout=30))
+    assert [(each["purpose"], each["gateway"], each["error"]) for each in found] == [
+        (each["purpose"], *as_ip_says(namespace, each["destination"], NOBODY if each["purpose"] == "manager" else 0))
+        for each in found
+    ]
+    assert [each["gateway"] for each in found] == ["192.0.2.254", "192.0.2.254", "192.0.2.9", "2001:db8::fe", None]
+
+
+def as_ip_says(namespace: Namespace, destination: str, uid: int) -> tuple[str | None, str | None]:
+    command = ["ip", "-n", namespace.name, "-json", "route", "get", destination, "uid", str(uid)]
+    answer = subprocess.run(command, check=False, capture_output=True, text=True)
+    if answer.returncode:
+        return None, answer.stderr.removeprefix("RTNETLINK answers: ").strip()
+    return json.loads(answer.stdout)[0].get("gateway"), None
+
+
+# --- The parser, where no kernel is asked
+
+
+def test_tables_beyond_the_bound_and_routes_beyond_the_limit_are_counted() -> None:
+    bodies = [netlink.route(nla(15, table.to_bytes(4, sys.byteorder)), table=252) for table in (300, 301, 302)]
+    readings = routes.PolicyReadings((listed(*bodies[:2]), listed(*bodies[2:], total=5)), 2, 3, NAMES)
+    found = routes.parse_policy(readings, 2)
+    assert [(route.table, route.destination) for route in found.items] == [(300, "0.0.0.0/0"), (301, "0.0.0.0/0")]
+    assert found.cuts == (Cut("policy_routes", 2, 7), Cut("policy_tables", 2, 3))
+
+
+def test_a_kernel_that_tells_a_table_twice_gives_its_routes_once() -> None:
+    body = netlink.route(table=77)
+    found = routes.parse_policy(routes.PolicyReadings((listed(body), listed(body)), 2, 2, NAMES), 9)
+    assert found.items == (PolicyRoute(77, "0.0.0.0/0", None, None, None, 0, "boot", "unicast"),)
+
+
+def test_more_tables_than_the_bound_are_not_asked_for(namespace: Namespace) -> None:
+    many = [Rule("inet", priority, "lookup", table=1000 + priority) for priority in range(65)]
+    readings = routes.read_policy(many, 9)
+    assert (len(readings.defaults), readings.asked, readings.tables) == (64, 64, 65)
+
+
+@pytest.mark.parametrize(("flags", "cloned"), [(0, False), (0x200, True), (0x2000000, False), (0x20000, False)])
+def test_cloned_routes_are_told_by_the_flags_as_a_number(flags: int, cloned: bool) -> None:
+    body = bytes(8) + flags.to_bytes(4, sys.byteorder)
+    assert routes.is_cloned(b"\xff" * 3 + body, 3) is cloned
