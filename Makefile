@@ -82,6 +82,12 @@ demo: setup ## show the main job on this machine: DNS, manager, agent, page; Ctr
 run-manager: setup-manager ## serve the manager on port 5086
 	@exec manager/.venv/bin/kattila-manager serve
 
+# --- Building it
+
+.PHONY: build-agent
+build-agent: setup ## agent/bin/agent-amd64 and agent-arm64: the agent as one file for each kind of machine
+	@$(BIN)/python release/build_agent.py
+
 # --- Checking it
 
 .PHONY: check lint lint-deploy test test-kernel format bench-ingest bench-agent
@@ -152,4 +158,4 @@ clean: $(if $(wildcard tests/fleet/.lab),fleet-down) ## remove environments, cac
 	@rm -rf protocol/dist agent/dist manager/dist
 	@rm -f kattila_manager.db kattila_manager.db-wal kattila_manager.db-shm
 	@rm -f kattila_manager.db.lock kattila_manager.db.publishing
-	@find protocol agent manager tests demo bench docs -name __pycache__ -type d -exec rm -rf {} + 2>/dev/null || true
+	@find protocol agent manager tests demo bench docs release -name __pycache__ -type d -exec rm -rf {} + 2>/dev/null || true

@@ -52,6 +52,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(flags: argparse.Namespace) -> int:
+    if flags.wireguard_helper:
+        from kattila_agent import wireguard_helper  # noqa: PLC0415 - one of the two runs, never both
+
+        return wireguard_helper.main([])
     ambient = _ambient()
     if flags.sysinfo:
         sys.stdout.buffer.write(commands.show(_measure_once(_given(flags.env), ambient)).encode())
@@ -194,6 +198,12 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         metavar="ADDRESS [AGENT_ID]",
         help="make the agent at ADDRESS, else the one on this machine, forget itself and take a new id",
+    )
+    once.add_argument(
+        "-wireguard-helper",
+        "--wireguard-helper",
+        action="store_true",
+        help="tell the agent what WireGuard says, without its keys; for systemd to start, as root, behind a socket",
     )
     once.add_argument("-version", "--version", action="version", version=f"kattila-agent {__version__}")
     parser.add_argument("-env", "--env", metavar="FILE", help="read the settings from FILE (also KATTILA_ENV=FILE)")

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,12 +32,12 @@ def run_agent(folder: Path, *arguments: str, **settings: str) -> subprocess.Comp
 class Daemon:
     """A running daemon; `log` is what it wrote to stderr so far."""
 
-    def __init__(self, folder: Path, *arguments: str, **settings: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, program: Sequence[str] = AGENT, **settings: str) -> None:
         """Start it; it listens on a free loopback port unless AGENT_LISTEN is given."""
         self.log_file = folder / "stderr.log"
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
-                [*AGENT, *arguments],
+                [*program, *arguments],
                 cwd=folder,
                 env=environment(**({"AGENT_LISTEN": "127.0.0.1:0"} | settings)),
                 stderr=log,

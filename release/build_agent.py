@@ -1,0 +1,126 @@
+"""Builds the agent as one file for each kind of machine: build_agent.py [--output FOLDER] [ARCH ...].
+
+May live here: what goes into the file, and how it is written so that the same sources give the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import stat
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from onefile.libraries import SUFFIX
+from onefile.start import MACHINE_FILE
+from wheels import MACHINES, ROOT, BuildError, download, pins, platforms
+
+SHEBANG = b"#!/usr/bin/env python3\n"
+OLDEST_PYTHON = "3.11"
+# All else is pure Python. What is named here must have a wheel for the stable interface.
+COMPILED = frozenset({"psutil"})
+
+_OURS = (
+    ROOT / "protocol" / "kattila_protocol",
+    ROOT / "protocol" / "kattila_keys",
+    ROOT / "protocol" / "kattila_settings",
+    ROOT / "agent" / "kattila_agent",
+    ROOT / "release" / "onefile",
+)
+# The earliest moment that a zip can tell.
+_MOMENT = (1980, 1, 1, 0, 0, 0)
+_CERTIFICATES = b"from onefile.certificates import where as where\n"
+_PURE = {"python-version": [OLDEST_PYTHON], "implementation": ["py"], "abi": ["none"], "platform": ["any"]}
+
+
+def main() -> int:
+    """Build for the architectures that the command line names, else for all; return the exit code."""
+    parser = argparse.ArgumentParser(description="Build the agent as one file for each kind of machine.")
+    parser.add_argument("--output", type=Path, default=ROOT / "agent" / "bin", help="folder to write to")
+    parser.add_argument("arch", nargs="*", metavar="ARCH", help=f"of {', '.join(MACHINES)}; default: all")
+    flags = parser.parse_args()
+    unknown = set(flags.arch) - MACHINES.keys()
+    if unknown:
+        parser.error(f"unknown architecture: {', '.join(sorted(unknown))}; known: {', '.join(MACHINES)}")
+    try:
+        for path in build(flags.arch or list(MACHINES), flags.output):
+            print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+    except BuildError as error:
+        print(f"build-agent: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def build(arches: Iterable[str], output: Path) -> Iterator[Path]:
+    """Write `agent-ARCH` for each and yield its path; raises BuildError."""
+    output.mkdir(parents=True, exist_ok=True)
+    pinned = pins(ROOT / "requirements" / "agent.txt")
+    with tempfile.TemporaryDirectory() as scratch:
+        pure = {name: pin for name, pin in pinned.items() if name not in COMPILED}
+        common = _ours() | _theirs(download(pure, Path(scratch) / "pure", _PURE))
+        for arch in arches:
+            wheels = download(
+                {name: pinned[name] for name in COMPILED},
+                Path(scratch) / arch,
+                {
+                    "python-version": [OLDEST_PYTHON],
+                    "implementation": ["cp"],
+                    "abi": ["abi3"],
+                    "platform": platforms(arch),
+                },
+            )
+            special = {MACHINE_FILE: MACHINES[arch].encode(), "requests/certs.py": _CERTIFICATES}
+            yield _write(output / f"agent-{arch}", zipped(common | _theirs(wheels) | special))
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    """Return an executable zip of these files, the same bytes for the same files."""
+    made = io.BytesIO()
+    made.write(SHEBANG)
+    with zipfile.ZipFile(made, "w", compresslevel=9) as target:
+        for name in sorted(files):
+            entry = zipfile.ZipInfo(name, _MOMENT)
+            entry.create_system = 3  # Unix, wherever it is built
+            entry.external_attr = (stat.S_IFREG | 0o644) << 16
+            target.writestr(entry, files[name], zipfile.ZIP_DEFLATED)
+    return made.getvalue()
+
+
+def _ours() -> dict[str, bytes]:
+    files = {
+        str(path.relative_to(package.parent)): path.read_bytes() for package in _OURS for path in package.rglob("*.py")
+    }
+    return files | {"__main__.py": files.pop("onefile/__main__.py")}
+
+
+def _theirs(wheels: Iterable[Path]) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    for wheel in wheels:
+        with zipfile.ZipFile(wheel) as source:
+            files |= {name: source.read(name) for name in source.namelist() if is_needed(name)}
+    return files
+
+
+def is_needed(name: str) -> bool:
+    """Tell of a file in a wheel whether it is: code, what code reads, and the licences, which have to come along."""
+    folder, _, rest = name.partition("/")
+    if folder.endswith(".dist-info"):
+        return "LICENSE" in rest.upper()
+    if folder.endswith(".data") or "/tests/" in name:
+        return False
+    return name.endswith((".py", SUFFIX, ".pem"))
+
+
+def _write(path: Path, content: bytes) -> Path:
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_bytes(content)
+    aside.chmod(0o755)
+    return aside.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""The one file: what is in it, that it needs nothing, and that it is the same agent."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import platform
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from build_agent import is_needed
+from kattila_agent import __version__
+from kattila_protocol import canonical, envelope
+from onefile.start import WrongMachineError, check_machine
+from support.agent_folder import AGENT_ID, OTHER_PSK, PSK, dead_dns, keep_id, keep_ring, ring_of, settings
+from support.agent_process import AGENT, Daemon, environment
+from support.knot import Knot
+from support.manager_stand_in import running_stand_in
+from support.netns import new_namespace
+from wheels import MACHINES, ROOT, pins
+
+HERE = {machine: arch for arch, machine in MACHINES.items()}.get(platform.machine(), "")
+NOBODY = 65534
+# A Python without packages, that nobody may run.
+BARE = "/usr/bin/python3"
+# These change from one moment to the next.
+MOVING = {"uptime_seconds", "load", "memory_available", "duration_us", "clock"}
+
+
+@pytest.fixture
+def agent(built: Path) -> str:
+    """The file for this machine."""
+    if not HERE:
+        pytest.skip(f"there is no file for {platform.machine()}")
+    return str(built / f"agent-{HERE}")
+
+
+def run(*words: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run a command to its end, with an empty environment where none is given."""
+    chosen: dict[str, Any] = {"env": {}, "cwd": "/", "text": False} | options
+    return subprocess.run(words, capture_output=True, timeout=60, check=False, **chosen)
+
+
+def bare_python() -> str:
+    old = "import sys; sys.exit(sys.version_info < (3, 11))"
+    if not Path(BARE).exists() or run(BARE, "-c", old).returncode != 0:
+        pytest.skip(f"{BARE} is missing or older than 3.11")
+    return BARE
+
+
+def resting(value: Any) -> Any:
+    """Return telemetry without what moves."""
+    if isinstance(value, dict):
+        return {name: resting(member) for name, member in value.items() if name not in MOVING}
+    return [resting(member) for member in value] if isinstance(value, list) else value
+
+
+def test_the_same_sources_give_the_same_bytes_elsewhere_and_later(built: Path, tmp_path: Path) -> None:
+    for folder in ("protocol", "agent/kattila_agent", "release", "requirements"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, copy_function=shutil.copyfile)
+    chosen = environment(TZ="Pacific/Auckland", PYTHONHASHSEED="7")
+    command = ("sh", "-c", 'umask 077; exec "$@"', "sh", sys.executable, str(tmp_path / "release" / "build_agent.py"))
+    again = run(*command, "--output", str(tmp_path / "bin"), env=os.environ | chosen)
+    assert again.returncode == 0, again.stderr.decode()
+    for arch in MACHINES:
+        path = tmp_path / "bin" / f"agent-{arch}"
+        assert path.read_bytes() == (built / path.name).read_bytes()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o755
+        assert path.read_bytes().startswith(b"#!/usr/bin/env python3\n")
+
+
+@pytest.mark.parametrize("arch", MACHINES)
+def test_what_is_in_it(built: Path, arch: str) -> None:
+    with zipfile.ZipFile(built / f"agent-{arch}") as file:
+        names = file.namelist()
+    modules = {name.split("/")[0].removesuffix(".py") for name in names if ".dist-info" not in name}
+    ours = {"__main__", "onefile", "kattila_agent", "kattila_keys", "kattila_protocol", "kattila_settings"}
+    theirs = {"bottle", "certifi", "charset_normalizer", "dns", "dotenv", "idna", "psutil", "requests", "urllib3"}
+    assert modules == ours | theirs | {"waitress"}
+    assert [name for name in names if not is_needed(name)] == ["onefile/machine"]
+    assert [name for name in names if name.endswith(".so")] == ["psutil/_psutil_linux.abi3.so"]
+    licensed = {name.split("-")[0].replace("_", "-") for name in names if ".dist-info/" in name}
+    assert licensed == pins(ROOT / "requirements" / "agent.txt").keys()
+    assert (built / f"agent-{arch}").stat().st_size < 2_000_000
+
+
+def test_it_needs_no_network_home_folder_environment_or_privilege(agent: str) -> None:
+    bare_python()
+    with new_namespace() as cut_off:
+        drop = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs")
+        found = run(*cut_off.command(*drop, agent, "-sysinfo"), env={"HOME": "/nonexistent"})
+    assert (found.returncode, found.stderr) == (0, b"")
+    shown = json.loads(found.stdout)
+    assert shown["failures"] == []
+    assert [interface["name"] for interface in shown["interfaces"]][:1] == ["lo"]
+
+
+def test_it_runs_where_nothing_can_be_written(agent: str) -> None:
+    bare_python()
+    script = (
+        "mount --bind $1 /mnt && for each in /tmp /var/tmp /dev/shm; do mount -t tmpfs -o ro none $each || exit; done;"
+        "mount -o remount,bind,ro / && cd / && ! touch /x /tmp/x 2>/dev/null && exec /mnt/$2 -sysinfo"
+    )
+    if os.geteuid() != 0:
+        pytest.skip("a mount namespace needs root")
+    path = Path(agent)
+    found = run("unshare", "--mount", "sh", "-c", script, "sh", str(path.parent), path.name)
+    assert (found.returncode, found.stderr) == (0, b"")
+    assert json.loads(found.stdout)["failures"] == []
+
+
+def test_it_sees_what_the_installed_agent_sees(agent: str, tmp_path: Path) -> None:
+    with new_namespace() as namespace:
+        namespace.ip("link", "add", "v0", "type", "veth", "peer", "name", "v1")
+        namespace.ip("link", "set", "lo", "up")
+        namespace.ip("address", "add", "192.0.2.1/24", "dev", "v0")
+        shown = [
+            run(*namespace.command(*command, "-sysinfo"), env=environment(), cwd=tmp_path)
+            for command in ([sys.executable, agent], AGENT)
+        ]
+    assert [found.stderr for found in shown] == [b"", b""]
+    first, second = (resting(json.loads(found.stdout)) for found in shown)
+    assert first == second
+    assert "192.0.2.1/24" in json.dumps(first)
+
+
+def test_a_dump_with_the_cached_key(agent: str, tmp_path: Path) -> None:
+    keep_id(tmp_path)
+    keep_ring(tmp_path, PSK)
+    with dead_dns() as dns:
+        found = run(sys.executable, agent, "-dump", "-", env=dns, cwd=tmp_path)
+    cut = envelope.cut(found.stdout)
+    envelope.verify(cut, ring_of(PSK), "manager")
+    assert canonical.parse_object(cut.data)["agent_id"] == AGENT_ID
+
+
+def test_a_daemon_outlives_its_file(agent: str, knot: Knot, tmp_path: Path) -> None:
+    installed = Path(shutil.copy(agent, tmp_path / "agent"))
+    keep_ring(tmp_path, PSK)
+    with running_stand_in(PSK) as manager:
+        daemon = Daemon(tmp_path, program=[sys.executable, str(installed)], **settings(knot, manager.url, OTHER_PSK))
+        try:
+            manager.wait_for_reports(1)
+            (tmp_path / "new").write_text("another version")
+            (tmp_path / "new").replace(installed)
+            # Asking DNS is what loads most that was not loaded yet.
+            daemon.process.send_signal(signal.SIGHUP)
+            daemon.wait_for_log(f"the current key is {ring_of(OTHER_PSK).current.fingerprint}")
+        finally:
+            assert daemon.stop()[0] == 0
+
+
+def test_the_helper_is_the_file_and_the_standard_library(agent: str, tmp_path: Path) -> None:
+    for name in ("hashlib.py", "kattila_agent.py", "onefile.py"):
+        (tmp_path / name).write_text("raise SystemExit('imported from a folder')")
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = ['agent', '-wireguard-helper', 'x']\n"
+        "try: runpy.run_path(%r, run_name='__main__')\n"
+        "except SystemExit as done: print(done.code)\n"
+        "print(*{m.__file__ for m in list(sys.modules.values()) if getattr(m, '__file__', None)}, sep='\\n')"
+    )
+    chosen = {"CACHE_DIRECTORY": str(tmp_path), "PYTHONPATH": str(tmp_path), "HOME": str(tmp_path)}
+    found = run(sys.executable, "-I", "-S", "-c", code % agent, env=chosen, cwd=tmp_path)
+    exit_code, *files = found.stdout.decode().splitlines()
+    assert (exit_code, found.stderr[:38]) == ("2", b"usage: kattila-wireguard-helper, behin")
+    prefixes = (sys.base_prefix, f"{agent}/", "/proc/self/fd/")
+    assert [file for file in files if not file.startswith(prefixes)] == []
+    assert any(file.endswith("kattila_agent/wireguard_helper.py") for file in files)
+    assert not any("psutil" in file or "dotenv" in file for file in files)
+
+
+def test_the_helper_answers(agent: str) -> None:
+    found = run(sys.executable, "-I", agent, "-wireguard-helper", stdin=subprocess.DEVNULL)
+    greeting, *_, last = found.stdout.splitlines()
+    assert greeting == b"kattila-wireguard 1"
+    assert last.startswith((b"end ", b"failed ")), found
+
+
+@pytest.mark.parametrize("flag", ["-version", "--version"])
+def test_version(agent: str, flag: str) -> None:
+    assert run(sys.executable, agent, flag).stdout == f"kattila-agent {__version__}\n".encode()
+
+
+def test_an_old_python_can_read_why_it_is_too_old(agent: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(agent) as file:
+        source = file.read("__main__.py").decode()
+    ast.parse(source, feature_version=(3, 4))
+    old = "import sys; sys.version_info = (3, 10, 13)\n"
+    found = run(sys.executable, "-c", old + source)
+    assert found.returncode == 1
+    assert b"kattila-agent: Python 3.11 or newer is needed, and " in found.stderr
+
+
+def test_the_file_of_another_machine_says_so(built: Path) -> None:
+    other = next(arch for arch in MACHINES if arch != HERE)
+    found = run(sys.executable, str(built / f"agent-{other}"), "-sysinfo")
+    assert (found.returncode, found.stdout) == (1, b"")
+    assert f"this file is for {MACHINES[other]}, and this machine is {platform.machine()}".encode() in found.stderr
+
+
+def test_a_32_bit_python_on_a_64_bit_machine() -> None:
+    check_machine("aarch64", "aarch64", 2**63 - 1)
+    with pytest.raises(WrongMachineError, match="32-bit Python"):
+        check_machine("aarch64", "aarch64", 2**31 - 1)
+
+
+def test_a_kernel_without_files_in_memory(agent: str, tmp_path: Path) -> None:
+    code = (
+        "import os, runpy, sys\n"
+        "def refuse(name): raise PermissionError(13, 'Permission denied')\n"
+        "os.memfd_create = refuse\n"
+        "sys.argv = ['agent', '-sysinfo']\n"
+        f"runpy.run_path({agent!r}, run_name='__main__')"
+    )
+    found = run(sys.executable, "-c", code, env={"TMPDIR": str(tmp_path)})
+    assert json.loads(found.stdout)["failures"] == []
+    assert list(tmp_path.iterdir()) == []
