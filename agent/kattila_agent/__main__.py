@@ -10,11 +10,13 @@ import argparse
 import ipaddress
 import logging
 import os
+import platform
 import random
 import secrets
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from kattila_agent import __version__, commands, config
@@ -39,7 +41,10 @@ _log = logging.getLogger("kattila.agent")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the agent with these arguments, else with the command line's, and return the exit code."""
-    flags = _parser().parse_args(arguments)
+    parser = _parser()
+    flags = parser.parse_args(arguments)
+    if flags.json and not flags.check:
+        parser.error("-json goes with -check")
     _log_to_stderr(debug=flags.debug)
     try:
         return _run(flags)
@@ -60,6 +65,8 @@ def _run(flags: argparse.Namespace) -> int:
     if flags.sysinfo:
         sys.stdout.buffer.write(commands.show(_measure_once(_given(flags.env), ambient)).encode())
         return 0
+    if flags.check:
+        return _check(flags)
     settings = config.read(flags.env, os.environ, Path.cwd())
     identity = Identity(settings.state_dir, ambient.new_id)
     if flags.dump is not None:
@@ -77,6 +84,18 @@ def _serve(settings: Config, ambient: Ambient, identity: Identity) -> int:
         return measure(given, now, ambient.monotonic)
 
     return daemon.run(settings, ambient, identity, _keys(settings, ambient), measured)
+
+
+def _check(flags: argparse.Namespace) -> int:
+    from kattila_agent import checking  # noqa: PLC0415 - see _serve
+
+    found = checking.check(
+        lambda: config.read(flags.env, os.environ, Path.cwd()),
+        lambda settings: _asking(settings)(),
+        platform.python_version(),
+    )
+    sys.stdout.write(checking.as_json(found) if flags.json else checking.as_table(found))
+    return found.exit_code
 
 
 def _dump(target: str, settings: Config, ambient: Ambient, identity: Identity) -> int:
@@ -145,6 +164,11 @@ def _given_by(settings: Config) -> Given:
 
 
 def _keys(settings: Config, ambient: Ambient) -> Keys:
+    return Keys(RingFile(settings.state_dir / _RING_FILE), _asking(settings), ambient.share)
+
+
+def _asking(settings: Config) -> Callable[[], Records]:
+    """Return the question to DNS that the settings ask for; raises ConfigError."""
     name = settings.required_dns()
 
     def ask() -> Records:
@@ -158,7 +182,7 @@ def _keys(settings: Config, ambient: Ambient) -> Keys:
             require_ad=settings.dns_require_ad,
         )
 
-    return Keys(RingFile(settings.state_dir / _RING_FILE), ask, ambient.share)
+    return ask
 
 
 def _ambient() -> Ambient:
@@ -200,6 +224,12 @@ def _parser() -> argparse.ArgumentParser:
         help="make the agent at ADDRESS, else the one on this machine, forget itself and take a new id",
     )
     once.add_argument(
+        "-check",
+        "--check",
+        action="store_true",
+        help="tell whether settings, DNS record, manager and own port are in order; changes nothing",
+    )
+    once.add_argument(
         "-wireguard-helper",
         "--wireguard-helper",
         action="store_true",
@@ -207,6 +237,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     once.add_argument("-version", "--version", action="version", version=f"kattila-agent {__version__}")
     parser.add_argument("-env", "--env", metavar="FILE", help="read the settings from FILE (also KATTILA_ENV=FILE)")
+    parser.add_argument("-json", "--json", action="store_true", help="of -check: print JSON")
     parser.add_argument("-v", "-debug", "--debug", action="store_true", help="log more")
     return parser
 

@@ -26,7 +26,7 @@ from kattila_protocol.errors import Refusal
 from kattila_protocol.reset import Reset
 from kattila_protocol.ring import Ring
 from kattila_protocol.txt import TxtError
-from kattila_settings.values import ALL_ADDRESSES, Listen
+from kattila_settings.values import Listen
 
 _MODE = 0o600
 
@@ -91,9 +91,9 @@ def reset_agent(ambient: Ambient, ring: Ring, listen: Listen, agent_id: str) -> 
         CommandError: no agent answers there, it refuses, or its answer is not signed.
     """
     # requests weighs 20 MB, which the other commands are spared.
-    from kattila_agent.connection import Connection, UnreachableError, unsigned_words  # noqa: PLC0415 - requests, which others are spared
+    from kattila_agent.connection import Connection, UnreachableError, in_url, unsigned_words  # noqa: PLC0415 - requests, which others are spared
 
-    target = _in_url(listen)
+    target = in_url(listen)
     asked = Reset(agent_id, ambient.nonce(), ambient.now())
     try:
         status, body = Connection(f"http://{target}").post("/status/reset", reset.seal(asked, ring.current))
@@ -112,11 +112,6 @@ def _named(value: Any) -> Any:
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return {name: _named(column) for name, column in value._asdict().items()}
     return [_named(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _in_url(listen: Listen) -> str:
-    host = "127.0.0.1" if listen.host == ALL_ADDRESSES else listen.host
-    return f"[{host}]:{listen.port}" if ":" in host else f"{host}:{listen.port}"
 
 
 def _write(path: Path, report: bytes) -> None:

@@ -11,10 +11,11 @@ import json
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -25,15 +26,27 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from kattila_agent import __version__
 from kattila_protocol.message import MAX_MESSAGE_BYTES
+from kattila_settings.values import ALL_ADDRESSES, Listen
 
 CONNECT_SECONDS = 3.0
 READ_SECONDS = 10.0
 # From the first byte sent to the last one read; a server that drips its answer is cut off.
 TOTAL_SECONDS = 15.0
 
+_Answer = TypeVar("_Answer")
+
 
 class UnreachableError(Exception):
     """No whole answer came back; the text says why, without what varies from one attempt to the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a GET brought: the status, what the server calls itself (empty: nothing), and the body."""
+
+    status: int
+    server: str
+    body: bytes
 
 
 class Connection:
@@ -53,16 +66,11 @@ class Connection:
         Raises:
             UnreachableError: no connection, no answer in time, or one over 256 KiB.
         """
-        with self._bounded() as cut_off:
-            late = f"no whole answer within {self._total_seconds:g} s"
-            try:
-                answer = self._post_again_if_closed(path, body, cut_off)
-            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-                raise UnreachableError(late if cut_off.is_set() else _reason(error)) from error
-            if cut_off.is_set():
-                # An answer that was cut off in its first lines looks like an empty one.
-                raise UnreachableError(late)
-            return answer
+        return self._in_time(lambda cut_off: self._post_again_if_closed(path, body, cut_off))
+
+    def get(self, path: str) -> Page:
+        """Get a page; raises UnreachableError as `post` does."""
+        return self._in_time(lambda _cut_off: self._get(path))
 
     @property
     def address(self) -> str | None:
@@ -72,6 +80,18 @@ class Connection:
     def close(self) -> None:
         """Close what is open; the next request opens it again."""
         self._session.close()
+
+    def _in_time(self, request: Callable[[threading.Event], _Answer]) -> _Answer:
+        with self._bounded() as cut_off:
+            late = f"no whole answer within {self._total_seconds:g} s"
+            try:
+                answer = request(cut_off)
+            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+                raise UnreachableError(late if cut_off.is_set() else _reason(error)) from error
+            if cut_off.is_set():
+                # An answer that was cut off in its first lines looks like an empty one.
+                raise UnreachableError(late)
+            return answer
 
     def _post_again_if_closed(self, path: str, body: bytes, cut_off: threading.Event) -> tuple[int, bytes]:
         kept_alive = bool(self._sockets)
@@ -89,6 +109,12 @@ class Connection:
             self._url + path, data=body, timeout=(CONNECT_SECONDS, READ_SECONDS), allow_redirects=False, stream=True
         ) as response:
             return response.status_code, _read_bounded(response)
+
+    def _get(self, path: str) -> Page:
+        with self._session.get(
+            self._url + path, timeout=(CONNECT_SECONDS, READ_SECONDS), allow_redirects=False, stream=True
+        ) as response:
+            return Page(response.status_code, response.headers.get("Server", ""), _read_bounded(response))
 
     @contextmanager
     def _bounded(self) -> Iterator[threading.Event]:
@@ -183,6 +209,12 @@ def _pool_classes(sockets: _Sockets) -> dict[str, type[HTTPConnectionPool]]:
         ConnectionCls = KnownTls
 
     return {"http": Pool, "https": TlsPool}
+
+
+def in_url(listen: Listen) -> str:
+    """Return where to reach from this machine what listens there, as a URL writes it."""
+    host = "127.0.0.1" if listen.host == ALL_ADDRESSES else listen.host
+    return f"[{host}]:{listen.port}" if ":" in host else f"{host}:{listen.port}"
 
 
 def unsigned_words(body: bytes) -> str:

@@ -21,6 +21,9 @@ from waitress.task import ErrorTask, ThreadedTaskDispatcher
 from kattila_protocol.envelope import MAX_BODY_BYTES
 from kattila_settings.values import ALL_ADDRESSES, Listen
 
+# What it calls itself in every answer.
+NAME = "kattila-agent"
+
 _THREADS = 4
 _CONNECTIONS = 200
 # A connection that waits for a request, or whose request has not arrived whole, is closed at this age.
@@ -53,7 +56,7 @@ def serve(
     """Serve a WSGI application on bound sockets, in a thread that ends with the process."""
     limits = Adjustments(
         sockets=sockets,
-        ident="kattila-agent",
+        ident=NAME,
         threads=_THREADS,
         backlog=_BACKLOG,
         connection_limit=_CONNECTIONS,
