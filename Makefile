@@ -123,7 +123,7 @@ bench-agent: setup ## what the agent costs a node, beside other agents where the
 # --- The lab: nodes with systemd, SSH and WireGuard on this machine (tests/fleet)
 
 FLEET := env PYTHONPATH=tests .venv-deploy/bin/python -m fleet
-.PHONY: fleet fleet-down fleet-ssh fleet-run
+.PHONY: fleet fleet-down fleet-ssh fleet-run fleet-test
 fleet: setup-fleet ## boot a fleet of real nodes on this machine, and say how to go on (as root)
 	@$(FLEET) up
 
@@ -135,6 +135,11 @@ fleet-ssh: ## a shell on a node of the lab: make fleet-ssh NODE=north-hub
 
 fleet-run: ## a command on the lab's control host: make fleet-run COMMAND="ansible all -m ansible.builtin.ping"
 	@exec $(FLEET) run $(COMMAND)
+
+fleet-test: setup-fleet ## boot the lab anew, prove all that is promised of nodes, remove it (KEEP=1: let it stay); as root
+	@reason=$$($(FLEET) skip-reason) || exit; \
+	if [ -n "$$reason" ]; then echo "fleet-test is skipped: $$reason"; \
+	else exec .venv-deploy/bin/pytest tests/fleet -v; fi
 
 # --- Keeping it
 

@@ -8,29 +8,26 @@ Exit codes: 0 done, 1 failed, 2 wrong call.
 from __future__ import annotations
 
 import os
-import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from fleet.down import down
+from fleet.lab import bring_up, skip_reason, take_down
 from fleet.place import Place, here
 from fleet.plan import LAB, underlay
-from fleet.root import make_root
-from fleet.system import SEARCHED, LabError, group_folders, groups, locked, members
-from fleet.up import control_environment, inside, up
-
-PROGRAMS = ("ip", "mmdebstrap", "setpriv", "ssh", "ssh-keygen", "sysctl", "systemd-nspawn", "unshare")
+from fleet.system import LabError
+from fleet.up import control_environment, inside
 
 
 def main(words: Sequence[str]) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     place = here()
     match words:
         case ["up"]:
-            return _told(lambda: bring_up(place))
+            return _told(lambda: _bring_up(place))
         case ["down"]:
-            return _told(lambda: take_down(place))
+            return _told(lambda: _take_down(place))
         case ["skip-reason"]:
             print(skip_reason())
             return 0
@@ -53,59 +50,14 @@ def _told(task: Callable[[], None]) -> int:
     return 0
 
 
-def skip_reason() -> str:
-    """Why the lab cannot run here, in one line; empty if it can."""
-    if os.geteuid() != 0:
-        return "namespaces and containers need root"
-    missing = [program for program in PROGRAMS if shutil.which(program, path=SEARCHED) is None]
-    if missing:
-        return f"missing on this machine: {', '.join(missing)}"
-    if not Path("/dev/net/tun").exists():
-        return "there is no /dev/net/tun, which wireguard-go needs"
-    if not group_folders("x") or not all(os.access(path.parent, os.W_OK) for path in group_folders("x")):
-        return "control groups cannot be made here"
-    return ""
-
-
-def bring_up(place: Place) -> None:
-    """Boot the lab, unless it is up; what a run left that was ended in the middle is removed first."""
-    if reason := skip_reason():
-        raise LabError(reason)
+def _bring_up(place: Place) -> None:
     started = time.monotonic()
-
-    def say(text: str) -> None:
-        print(f"[{time.monotonic() - started:5.1f} s] {text}", flush=True)
-
-    with locked(place) as lock:
-        if not is_up(place):
-            _boot_anew(place, lock, say)
-    say("the lab is up")
+    bring_up(place, lambda text: print(f"[{time.monotonic() - started:5.1f} s] {text}", flush=True))
     print(summary(place))
 
 
-def _boot_anew(place: Place, lock: int, say: Callable[[str], None]) -> None:
-    try:
-        down(place, lock)
-        say("root file system (made once, about half a minute)")
-        make_root(place)
-        up(LAB, place, lock, say)
-    except KeyboardInterrupt:
-        say("interrupted, removing the lab")
-        down(place, lock)
-        raise
-
-
-def is_up(place: Place) -> bool:
-    """Whether the lab came up, and all its nodes still run."""
-    alive = {group.name for group in groups(place.prefix) if members(group.name)}
-    return place.complete.exists() and alive >= {place.name(node.name) for node in LAB.nodes}
-
-
-def take_down(place: Place) -> None:
-    if os.geteuid() != 0:
-        raise LabError("removing the lab needs root")
-    with locked(place) as lock:
-        down(place, lock)
+def _take_down(place: Place) -> None:
+    take_down(place)
     print("The lab is down.")
 
 

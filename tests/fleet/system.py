@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -135,24 +135,21 @@ def remove_groups(prefix: str) -> None:
                 folder.rmdir()
 
 
-def start(words: Sequence[str], groups_to_join: Sequence[Path], console: Path, extra: Mapping[str, str]) -> None:
+def start(words: Sequence[str], groups_to_join: Sequence[Path], console: Path) -> None:
     """Start a program that outlives this one, in control groups of its own.
 
     It has to wait for a line on its standard input before it changes anything: should this program be killed before the
     other is in its groups, where it can be found, it ends without a trace.
     """
+    reading, writing = os.pipe()
     with console.open("ab") as said:
-        child = subprocess.Popen(
-            list(words),
-            stdin=subprocess.PIPE,
-            stdout=said,
-            stderr=said,
-            start_new_session=True,
-            env=os.environ | {"PATH": SEARCHED} | dict(extra),
-        )
+        actions = [
+            (os.POSIX_SPAWN_DUP2, source, target) for target, source in enumerate((reading, *[said.fileno()] * 2))
+        ]
+        pid = os.posix_spawnp(words[0], list(words), os.environ | {"PATH": SEARCHED}, file_actions=actions, setsid=True)
+    os.close(reading)
     for group in groups_to_join:
         group.mkdir(exist_ok=True)
-        (group / "cgroup.procs").write_text(str(child.pid))
-    assert child.stdin is not None
-    with child.stdin as stream:
-        stream.write(b"go\n")
+        (group / "cgroup.procs").write_text(str(pid))
+    os.write(writing, b"go\n")
+    os.close(writing)

@@ -109,7 +109,7 @@ def boot(plan: Plan, place: Place, node: Machine, archive: bytes | None = None) 
         (folder / "files.tar").write_bytes(archive)
     name = place.name(node.name)
     words = ["unshare", "--mount", "sh", str(SUPERVISOR), str(place.root), str(folder), name, node.name]
-    start(words, group_folders(name), folder / "console", {})
+    start(words, group_folders(name), folder / "console")
 
 
 def _await_node(place: Place, node: Machine) -> str:

@@ -1,0 +1,45 @@
+"""One lab for all tests here, booted before the first that asks for it, removed after the last (unless KEEP=1).
+
+They run in the order of their files: what a lab is, what the roll-out refuses, the roll-out, and what happens later.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from fleet.lab import bring_up, skip_reason, take_down
+from fleet.nodes import Fleet
+from fleet.place import here
+
+STARTED = time.monotonic()
+
+
+def pytest_report_teststatus(report: pytest.TestReport | pytest.CollectReport) -> tuple[str, str, str] | None:
+    """Show when each promise was found kept, counted from the start."""
+    if report.when == "call" and report.passed:
+        return "passed", ".", f"PASSED after {time.monotonic() - STARTED:.0f} s"
+    return None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def able() -> None:
+    if reason := skip_reason():
+        pytest.skip(reason)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def fleet(able: None, request: pytest.FixtureRequest) -> Iterator[Fleet]:
+    place = here()
+    terminal = request.config.pluginmanager.getplugin("terminalreporter")
+    try:
+        bring_up(place, lambda text: terminal.write_line(f"  {text}"), anew=True)
+        yield Fleet(place)
+    finally:
+        if os.environ.get("KEEP", "0") in ("", "0"):
+            take_down(place)

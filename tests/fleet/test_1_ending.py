@@ -1,0 +1,95 @@
+"""Ended at any point, a lab leaves nothing that `down` does not find, and the next one comes up.
+
+The second test makes the root file system again that the first does away with: the others need it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fleet.down import traces
+from fleet.lab import is_up, take_down
+from fleet.place import here
+
+PLACE = here()
+# A shell that starts something in the background lets it ignore SIGINT, and all that it starts.
+UP = ["env", "--default-signal=INT", sys.executable, "-m", "fleet", "up"]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(PLACE.checkout / "tests")}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    take_down(PLACE)
+    yield
+    take_down(PLACE)
+
+
+def _of_the_root_file_system() -> list[str]:
+    """Processes that work in the cache, and mounts in it."""
+    lines = [path.read_bytes().replace(b"\0", b" ").decode(errors="replace") for path in _command_lines()]
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [line for line in lines + mounts if str(PLACE.cache) in line]
+
+
+def _command_lines() -> Iterator[Path]:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        if path.exists():
+            yield path
+
+
+def test_killed_while_the_root_file_system_is_made() -> None:
+    stamp = PLACE.cache / "root.complete"
+    stamp.unlink(missing_ok=True)
+    with subprocess.Popen(UP, env=ENVIRONMENT, stdout=subprocess.DEVNULL) as booting:
+        time.sleep(4)
+        assert _of_the_root_file_system() != []
+        booting.send_signal(signal.SIGKILL)
+    time.sleep(1)
+    assert _of_the_root_file_system() == []
+    assert not stamp.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_removes_itself(number: signal.Signals) -> None:
+    with subprocess.Popen(UP, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as booting:
+        assert booting.stdout is not None
+        next(line for line in booting.stdout if "booting" in line)
+        booting.send_signal(number)
+        rest = booting.stdout.read()
+    assert booting.returncode == 130
+    assert "interrupted" in rest
+    assert traces(PLACE) == []
+
+
+# Before the namespaces, among them, while nodes boot, while they are asked, when tunnels are told their peers.
+@pytest.mark.parametrize("seconds", [0.15, 0.4, 0.7, 2.0, 3.5])
+def test_killed_while_it_comes_up(seconds: float) -> None:
+    with subprocess.Popen(UP, env=ENVIRONMENT, stdout=subprocess.DEVNULL) as booting:
+        time.sleep(seconds)
+        booting.send_signal(signal.SIGKILL)
+    take_down(PLACE)
+    assert traces(PLACE) == []
+
+
+def test_comes_up_over_what_a_killed_one_left() -> None:
+    with subprocess.Popen(UP, env=ENVIRONMENT, stdout=subprocess.DEVNULL) as booting:
+        time.sleep(1.5)
+        booting.send_signal(signal.SIGKILL)
+    assert traces(PLACE) != []
+    subprocess.run(UP, env=ENVIRONMENT, stdout=subprocess.DEVNULL, check=True)
+    assert is_up(PLACE)
+
+
+def test_down_is_done_twice_without_complaint() -> None:
+    subprocess.run(UP, env=ENVIRONMENT, stdout=subprocess.DEVNULL, check=True)
+    for _ in range(2):
+        take_down(PLACE)
+        assert traces(PLACE) == []
