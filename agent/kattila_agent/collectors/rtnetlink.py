@@ -18,10 +18,12 @@ import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 # An answer's attributes by number, as in the kernel's enums; of one that stands twice the last counts, as in nla_parse.
 Attributes = Mapping[int, bytes]
+
+_Bytes = TypeVar("_Bytes", bytes, memoryview)
 
 # The byte order of whatever is not said to be the network's.
 ORDER = sys.byteorder
@@ -198,19 +200,27 @@ def messages(buffer: bytes) -> Iterator[tuple[int, int, int, int, int]]:
 
 def attributes(body: bytes, start: int = 0) -> Attributes:
     """Return the attributes that stand in a body from `start` on, after its header; raises ValueError."""
-    found: dict[int, bytes] = {}
+    if start > len(body):
+        raise ValueError(f"a body of {len(body)} bytes, shorter than its header of {start}")
+    return dict(walk(body, start))
+
+
+def walk(body: _Bytes, start: int = 0) -> Iterator[tuple[int, _Bytes]]:
+    """Yield number and value of each attribute from `start` on, also where one number stands often (a list).
+
+    Raises:
+        ValueError: one does not fit; the message tells its length, which is of no interest to others unless the body
+            holds secrets.
+    """
     end = len(body)
-    if start > end:
-        raise ValueError(f"a body of {end} bytes, shorter than its header of {start}")
     while start < end:
         if end - start < _ATTRIBUTE.size:
             raise ValueError(f"{end - start} bytes where an attribute begins")
         length, kind = _ATTRIBUTE.unpack_from(body, start)
         if not _ATTRIBUTE.size <= length <= end - start:
             raise ValueError(f"an attribute of {length} bytes where {end - start} are left")
-        found[kind & _TYPE_MASK] = body[start + _ATTRIBUTE.size : start + length]
+        yield kind & _TYPE_MASK, body[start + _ATTRIBUTE.size : start + length]
         start += (length + 3) & ~3
-    return found
 
 
 def attribute(kind: int, value: bytes) -> bytes:

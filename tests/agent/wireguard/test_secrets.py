@@ -227,3 +227,17 @@ def test_the_helper_blanks_or_refuses(data: st.DataObject, private: bytes, presh
         except wireguard_helper.FailedError as error:
             out += [repr(error), *traceback.format_exception(error)]
     assert_silent("\n".join(out), private, preshared)
+
+
+@given(private=keys, preshared=keys, at=st.integers(0, 400), junk=st.binary(max_size=4), drawn=st.data())
+@settings(max_examples=300, deadline=None)
+def test_an_answer_that_is_out_of_step_shows_not_even_a_length(
+    private: bytes, preshared: bytes, at: int, junk: bytes, drawn: st.DataObject
+) -> None:
+    """Where bytes are missing or too many, those of a key stand where a length is looked for."""
+    (whole,) = drawn.draw(kernel_answers(private, preshared))
+    shifted = whole[:at] + junk + whole[at + drawn.draw(st.integers(0, 4)) :]
+    try:
+        kernel.parse(INDEX, "wg0", [shifted], LIMITS, scope)
+    except ValueError as error:
+        assert not any(character.isdigit() for character in str(error).replace("65535", ""))

@@ -35,9 +35,6 @@ _ATTEMPTS = 3
 _GONE = (errno.ENODEV, errno.EOPNOTSUPP)
 _DENIED = (errno.EPERM, errno.EACCES)
 
-_ATTRIBUTE = struct.Struct("=HH")
-_TYPE_MASK = 0x3FFF
-
 # linux/netlink.h, linux/genetlink.h: command, version, reserved; how the controller is asked for a family's number.
 _NETLINK_GENERIC = 16
 _GENERIC_HEADER = struct.Struct("=BBH")
@@ -177,21 +174,16 @@ def _take_column(gathering: Gathering, peer: Peer, kind: int, value: memoryview,
 
 
 def _attributes(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Walk a list of attributes, which may all have the same type; raises ValueError."""
-    start, end = 0, len(data)
-    while start < end:
-        if end - start < _ATTRIBUTE.size:
-            raise ValueError(f"{end - start} bytes where an attribute begins")
-        length, kind = _ATTRIBUTE.unpack_from(data, start)
-        if not _ATTRIBUTE.size <= length <= end - start:
-            raise ValueError(f"an attribute of {length} bytes where {end - start} are left")
-        yield kind & _TYPE_MASK, data[start + _ATTRIBUTE.size : start + length]
-        start += (length + 3) & ~3
+    """Walk a list of attributes; raises ValueError, without lengths: where they are wrong, a key may stand there."""
+    try:
+        yield from rtnetlink.walk(data)
+    except ValueError:
+        raise ValueError("an attribute does not fit into its message") from None
 
 
 def _number(layout: str, value: memoryview, name: str) -> int:
     if len(value) != struct.calcsize(layout):
-        raise ValueError(f"{name} has {len(value)} bytes")
+        raise ValueError(f"{name} has another length")
     number: int = struct.unpack(layout, value)[0]
     if not 0 <= number <= MAX_INTEGER:
         raise ValueError(f"{name} is out of range")
@@ -200,14 +192,14 @@ def _number(layout: str, value: memoryview, name: str) -> int:
 
 def _is_set(secret: memoryview) -> bool:
     if len(secret) != KEY_BYTES:
-        raise ValueError(f"a key has {len(secret)} bytes")
+        raise ValueError("preshared_key has another length")
     return any(secret)
 
 
 def _endpoint(address: memoryview, scope_name: ScopeName) -> str:
     """Read a struct sockaddr_in or sockaddr_in6 (netinet/in.h)."""
     if len(address) < 16:
-        raise ValueError(f"endpoint has {len(address)} bytes")
+        raise ValueError("endpoint has another length")
     (family,) = struct.unpack_from("=H", address)
     (port,) = struct.unpack_from("!H", address, 2)
     if family == socket.AF_INET:

@@ -27,7 +27,7 @@ _BITS = {socket.AF_INET: 32, socket.AF_INET6: 128}
 def key(raw: bytes, name: str) -> str:
     """Return a public key in base64; raises ValueError if it has another length."""
     if len(raw) != KEY_BYTES:
-        raise ValueError(f"{name} has {len(raw)} bytes")
+        raise ValueError(f"{name} has another length")
     return base64.b64encode(raw).decode("ascii")
 
 
