@@ -101,6 +101,9 @@ def build(namespace: Namespace, other: Namespace) -> None:
     missing += [name for name, words in TUNNELS.items() if not add_tunnel(namespace, name, *words)]
     if missing:
         print("this kernel has no", ", ".join(missing))
+    for link, remote in (("vx0", "198.51.100.10"), ("vx3", "198.51.100.11"), ("vx3", "198.51.100.12")):
+        fdb(namespace, "append", "00:00:00:00:00:00", "dev", link, "dst", remote)
+    fdb(namespace, "append", "02:00:00:00:00:77", "dev", "vx3", "dst", "198.51.100.13")
     add_routes(namespace)
     add_rules(namespace)
     namespace.ip("neighbour", "add", "192.0.2.9", "lladdr", "02:00:00:00:00:09", "dev", "veth0")
@@ -110,6 +113,10 @@ def build(namespace: Namespace, other: Namespace) -> None:
     if namespace.has("link", "show", "bond0"):
         namespace.ip("link", "add", "veth2", "type", "veth", "peer", "name", "veth3")
         namespace.ip("link", "set", "veth2", "master", "bond0")
+
+
+def fdb(namespace: Namespace, *words: str) -> None:
+    subprocess.run(["bridge", "-n", namespace.name, "fdb", *words], check=True, capture_output=True)
 
 
 def add_tunnel(namespace: Namespace, name: str, link: str, *words: str) -> bool:
@@ -226,10 +233,27 @@ def test_tunnels(namespace: Namespace, seen: dict[str, Any]) -> None:
     kinds = {"erspan", *(name.split()[0] for name in TUNNELS)}
     links = [link for link in namespace.listed("link") if link.get("linkinfo", {}).get("info_kind") in kinds]
     assert seen["tunnels"] == [
-        {"interface": link["ifname"], "kind": link["linkinfo"]["info_kind"], **ends(link["linkinfo"]["info_data"])}
+        {
+            "interface": link["ifname"],
+            "kind": link["linkinfo"]["info_kind"],
+            **ends(link["linkinfo"]["info_data"]),
+            "remotes": flooded(namespace, link),
+        }
         for link in links
     ]
+    remotes = {tunnel["interface"]: tunnel["remotes"] for tunnel in seen["tunnels"] if tunnel["remotes"]}
+    assert remotes == {"vx0": ["198.51.100.10"], "vx3": ["198.51.100.11", "198.51.100.12"]}
     assert {link["ifname"] for link in links} >= {"vx0", "vx1", "vx2", "vx3"}
+
+
+def flooded(namespace: Namespace, link: dict[str, Any]) -> list[str]:
+    """What `bridge fdb` says of where a vxlan sends what it knows no destination for, beside its remote."""
+    if link["linkinfo"]["info_kind"] != "vxlan":
+        return []
+    command = ["bridge", "-n", namespace.name, "-json", "fdb", "show", "dev", link["ifname"]]
+    entries = json.loads(subprocess.check_output(command) or b"[]")
+    found = [entry["dst"] for entry in entries if entry["mac"] == "00:00:00:00:00:00"]
+    return [each for each in found if each != ends(link["linkinfo"]["info_data"])["remote"]]
 
 
 def ends(data: dict[str, Any]) -> dict[str, Any]:
@@ -342,7 +366,9 @@ def test_neighbours(namespace: Namespace, seen: dict[str, Any]) -> None:
 @pytest.mark.parametrize("manager", ["198.51.100.200", "2001:db8:77::1", "192.0.2.77", "2001:db8:dead::1"])
 def test_lookups_of_tunnels_and_the_manager(namespace: Namespace, manager: str) -> None:
     found = sysinfo(namespace, MANAGER_URL=f"http://{f'[{manager}]' if ':' in manager else manager}:5086")
-    tunnels = [tunnel for tunnel in found["tunnels"] if tunnel["remote"] is not None]
+    tunnels = [
+        tunnel for tunnel in found["tunnels"] for remote in (tunnel["remote"], *tunnel["remotes"]) if remote is not None
+    ]
     assert [(each["purpose"], each["tunnel"]) for each in found["lookups"]] == [
         *(("tunnel", tunnel["interface"]) for tunnel in tunnels),
         ("manager", None),

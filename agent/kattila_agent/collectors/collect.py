@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from kattila_agent import config
-from kattila_agent.collectors import clock, links, lookups, neighbours, routes, rules, system, tunnels
+from kattila_agent.collectors import clock, flooding, links, lookups, neighbours, routes, rules, system, tunnels
 from kattila_agent.collectors.bounds import Bounded
 from kattila_agent.collectors.wireguard import collector as wireguard
 from kattila_agent.collectors.wireguard.gathering import Limits as WireguardLimits
 from kattila_agent.config import Limits
 from kattila_agent.measurement import Measurement
-from kattila_protocol.report import CollectorFailure, CollectorRun, Telemetry
+from kattila_protocol.report import CollectorFailure, CollectorRun, Interface, Telemetry, Tunnel
 
 _MAX_REASON = 200
 
@@ -58,11 +58,7 @@ COLLECTORS: tuple[Collector, ...] = (
         "interfaces",
         lambda given, _: links.parse(links.read(given.limits.interfaces, given.limits.addresses)),
     ),
-    Collector(
-        "tunnels",
-        "tunnels",
-        lambda given, found: tunnels.parse(*tunnels.read(found.interfaces, given.limits.interfaces)),
-    ),
+    Collector("tunnels", "tunnels", lambda given, found: _tunnels(found.interfaces, given.limits)),
     Collector("routes", "routes", lambda given, _: routes.parse(routes.read(given.limits.routes), given.limits.routes)),
     Collector("rules", "rules", lambda given, _: rules.parse(rules.read(given.limits.rules), given.limits.rules)),
     Collector(
@@ -112,6 +108,11 @@ def measure(
         run = CollectorRun(collector.name, round((monotonic() - started) * 1_000_000))
         telemetry = replace(telemetry, runs=(*telemetry.runs, run))
     return Measurement(telemetry, sampled_at=now, boot_id=system.read_boot_id())
+
+
+def _tunnels(interfaces: tuple[Interface, ...], limits: Limits) -> Bounded[Tunnel]:
+    found = tunnels.parse(*tunnels.read(interfaces, limits.interfaces))
+    return flooding.parse(found, flooding.read(interfaces, limits.neighbours), limits.neighbours)
 
 
 def _collected(telemetry: Telemetry, collector: Collector, given: Given) -> Telemetry:

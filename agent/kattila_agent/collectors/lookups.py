@@ -63,9 +63,10 @@ def questions(found: Telemetry, manager_address: str | None) -> tuple[Question, 
     # Packets of a tunnel that was moved here leave in the namespace that it was made in.
     moved = {interface.name for interface in found.interfaces if interface.link_netnsid is not None}
     for tunnel in found.tunnels:
-        if tunnel.remote is not None and tunnel.interface not in moved:
-            local, link = tunnel.local, tunnel.link
-            asked[Question("tunnel", tunnel.interface, tunnel.remote, tunnel.fwmark, local, link)] = None
+        for remote in () if tunnel.interface in moved else (tunnel.remote, *tunnel.remotes):
+            if remote is not None:
+                local, link = tunnel.local, tunnel.link
+                asked[Question("tunnel", tunnel.interface, remote, tunnel.fwmark, local, link)] = None
     if manager_address is not None:
         host, _, zone = manager_address.partition("%")
         asked[Question("manager", None, host, link=zone or None)] = None
