@@ -84,9 +84,14 @@ run-manager: setup-manager ## serve the manager on port 5086
 
 # --- Building it
 
-.PHONY: build-agent
+PYTHONS := 3.11 3.12 3.13
+ARCHES := amd64 arm64
+.PHONY: build-agent build-manager
 build-agent: setup ## agent/bin/agent-amd64 and agent-arm64: the agent as one file for each kind of machine
 	@$(BIN)/python release/build_agent.py
+
+build-manager: setup ## manager/bin/*.tar.gz, which install it offline: make build-manager PYTHONS=3.11 ARCHES=amd64
+	@$(BIN)/python release/build_manager.py --pythons $(PYTHONS) --arches $(ARCHES)
 
 # --- Checking it
 
@@ -149,7 +154,7 @@ docs: setup ## bring the generated parts of README.md and DESIGN.md up to date
 
 # Relative to each other, the order matters: later ones are constrained by earlier ones.
 requirements: .venv-tools/complete ## pin the newest versions of all dependencies, with hashes
-	@for name in build agent manager dev bench deploy tools; do \
+	@for name in build install agent manager dev bench deploy tools; do \
 		echo "requirements/$$name.txt"; \
 		.venv-tools/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 			--generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make requirements" \
@@ -158,7 +163,7 @@ requirements: .venv-tools/complete ## pin the newest versions of all dependencie
 	done
 
 clean: $(if $(wildcard tests/fleet/.lab),fleet-down) ## remove environments, caches, built things and ./kattila_manager.db with all its reports
-	@rm -rf .venv .venv-bench .venv-deploy .venv-tools manager/.venv agent/bin
+	@rm -rf .venv .venv-bench .venv-deploy .venv-tools manager/.venv agent/bin manager/bin
 	@rm -rf tests/fleet/.cache tests/kernel/.cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	@rm -rf protocol/dist agent/dist manager/dist
 	@rm -f kattila_manager.db kattila_manager.db-wal kattila_manager.db-shm

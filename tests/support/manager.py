@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +84,7 @@ class Manager:
         listen: str = "127.0.0.1",
         within: Namespace | None = None,
         data_folder: Path | None = None,
+        program: Sequence[str] = MANAGER,
         **settings: str,
     ) -> None:
         """Prepare the folder: with a ring, it was read from DNS just now; with None there is no ring file yet.
@@ -94,6 +95,7 @@ class Manager:
         self.folder = folder
         self._listen = listen
         self._within = within
+        self._program = program
         self.port = free_port()
         self.database = (data_folder or folder) / "kattila_manager.db"
         self.log_file = folder / "manager.log"
@@ -134,7 +136,7 @@ class Manager:
         began_at = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                self._within.command(*MANAGER, "serve") if self._within else [*MANAGER, "serve"],
+                self._within.command(*self._program, "serve") if self._within else [*self._program, "serve"],
                 cwd=self.folder,
                 env=self.environment,
                 stdout=log,
@@ -193,7 +195,7 @@ class Manager:
     def command(self, *arguments: str, seconds: float = 30) -> subprocess.CompletedProcess[str]:
         """Run another command of the manager to its end, with the same settings."""
         return subprocess.run(
-            [*MANAGER, *arguments],
+            [*self._program, *arguments],
             cwd=self.folder,
             env=self.environment,
             capture_output=True,
