@@ -238,6 +238,7 @@ def test_tunnels(namespace: Namespace, seen: dict[str, Any]) -> None:
             "kind": link["linkinfo"]["info_kind"],
             **ends(link["linkinfo"]["info_data"]),
             "remotes": flooded(namespace, link),
+            "peer_id": None,
         }
         for link in links
     ]

@@ -38,6 +38,7 @@ SEARCHED = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 # They run in the machine as well, as its kernel has the links that this one may lack.
 TESTS = (
     "tests/agent/test_collectors_kernel.py",
+    "tests/agent/test_collectors_l2tp.py",
     "tests/support/agent_process.py",
     "tests/support/netns.py",
     "tests/support/route_get.py",

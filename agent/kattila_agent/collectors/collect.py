@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kattila_agent import config
-from kattila_agent.collectors import clock, flooding, links, lookups, neighbours, routes, rules, system, tunnels
+from kattila_agent.collectors import clock, flooding, l2tp, links, lookups, neighbours, routes, rules, system, tunnels
 from kattila_agent.collectors.bounds import Bounded
 from kattila_agent.collectors.wireguard import collector as wireguard
 from kattila_agent.collectors.wireguard.gathering import Limits as WireguardLimits
@@ -112,7 +112,9 @@ def measure(
 
 def _tunnels(interfaces: tuple[Interface, ...], limits: Limits) -> Bounded[Tunnel]:
     found = tunnels.parse(*tunnels.read(interfaces, limits.interfaces))
-    return flooding.parse(found, flooding.read(interfaces, limits.neighbours), limits.neighbours)
+    flooded = flooding.parse(found, flooding.read(interfaces, limits.neighbours), limits.neighbours)
+    wires = l2tp.parse(l2tp.read(interfaces, limits.interfaces))
+    return Bounded((*flooded.items, *wires.items), flooded.cuts, wires.failures)
 
 
 def _collected(telemetry: Telemetry, collector: Collector, given: Given) -> Telemetry:

@@ -7,12 +7,11 @@ holds the private key and all preshared keys: they end here. Errors name a field
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator
 
-from kattila_agent.collectors import rtnetlink
+from kattila_agent.collectors import genetlink, rtnetlink
 from kattila_agent.collectors.rtnetlink import Channel
 from kattila_agent.collectors.wireguard import spelling
 from kattila_agent.collectors.wireguard.gathering import (
@@ -28,20 +27,11 @@ from kattila_agent.collectors.wireguard.spelling import KEY_BYTES, ScopeName
 # A message holds up to 32 KiB, about 1,000 AllowedIPs.
 MAX_MESSAGES = 512
 
-_SILENCE_SECONDS = 5.0
 # A device that changes while it is dumped is read again.
 _ATTEMPTS = 3
 # Removed, or its index taken over by a link of another kind.
 _GONE = (errno.ENODEV, errno.EOPNOTSUPP)
 _DENIED = (errno.EPERM, errno.EACCES)
-
-# linux/netlink.h, linux/genetlink.h: command, version, reserved; how the controller is asked for a family's number.
-_NETLINK_GENERIC = 16
-_GENERIC_HEADER = struct.Struct("=BBH")
-_CONTROLLER = 16
-_GET_FAMILY = 3
-_FAMILY_ID = 1
-_FAMILY_NAME = 2
 
 # linux/wireguard.h. Of the private key there is nothing, of a preshared key whether one of its bytes is set.
 _GET_DEVICE = 0
@@ -85,9 +75,9 @@ def parse(
     """
     gathering = Gathering(name, limits)
     for message in messages:
-        if len(message) < _GENERIC_HEADER.size:
+        if len(message) < genetlink.HEADER.size:
             raise ValueError("a message without its header")
-        _take_device(gathering, index, memoryview(message)[_GENERIC_HEADER.size :], scope_name)
+        _take_device(gathering, index, memoryview(message)[genetlink.HEADER.size :], scope_name)
     gathering.check()
     return gathering
 
@@ -101,29 +91,13 @@ def _refusal(error: OSError) -> Exception:
 
 
 def _dump(index: int) -> list[bytes]:
-    with Channel(_open()) as channel:
-        family = _family(channel)
+    with Channel(genetlink.open_socket()) as channel:
+        family = genetlink.family(channel, "wireguard")
         device = rtnetlink.attribute(_DEVICE_INDEX, struct.pack("=I", index))
-        found = channel.dump(family, _GENERIC_HEADER.pack(_GET_DEVICE, _VERSION, 0) + device, MAX_MESSAGES)
+        found = channel.dump(family, genetlink.HEADER.pack(_GET_DEVICE, _VERSION, 0) + device, MAX_MESSAGES)
     if found.total > MAX_MESSAGES:
         raise UnreadableError(f"the kernel's answer has more than {MAX_MESSAGES} messages")
     return found.bodies
-
-
-def _open() -> socket.socket:
-    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_GENERIC)
-    opened.settimeout(_SILENCE_SECONDS)
-    return opened
-
-
-def _family(channel: Channel) -> int:
-    """Return the number of the family "wireguard"; asking for it loads the module, so there must be a device."""
-    name = rtnetlink.attribute(_FAMILY_NAME, b"wireguard\0")
-    answer = channel.ask(_CONTROLLER, _GENERIC_HEADER.pack(_GET_FAMILY, 1, 0) + name)
-    number = rtnetlink.number(rtnetlink.attributes(answer, _GENERIC_HEADER.size), _FAMILY_ID, 2)
-    if number is None:
-        raise UnreadableError(os.strerror(errno.ENOENT))
-    return number
 
 
 def _take_device(gathering: Gathering, index: int, attributes: memoryview, scope_name: ScopeName) -> None:
