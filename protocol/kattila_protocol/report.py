@@ -58,8 +58,8 @@ class Tunnel:
     `interface` is the link's name and `kind` its kind; `remote` may be a multicast group; `id` is the VNI of vxlan and
     geneve; `ikey` and `okey` are the keys of GRE, of what comes in and of what goes out; `port` is the UDP port that it
     sends to; `ttl` is 0 where it is inherited; `link` names the interface it is bound to; `remotes` are those of a
-    vxlan that stand in its forwarding table for what it knows no destination for, beside `remote`. Of l2tp, `id` and `peer_id`
-    number the tunnel on both sides, and `ikey` and `okey` the session.
+    vxlan that stand in its forwarding table for what it knows no destination for, beside `remote`. Of l2tp,
+    `id` and `peer_id` number the tunnel on both sides, and `ikey` and `okey` the session.
     """
 
     interface: str
