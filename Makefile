@@ -11,7 +11,7 @@ PIP_OWN := install --no-deps --no-build-isolation
 .PHONY: help
 help: ## show this help
 	@echo "make TARGET, where TARGET is one of:"
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
 		printf '  %-14s %s\n' "$$name" "$$text"; \
 	done
 
@@ -70,6 +70,8 @@ FLEET_PROGRAMS := ip/iproute2 mmdebstrap/mmdebstrap setpriv/util-linux ssh/opens
 setup-test: ## install the system packages that tests use (as root), or say what will be skipped
 	@requirements/install-programs.sh "the tests" $(TEST_PROGRAMS)
 
+DEBIAN_PROGRAMS := mmdebstrap/mmdebstrap arch-test/arch-test qemu-aarch64-static/qemu-user-static
+
 setup-fleet: setup-deploy ## install what the lab of make fleet needs (as root)
 	@requirements/install-programs.sh "the lab" $(FLEET_PROGRAMS)
 
@@ -95,7 +97,7 @@ build-manager: setup ## manager/bin/*.tar.gz, which install it offline: make bui
 
 # --- Checking it
 
-.PHONY: check lint lint-deploy test test-kernel format bench-ingest bench-agent
+.PHONY: check lint lint-deploy test test-kernel test-arm64 format bench-ingest bench-agent
 check: lint test ## all that CI checks: lint, then test
 
 lint: setup ## ruff, mypy --strict, import contracts
@@ -114,6 +116,10 @@ test: setup setup-test ## all tests; a part of them: make test ARGS="tests/proto
 
 test-kernel: setup ## the netlink readers against kernel devices, in a virtual machine (as root, 1 to 3 minutes)
 	@exec $(BIN)/python tests/kernel/run.py
+
+test-arm64: setup ## what is built for nodes, on Debian 12 for arm64 and on Debian 13 (as root, 1 minute; the first time 4)
+	@requirements/install-programs.sh "the root file systems" $(DEBIAN_PROGRAMS)
+	@PYTHONPATH=release exec $(BIN)/python tests/debian/run.py
 
 format: setup ## put the code into the one format, mend what ruff can mend
 	@$(BIN)/ruff check --quiet --fix-only .
@@ -164,7 +170,7 @@ requirements: .venv-tools/complete ## pin the newest versions of all dependencie
 
 clean: $(if $(wildcard tests/fleet/.lab),fleet-down) ## remove environments, caches, built things and ./kattila_manager.db with all its reports
 	@rm -rf .venv .venv-bench .venv-deploy .venv-tools manager/.venv agent/bin manager/bin
-	@rm -rf tests/fleet/.cache tests/kernel/.cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	@rm -rf tests/debian/.cache tests/fleet/.cache tests/kernel/.cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	@rm -rf protocol/dist agent/dist manager/dist
 	@rm -f kattila_manager.db kattila_manager.db-wal kattila_manager.db-shm
 	@rm -f kattila_manager.db.lock kattila_manager.db.publishing
