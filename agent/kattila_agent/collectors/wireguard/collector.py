@@ -6,6 +6,7 @@ one runs without privilege. Else kernel devices are read over netlink and usersp
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -19,6 +20,7 @@ from kattila_protocol.report import WireguardInterface
 
 # What `wg` says of an interface that went away between two of its calls (strerror of ENODEV).
 _NO_SUCH_DEVICE = "No such device"
+_AT_ONCE = 4
 
 
 def collect(helper_socket: Path, limits: Limits, folder: Path = userspace.FOLDER) -> Bounded[WireguardInterface]:
@@ -33,7 +35,7 @@ def collect(helper_socket: Path, limits: Limits, folder: Path = userspace.FOLDER
     devices = _devices(folder)
     if not devices:
         return Bounded(())
-    if helper_socket.exists():
+    if _may_exist(helper_socket):
         gathered, reasons = _through_helper(helper_socket, devices, limits)
     else:
         gathered, reasons = _with_privilege(helper_socket, devices, limits)
@@ -51,10 +53,14 @@ def _devices(folder: Path) -> dict[Link, Path | None]:
 
 
 def _may_exist(path: Path) -> bool:
+    # Path.exists() takes a folder that may not be searched for an empty one, since Python 3.14.
     try:
-        return path.exists()
-    except PermissionError:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
         return True
+    return True
 
 
 def _through_helper(path: Path, devices: Iterable[Link], limits: Limits) -> tuple[list[Gathering], dict[str, str]]:
@@ -73,19 +79,46 @@ def _with_privilege(
 ) -> tuple[list[Gathering], dict[str, str]]:
     gathered: list[Gathering] = []
     reasons: dict[str, str] = {}
-    for link, path in devices.items():
-        try:
-            gathered.append(_reader(link, path, limits)())
-        except VanishedError:
-            continue
-        except PermissionError:
-            reasons[link.name] = (
-                f"reading WireGuard needs root, or the helper, whose socket {helper_socket} is not there: "
-                "install its units, or set WIREGUARD_HELPER"
-            )
-        except (UnreadableError, ValueError, OSError) as error:
-            reasons[link.name] = str(error)
+    for link, outcome in _outcomes(devices, limits):
+        match outcome:
+            case Gathering():
+                gathered.append(outcome)
+            case VanishedError():
+                continue
+            case PermissionError():
+                reasons[link.name] = (
+                    f"reading WireGuard needs root, or the helper, whose socket {helper_socket} is not there: "
+                    "install its units, or set WIREGUARD_HELPER"
+                )
+            case _:
+                reasons[link.name] = str(outcome)
     return gathered, reasons
+
+
+def _outcomes(devices: Mapping[Link, Path | None], limits: Limits) -> list[tuple[Link, Gathering | Exception]]:
+    """Read the devices; one that never answers keeps the others waiting no longer than itself."""
+    found: dict[Link, Gathering | Exception] = {}
+    waiting = iter(devices.items())
+
+    def work() -> None:
+        for link, path in waiting:
+            found[link] = _outcome(_reader(link, path, limits))
+
+    userspace_devices = sum(path is not None for path in devices.values())
+    others = [threading.Thread(target=work, daemon=True) for _ in range(min(_AT_ONCE, userspace_devices) - 1)]
+    for thread in others:
+        thread.start()
+    work()
+    for thread in others:
+        thread.join()
+    return [(link, found[link]) for link in devices]
+
+
+def _outcome(reader: Callable[[], Gathering]) -> Gathering | Exception:
+    try:
+        return reader()
+    except Exception as error:
+        return error
 
 
 def _reader(link: Link, path: Path | None, limits: Limits) -> Callable[[], Gathering]:

@@ -7,17 +7,19 @@ May live here: the client of that socket's protocol, which DESIGN.md specifies. 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from kattila_agent.collectors.rtnetlink import text
 from kattila_agent.collectors.wireguard import dump, spelling
 from kattila_agent.collectors.wireguard.gathering import Gathering, Limits, UnreadableError
 from kattila_agent.collectors.wireguard.spelling import ScopeName
-from kattila_agent.collectors.wireguard.unix_socket import ask
+from kattila_agent.collectors.wireguard.unix_socket import ask, lines
 
 GREETING = b"kattila-wireguard 1"
 UNREADABLE = b"(unreadable)"
 _MAX_REASON = 120
+_MAX_REASONS = 10_000
 
 
 def read(path: Path) -> bytes:
@@ -40,14 +42,25 @@ def parse(
         UnreadableError: the helper failed, or its answer is not whole.
         ValueError: the dump in it is none.
     """
-    lines = _framed(answer)
-    unreadable = [line for line in lines if line.count(b"\t") == 2]
-    found = dump.parse((line for line in lines if line.count(b"\t") != 2), limits, scope_name)
-    return found, dict(_reason(line) for line in unreadable)
+    reasons: dict[str, str] = {}
+    found = dump.parse(_dumped(_framed(answer), reasons), limits, scope_name)
+    return found, reasons
 
 
-def _framed(answer: bytes) -> list[bytes]:
-    """Return the lines between greeting and end."""
+def _dumped(body: bytes, reasons: dict[str, str]) -> Iterator[bytes]:
+    """Yield the lines of the dump, and put those that tell why there is none into `reasons`."""
+    for line in lines(body):
+        if line.count(b"\t") != 2:
+            yield line
+            continue
+        name, reason = _reason(line)
+        reasons[name] = reason
+        if len(reasons) > _MAX_REASONS:
+            raise ValueError(f"more than {_MAX_REASONS} interfaces that cannot be read")
+
+
+def _framed(answer: bytes) -> bytes:
+    """Return what stands between greeting and end."""
     greeting, _, rest = answer.partition(b"\n")
     if greeting != GREETING:
         raise UnreadableError("what answers on the WireGuard helper's socket is no helper of this version")
@@ -57,7 +70,7 @@ def _framed(answer: bytes) -> list[bytes]:
     body += b"\n" if body else b""
     if not rest.endswith(b"\n") or last != b"end " + hashlib.sha256(body).hexdigest().encode():
         raise UnreadableError("the WireGuard helper's answer is not whole")
-    return body.split(b"\n")[:-1]
+    return body
 
 
 def _reason(line: bytes) -> tuple[str, str]:

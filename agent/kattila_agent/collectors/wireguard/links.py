@@ -37,7 +37,10 @@ def read(kind: str) -> list[Link]:
         length = int.from_bytes(buffer[start - _HEADER_BYTES : start - _HEADER_BYTES + 4], rtnetlink.ORDER)
         return marked in buffer[start : start - _HEADER_BYTES + length]
 
-    return [_link(body) for body in rtnetlink.dump(_GET_LINK, question, _MAX_LINKS, counts=is_of_kind).bodies]
+    found = rtnetlink.dump(_GET_LINK, question, _MAX_LINKS, counts=is_of_kind)
+    if found.total > _MAX_LINKS:
+        raise ValueError(f"{found.total} links of the kind {kind}, more than {_MAX_LINKS}")
+    return [_link(body) for body in found.bodies]
 
 
 def _link(body: bytes) -> Link:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from kattila_agent.collectors.wireguard.gathering import UnreadableError
@@ -53,6 +54,17 @@ def ask(
     if expired.is_set():
         raise UnreadableError(f"{path} gave no whole answer within {timeout_seconds:g} s")
     return answer
+
+
+def lines(answer: bytes) -> Iterator[bytes]:
+    """Yield the lines without their ends, one at a time: a list of millions of short ones would take 50 times the room.
+
+    What stands behind the last line feed is no line.
+    """
+    start = 0
+    while (end := answer.find(b"\n", start)) >= 0:
+        yield answer[start:end]
+        start = end + 1
 
 
 def _expire(opened: socket.socket, expired: threading.Event) -> None:

@@ -20,12 +20,28 @@ from kattila_agent.collectors.wireguard.gathering import (
     whole_number,
 )
 from kattila_agent.collectors.wireguard.spelling import ScopeName
-from kattila_agent.collectors.wireguard.unix_socket import ask
+from kattila_agent.collectors.wireguard.unix_socket import ask, lines
 
 FOLDER = Path("/var/run/wireguard")
 
+TIMEOUT_SECONDS = 5.0
+
 _QUESTION = b"get=1\n\n"
 _END = b"\n\n"
+# What an interface and a peer have one of.
+_ONCE = frozenset(
+    (
+        b"private_key",
+        b"listen_port",
+        b"fwmark",
+        b"preshared_key",
+        b"endpoint",
+        b"last_handshake_time_sec",
+        b"rx_bytes",
+        b"tx_bytes",
+        b"persistent_keepalive_interval",
+    )
+)
 
 
 def read(path: Path) -> bytes:
@@ -37,7 +53,7 @@ def read(path: Path) -> bytes:
         UnreadableError: no whole answer.
     """
     try:
-        return ask(path, _QUESTION, _END)
+        return ask(path, _QUESTION, _END, timeout_seconds=TIMEOUT_SECONDS)
     except (FileNotFoundError, ConnectionError):
         raise VanishedError from None
 
@@ -52,7 +68,7 @@ def parse(name: str, answer: bytes, limits: Limits, scope_name: ScopeName = spel
     if not answer.endswith(_END):
         raise UnreadableError("the answer of its socket is not whole")
     parsing = _Parsing(Gathering(name, limits), scope_name)
-    parsing.take(answer[: -len(_END)].split(b"\n"))
+    parsing.take(answer)
     parsing.gathering.check()
     return parsing.gathering
 
@@ -66,33 +82,48 @@ class _Parsing:
         gathering.listen_port = gathering.fwmark = 0
         self._scope_name = scope_name
         self._peer: Peer | None = None
+        self._seen: set[bytes] = set()
 
-    def take(self, lines: list[bytes]) -> None:
-        fields = [line.partition(b"=")[::2] for line in lines]
-        if fields[-1][0] != b"errno":
-            raise UnreadableError("the answer of its socket is not whole")
-        for name, value in fields[:-1]:
-            if name == b"public_key":
+    def take(self, answer: bytes) -> None:
+        errno: bytes | None = None
+        for name, _, value in (line.partition(b"=") for line in lines(answer[: 1 - len(_END)])):
+            if errno is not None:
+                raise UnreadableError("the answer of its socket is not whole")
+            if name == b"errno":
+                errno = value
+            elif name == b"public_key":
                 self._begin_peer(value)
-            elif self._peer is None:
-                self._take_own(name, value)
             else:
-                self._take_peers(self._peer, name, value)
-        number = whole_number(fields[-1][1].removeprefix(b"-"), 4096, "errno")
-        if number:
+                self._take(name, value)
+        if errno is None:
+            raise UnreadableError("the answer of its socket is not whole")
+        if number := whole_number(errno.removeprefix(b"-"), 4096, "errno"):
             raise UnreadableError(f"its socket answers with errno {number}")
+
+    def _take(self, name: bytes, value: bytes) -> None:
+        if name in self._seen:
+            raise ValueError(f"{name.decode('ascii')} stands twice")
+        if name in _ONCE:
+            self._seen.add(name)
+        if self._peer is None:
+            self._take_own(name, value)
+        else:
+            self._take_peers(self._peer, name, value)
 
     def _begin_peer(self, value: bytes) -> None:
         raw = spelling.read_hex_key(value, "public_key")
         self._peer = self.gathering.begin(spelling.key(raw, "public_key"))
         self._peer.latest_handshake = self._peer.persistent_keepalive = 0
         self._peer.has_preshared_key = False
+        self._seen.clear()
 
     def _take_own(self, name: bytes, value: bytes) -> None:
         match name:
             case b"private_key":
-                own = curve25519.public_key(spelling.read_hex_key(value, "a key"))
-                self.gathering.public_key = spelling.key(own, "public_key")
+                private = spelling.read_hex_key(value, "a key")
+                # As `wg` does: zeros stand for none.
+                if any(private):
+                    self.gathering.public_key = spelling.key(curve25519.public_key(private), "public_key")
             case b"listen_port":
                 self.gathering.listen_port = whole_number(value, 65535, "listen_port")
             case b"fwmark":

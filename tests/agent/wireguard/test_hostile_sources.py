@@ -1,0 +1,126 @@
+"""Sources that hang, flood, or may not be looked at: what each costs, and what is said of it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from kattila_agent.collectors.wireguard import collector, userspace
+from kattila_agent.collectors.wireguard.gathering import Limits
+from kattila_agent.collectors.wireguard.links import Link
+
+NOBODY = 65534
+ANSWER = b"listen_port=51820\nerrno=0\n\n"
+
+
+@contextmanager
+def listening(path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.bind(str(path))
+        server.listen()
+        yield server
+
+
+def answer_one(server: socket.socket) -> None:
+    opened, _ = server.accept()
+    with opened:
+        opened.sendall(ANSWER)
+
+
+def devices(folder: Path, count: int) -> dict[Link, Path | None]:
+    return {Link(index, f"wg{index}", b""): folder / f"wg{index}.sock" for index in range(count)}
+
+
+def test_sockets_are_asked_at_the_same_time(tmp_path: Path) -> None:
+    """Each answers when all were asked: one after the other, the first would be waited for until it is given up."""
+    all_asked = threading.Barrier(3)
+
+    def answer(server: socket.socket) -> None:
+        opened, _ = server.accept()
+        with opened:
+            all_asked.wait(30)
+            opened.sendall(ANSWER)
+
+    found = devices(tmp_path, 3)
+    with ExitStack() as stack:
+        for path in found.values():
+            assert path is not None
+            server = stack.enter_context(listening(path))
+            threading.Thread(target=answer, args=(server,), daemon=True).start()
+        gathered, reasons = collector._with_privilege(tmp_path / "none", found, Limits())
+    assert ([one.name for one in gathered], reasons) == (["wg0", "wg1", "wg2"], {})
+
+
+def test_one_that_never_answers_is_named_and_the_others_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(userspace, "TIMEOUT_SECONDS", 0.5)
+    found = devices(tmp_path, 3)
+    with listening(tmp_path / "wg0.sock"), listening(tmp_path / "wg1.sock") as server:
+        thread = threading.Thread(target=answer_one, args=(server,))
+        thread.start()
+        gathered, reasons = collector._with_privilege(tmp_path / "none", found, Limits())
+        thread.join()
+    # Nobody is behind the third: that device is gone.
+    assert [one.name for one in gathered] == ["wg1"]
+    assert reasons == {"wg0": f"{tmp_path}/wg0.sock gave no whole answer within 0.5 s"}
+
+
+FLOOD = """
+import hashlib, resource, sys
+from kattila_agent.collectors.wireguard import helper, userspace
+from kattila_agent.collectors.wireguard.gathering import Limits
+count = 5_000_000
+if sys.argv[1] == "userspace":
+    answer = b"x=\\n" * count + b"errno=0\\n\\n"
+    read = lambda: userspace.parse("wg0", answer, Limits())
+else:
+    body = b"a\\t\\n" * count
+    answer = b"kattila-wireguard 1\\n" + body + b"end " + hashlib.sha256(body).hexdigest().encode() + b"\\n"
+    read = lambda: helper.parse(answer, Limits())
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    read()
+except ValueError as error:
+    print(error, file=sys.stderr)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.parametrize("source", ["userspace", "helper"])
+def test_millions_of_short_lines_take_little_more_room_than_they_have(source: str) -> None:
+    command = [sys.executable, "-c", FLOOD, source]
+    assert int(subprocess.check_output(command, stderr=subprocess.DEVNULL, timeout=120)) < 64
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving up root's rights needs root")
+def test_a_folder_that_may_not_be_searched_is_not_an_empty_one() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "closed").mkdir(0o700)
+        (folder / "closed" / "wg0.sock").touch()
+        (folder / "file").touch()
+        code = (
+            "import os; from pathlib import Path; from kattila_agent.collectors.wireguard import collector\n"
+            f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
+            f"folder = Path({name!r})\n"
+            "paths = ('closed/wg0.sock', 'closed/none', 'none', 'none/none', 'file/none', 'file')\n"
+            "print([collector._may_exist(folder / path) for path in paths])"
+        )
+        said = subprocess.check_output([sys.executable, "-c", code], text=True).strip()
+    assert said == "[True, True, False, False, False, True]"
+
+
+def test_a_private_key_of_zeros_is_none() -> None:
+    answer = b"private_key=" + b"0" * 64 + b"\n" + ANSWER
+    assert userspace.parse("wg0", answer, Limits()).public_key == ""
