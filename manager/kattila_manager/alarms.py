@@ -182,9 +182,9 @@ def _count(subject: Subject, refusals: Sequence[RefusalCount], counted: int, mea
 
 
 def _issued(agent: Agent, names: dict[str, str]) -> RefusalCount:
-    """Return, as if it were a refusal, that an agent asked for an id and was issued another."""
+    """Return, as if it were a refusal, that an agent wanted an id and has another now."""
     wanted = agent.instead_of or ""
-    detail = f"{name_of(agent)} asked for {wanted}, which {names.get(wanted, 'another')} holds; it is {agent.agent_id}"
+    detail = f"{name_of(agent)} came as {wanted}, which {names.get(wanted, 'another')} holds; it is {agent.agent_id}"
     at = agent.first_seen_at
     return RefusalCount(Kind.IDENTITY_CONFLICT, wanted, 1, at, at, detail)
 

@@ -138,6 +138,7 @@ def test_a_clone_that_draws_a_new_id_itself_is_bound_to_it(manager: Manager) -> 
     assert report(manager, clone, 4) == "identity_conflict"
     renamed = replace(clone, agent_id=node(15).agent_id)
     assert register(manager, renamed).agent_id == renamed.agent_id
+    assert manager.rows("SELECT instead_of FROM agents WHERE agent_id = ?", renamed.agent_id) == [(original.agent_id,)]
     assert report(manager, renamed, 1) == "accepted"
     assert report(manager, original, 5) == "accepted"
 

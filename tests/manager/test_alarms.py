@@ -107,7 +107,7 @@ def test_an_agent_that_was_issued_another_id_is_an_identity_conflict_of_the_firs
     assert finding.subject == (Kind.IDENTITY_CONFLICT, ONE.agent_id)
     assert (finding.growth, finding.last_at) == (1, NOON - MINUTE)
     assert finding.detail == (
-        f"{issued.hostname} asked for {ONE.agent_id}, which {ONE.hostname} holds; it is {issued.agent_id}"
+        f"{issued.hostname} came as {ONE.agent_id}, which {ONE.hostname} holds; it is {issued.agent_id}"
     )
 
 

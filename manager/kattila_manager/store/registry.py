@@ -34,7 +34,8 @@ def register(connection: Connection, registration: Registration, now: int) -> tu
         return _registered(known[issued])
     holder = known.get(registration.agent_id)
     if holder is None:
-        return _registered(states.create(connection, registration.agent_id, registration.hostname, claim, now, None))
+        left = states.refused_as(connection, registration.boot_id)
+        return _registered(states.create(connection, registration.agent_id, registration.hostname, claim, now, left))
     # It has no tick, so that it may be an old one; the report that follows it proves what it cannot.
     ruling = states.rule(connection, holder, claim, now, is_newest=False)
     states.save(connection, [holder])

@@ -72,7 +72,7 @@ agents = _table(
     Column("challenger_boot_id", Text, nullable=False, comment="another machine's boot that claims the id, or empty"),
     Column("window", LargeBinary, nullable=False, comment="the last 120 (tick, nonce), 8 bytes each, ascending"),
     Column("reset_at", Integer, nullable=False, comment="reports signed before are refused; 0: never reset"),
-    Column("instead_of", Text, comment="the id that it asked for when another machine held it"),
+    Column("instead_of", Text, comment="the id that it asked for or reported under, which another machine held"),
 )
 
 agent_boots = _table(

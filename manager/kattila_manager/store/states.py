@@ -118,6 +118,13 @@ def is_known(connection: Connection, state: State, boot_id: str) -> bool:
     return boot_id == state.boot_id or boot_id in _identity(connection, state).refused
 
 
+def refused_as(connection: Connection, boot_id: str) -> str | None:
+    """Return the id that a boot was refused under last, as another machine holds it; None if it never was."""
+    mine = (agent_boots.c.boot_id == boot_id) & (agent_boots.c.refused == 1)
+    under = select(agents.c.agent_id).join(agent_boots, agent_boots.c.agent_ref == agents.c.ref).where(mine)
+    return connection.execute(under.order_by(agent_boots.c.first_seen_at.desc()).limit(1)).scalar()
+
+
 def _identity(connection: Connection, state: State) -> Identity:
     boots = connection.execute(
         select(agent_boots.c.boot_id, agent_boots.c.refused).where(agent_boots.c.agent_ref == state.ref)
