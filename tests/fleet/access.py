@@ -8,15 +8,18 @@ from typing import Any
 
 import yaml
 
-from fleet.plan import Machine, Plan
+from fleet.plan import Machine, Plan, underlay
 
 MANAGER_PORT = 5086
 
 
 def ssh_settings(plan: Plan, state: Path) -> str:
-    """An ssh_config that knows the nodes by their bare names and trusts only this lab's host keys."""
+    """An ssh_config that knows the nodes by their names and trusts only this lab's host keys.
+
+    By address, so that the nodes can be reached while the lab's DNS is out of order.
+    """
     sections = [
-        f"Host {node.name}\n    HostName {node.name}.{plan.zone}\n    HostKeyAlias {node.name}" for node in plan.nodes
+        f"Host {node.name}\n    HostName {underlay(plan, node)[0]}\n    HostKeyAlias {node.name}" for node in plan.nodes
     ]
     everywhere = f"""Host *
     User root

@@ -1,4 +1,6 @@
-"""One lab for all tests here, booted before the first that asks for it, removed after the last (unless KEEP=1).
+"""One lab for all tests here, booted before the first that asks for it, removed after the last.
+
+KEEP=1: it stays. REUSE=1: one that is up is taken as it is.
 
 They run in the order of their files: what a lab is, what the roll-out refuses, the roll-out, and what happens later.
 """
@@ -38,8 +40,12 @@ def fleet(able: None, request: pytest.FixtureRequest) -> Iterator[Fleet]:
     place = here()
     terminal = request.config.pluginmanager.getplugin("terminalreporter")
     try:
-        bring_up(place, lambda text: terminal.write_line(f"  {text}"), anew=True)
+        bring_up(place, lambda text: terminal.write_line(f"  {text}"), anew=not _is_set("REUSE"))
         yield Fleet(place)
     finally:
-        if os.environ.get("KEEP", "0") in ("", "0"):
+        if not _is_set("KEEP"):
             take_down(place)
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "") not in ("", "0")
