@@ -98,7 +98,7 @@ build-manager: setup ## manager/bin/*.tar.gz, which install it offline: make bui
 # --- Checking it
 
 .PHONY: check lint lint-deploy test test-kernel test-arm64 format bench-ingest bench-agent
-check: lint test ## all that CI checks: lint, then test
+check: lint test fleet-test ## all that CI checks: lint, test, and the lab where it can run
 
 lint: setup ## ruff, mypy --strict, import contracts
 	@echo "ruff"; $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
