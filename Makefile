@@ -173,5 +173,5 @@ clean: $(if $(wildcard tests/fleet/.lab),fleet-down) ## remove environments, cac
 	@rm -rf tests/debian/.cache tests/fleet/.cache tests/kernel/.cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	@rm -rf protocol/dist agent/dist manager/dist
 	@rm -f kattila_manager.db kattila_manager.db-wal kattila_manager.db-shm
-	@rm -f kattila_manager.db.lock kattila_manager.db.publishing
+	@rm -f kattila_manager.db.lock kattila_manager.db.publishing kattila_manager.db.open kattila_manager.db.backup
 	@find protocol agent manager tests demo bench docs release -name __pycache__ -type d -exec rm -rf {} + 2>/dev/null || true

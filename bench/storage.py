@@ -13,7 +13,7 @@ from pathlib import Path
 
 from disk import reports_and_bytes
 from kattila_manager import inbox
-from kattila_manager.store import database
+from kattila_manager.store import migrating
 from kattila_manager.store.filing import Filing
 from kattila_manager.store.groups import Groups, Prepared
 from kattila_manager.store.store import Store
@@ -29,7 +29,7 @@ BATCH = 32
 def bytes_per_report(folder: Path, shape: Shape, ring: Ring, now: int, chance: random.Random) -> float:
     """File four hours of reports of fifty agents into a database in `folder`; `now` is ms UTC."""
     path = folder / "storage.db"
-    database.migrate(path)
+    migrating.migrate(path, path.parent, 0)
     store, groups = Store(path), Groups()
     made = bodies(shape, AGENTS, SAMPLES, ring.current, now, chance)
     for batch in _batches(made, groups, ring, now):

@@ -1,6 +1,7 @@
 """`kattila-manager`: serve, publish, and the operator's commands.
 
-May live here: the command line, and errors to exit codes. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+May live here: the command line, and errors to exit codes. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration,
+3 a newer version made the database.
 """
 
 from __future__ import annotations
@@ -10,25 +11,26 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from kattila_keys.ring_file import RingFileError
 from kattila_manager import compose
-from kattila_manager.commands import checking, fleet, keyring, publish
+from kattila_manager.commands import backup, checking, fleet, keyring, publish
 from kattila_manager.commands.errors import CommandError
 from kattila_manager.config import SETTINGS, Config
-from kattila_manager.store.database import DatabaseUnusableError
+from kattila_manager.store.backups import BackupError
+from kattila_manager.store.database import DatabaseNewerError, DatabaseUnusableError
 from kattila_settings.reading import ENV_FILE_VARIABLE, ConfigError, settings_help
 
-_EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage or configuration"
+_EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 a newer version made the database"
+_NO_RING = "The key ring is not in a backup: it holds the PSK, which serve takes from DNS again"
 _AGENT_HELP = "its id, the beginning of its id, or its host name"
 # A day, so that a slip is no silence.
 _MOST_SECONDS = 86_400
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns 0, 1 for a failure at run time, 2 for a wrong call or setting."""
+    """Run one command; returns one of the exit codes above."""
     options = _parser().parse_args(arguments)
     compose.log_to_stderr(logging.INFO if options.command in ("serve", "publish") else logging.WARNING)
     try:
@@ -36,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"kattila-manager: {error}", file=sys.stderr)
         return 2
-    except (CommandError, DatabaseUnusableError, RingFileError) as error:
+    except (BackupError, CommandError, DatabaseUnusableError, RingFileError) as error:
         print(f"kattila-manager: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
@@ -50,7 +52,12 @@ def _run(options: argparse.Namespace) -> int:
         # The server's workers, which are processes of their own, read the same file.
         os.environ[ENV_FILE_VARIABLE] = str(Path(options.env).absolute())
     command: Callable[[Config, argparse.Namespace], int] = options.run
-    code = command(compose.configured(), options)
+    config = compose.configured()
+    try:
+        code = command(config, options)
+    except DatabaseNewerError as error:
+        print(f"kattila-manager: {error}; {backup.way_back(config)}", file=sys.stderr)
+        return 3
     sys.stdout.flush()
     return code
 
@@ -90,7 +97,15 @@ def _refresh_key(config: Config, _options: argparse.Namespace) -> int:
 
 
 def _check(config: Config, _options: argparse.Namespace) -> int:
-    return checking.check(config, print, partial(print, file=sys.stderr))
+    return checking.check(config, print, _progress)
+
+
+def _backup(config: Config, options: argparse.Namespace) -> int:
+    return backup.backup(config, print, _progress, options.file, options.keep, as_json=options.json)
+
+
+def _restore(config: Config, options: argparse.Namespace) -> int:
+    return backup.restore(config, print, _progress, options.file, as_json=options.json)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -106,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_daemons(commands)
     _add_fleet(commands)
     _add_keys(commands)
+    _add_backups(commands)
     return parser
 
 
@@ -142,6 +158,25 @@ def _add_keys(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     _add(commands, "check", _check, "check settings, DNS, keys, the database, and every report in it")
 
 
+def _add_backups(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _add(commands, "backup", _backup, "copy the database to one file, while serve and publish run")
+    parser.epilog = f"{_NO_RING}. {parser.epilog}"
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "file", metavar="FILE", type=Path, nargs="?", help="default: named for the moment and the schema, in BACKUP_DIR"
+    )
+    where.add_argument(
+        "--keep", type=_count, metavar="N", help="remove all from BACKUP_DIR but the newest N, and one of each schema"
+    )
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser = _add(commands, "restore", _restore, "put a backup in the place of the database, which is kept beside it")
+    parser.epilog = f"Stop serve and publish before. {_NO_RING}. {parser.epilog}"
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("file", metavar="FILE", type=Path, nargs="?", help="a backup")
+    which.add_argument("--latest", action="store_true", help="the newest in BACKUP_DIR that this version can use")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
 def _add(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
     name: str,
@@ -153,6 +188,16 @@ def _add(
     parser.add_argument("--env", metavar="FILE", default=argparse.SUPPRESS, help="read settings from this file")
     parser.set_defaults(run=run)
     return parser
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 1")
+    return int(text)
 
 
 def _seconds(text: str) -> float:

@@ -31,7 +31,7 @@ from kattila_manager.counters import Counters
 from kattila_manager.door import Door, deliver_in
 from kattila_manager.intake import Intake
 from kattila_manager.records import Filed
-from kattila_manager.store import database
+from kattila_manager.store import migrating
 from kattila_manager.store.sideline import Sideline
 from kattila_manager.store.store import Store
 from kattila_manager.store.writer import Writer
@@ -89,7 +89,7 @@ def rsgi() -> _Worker:
 def wsgi() -> bridge.WsgiApp:
     """Make the application for any other WSGI server (one process, several threads), and the database if need be."""
     config = configured()
-    database.migrate(config.database)
+    migrating.migrate(config.database, config.backup_dir, clock())
     services, writer, keys = _services(config, _deliver_directly)
     keys.refresh_or_log(clock())
     writer.start()

@@ -30,6 +30,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("ADMIN_TOKEN", "", "who shows it may reset agents; unset: nobody", is_secret=True),
     Setting("REPORT_INTERVAL", "30", "seconds between an agent's reports; after three of them it is called silent"),
     Setting("RETENTION_DAYS", "30", "reports older than this are removed"),
+    Setting("BACKUP_DIR", "", "folder of the database's backups; unset: the folder of the database"),
     Setting(
         "RETENTION_MIB", "10240", "above this size of the database the oldest reports are removed; the last hour stays"
     ),
@@ -52,6 +53,7 @@ class Config:
     interval_seconds: int
     retention_days: int
     retention_bytes: int
+    backup_dir: Path
 
     @property
     def ring_file(self) -> Path:
@@ -73,12 +75,13 @@ def read_config(env_file: str | None, environment: Mapping[str, str], folder: Pa
 
 
 def _parse(settings: Settings, folder: Path) -> Config:
+    database = settings.checked("MANAGER_DB", lambda text: folder / text)
     return Config(
         dns=settings.checked("DNS", values.optional(values.dns_name)),
         dns_server=settings.checked("DNS_SERVER", values.optional(Server.parse)),
         dns_require_ad=settings.checked("DNS_REQUIRE_AD", values.yes_or_no),
         listen=settings.checked("MANAGER_LISTEN", values.listen(PORT)),
-        database=settings.checked("MANAGER_DB", lambda text: folder / text),
+        database=database,
         workers=settings.checked("MANAGER_WORKERS", values.whole_number(1, 64, "workers")),
         pages_dir=settings.checked("PAGES_DIR", lambda text: folder / text),
         read_token=settings.checked("READ_TOKEN", values.optional(_token)),
@@ -86,6 +89,7 @@ def _parse(settings: Settings, folder: Path) -> Config:
         interval_seconds=settings.checked("REPORT_INTERVAL", values.whole_number(1, 3600, "seconds")),
         retention_days=settings.checked("RETENTION_DAYS", values.whole_number(1, 3650, "days")),
         retention_bytes=settings.checked("RETENTION_MIB", values.whole_number(16, 16 * _MIB, "MiB")) * _MIB,
+        backup_dir=settings.checked("BACKUP_DIR", values.optional(lambda text: folder / text)) or database.parent,
     )
 
 

@@ -21,7 +21,7 @@ from alembic.script import ScriptDirectory
 
 from kattila_keys.ring_file import Kept
 from kattila_manager.config import SETTINGS
-from kattila_manager.store import database, reading
+from kattila_manager.store import database, migrating, reading
 from kattila_protocol import canonical
 from kattila_protocol.ring import Ring
 from kattila_protocol.signing import Key, Purpose
@@ -73,11 +73,12 @@ def failed(manager: Manager, *arguments: str, code: int = 1) -> str:
 
 def test_help_names_every_command_and_every_setting(manager: Manager) -> None:
     shown = run(manager, "--help").stdout
-    for name in ("serve", "publish", "agents", "alarms", "report", "reset", "keys", "refresh-key", "check"):
+    names = "serve publish agents alarms report reset keys refresh-key check backup restore"
+    for name in names.split():
         assert f"    {name}" in shown
     for setting in SETTINGS:
         assert f"  {setting.name} " in shown
-    assert "0 done, 1 failed, 2 wrong usage or configuration" in shown
+    assert "0 done, 1 failed, 2 wrong usage or configuration, 3 a newer version made the database" in shown
 
 
 def test_version(manager: Manager) -> None:
@@ -132,24 +133,26 @@ def test_without_a_database_a_command_says_what_makes_one(manager: Manager, comm
 
 
 def _newer(path: Path) -> None:
-    database.migrate(path)
+    migrating.migrate(path, path.parent, 0)
     with fleet_in(path.parent) as fleet:
         fleet.change("UPDATE alembic_version SET version_num = '9999'")
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("spoil", "words", "code"),
     [
-        (lambda path: path.write_text("this is text, and more than enough of it. " * 100), "file is not a database"),
-        (_newer, "made by a newer version of kattila-manager (its schema is 9999"),
-        (lambda path: path.mkdir(), "cannot be used"),
+        (lambda path: path.write_text("this is text, and more than enough of it. " * 100), "file is not a database", 1),
+        (_newer, "made by a newer version of kattila-manager (its schema is 9999", 3),
+        (lambda path: path.mkdir(), "cannot be used", 1),
     ],
 )
-def test_serve_and_the_others_say_what_is_wrong_with_a_database(manager: Manager, spoil: object, words: str) -> None:
+def test_serve_and_the_others_say_what_is_wrong_with_a_database(
+    manager: Manager, spoil: object, words: str, code: int
+) -> None:
     assert callable(spoil)
     spoil(manager.database)
     for command in ("serve", "agents"):
-        assert words in failed(manager, command)
+        assert words in failed(manager, command, code=code)
 
 
 def test_serve_says_that_the_folder_of_the_database_is_missing(tmp_path: Path) -> None:
@@ -186,7 +189,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE refusals (somebody_elses TEXT)")
     with pytest.raises(database.DatabaseUnusableError, match="already exists"):
-        database.migrate(path)
+        migrating.migrate(path, tmp_path, 0)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("refusals",)]
 

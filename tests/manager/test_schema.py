@@ -8,7 +8,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from kattila_manager.store import database
+from kattila_manager.store import database, migrating
 from kattila_manager.store.schema import metadata
 from support.store import filing, new_database, sqlite
 
@@ -43,7 +43,7 @@ def test_migrating_again_changes_nothing(tmp_path: Path) -> None:
         connection.execute("INSERT INTO receivers VALUES (1, 2, 3)")
     before = dump(path)
     for _ in range(2):
-        database.migrate(path)
+        migrating.migrate(path, tmp_path, 0)
     assert dump(path) == before
 
 
@@ -53,7 +53,7 @@ def test_a_database_of_a_newer_version_is_left_alone_with_a_clear_error(tmp_path
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     before = dump(path)
     with pytest.raises(database.DatabaseUnusableError, match="newer version"):
-        database.migrate(path)
+        migrating.migrate(path, tmp_path, 0)
     assert dump(path) == before
 
 
@@ -61,7 +61,7 @@ def test_what_is_no_database_is_left_alone_with_a_clear_error(tmp_path: Path) ->
     path = tmp_path / "kattila_manager.db"
     path.write_bytes(b"these are somebody's notes, and no database at all\n" * 100)
     with pytest.raises(database.DatabaseUnusableError, match=str(path)):
-        database.migrate(path)
+        migrating.migrate(path, tmp_path, 0)
     assert path.read_bytes().startswith(b"these are somebody's notes")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from kattila_manager import frames
 from kattila_manager.decoding import decode
 from kattila_manager.records import Filed, Incoming, RefusalCount
-from kattila_manager.store import database
+from kattila_manager.store import migrating
 from kattila_manager.store.filing import Filing
 from kattila_manager.store.groups import Groups
 from kattila_manager.store.sideline import add_refusals, beat
@@ -39,7 +39,7 @@ class Fleet:
     def __init__(self, folder: Path) -> None:
         """Make the database in `folder`."""
         self.database = folder / "kattila_manager.db"
-        database.migrate(self.database)
+        migrating.migrate(self.database, folder, 0)
         self.store = Store(self.database)
         self._groups = Groups()
 

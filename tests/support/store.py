@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from kattila_manager import inbox
 from kattila_manager.records import Filed, Incoming
-from kattila_manager.store import database
+from kattila_manager.store import migrating
 from kattila_manager.store.store import Store
 from kattila_manager.store.writer import Writer
 from support.reports import KEY, RING
@@ -28,7 +28,7 @@ def opened(body: bytes, now: int) -> Incoming:
 def new_database(folder: Path) -> Path:
     """Make a database with the newest schema."""
     path = folder / "kattila_manager.db"
-    database.migrate(path)
+    migrating.migrate(path, folder, 0)
     return path
 
 

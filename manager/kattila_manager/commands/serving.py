@@ -13,10 +13,13 @@ from granian import Granian
 from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
+from granian.server.mp import MPServer
+from granian.server.mt import MTServer
 
+from kattila_manager import compose
 from kattila_manager.commands.errors import CommandError
 from kattila_manager.config import Config
-from kattila_manager.store import database
+from kattila_manager.store import database, migrating
 from kattila_settings.values import Listen
 
 _log = logging.getLogger("kattila.manager")
@@ -35,13 +38,21 @@ def serve(config: Config) -> int:
 
     Raises:
         ConfigError: DNS is not set.
-        DatabaseUnusableError: see `database.migrate`.
+        DatabaseUnusableError, BackupError: see `migrating.migrate`.
         CommandError: the address cannot be listened on.
     """
     config.required_dns()
     check_free(config.listen)
-    database.migrate(config.database)
-    server = Granian(
+    migrating.migrate(config.database, config.backup_dir, compose.clock())
+    with database.held_open(config.database):
+        server = _server(config)
+        server.on_startup(lambda: _log.info("listening on %s, database %s", _shown(config.listen), config.database))
+        server.serve()
+    return 0
+
+
+def _server(config: Config) -> MPServer | MTServer:
+    return Granian(
         "kattila_manager.compose:rsgi",
         address=config.listen.host or "::",
         port=config.listen.port,
@@ -59,9 +70,6 @@ def serve(config: Config) -> int:
         log_level=LogLevels.warning,
         log_dictconfig=_GRANIAN_LOGGING,
     )
-    server.on_startup(lambda: _log.info("listening on %s, database %s", _shown(config.listen), config.database))
-    server.serve()
-    return 0
 
 
 def check_free(listen: Listen) -> None:

@@ -1,6 +1,6 @@
-"""The SQLite file: how it is opened, how a write transaction begins, and migrations.
+"""The SQLite file: how it is opened, who has it open, how a write transaction begins, and which schema it has.
 
-May live here: engine, pragmas, the write lock. Not here: what is read or written.
+May live here: engine, pragmas, locks. Not here: what is read or written, and migrations (migrating).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 # Long enough for the slowest slice of retention; the write lock keeps writers from meeting at all.
 BUSY_TIMEOUT_SECONDS = 30.0
-_MIGRATIONS = Path(__file__).with_name("migrations")
+MIGRATIONS = Path(__file__).with_name("migrations")
 
 
 def open_engine(path: Path, *, pooled: bool = True) -> Engine:
@@ -81,6 +81,10 @@ class DatabaseUnusableError(Exception):
     """The database cannot be used; the text says which, why, and what to do."""
 
 
+class DatabaseNewerError(DatabaseUnusableError):
+    """A newer version of the manager made the database."""
+
+
 @contextmanager
 def only_one(database: Path, name: str) -> Iterator[None]:
     """Be the only process that does what `name` stands for with this database; waits for another one."""
@@ -92,63 +96,99 @@ def only_one(database: Path, name: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def migrate(path: Path) -> None:
-    """Bring the schema of the file to the newest version, or make it.
+def hold_open(database: Path) -> int:
+    """Say that this process has the database open, until the returned descriptor is closed.
 
     Raises:
-        DatabaseUnusableError: its folder is missing, it is not writable, no database, or made by a newer version.
+        DatabaseUnusableError: it is being restored.
     """
-    # Weighs as much as the rest of a small command, and only this needs it.
-    from alembic import command  # noqa: PLC0415 - as said above
-    from alembic.config import Config  # noqa: PLC0415 - as said above
+    descriptor = _open_beside(database, "open")
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise DatabaseUnusableError(f"{database} is being restored now: try again when that is done") from None
+    return descriptor
 
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
-    # As the newest alembic wants it said.
-    config.set_main_option("path_separator", "os")
-    with told(path):
-        # For writing, even when nothing is to be migrated: better told now than with the first report.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
-        with only_one(path, "lock"), _connected(path) as connection:
-            _check_known(path, connection)
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+
+@contextmanager
+def held_open(database: Path) -> Iterator[None]:
+    """Hold the database open meanwhile, see `hold_open`."""
+    descriptor = hold_open(database)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def closed_to_others(database: Path) -> Iterator[None]:
+    """Be the only process that has the database open.
+
+    Raises:
+        DatabaseUnusableError: another one has.
+    """
+    descriptor = _open_beside(database, "open")
+    try:
+        _lock_alone(database, descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock_alone(database: Path, descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DatabaseUnusableError(
+            f"{database} is in use: stop 'kattila-manager serve', 'kattila-manager publish' and its other commands "
+            f"('fuser {database}.open' shows which)"
+        ) from None
 
 
 def check(path: Path) -> None:
     """Check that the file is a database with the newest schema, without making or changing one.
 
     Raises:
-        DatabaseUnusableError: see `migrate`; also when there is none, or one that an older version made.
+        DatabaseUnusableError: it is not writable, no database, or made by an older or a newer version.
     """
-    found = None
-    if path.exists():
-        with told(path), _connected(path) as connection:
-            found = _check_known(path, connection)
-    if found is None:
-        raise DatabaseUnusableError(
-            f"there is no database of kattila-manager at {path}: start 'kattila-manager serve', which makes it, or "
-            "correct MANAGER_DB"
-        )
-    if found != revisions()[-1]:
+    if revision_of(path) != revisions()[-1]:
         raise DatabaseUnusableError(
             f"{path} was made by an older version: start 'kattila-manager serve', which brings it up to date"
         )
 
 
+def revision_of(path: Path) -> str:
+    """Return the revision of a database's schema.
+
+    Raises:
+        DatabaseUnusableError: see `check`, but one of an older version is fine.
+    """
+    found = None
+    if path.exists():
+        with told(path), connected(path) as connection:
+            found = known_revision(path, connection)
+    if found is None:
+        raise DatabaseUnusableError(
+            f"there is no database of kattila-manager at {path}: start 'kattila-manager serve', which makes it, or "
+            "correct MANAGER_DB"
+        )
+    return found
+
+
 def revisions() -> list[str]:
     """Return the revisions of the schema, oldest first: the names of the migrations begin with them."""
-    return sorted(migration.name.partition("_")[0] for migration in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
+    return sorted(migration.name.partition("_")[0] for migration in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
-def _check_known(path: Path, connection: Connection) -> str | None:
-    """Return the revision of a database, None for an empty one; raises DatabaseUnusableError for a later one."""
+def known_revision(path: Path, connection: Connection) -> str | None:
+    """Return the revision of a database, None for an empty one; raises DatabaseNewerError for a later one."""
     with connection.begin():
         table = connection.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").first()
         row = connection.exec_driver_sql("SELECT version_num FROM alembic_version").first() if table else None
     found = None if row is None else str(row[0])
     if found is not None and found not in revisions():
-        raise DatabaseUnusableError(
+        raise DatabaseNewerError(
             f"{path} was made by a newer version of kattila-manager (its schema is {found}, known here is "
             f"{revisions()[-1]}): install that one, or correct MANAGER_DB"
         )
@@ -156,7 +196,8 @@ def _check_known(path: Path, connection: Connection) -> str | None:
 
 
 @contextmanager
-def _connected(path: Path) -> Iterator[Connection]:
+def connected(path: Path) -> Iterator[Connection]:
+    """Open the database for one connection."""
     engine = open_engine(path, pooled=False)
     try:
         with engine.connect() as connection:
@@ -192,10 +233,15 @@ def _open_beside(database: Path, name: str) -> int:
     """Open (and make) the lock file of that name; a command run as root leaves it to the database's owner."""
     path = database.with_name(f"{database.name}.{name}")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    if os.geteuid() == 0:
-        owner = database.stat()
-        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    leave_to_owner(database, descriptor)
     return descriptor
+
+
+def leave_to_owner(database: Path, descriptor: int) -> None:
+    """Give what root made for a database to its owner; before there is one, to the owner of its folder."""
+    if os.geteuid() == 0:
+        owner = (database if database.exists() else database.parent).stat()
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def _prepare(connection: sqlite3.Connection, _record: Any) -> None:

@@ -5,6 +5,7 @@ May live here: which transaction a call is. Not here: the statements (reading, r
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from kattila_manager.store.database import WriteLock, check, only_one, open_engine, told
+from kattila_manager.store.database import WriteLock, check, hold_open, only_one, open_engine, told
 
 _Result = TypeVar("_Result")
 
@@ -21,8 +22,10 @@ class Store:
     """One open database; safe for several threads."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file, which `database.migrate` has made."""
+        """Open the file, which `migrating.migrate` has made. Raises DatabaseUnusableError."""
         self.path = path
+        with told(path):
+            self._held = hold_open(path)
         self.engine = open_engine(path)
         self.lock = WriteLock(path)
 
@@ -44,6 +47,7 @@ class Store:
         """Close all connections."""
         self.engine.dispose()
         self.lock.close()
+        os.close(self._held)
 
 
 def open_existing(path: Path) -> Store:

@@ -1,0 +1,236 @@
+"""Backups of the database: made while others write, checked, and found again by their names.
+
+May live here: copying a database as it is at one moment, and the names and number of copies. Not here: putting one back
+(restoring).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import quote
+
+from kattila_manager import wording
+from kattila_manager.store.database import BUSY_TIMEOUT_SECONDS, held_open, leave_to_owner, only_one
+
+# 8 MiB, so that progress can be told.
+_STEP_PAGES = 2048
+_TOLD_BYTES = 256 * 1024 * 1024
+_MIB = 1024 * 1024
+_TABLES = {"alembic_version", "agents", "reports"}
+_NO_SPACE = "database or disk is full"
+
+Progress = Callable[[str], object]
+
+
+class BackupError(Exception):
+    """A backup could not be made or used; the text says which, why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """One backup: `made_at` is ms UTC, `revision` that of its schema."""
+
+    path: Path
+    made_at: int
+    revision: str
+
+
+def make(database: Path, folder: Path, now: int, progress: Progress, file: Path | None = None) -> Backup:
+    """Copy the database as it is now to `file`, or to a file in `folder` that is named for the moment and the schema.
+
+    Whoever writes meanwhile is not kept waiting. The file is there whole and checked, or not at all.
+
+    Raises:
+        BackupError: the folder is missing, not writable or full, there is such a file, or the database is damaged.
+        sqlite3.Error, OSError: the database cannot be read (see `database.told`).
+    """
+    folder = file.parent if file else folder
+    with held_open(database), only_one(database, "backup"), _part(database, folder) as part:
+        if file:
+            _check_free(file)
+        with closing(_opened(database, "mode=rw")) as source:
+            copy(source, part, progress)
+        revision = checked(part, str(part), progress)
+        target = file or folder / _name(database, now, revision)
+        _check_free(target)
+        put(part, target)
+    return Backup(target, now, revision)
+
+
+def found(database: Path, folder: Path) -> tuple[Backup, ...]:
+    """Return the backups in a folder that are named as `make` names them, newest first; none if it cannot be read."""
+    try:
+        paths = list(folder.iterdir())
+    except OSError:
+        return ()
+    known = [backup for path in paths if (backup := _named(database, path))]
+    return tuple(sorted(known, key=lambda backup: (backup.made_at, backup.path.name), reverse=True))
+
+
+def remove_older(database: Path, folder: Path, keep: int) -> tuple[Backup, ...]:
+    """Remove all but the newest `keep` backups and the newest of each schema, and return those removed.
+
+    Raises:
+        BackupError: one cannot be removed.
+    """
+    backups = found(database, folder)
+    newest = {backup.revision: backup for backup in reversed(backups)}
+    doomed = tuple(backup for backup in backups[keep:] if backup is not newest[backup.revision])
+    with _told(folder):
+        for backup in doomed:
+            backup.path.unlink(missing_ok=True)
+    return doomed
+
+
+def open_copy(path: Path) -> sqlite3.Connection:
+    """Open a backup, or any database that nobody writes, to read it; raises sqlite3.Error."""
+    # Without a log beside it it is complete, and needs no files of SQLite's own in a folder that may be read-only.
+    is_alone = not path.with_name(f"{path.name}-wal").exists()
+    return _opened(path, "mode=ro&immutable=1" if is_alone else "mode=ro")
+
+
+def copy(source: sqlite3.Connection, target: Path, progress: Progress) -> None:
+    """Copy what `source` has open to an empty file, as it is at this moment, into one file that is whole by itself."""
+    # A transaction that reads: without it the copy would begin anew each time that somebody else has committed.
+    source.execute("BEGIN")
+    source.execute("SELECT 1 FROM sqlite_master").fetchone()
+    with closing(sqlite3.connect(target, isolation_level=None)) as copied:
+        # It is no backup before it is synced and has its name.
+        copied.execute("PRAGMA journal_mode=OFF")
+        copied.execute("PRAGMA synchronous=OFF")
+        page_bytes = int(source.execute("PRAGMA page_size").fetchone()[0])
+        source.backup(copied, pages=_STEP_PAGES, progress=_telling(page_bytes, progress))
+        # The source's mode, WAL, was copied as well, and needs more files than this one.
+        copied.execute("PRAGMA journal_mode=DELETE")
+    source.execute("ROLLBACK")
+
+
+def checked(path: Path, shown: str, progress: Progress) -> str:
+    """Return the revision of the schema of a copy that is whole and a database of the manager.
+
+    Raises:
+        BackupError: it is not; `shown` is what its text calls the file.
+    """
+    if path.stat().st_size >= _TOLD_BYTES:
+        progress("checking the copy")
+    try:
+        with closing(open_copy(path)) as connection:
+            wrong = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            row = (
+                connection.execute("SELECT version_num FROM alembic_version").fetchone() if tables >= _TABLES else None
+            )
+    except sqlite3.DatabaseError as error:
+        raise BackupError(f"{shown} is damaged, or no SQLite database ({error})") from None
+    if wrong != "ok":
+        raise BackupError(f"{shown} is damaged ({wrong}); 'kattila-manager check' tells whether the database is, too")
+    if row is None:
+        raise BackupError(f"{shown} is no database of kattila-manager")
+    return str(row[0])
+
+
+def put(part: Path, target: Path) -> None:
+    """Give a copy its name, so that it is there after a power cut."""
+    with part.open("rb") as written:
+        os.fsync(written.fileno())
+    part.rename(target)
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Write the names in a folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check_free(target: Path) -> None:
+    if target.exists():
+        raise BackupError(f"{target} exists: remove it, or choose another name")
+
+
+@contextmanager
+def _part(database: Path, folder: Path) -> Iterator[Path]:
+    with _told(folder), new_part(database, folder) as part:
+        yield part
+
+
+@contextmanager
+def new_part(database: Path, folder: Path) -> Iterator[Path]:
+    """Make an empty file that only its owner may read, and remove it at the end; one that was left over goes first."""
+    part = folder / f"{database.name}.part"
+    part.unlink(missing_ok=True)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        leave_to_owner(database, descriptor)
+        yield part
+    finally:
+        os.close(descriptor)
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Say what errors mean for backups in a folder; raises BackupError in their place."""
+    try:
+        yield
+    except OSError as error:
+        raise BackupError(_words(folder, error)) from None
+    except sqlite3.OperationalError as error:
+        if str(error) != _NO_SPACE:
+            raise
+        raise BackupError(_words(folder, OSError(errno.ENOSPC, ""))) from None
+
+
+def _words(folder: Path, error: OSError) -> str:
+    if error.errno == errno.ENOENT:
+        return f"the folder {folder} does not exist: make it, owned by the user that runs this, or correct BACKUP_DIR"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"there is no space left for a backup in {folder}: make some, or set BACKUP_DIR to another disk"
+    return (
+        f"cannot write a backup to {folder} ({error.strerror}) as uid {os.geteuid()}: correct its owner, or BACKUP_DIR"
+    )
+
+
+def _opened(path: Path, how: str) -> sqlite3.Connection:
+    uri = f"file:{quote(str(path))}?{how}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_SECONDS)
+
+
+def _telling(page_bytes: int, progress: Progress) -> Callable[[int, int, int], None]:
+    told = 0
+
+    def tell(_status: int, remaining: int, total: int) -> None:
+        nonlocal told
+        copied = (total - remaining) * page_bytes
+        if copied - told >= _TOLD_BYTES:
+            told = copied
+            progress(f"{copied // _MIB:,} of {total * page_bytes // _MIB:,} MiB copied")
+
+    return tell
+
+
+def _name(database: Path, now: int, revision: str) -> str:
+    moment = re.sub("[-:]", "", wording.machine_moment(now))
+    return f"{database.stem}-{moment}-schema-{revision}.db"
+
+
+def _named(database: Path, path: Path) -> Backup | None:
+    shape = re.fullmatch(rf"{re.escape(database.stem)}-(\d{{8}}T\d{{6}}Z)-schema-(\w+)\.db", path.name)
+    if shape is None:
+        return None
+    try:
+        made_at = datetime.strptime(shape[1], "%Y%m%dT%H%M%S%z")
+    except ValueError:
+        return None
+    return Backup(path, int(made_at.timestamp()) * 1000, shape[2])
