@@ -130,6 +130,22 @@ class TooManyHops(Refusal):
     title = "The relay path already has its three hops."
 
 
+class NoWay(Refusal):
+    """A relay reaches the manager neither itself nor through others, or what it reached gave no verdict."""
+
+    kind = "no_way"
+    status = 502
+    title = "This agent has no way to the manager at the moment."
+
+
+class BudgetSpent(Refusal):
+    """The time that the caller allows a relay is too short for another attempt."""
+
+    kind = "budget_spent"
+    status = 504
+    title = "The time that the caller allows is spent."
+
+
 class Overloaded(Refusal):
     """More is under way than the server can take now."""
 

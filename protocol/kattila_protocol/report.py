@@ -245,6 +245,20 @@ class CollectorFailure:
 
 
 @dataclass(frozen=True, slots=True)
+class Spool:
+    """What the node could not deliver yet: `waiting` samples of `bytes` on its disk, this one not among them.
+
+    `dropped` counts those that it had to give up since its state folder began: too old, too many, no space, damaged, or
+    refused for good. `oldest_sampled_at` (ms UTC, by the clock of that moment) is of the first that waits.
+    """
+
+    waiting: int
+    bytes: int
+    dropped: int
+    oldest_sampled_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Telemetry:
     """All that one measurement found."""
 
@@ -261,6 +275,7 @@ class Telemetry:
     cuts: tuple[Cut, ...] = ()
     runs: tuple[CollectorRun, ...] = ()
     policy_routes: tuple[PolicyRoute, ...] = ()
+    spool: Spool | None = None
 
 
 @dataclass(frozen=True, slots=True)
