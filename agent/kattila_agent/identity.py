@@ -9,7 +9,6 @@ other's changes. The counters name the id that they belong to: a new id starts a
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from kattila_keys import durable
 from kattila_protocol.errors import Malformed
 from kattila_protocol.names import MAX_COUNTER, checked_counter, checked_id, is_id
 
@@ -101,12 +101,8 @@ class Identity:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         try:
-            lock = _open_lock(self._folder)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with durable.locked(self._folder / _LOCK_FILE, _MODE):
                 yield
-            finally:
-                os.close(lock)
         except OSError as error:
             raise StateError(
                 f"cannot use the state folder {self._folder} ({error.strerror}): it must exist, have space, and belong "
@@ -146,14 +142,7 @@ class Identity:
         self._write(_COUNTERS_FILE, json.dumps(members) + "\n")
 
     def _write(self, name: str, text: str) -> None:
-        aside = self._folder / f"{name}.new"
-        aside.unlink(missing_ok=True)
-        with os.fdopen(_create(aside), "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        aside.replace(self._folder / name)
-        _sync(self._folder)
+        durable.write(self._folder / name, text.encode(), _MODE)
 
 
 def _parse_counters(text: bytes) -> Numbers:
@@ -168,37 +157,3 @@ def _parse_counters(text: bytes) -> Numbers:
         )
     except Malformed as error:
         raise ValueError(error.detail) from error
-
-
-def _open_lock(folder: Path) -> int:
-    path = folder / _LOCK_FILE
-    try:
-        # Open for reading is enough for flock.
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        pass
-    try:
-        return _create(path)
-    except FileExistsError:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _create(path: Path) -> int:
-    """Create a file that everyone may read; root gives it to the owner of its folder.
-
-    So `-dump`, run once as root, leaves nothing behind that the daemon cannot open.
-    """
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
-    os.fchmod(file, _MODE)
-    if os.geteuid() == 0:
-        model = path.parent.stat()
-        os.fchown(file, model.st_uid, model.st_gid)
-    return file
-
-
-def _sync(folder: Path) -> None:
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

@@ -1,1 +1,1 @@
-"""Where the pre-shared key comes from and how it is kept: the one piece of I/O that agent and manager share."""
+"""Where the pre-shared key comes from and how it is kept: the I/O that agent and manager share."""

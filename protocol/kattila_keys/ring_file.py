@@ -1,6 +1,7 @@
 """The ring on disk: one JSON file that only its owner reads, shared by every process that signs or verifies.
 
-May live here: the file, its locks, what it looks like. Not here: when DNS is asked (kattila_keys.refresh).
+May live here: the file, its locks, what it looks like. Not here: how a file is written (kattila_keys.durable), when DNS
+is asked (kattila_keys.refresh).
 
 Beside `ring.json` stand `ring.json.lock` (held while the file is changed, for milliseconds), `ring.json.asking` (held
 by the one process that asks DNS) and, after a damage, the damaged file as `ring.json.damaged-<mtime>`.
@@ -8,7 +9,6 @@ by the one process that asks DNS) and, after a damage, the damaged file as `ring
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kattila_keys import durable
 from kattila_protocol import canonical
 from kattila_protocol.errors import Malformed
 from kattila_protocol.ring import RING_SIZE, Ring, RingEntry
@@ -96,11 +97,11 @@ class RingFile:
             RingFileError: the folder is missing, full or not writable.
         """
         try:
-            with _locked(self._beside("lock")):
+            with durable.locked(self._beside("lock"), _MODE):
                 before = self._read_or_set_aside()
                 after = change(before)
                 if after != before:
-                    self._cached = self._write(after), after
+                    self._cached = _identity(durable.write(self._path, _encode(after), _MODE)), after
         except OSError as error:
             raise _unusable("write", self._path, error) from None
         return after
@@ -113,7 +114,7 @@ class RingFile:
             RingFileError: the folder is missing or not writable.
         """
         try:
-            lock = _lock(self._beside("asking"), wait=wait)
+            lock = durable.lock(self._beside("asking"), _MODE, wait=wait)
         except OSError as error:
             raise _unusable("write", self._path, error) from None
         try:
@@ -150,19 +151,6 @@ class RingFile:
             self._path.rename(aside)
             _log.warning("%s was damaged: moved to %s, and written anew", self._path, aside.name)
             return self._cached[1]
-
-    def _write(self, kept: Kept) -> _Identity:
-        aside = self._beside("new")
-        aside.unlink(missing_ok=True)
-        file = _create(aside, owner_of=self._path)
-        try:
-            _write_whole(file, _encode(kept))
-            identity = _identity(os.fstat(file))
-        finally:
-            os.close(file)
-        aside.replace(self._path)
-        _sync_folder(self._path.parent)
-        return identity
 
 
 def _parse(text: bytes) -> Kept:
@@ -214,64 +202,6 @@ def _narrow(file: int, path: Path) -> None:
         _log.warning("%s had mode %04o, so that others could read the PSK: narrowed to 0600", path, mode)
     except PermissionError:
         _log.warning("%s has mode %04o, so that others can read the PSK: make it 0600 as its owner", path, mode)
-
-
-def _lock(path: Path, *, wait: bool) -> int | None:
-    """Return the open file that holds the lock until it is closed, or None if another one does."""
-    try:
-        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        file = _create_or_open(path)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(file)
-        return None
-    return file
-
-
-def _create_or_open(path: Path) -> int:
-    try:
-        return _create(path, owner_of=path)
-    except FileExistsError:
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    file = _lock(path, wait=True)
-    try:
-        yield
-    finally:
-        if file is not None:
-            os.close(file)
-
-
-def _create(path: Path, *, owner_of: Path) -> int:
-    """Create a file, mode 0600; root gives it to the owner of `owner_of`, or of its folder while that is missing.
-
-    So a command run once as root beside a service leaves nothing that the service cannot read.
-    """
-    model = (owner_of if owner_of.exists() else owner_of.parent).stat()
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
-    os.fchmod(file, _MODE)
-    if os.geteuid() == 0:
-        os.fchown(file, model.st_uid, model.st_gid)
-    return file
-
-
-def _write_whole(file: int, text: bytes) -> None:
-    with os.fdopen(os.dup(file), "wb") as stream:
-        stream.write(text)
-    os.fsync(file)
-
-
-def _sync_folder(folder: Path) -> None:
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def _unusable(verb: str, path: Path, error: OSError) -> RingFileError:
