@@ -96,7 +96,7 @@ def reset_agent(ambient: Ambient, ring: Ring, listen: Listen, agent_id: str) -> 
     target = in_url(listen)
     asked = Reset(agent_id, ambient.nonce(), ambient.now())
     try:
-        status, body = Connection(f"http://{target}").post("/status/reset", reset.seal(asked, ring.current))
+        status, body, _ = Connection(f"http://{target}").post("/status/reset", reset.seal(asked, ring.current))
     except UnreachableError as error:
         raise CommandError(f"no agent answers on {target}: {error}; is it running?") from error
     try:

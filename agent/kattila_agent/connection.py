@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -49,6 +51,14 @@ class Page:
     body: bytes
 
 
+class Reply(NamedTuple):
+    """What a POST brought: the status, the body, and after how many seconds another is welcome (None: not said)."""
+
+    status: int
+    body: bytes
+    retry_after_seconds: int | None = None
+
+
 class Connection:
     """Keep-alive HTTP to one server, without proxies, redirects, cookies or compression. For one thread."""
 
@@ -60,13 +70,13 @@ class Connection:
         self._session = _session(_Adapter(self._sockets, url))
         self._named_address = _named_address(url)
 
-    def post(self, path: str, body: bytes) -> tuple[int, bytes]:
-        """Post JSON and return the status and the body of the answer.
+    def post(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> Reply:
+        """Post JSON and return the answer.
 
         Raises:
             UnreachableError: no connection, no answer in time, or one over 256 KiB.
         """
-        return self._in_time(lambda cut_off: self._post_again_if_closed(path, body, cut_off))
+        return self._in_time(lambda cut_off: self._post_again_if_closed(path, body, headers or {}, cut_off))
 
     def get(self, path: str) -> Page:
         """Get a page; raises UnreachableError as `post` does."""
@@ -93,22 +103,32 @@ class Connection:
                 raise UnreachableError(late)
             return answer
 
-    def _post_again_if_closed(self, path: str, body: bytes, cut_off: threading.Event) -> tuple[int, bytes]:
+    def _post_again_if_closed(
+        self, path: str, body: bytes, headers: Mapping[str, str], cut_off: threading.Event
+    ) -> Reply:
         kept_alive = bool(self._sockets)
         try:
-            return self._post(path, body)
+            return self._post(path, body, headers)
         except requests.ConnectionError:
             # A server may close a kept connection at any moment. The same body again is a duplicate at worst.
             if not kept_alive or cut_off.is_set():
                 raise
             self._session.close()
-        return self._post(path, body)
+        return self._post(path, body, headers)
 
-    def _post(self, path: str, body: bytes) -> tuple[int, bytes]:
+    def _post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
         with self._session.post(
-            self._url + path, data=body, timeout=(CONNECT_SECONDS, READ_SECONDS), allow_redirects=False, stream=True
+            self._url + path,
+            data=body,
+            headers=headers,
+            timeout=(CONNECT_SECONDS, READ_SECONDS),
+            allow_redirects=False,
+            stream=True,
         ) as response:
-            return response.status_code, _read_bounded(response)
+            retry_after = response.headers.get("Retry-After", "")
+            # The other form of RFC 9110, section 10.2.3, is a date, which our servers do not send.
+            seconds = int(retry_after) if re.fullmatch(r"[0-9]{1,6}", retry_after) else None
+            return Reply(response.status_code, _read_bounded(response), seconds)
 
     def _get(self, path: str) -> Page:
         with self._session.get(
@@ -209,6 +229,27 @@ def _pool_classes(sockets: _Sockets) -> dict[str, type[HTTPConnectionPool]]:
         ConnectionCls = KnownTls
 
     return {"http": Pool, "https": TlsPool}
+
+
+class Connections:
+    """A few connections to one server, for several threads; each request takes one that is idle, or a new one."""
+
+    def __init__(self, url: str, *, total_seconds: float) -> None:
+        """Take the server's URL. Opens nothing yet."""
+        self._url = url
+        self._total_seconds = total_seconds
+        self._idle: SimpleQueue[Connection] = SimpleQueue()
+
+    def post(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> Reply:
+        """Post as a Connection does."""
+        try:
+            connection = self._idle.get_nowait()
+        except Empty:
+            connection = Connection(self._url, total_seconds=self._total_seconds)
+        try:
+            return connection.post(path, body, headers)
+        finally:
+            self._idle.put(connection)
 
 
 def in_url(listen: Listen) -> str:

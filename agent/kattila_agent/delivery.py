@@ -69,7 +69,7 @@ class Manager:
 
     def _post(self, path: str, body: bytes, nonce: str, ring: Ring) -> Outcome:
         try:
-            status, answer = self._connection.post(path, body)
+            status, answer, _ = self._connection.post(path, body)
         except UnreachableError as error:
             return Unreachable(str(error))
         try:

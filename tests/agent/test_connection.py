@@ -92,8 +92,8 @@ def test_what_is_sent_and_read() -> None:
         thread = threading.Thread(target=serve)
         thread.start()
         connection = Connection(f"http://127.0.0.1:{listening.getsockname()[1]}/below")
-        assert connection.post("/status/updates", b'{"a":1}') == (200, b"{}")
-        assert connection.post("/status/updates", b"{}") == (200, b"{}")
+        assert connection.post("/status/updates", b'{"a":1}') == (200, b"{}", None)
+        assert connection.post("/status/updates", b"{}") == (200, b"{}", None)
         thread.join()
         connection.close()
     assert requests[0].startswith(b"POST /below/status/updates HTTP/1.1\r\n")
@@ -151,7 +151,7 @@ def test_a_redirect_is_not_followed() -> None:
 
     with serving(answer) as address:
         connection = Connection(f"http://{address}")
-        assert connection.post("/", b"{}") == (307, b"")
+        assert connection.post("/", b"{}") == (307, b"", None)
         connection.close()
 
 
@@ -161,7 +161,7 @@ def test_a_compressed_answer_is_not_unpacked() -> None:
 
     with serving(answer) as address:
         connection = Connection(f"http://{address}")
-        assert connection.post("/", b"{}") == (200, b"\x1f\x8b\x08\x00")
+        assert connection.post("/", b"{}") == (200, b"\x1f\x8b\x08\x00", None)
         connection.close()
 
 
@@ -198,8 +198,8 @@ def test_tls_with_a_private_authority(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("SSL_CERT_FILE", str(cert))
     with serving(answer, wrap) as address:
         connection = Connection(f"https://{address}")
-        assert connection.post("/", b"{}") == (200, b"{}")
-        assert connection.post("/", b"{}") == (200, b"{}")
+        assert connection.post("/", b"{}") == (200, b"{}", None)
+        assert connection.post("/", b"{}") == (200, b"{}", None)
         connection.close()
 
 
