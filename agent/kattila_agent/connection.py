@@ -13,7 +13,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
 from queue import Empty, SimpleQueue
@@ -60,27 +60,37 @@ class Reply(NamedTuple):
 
 
 class Connection:
-    """Keep-alive HTTP to one server, without proxies, redirects, cookies or compression. For one thread."""
+    """Keep-alive HTTP to one server, without proxies, redirects, cookies or compression. For one thread.
 
-    def __init__(self, url: str, *, total_seconds: float = TOTAL_SECONDS) -> None:
+    A request takes `total_seconds` at most. Only resolving a name, and then trying each of its addresses for
+    `connect_seconds`, may go beyond that.
+    """
+
+    def __init__(
+        self, url: str, *, total_seconds: float = TOTAL_SECONDS, connect_seconds: float = CONNECT_SECONDS
+    ) -> None:
         """Take the server's URL, to which paths are appended. Opens nothing yet."""
         self._url = url
         self._total_seconds = total_seconds
+        self._connect_seconds = connect_seconds
         self._sockets = _Sockets()
         self._session = _session(_Adapter(self._sockets, url))
         self._named_address = _named_address(url)
 
-    def post(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> Reply:
-        """Post JSON and return the answer.
+    def post(
+        self, path: str, body: bytes, headers: Mapping[str, str] | None = None, *, total_seconds: float | None = None
+    ) -> Reply:
+        """Post JSON and return the answer; `total_seconds` is for this request alone.
 
         Raises:
             UnreachableError: no connection, no answer in time, or one over 256 KiB.
         """
-        return self._in_time(lambda cut_off: self._post_again_if_closed(path, body, headers or {}, cut_off))
+        given = {"data": body, "headers": headers}
+        return self._in_time(lambda request: self._post_again_if_closed(path, given, request), total_seconds)
 
-    def get(self, path: str) -> Page:
+    def get(self, path: str, parameters: Mapping[str, str] | None = None) -> Page:
         """Get a page; raises UnreachableError as `post` does."""
-        return self._in_time(lambda _cut_off: self._get(path))
+        return self._in_time(lambda request: self._get(path, parameters, request), None)
 
     @property
     def address(self) -> str | None:
@@ -91,66 +101,52 @@ class Connection:
         """Close what is open; the next request opens it again."""
         self._session.close()
 
-    def _in_time(self, request: Callable[[threading.Event], _Answer]) -> _Answer:
-        with self._bounded() as cut_off:
-            late = f"no whole answer within {self._total_seconds:g} s"
+    def _in_time(self, ask: Callable[[_Request], _Answer], total_seconds: float | None) -> _Answer:
+        request = _Request(self._total_seconds if total_seconds is None else total_seconds)
+        with self._sockets.cut_off_in_time(request):
+            late = f"no whole answer within {request.total_seconds:g} s"
             try:
-                answer = request(cut_off)
+                answer = ask(request)
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-                raise UnreachableError(late if cut_off.is_set() else _reason(error)) from error
-            if cut_off.is_set():
+                raise UnreachableError(late if request.is_cut_off else _reason(error)) from error
+            if request.is_cut_off:
                 # An answer that was cut off in its first lines looks like an empty one.
                 raise UnreachableError(late)
             return answer
 
-    def _post_again_if_closed(
-        self, path: str, body: bytes, headers: Mapping[str, str], cut_off: threading.Event
-    ) -> Reply:
+    def _post_again_if_closed(self, path: str, given: Mapping[str, Any], request: _Request) -> Reply:
         kept_alive = bool(self._sockets)
         try:
-            return self._post(path, body, headers)
+            return self._post(path, given, request)
         except requests.ConnectionError:
             # A server may close a kept connection at any moment. The same body again is a duplicate at worst.
-            if not kept_alive or cut_off.is_set():
+            if not kept_alive or request.is_cut_off:
                 raise
             self._session.close()
-        return self._post(path, body, headers)
+        return self._post(path, given, request)
 
-    def _post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
-        with self._session.post(
-            self._url + path,
-            data=body,
-            headers=headers,
-            timeout=(CONNECT_SECONDS, READ_SECONDS),
-            allow_redirects=False,
-            stream=True,
-        ) as response:
+    def _post(self, path: str, given: Mapping[str, Any], request: _Request) -> Reply:
+        with self._session.post(self._url + path, **given, **self._bounds(request)) as response:
             retry_after = response.headers.get("Retry-After", "")
             # The other form of RFC 9110, section 10.2.3, is a date, which our servers do not send.
             seconds = int(retry_after) if re.fullmatch(r"[0-9]{1,6}", retry_after) else None
             return Reply(response.status_code, _read_bounded(response), seconds)
 
-    def _get(self, path: str) -> Page:
-        with self._session.get(
-            self._url + path, timeout=(CONNECT_SECONDS, READ_SECONDS), allow_redirects=False, stream=True
-        ) as response:
+    def _get(self, path: str, parameters: Mapping[str, str] | None, request: _Request) -> Page:
+        with self._session.get(self._url + path, params=parameters, **self._bounds(request)) as response:
             return Page(response.status_code, response.headers.get("Server", ""), _read_bounded(response))
 
-    @contextmanager
-    def _bounded(self) -> Iterator[threading.Event]:
-        cut_off = threading.Event()
+    def _bounds(self, request: _Request) -> dict[str, Any]:
+        timeout = min(self._connect_seconds, request.total_seconds), min(READ_SECONDS, request.total_seconds)
+        return {"timeout": timeout, "allow_redirects": False, "stream": True}
 
-        def cut() -> None:
-            cut_off.set()
-            self._sockets.shut_down()
 
-        timer = threading.Timer(self._total_seconds, cut)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield cut_off
-        finally:
-            timer.cancel()
+@dataclass(slots=True)
+class _Request:
+    """A request that is under way: its time, and whether that is over."""
+
+    total_seconds: float
+    is_cut_off: bool = False
 
 
 class _Sockets:
@@ -163,6 +159,7 @@ class _Sockets:
         self._open: set[socket.socket] = set()
         self.address: str | None = None
         self._lock = threading.Lock()
+        self._under_way: _Request | None = None
 
     def __bool__(self) -> bool:
         return bool(self._open)
@@ -172,6 +169,9 @@ class _Sockets:
         self.address = _address(duplicate.getpeername())
         with self._lock:
             self._open.add(duplicate)
+            if self._under_way is not None and self._under_way.is_cut_off:
+                # Connected at last, but too late.
+                _shut_down(duplicate)
         return duplicate
 
     def remove(self, duplicate: socket.socket) -> None:
@@ -179,13 +179,34 @@ class _Sockets:
             self._open.discard(duplicate)
             duplicate.close()
 
-    def shut_down(self) -> None:
+    @contextmanager
+    def cut_off_in_time(self, request: _Request) -> Iterator[None]:
+        """Shut the connection down, and any that is opened afterwards, when the request's time is over."""
+        timer = threading.Timer(request.total_seconds, self._cut_off, (request,))
+        timer.daemon = True
         with self._lock:
+            self._under_way = request
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            with self._lock:
+                self._under_way = None
+
+    def _cut_off(self, request: _Request) -> None:
+        with self._lock:
+            # The timer may come just when the request has ended, and the next one has begun.
+            if self._under_way is not request:
+                return
+            request.is_cut_off = True
             for duplicate in self._open:
-                try:
-                    duplicate.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    continue  # Closed by the other end already.
+                _shut_down(duplicate)
+
+
+def _shut_down(duplicate: socket.socket) -> None:
+    with suppress(OSError):  # Closed by the other end already.
+        duplicate.shutdown(socket.SHUT_RDWR)
 
 
 class _Adapter(HTTPAdapter):
@@ -240,14 +261,16 @@ class Connections:
         self._total_seconds = total_seconds
         self._idle: SimpleQueue[Connection] = SimpleQueue()
 
-    def post(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> Reply:
+    def post(
+        self, path: str, body: bytes, headers: Mapping[str, str] | None = None, *, total_seconds: float | None = None
+    ) -> Reply:
         """Post as a Connection does."""
         try:
             connection = self._idle.get_nowait()
         except Empty:
             connection = Connection(self._url, total_seconds=self._total_seconds)
         try:
-            return connection.post(path, body, headers)
+            return connection.post(path, body, headers, total_seconds=total_seconds)
         finally:
             self._idle.put(connection)
 

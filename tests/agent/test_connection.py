@@ -7,9 +7,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from socket import SHUT_RDWR, create_server, socket
+from socket import SHUT_RDWR, create_server, getaddrinfo, socket
+from typing import Any
 
 import pytest
 
@@ -20,8 +21,13 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 
 @contextmanager
-def serving(answer: Callable[[socket], None], wrap: Callable[[socket], socket] = lambda plain: plain) -> Iterator[str]:
-    """Run a server that reads each request whole and leaves its answer to the test."""
+def serving(
+    answer: Callable[[socket], None],
+    wrap: Callable[[socket], socket] = lambda plain: plain,
+    keep: list[bytes] | None = None,
+) -> Iterator[str]:
+    """Run a server that reads each request whole, keeps it if asked to, and leaves its answer to the test."""
+    kept = [] if keep is None else keep
     with create_server(("127.0.0.1", 0)) as listening:
         listening.settimeout(10)
 
@@ -31,7 +37,8 @@ def serving(answer: Callable[[socket], None], wrap: Callable[[socket], socket] =
                     plain, _ = listening.accept()
                     plain.settimeout(10)
                     with wrap(plain) as connection:
-                        while read_request(connection):
+                        while request := read_request(connection):
+                            kept.append(request)
                             answer(connection)
             except OSError:
                 return
@@ -125,6 +132,57 @@ def test_an_answer_that_drips_is_cut_off(answer: Callable[[socket], None]) -> No
         began = time.monotonic()
         assert failure(f"http://{address}", total_seconds=1.0) == "no whole answer within 1 s"
         assert time.monotonic() - began < 2
+
+
+def test_one_request_may_have_less_time_than_the_others() -> None:
+    with serving(lambda connection: time.sleep(1.5)) as address, closing(Connection(f"http://{address}")) as connection:
+        began = time.monotonic()
+        with pytest.raises(UnreachableError, match=r"within 0\.5 s"):
+            connection.post("/", b"{}", total_seconds=0.5)
+        assert time.monotonic() - began < 1.4
+
+
+def test_a_connection_that_never_comes_about_is_given_up_in_time() -> None:
+    with create_server(("127.0.0.1", 0), backlog=0) as full:
+        # What does not fit into the backlog gets no answer at all.
+        waiting = [socket() for _ in range(4)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(full.getsockname())
+        url = f"http://127.0.0.1:{full.getsockname()[1]}"
+        began = time.monotonic()
+        for connection in (Connection(url, total_seconds=0.5), Connection(url, connect_seconds=0.5)):
+            with closing(connection), pytest.raises(UnreachableError):
+                connection.get("/")
+        assert time.monotonic() - began < 2.5
+        for each in waiting:
+            each.close()
+
+
+def test_a_connection_that_comes_about_too_late_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*arguments: Any) -> Any:
+        time.sleep(1)
+        return getaddrinfo(*arguments)
+
+    monkeypatch.setattr("socket.getaddrinfo", slow)
+    with serving(lambda connection: time.sleep(3)) as address:
+        began = time.monotonic()
+        assert failure(f"http://{address}", total_seconds=0.5) == "no whole answer within 0.5 s"
+        assert time.monotonic() - began < 2.5
+
+
+def test_parameters_are_escaped() -> None:
+    asked: list[bytes] = []
+
+    def answer(connection: socket) -> None:
+        connection.sendall(HEAD + b"Content-Length: 0\r\n\r\n")
+
+    with (
+        serving(answer, keep=asked) as address,
+        closing(Connection(f"http://{address}")) as connection,
+    ):
+        assert connection.get("/status/peer", {"to": "2001:db8::1", "hmac": "a&b=c d"}).status == 200
+    assert asked[0].startswith(b"GET /status/peer?to=2001%3Adb8%3A%3A1&hmac=a%26b%3Dc+d HTTP/1.1\r\n")
 
 
 @pytest.mark.parametrize(
