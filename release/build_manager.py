@@ -79,8 +79,11 @@ def version() -> str:
 
 def _files(wheels: Iterable[Path]) -> dict[str, bytes]:
     contents = {wheel.name: wheel.read_bytes() for wheel in wheels}
-    lines = sorted(_pin(name, content) for name, content in contents.items() if _project(name) != _INSTALLER)
+    (installer,) = (contents.pop(name) for name in list(contents) if _project(name) == _INSTALLER)
+    lines = sorted(_pin(name, content) for name, content in contents.items())
     return {f"wheels/{name}": content for name, content in contents.items()} | {
+        # It is run as it is, and whoever installs need not know its version.
+        "pip.whl": installer,
         "requirements.txt": "".join(lines).encode(),
         "VERSION": f"{version()}\n".encode(),
     }

@@ -216,12 +216,11 @@ def prove_manager(root: Root, built: Path, python: str) -> None:
     with root.folder() as folder:
         with tarfile.open(tarball) as file:
             file.extractall(root.outside(folder), filter="data")
-        (pip,) = root.outside(folder).glob("wheels/pip-*.whl")
         program = f"{folder}/venv/bin/kattila-manager"
         root.run("python3", "-m", "venv", "--without-pip", f"{folder}/venv")
         offline = ("--no-index", "--find-links", f"{folder}/wheels", "--require-hashes", "--no-cache-dir", "--quiet")
-        wheel = f"{folder}/wheels/{pip.name}/pip"
-        root.run(f"{folder}/venv/bin/python", wheel, "install", *offline, "-r", f"{folder}/requirements.txt")
+        installer = (f"{folder}/venv/bin/python", f"{folder}/pip.whl/pip")
+        root.run(*installer, "install", *offline, "-r", f"{folder}/requirements.txt")
         said = root.run(program, "--version").strip()
         healthy = json.loads(root.run(f"{folder}/venv/bin/python", "-c", SERVE, program, folder))
     expect(healthy == {"status": "ok", "version": manager_version()}, f"{root}: {healthy}")

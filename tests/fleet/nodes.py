@@ -20,7 +20,7 @@ from fleet.plan import LAB, underlay
 from fleet.system import LabError, kill_all, members, remove_groups, run
 from fleet.up import BOOT_SECONDS, await_ssh, boot, control_environment, inside, remote
 
-PLAYBOOKS = here().checkout / "playbooks"
+ROLL_OUT = here().checkout / "playbooks" / "site.yml"
 AGENTS = tuple(node.name for node in LAB.agents)
 NODES = tuple(node.name for node in LAB.nodes)
 

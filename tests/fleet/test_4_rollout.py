@@ -6,13 +6,13 @@ import time
 
 import pytest
 
-from fleet.nodes import AGENTS, PLAYBOOKS, Fleet, Run
+from fleet.nodes import AGENTS, ROLL_OUT, Fleet, Run
 from fleet.plan import LAB
 
 FRESH_SECONDS = 60
 HOSTS = {LAB.manager, *AGENTS}
 
-pytestmark = pytest.mark.skipif(not PLAYBOOKS.exists(), reason="the playbooks are not there yet")
+pytestmark = pytest.mark.skipif(not ROLL_OUT.exists(), reason="the roll-out is not there yet")
 
 
 @pytest.fixture(scope="session")

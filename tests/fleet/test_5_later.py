@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import pytest
 
-from fleet.nodes import AGENTS, PLAYBOOKS, Fleet
+from fleet.nodes import AGENTS, ROLL_OUT, Fleet
 from fleet.plan import LAB
 
 AGAIN_SECONDS = 90
@@ -16,7 +16,7 @@ TOLD_APART_SECONDS = 240
 ID = "cat /var/lib/kattila-agent/agent_id.txt"
 Answer = TypeVar("Answer")
 
-pytestmark = pytest.mark.skipif(not PLAYBOOKS.exists(), reason="the playbooks are not there yet")
+pytestmark = pytest.mark.skipif(not ROLL_OUT.exists(), reason="the roll-out is not there yet")
 
 
 @pytest.fixture(scope="module", autouse=True)

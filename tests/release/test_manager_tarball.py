@@ -38,11 +38,10 @@ def program(tarball: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with tarfile.open(tarball) as file:
         file.extractall(unpacked, filter="data")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
-    (pip,) = (unpacked / "wheels").glob("pip-*.whl")
     words = ["install", "--no-index", "--find-links", "wheels", "--require-hashes", "--quiet", "-r", "requirements.txt"]
     with new_namespace() as cut_off:
         done = subprocess.run(
-            cut_off.command(str(venv / "bin" / "python"), f"{pip}/pip", *words),
+            cut_off.command(str(venv / "bin" / "python"), str(unpacked / "pip.whl" / "pip"), *words),
             cwd=unpacked,
             env={"HOME": "/nonexistent", "PATH": os.defpath, "PIP_CONFIG_FILE": os.devnull},
             capture_output=True,
@@ -68,17 +67,17 @@ def test_what_is_in_it(tarball: Path) -> None:
         assert listed is not None and version is not None
         requirements, version_line = listed.read().decode(), version.read()
     assert version_line == f"{VERSION}\n".encode()
-    assert [name for name in names if not name.startswith("wheels/")] == ["VERSION", "requirements.txt"]
+    assert [name for name in names if not name.startswith("wheels/")] == ["VERSION", "pip.whl", "requirements.txt"]
     pinned = pins(ROOT / "requirements" / "manager.txt").keys() | {"kattila-manager", "kattila-protocol"}
     assert {line.partition("==")[0] for line in requirements.splitlines()} == pinned
-    assert len(names) == len(pinned) + len(["pip", "VERSION", "requirements.txt"])
+    assert len(names) == len(pinned) + len(["VERSION", "pip.whl", "requirements.txt"])
 
 
 @pytest.mark.parametrize("arch", MACHINES)
 def test_another_python_and_machine(arch: str, tmp_path: Path) -> None:
     (path,) = build_manager.build(["3.13"], [arch], tmp_path)
     with tarfile.open(path) as file:
-        compiled = [name for name in file.getnames() if name.endswith(".whl") and "-none-any" not in name]
+        compiled = [name for name in file.getnames() if name.startswith("wheels/") and "-none-any" not in name]
     assert compiled
     assert [name for name in compiled if "-cp313-" not in name or not name.endswith(f"_{MACHINES[arch]}.whl")] == []
 
