@@ -48,12 +48,16 @@ def refused(refusal: Refusal, highest_tick: int = 0, highest_sample: int = 0) ->
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A report as kept in the audit log; `data` is byte for byte what was signed, `mac` its MAC in hex."""
+    """A report as kept in the audit log; `data` is byte for byte what was signed, `mac` its MAC in hex.
+
+    `sampled_at` is when it was measured, by our clock (ms UTC), if it came late; None: it came in its order.
+    """
 
     agent_id: str
     sample: int
     tick: int
     received_at: int
+    sampled_at: int | None
     fingerprint: str
     relay_path: tuple[str, ...]
     mac: str
@@ -62,7 +66,11 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """One row of the fleet registry. Moments are ms UTC, `clock_offset` is the agent's clock less ours in ms."""
+    """One row of the fleet registry. Moments are ms UTC, `clock_offset` is the agent's clock less ours in ms.
+
+    `waiting` samples lie on its disk, `dropped` ones were given up (None: it does not tell); `dropped_at` is when it
+    told of more of these, and `dropped_after` when it was heard of before that (None: never).
+    """
 
     ref: int
     agent_id: str
@@ -76,6 +84,10 @@ class Agent:
     relay_path: tuple[str, ...]
     latest_report_id: int | None
     instead_of: str | None
+    waiting: int | None
+    dropped: int | None
+    dropped_at: int | None
+    dropped_after: int | None
 
 
 @dataclass(frozen=True, slots=True)

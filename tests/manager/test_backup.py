@@ -18,7 +18,8 @@ from support.small_disk import small_disk
 from support.store import sqlite
 
 ONE = node(1)
-NAME = "kattila_manager-*-schema-0001.db"
+SCHEMA = database.revisions()[-1]
+NAME = f"kattila_manager-*-schema-{SCHEMA}.db"
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_a_backup_holds_all_under_a_name_that_tells_moment_and_schema(
     made = json.loads(run(manager, "backup", "--json").stdout)
     [path] = folder.glob(NAME)
     assert made["file"] == str(path)
-    assert (made["schema"], made["bytes"], made["removed"]) == ("0001", path.stat().st_size, [])
+    assert (made["schema"], made["bytes"], made["removed"]) == (SCHEMA, path.stat().st_size, [])
     assert dump(path) == dump(manager.database)
     assert path.stat().st_mode & 0o777 == 0o600
     assert list(folder.iterdir()) == [path], "it is one file"
@@ -118,7 +119,7 @@ def test_keep_removes_older_ones_of_its_own_naming_only(manager: Manager, fleet:
     others = [
         folder / "notes.db",
         folder / "other-20260101T000000Z-schema-0001.db",
-        folder / "kattila_manager-20269901T000000Z-schema-0001.db",
+        folder / f"kattila_manager-20269901T000000Z-schema-{SCHEMA}.db",
     ]
     for path in old + others:
         path.touch()
@@ -222,7 +223,7 @@ def test_a_restore_takes_a_backup_from_a_folder_that_may_not_be_written(
 ) -> None:
     run(manager, "backup")
     folder.chmod(0o555)
-    assert "schema 0001" in run(manager, "restore", "--latest").stdout
+    assert f"schema {SCHEMA}" in run(manager, "restore", "--latest").stdout
     folder.chmod(0o755)
 
 

@@ -78,8 +78,19 @@ def telemetry(sender: Node, *, seed: int = 0) -> Telemetry:
     )
 
 
-def report(sender: Node, sample: int, now: int, *, tick: int | None = None, nonce: str | None = None) -> Report:
-    """Return a report as signed at `now` (ms UTC); its tick is its sample unless given."""
+def report(
+    sender: Node,
+    sample: int,
+    now: int,
+    *,
+    tick: int | None = None,
+    nonce: str | None = None,
+    sampled_at: int | None = None,
+) -> Report:
+    """Return a report as signed at `now` (ms UTC), and measured then unless told; its tick is its sample unless given.
+
+    One out of the spool has another tick, and an earlier `sampled_at`.
+    """
     number = sample if tick is None else tick
     return Report(
         agent_id=sender.agent_id,
@@ -87,7 +98,7 @@ def report(sender: Node, sample: int, now: int, *, tick: int | None = None, nonc
         tick=number,
         nonce=nonce or nonce_of(sender, sample, number),
         timestamp=now,
-        sampled_at=now,
+        sampled_at=now if sampled_at is None else sampled_at,
         boot_id=sender.boot_id,
         telemetry=telemetry(sender, seed=sample),
     )
@@ -96,6 +107,15 @@ def report(sender: Node, sample: int, now: int, *, tick: int | None = None, nonc
 def sealed(said: Report, key: Key = KEY, recipient: str = MANAGER) -> bytes:
     """Return the body that carries a report."""
     return sealed_bytes(canonical.encode(said), key, recipient)
+
+
+def relayed(said: Report, *relays: Node, key: Key = KEY) -> bytes:
+    """Return the body that carries a report to the manager through these relays, the origin's first one first."""
+    ids = [relay.agent_id for relay in relays]
+    carried = envelope.seal(canonical.encode(said), key, ids[0])
+    for relay_id, recipient in zip(ids, [*ids[1:], MANAGER], strict=True):
+        carried = envelope.pass_on(carried, relay_id, key, recipient)
+    return carried.to_bytes()
 
 
 def sealed_bytes(data: bytes, key: Key = KEY, recipient: str = MANAGER) -> bytes:

@@ -36,6 +36,10 @@ def agent(number: int, **changes: Any) -> Agent:
         "relay_path": (),
         "latest_report_id": number,
         "instead_of": None,
+        "waiting": None,
+        "dropped": None,
+        "dropped_at": None,
+        "dropped_after": None,
     }
     return Agent(**members | changes)
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from kattila_manager import inbox
 from kattila_manager.records import Filed, Incoming
-from kattila_manager.store import migrating
+from kattila_manager.store import database, migrating
 from kattila_manager.store.store import Store
 from kattila_manager.store.writer import Writer
 from support.reports import KEY, RING
@@ -30,6 +30,25 @@ def new_database(folder: Path) -> Path:
     path = folder / "kattila_manager.db"
     migrating.migrate(path, folder, 0)
     return path
+
+
+def older_database(folder: Path, revision: str) -> Path:
+    """Make a database as an older version of the manager made it."""
+    path = folder / "kattila_manager.db"
+    with database.connected(path) as connection:
+        migrating.upgrade(connection, revision)
+    return path
+
+
+def copy_rows(source: Path, target: Path) -> None:
+    """Fill the tables of an older database with what a newer one holds, as far as they have columns for it."""
+    with sqlite(target) as connection, connection:
+        connection.execute("ATTACH ? AS source", (str(source),))
+        tables = [name for (name,) in connection.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'")]
+        # Agents first, which the others refer to.
+        for table in sorted(set(tables) - {"alembic_version"}, key=lambda name: (name != "agents", name)):
+            columns = ", ".join(f'"{row[1]}"' for row in connection.execute(f"PRAGMA main.table_info({table})"))
+            connection.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM source.{table}")
 
 
 def resolve(answers: Sequence[tuple[Any, Filed]]) -> None:

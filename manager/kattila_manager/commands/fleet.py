@@ -138,6 +138,7 @@ def _with_envelope(record: Record) -> bytes:
         "relay_path": record.relay_path,
         "fingerprint": record.fingerprint,
         "received_at": record.received_at,
+        "sampled_at": record.sampled_at,
     }
     # DATA is put in as it is: encoding it again might change it.
     return b'{"data":' + record.data + b"," + canonical.encode(kept)[1:] + b"\n"

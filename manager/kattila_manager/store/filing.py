@@ -19,11 +19,13 @@ from kattila_manager.store.schema import for_driver, reports
 from kattila_manager.store.states import State
 from kattila_protocol.errors import IdentityConflict, IdentityUnproven, Refusal, Replay, Superseded
 from kattila_protocol.freshness import Freshness
-from kattila_protocol.report import Report
+from kattila_protocol.report import Report, Spool
 from kattila_protocol.verdict import ACCEPTED, DUPLICATE
 
 _INSERT = for_driver(insert(reports))
 _LAST_ID = select(func.max(reports.c.id))
+# A sample is on its way, through relays too, for seconds; one signed later than this was kept in between.
+PROMPT_MS = 60 * 1000
 
 
 class Filing:
@@ -100,6 +102,7 @@ class Filing:
                 incoming.report.sample,
                 incoming.report.tick,
                 incoming.received_at,
+                _sampled_at(state, incoming),
                 bytes.fromhex(incoming.fingerprint),
                 incoming.mac,
                 ",".join(incoming.relay_path) or None,
@@ -130,8 +133,23 @@ def hostname_of(report: Report) -> str:
     return report.telemetry.system.hostname if report.telemetry.system else ""
 
 
-def _advance(state: State, incoming: Incoming, report_id: int) -> None:
+def _sampled_at(state: State, incoming: Incoming) -> int | None:
+    """Return when a sample that comes late was measured, by our clock; None if it comes in its order.
+
+    Late is what lies below the highest sample that is known, and what was signed long after it was measured. Both of
+    these moments are the sender's, so that the difference holds whatever its clock shows.
+    """
     report = incoming.report
+    age = report.timestamp - report.sampled_at
+    if report.sample > state.highest_sample and age <= PROMPT_MS:
+        return None
+    return max(0, incoming.received_at - max(0, age))
+
+
+def _advance(state: State, incoming: Incoming, report_id: int) -> None:
+    """Take over what a report tells: of the message if its tick is the highest, of the node if its sample is."""
+    report = incoming.report
+    heard_before = state.last_seen_at if state.highest_sample else None
     state.window = windows.add(state.window, state.highest_tick, report.tick, report.nonce)
     if report.tick > state.highest_tick:
         state.highest_tick = report.tick
@@ -145,3 +163,13 @@ def _advance(state: State, incoming: Incoming, report_id: int) -> None:
         if report.telemetry.system is not None:
             state.hostname = report.telemetry.system.hostname
             state.agent_version = report.telemetry.system.agent_version
+        _advance_spool(state, report.telemetry.spool, incoming.received_at, heard_before)
+
+
+def _advance_spool(state: State, spool: Spool | None, now: int, heard_before: int | None) -> None:
+    state.waiting = None if spool is None else max(0, spool.waiting)
+    dropped = state.dropped if spool is None else max(0, spool.dropped)
+    # One that fell began anew, with another state folder.
+    if dropped and dropped != state.dropped:
+        state.dropped_at, state.dropped_after = now, heard_before
+    state.dropped = dropped

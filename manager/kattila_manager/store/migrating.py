@@ -9,6 +9,8 @@ import logging
 import os
 from pathlib import Path
 
+from sqlalchemy import Connection
+
 from kattila_manager.store import backups, database
 from kattila_manager.store.database import told
 
@@ -23,6 +25,18 @@ def migrate(path: Path, backup_dir: Path, now: int) -> None:
             DatabaseNewerError if a newer version made it.
         BackupError: it could not be backed up, and was left as it is.
     """
+    with told(path):
+        # For writing, even when nothing is to be migrated: better told now than with the first report.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
+        with database.held_open(path), database.only_one(path, "lock"), database.connected(path) as connection:
+            found = database.known_revision(path, connection)
+            if found not in (None, database.revisions()[-1]):
+                _keep(path, backup_dir, now)
+            upgrade(connection, database.revisions()[-1])
+
+
+def upgrade(connection: Connection, revision: str) -> None:
+    """Bring the schema of an open database up to a revision."""
     # Weighs as much as the rest of a small command, and only this needs it.
     from alembic import command  # noqa: PLC0415 - as said above
     from alembic.config import Config  # noqa: PLC0415 - as said above
@@ -31,15 +45,8 @@ def migrate(path: Path, backup_dir: Path, now: int) -> None:
     config.set_main_option("script_location", str(database.MIGRATIONS))
     # As the newest alembic wants it said.
     config.set_main_option("path_separator", "os")
-    with told(path):
-        # For writing, even when nothing is to be migrated: better told now than with the first report.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
-        with database.held_open(path), database.only_one(path, "lock"), database.connected(path) as connection:
-            found = database.known_revision(path, connection)
-            if found not in (None, database.revisions()[-1]):
-                _keep(path, backup_dir, now)
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
 
 
 def _keep(path: Path, backup_dir: Path, now: int) -> None:

@@ -27,6 +27,10 @@ _AGENT = (
     agents.c.relay_path,
     agents.c.latest_report_id,
     agents.c.instead_of,
+    agents.c.waiting,
+    agents.c.dropped,
+    agents.c.dropped_at,
+    agents.c.dropped_after,
 )
 
 
@@ -121,6 +125,7 @@ def record_of(row: Row[Any], data: bytes) -> Record:
         sample=row.sample,
         tick=row.tick,
         received_at=row.received_at,
+        sampled_at=row.sampled_at,
         fingerprint=row.fingerprint.hex(),
         relay_path=_ids(row.relay_path),
         mac=row.mac.hex(),

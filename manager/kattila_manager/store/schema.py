@@ -1,4 +1,6 @@
-"""The tables, with what each column means. Version 1: this one (store/migrations/versions).
+"""The tables, with what each column means.
+
+Versions (store/migrations/versions): 0001 the first; 0002 marks late samples, and knows what agents keep and drop.
 
 May live here: the schema as SQLAlchemy Core, so that SQLite now and PostgreSQL later share it. DESIGN.md's chapter
 "Schema" is generated from the comments. Moments are ms UTC.
@@ -17,6 +19,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.dialects import sqlite
 
@@ -73,6 +76,10 @@ agents = _table(
     Column("window", LargeBinary, nullable=False, comment="the last 120 (tick, nonce), 8 bytes each, ascending"),
     Column("reset_at", Integer, nullable=False, comment="reports signed before are refused; 0: never reset"),
     Column("instead_of", Text, comment="the id that it asked for or reported under, which another machine held"),
+    Column("waiting", Integer, comment="samples on its disk, as in its latest report; NULL: it does not tell"),
+    Column("dropped", Integer, comment="samples given up since its state folder began, likewise"),
+    Column("dropped_at", Integer, comment="arrival of the latest report that told of more of them; NULL: none did"),
+    Column("dropped_after", Integer, comment="arrival of its message before that one; NULL: it was the first"),
 )
 
 agent_boots = _table(
@@ -92,6 +99,7 @@ reports = _table(
     Column("sample", Integer, nullable=False, comment="which measurement"),
     Column("tick", Integer, nullable=False, comment="which message"),
     Column("received_at", Integer, nullable=False),
+    Column("sampled_at", Integer, comment="when it was measured, by our clock, if it came late; NULL: in its order"),
     Column("fingerprint", LargeBinary, nullable=False, comment="of the key that verified it, 4 bytes"),
     Column("mac", LargeBinary, nullable=False, comment="the report's MAC, 32 bytes"),
     Column("relay_path", Text, comment="ids of the relays, comma between; NULL: direct"),
@@ -99,6 +107,8 @@ reports = _table(
     Column("base_id", Integer, comment="reports.id whose DATA is the dictionary of body; NULL: none"),
     Column("body", LargeBinary, nullable=False, comment="DATA, zstandard without its magic number"),
     UniqueConstraint("agent_ref", "sample", name="reports_sample"),
+    # Of those that came late alone, so that it takes no place for the others.
+    Index("reports_late", "agent_ref", "sampled_at", sqlite_where=text("sampled_at IS NOT NULL")),
 )
 
 agent_interfaces = _table(

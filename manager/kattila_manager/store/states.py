@@ -40,6 +40,10 @@ class State:
     hardware: str
     challenger_boot_id: str
     reset_at: int
+    waiting: int | None = None
+    dropped: int | None = None
+    dropped_at: int | None = None
+    dropped_after: int | None = None
 
 
 _NAMES = tuple(field.name for field in fields(State))
