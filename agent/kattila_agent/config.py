@@ -22,6 +22,10 @@ MAX_LABELS = 32
 MAX_LABEL_LENGTH = 255
 MAX_INTERVAL_SECONDS = 3600
 MAX_LIMIT = 100_000
+MAX_SPOOL_AGE_SECONDS = 366 * 24 * 3600
+# A file takes at least one block of the disk.
+MIN_SPOOL_BYTES = 4096
+MAX_SPOOL_BYTES = 2**40
 WIREGUARD_HELPER = Path("/run/kattila/wireguard.sock")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -38,6 +42,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("LABELS", "", "what is told of this node in its reports, as in `site=north,role=hub`"),
     Setting("AGENT_LISTEN", f"*:{PORT}", "where the agent's own API listens: `ADDRESS:PORT`, several with commas"),
     Setting("PEER_NETWORKS", "", "prefixes that may ask for /status/peer and /status/reset, beside this machine"),
+    Setting(
+        "SPOOL_MAX_AGE", "86400", "seconds that a report waits on disk to be delivered; then it is dropped, and counted"
+    ),
+    Setting("SPOOL_MAX_BYTES", "67108864", "most bytes on disk of what waits; beyond that the oldest are dropped"),
     Setting(
         "WIREGUARD_HELPER",
         str(WIREGUARD_HELPER),
@@ -79,6 +87,8 @@ class Config:
     labels: dict[str, str]
     listen: tuple[Listen, ...]
     peer_networks: tuple[Network, ...]
+    spool_max_age_seconds: int
+    spool_max_bytes: int
     wireguard_helper: Path
     limits: Limits
 
@@ -122,6 +132,12 @@ def _parse(settings: Settings, default_state_dir: Path) -> Config:
         labels=settings.checked("LABELS", _labels),
         listen=settings.checked("AGENT_LISTEN", _listens),
         peer_networks=settings.checked("PEER_NETWORKS", _networks),
+        spool_max_age_seconds=settings.checked(
+            "SPOOL_MAX_AGE", values.whole_number(1, MAX_SPOOL_AGE_SECONDS, "seconds")
+        ),
+        spool_max_bytes=settings.checked(
+            "SPOOL_MAX_BYTES", values.whole_number(MIN_SPOOL_BYTES, MAX_SPOOL_BYTES, "bytes")
+        ),
         wireguard_helper=settings.checked("WIREGUARD_HELPER", _absolute_path),
         limits=_limits(settings),
     )

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and locks between processes.
+"""Files and folders that are there whole or not at all, and locks between processes.
 
 May live here: how a small file is replaced so that a kill, a full disk or a power cut leaves the old or the new one, to
 whom it then belongs, and who may change it meanwhile. Not here: what is in a file.
@@ -49,10 +49,22 @@ def create(path: Path, mode: int, *, owner_of: Path) -> int:
     """
     model = (owner_of if owner_of.exists() else owner_of.parent).stat()
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    os.fchmod(file, mode)
-    if os.geteuid() == 0:
-        os.fchown(file, model.st_uid, model.st_gid)
+    _settle(file, mode, model)
     return file
+
+
+def make_folder(path: Path, mode: int) -> None:
+    """Make a folder where it is missing; root gives it to the owner of the folder above. Raises OSError."""
+    try:
+        path.mkdir(mode)
+    except FileExistsError:
+        return
+    file = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _settle(file, mode, path.parent.stat())
+    finally:
+        os.close(file)
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -103,6 +115,12 @@ def _open_or_create(path: Path, mode: int) -> int:
         return create(path, mode, owner_of=path)
     except FileExistsError:
         return os.open(path, for_reading)
+
+
+def _settle(file: int, mode: int, model: os.stat_result) -> None:
+    os.fchmod(file, mode)
+    if os.geteuid() == 0:
+        os.fchown(file, model.st_uid, model.st_gid)
 
 
 def _write_and_sync(file: int, content: bytes) -> None:

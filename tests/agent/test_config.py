@@ -38,6 +38,8 @@ def test_nothing_is_set_and_there_is_no_file(tmp_path: Path) -> None:
         labels={},
         listen=(Listen("", 5087),),
         peer_networks=(),
+        spool_max_age_seconds=86_400,
+        spool_max_bytes=64 * 2**20,
         wireguard_helper=Path("/run/kattila/wireguard.sock"),
         limits=config.default_limits(),
     )
@@ -68,6 +70,8 @@ def test_nothing_is_set_and_there_is_no_file(tmp_path: Path) -> None:
             "peer_networks",
             (ipaddress.ip_network("198.51.100.0/24"), ipaddress.ip_network("2001:db8::/32")),
         ),
+        ("SPOOL_MAX_AGE=1", "spool_max_age_seconds", 1),
+        ("SPOOL_MAX_BYTES=4096", "spool_max_bytes", 4096),
         ("READ_TOKEN=of-the-manager", "labels", {}),
     ],
 )
@@ -102,6 +106,10 @@ def test_a_value_is_taken(tmp_path: Path, line: str, member: str, value: Any) ->
         ("AGENT_LISTEN", "192.0.2.300", "not appear to be"),
         ("AGENT_LISTEN", ",", "no address"),
         ("PEER_NETWORKS", "198.51.100.0/33", "not appear to be"),
+        ("SPOOL_MAX_AGE", "0", "from 1 to 31622400"),
+        ("SPOOL_MAX_AGE", "24h", "whole seconds"),
+        ("SPOOL_MAX_BYTES", "4095", "from 4096 to"),
+        ("SPOOL_MAX_BYTES", "64M", "whole bytes"),
         ("WIREGUARD_HELPER", "wireguard.sock", "expected an absolute path, as in /run/kattila/wireguard.sock"),
     ],
 )

@@ -1,0 +1,72 @@
+"""One sample as the content and the name of one file.
+
+May live here: how a sample is written down and read again, pure. Not here: touching files (folder).
+
+A file is one line, and behind it the telemetry, compressed (zlib, RFC 1950):
+
+    kattila-spool 1 CRC SAMPLED_AT BOOT_ID SINCE_BOOT_MS
+
+CRC is the CRC-32 of all that follows it and its blank, as 8 hex digits; the others are the members of a Sample. Its
+number is the file's name and stands nowhere else, so that a rename gives it another one.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import zlib
+
+from kattila_agent.sample import Sample
+from kattila_protocol.envelope import MAX_BODY_BYTES
+
+# What is beyond is no sample of ours: zlib adds 5 bytes to each 16 KiB that it cannot compress (zlib's manual).
+MAX_FILE_BYTES = MAX_BODY_BYTES + 4096
+
+_HEAD = b"kattila-spool 1 %08x "
+_FILE = re.compile(rb"kattila-spool 1 ([0-9a-f]{8}) ((-?[0-9]{1,16}) ([!-~]{1,64}) (-?[0-9]{1,16})\n(.*))", re.DOTALL)
+_NAME = re.compile(r"[0-9]{16}")
+
+
+class DamagedError(ValueError):
+    """A file holds no whole sample; the text says what is wrong."""
+
+
+def name_of(number: int) -> str:
+    """Return the name of a sample's file: names sort as numbers do."""
+    return f"{number:016d}"
+
+
+def number_of(name: str) -> int | None:
+    """Return the number that a file's name says, None if it is none of a sample."""
+    return int(name) if _NAME.fullmatch(name) else None
+
+
+def encode(sample: Sample) -> bytes:
+    """Return the content of a sample's file."""
+    members = b"%d %s %d\n" % (sample.sampled_at, sample.boot_id.encode("ascii"), sample.since_boot_ms)
+    checked = members + zlib.compress(sample.telemetry)
+    return _HEAD % zlib.crc32(checked) + checked
+
+
+def parse(number: int, content: bytes) -> Sample:
+    """Return the sample that a file of this number holds; raises DamagedError."""
+    match = _FILE.fullmatch(content)
+    if match is None:
+        raise DamagedError("empty" if not content else "not a file of the spool, or of another version")
+    crc, checked, sampled_at, boot_id, since_boot_ms, compressed = match.groups()
+    if zlib.crc32(checked) != int(crc, 16):
+        raise DamagedError("the checksum is wrong")
+    # Thousands of samples are of few boots, and share their names.
+    boot = sys.intern(boot_id.decode("ascii"))
+    return Sample(number, int(sampled_at), boot, int(since_boot_ms), _decompressed(compressed))
+
+
+def _decompressed(compressed: bytes) -> bytes:
+    stream = zlib.decompressobj()
+    try:
+        telemetry = stream.decompress(compressed, MAX_BODY_BYTES)
+    except zlib.error as error:
+        raise DamagedError(f"not compressed telemetry: {error}") from error
+    if not stream.eof or stream.unused_data:
+        raise DamagedError("not one compressed stream, or too long a one")
+    return telemetry
