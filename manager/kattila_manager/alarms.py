@@ -2,20 +2,20 @@
 
 May live here: the rules, as pure functions of values. Not here: the event log (store), or how an alarm looks (pages).
 
-An alarm is about one subject: a kind, and an agent or nobody in particular. Some follow a counter of refusals: they
-open when it grew lately, count on while it grows, and close after 15 quiet minutes. The others last as long as a state
-does. Where nothing is known at the moment, alarms stay as they are.
+An alarm is about one subject: a kind, and an agent or nobody in particular. Some follow a counter, of refusals or of
+samples that an agent gave up: they open when it grew lately, count on while it grows, and close after 15 quiet minutes.
+The others last as long as a state does. Where nothing is known at the moment, alarms stay as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from kattila_manager.presence import Presence, Watch, presence
 from kattila_manager.records import Agent, Alarm, KeyName, RefusalCount, Snapshot, Subject
-from kattila_manager.wording import moment, shown
+from kattila_manager.wording import moment, plural, shown, way
 from kattila_protocol.errors import BadSignature, ClockSkew, IdentityConflict, IdentityUnproven, Replay
 
 QUIET_MS = 15 * 60 * 1000
@@ -31,13 +31,14 @@ class Kind(StrEnum):
     IDENTITY_CONFLICT = "identity_conflict"
     PREVIOUS_KEY = "previous_key"
     AGENT_SILENT = "agent_silent"
+    SAMPLES_DROPPED = "samples_dropped"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """Evidence for an alarm: since when, the newest of it, and what it shows.
 
-    `counter` is the counter of refusals that it follows, and `counted` where the newest alarm of the subject left it;
+    `counter` is the counter that it follows, and `counted` where the newest alarm of the subject left it;
     None and 0 for a state.
     """
 
@@ -112,7 +113,7 @@ def findings(snapshot: Snapshot, keys: Sequence[KeyName] | None, watch: Watch) -
     watched = [(agent, presence(agent, watch)) for agent in snapshot.agents]
     names = {agent.agent_id: name_of(agent) for agent in snapshot.agents}
     found = [
-        *_refused(snapshot, names, watch.now),
+        *_counted(snapshot, names, watch.now),
         *(_previous_key(agent, keys) for agent in snapshot.agents if keys and is_on_other_key(agent, keys)),
         *(_silent(agent, names) for agent, state in watched if state is Presence.SILENT),
     ]
@@ -143,23 +144,23 @@ def _event(alarm: Alarm | None, finding: Finding) -> Event | None:
     return Renewed(alarm, finding.last_at, alarm.count + finding.growth, finding.counter, finding.detail)
 
 
-# --- Refusals
+# --- Counters
 
-# Which counters an alarm follows, and what a refusal of that kind is a sign of.
+# Which counters an alarm follows, and what it is a sign of that they grow.
 _COUNTED: tuple[tuple[Kind, tuple[str, ...], str], ...] = (
     (Kind.BAD_SIGNATURE, (BadSignature.kind,), "the sender has a wrong or an outdated PSK, or is a stranger"),
     (Kind.REPLAY, (Replay.kind,), "an old message was sent again, or the machine was set back to a snapshot"),
     (Kind.CLOCK_SKEW, (ClockSkew.kind,), "its reports are refused until its clock is set (NTP?)"),
     (Kind.IDENTITY_CONFLICT, (IdentityConflict.kind, IdentityUnproven.kind), ""),
+    (Kind.SAMPLES_DROPPED, (Kind.SAMPLES_DROPPED,), "too old, too many, or no space on its disk"),
 )
 
 
-def _refused(snapshot: Snapshot, names: dict[str, str], now: int) -> list[Finding]:
+def _counted(snapshot: Snapshot, names: dict[str, str], now: int) -> list[Finding]:
     found = []
+    told = [*snapshot.refusals, *_told_by(snapshot.agents, names)]
     for kind, counters, meaning in _COUNTED:
-        evidence = [refusal for refusal in snapshot.refusals if refusal.kind in counters]
-        if kind is Kind.IDENTITY_CONFLICT:
-            evidence += [_issued(agent, names) for agent in snapshot.agents if agent.instead_of]
+        evidence = [count for count in told if count.kind in counters]
         for agent_id in sorted({refusal.agent_id for refusal in evidence}, key=str):
             subject = (str(kind), agent_id)
             mine = [refusal for refusal in evidence if refusal.agent_id == agent_id]
@@ -181,8 +182,22 @@ def _count(subject: Subject, refusals: Sequence[RefusalCount], counted: int, mea
     )
 
 
+def _told_by(agents: Iterable[Agent], names: dict[str, str]) -> Iterator[RefusalCount]:
+    """Give what agents tell of themselves as if these were refusals."""
+    for agent in agents:
+        if agent.instead_of:
+            yield _issued(agent, names)
+        if agent.dropped and agent.dropped_at is not None:
+            yield _dropped(agent.agent_id, agent.dropped, agent.dropped_at, agent.dropped_after)
+
+
+def _dropped(agent_id: str, count: int, at: int, after: int | None) -> RefusalCount:
+    since = "before its first report" if after is None else f"after {moment(after)}"
+    detail = f"{plural(count, 'sample')} given up since its state folder began, the newest of them {since}"
+    return RefusalCount(Kind.SAMPLES_DROPPED, agent_id, count, at, at, detail)
+
+
 def _issued(agent: Agent, names: dict[str, str]) -> RefusalCount:
-    """Return, as if it were a refusal, that an agent wanted an id and has another now."""
     wanted = agent.instead_of or ""
     detail = f"{name_of(agent)} came as {wanted}, which {names.get(wanted, 'another')} holds; it is {agent.agent_id}"
     at = agent.first_seen_at
@@ -203,8 +218,7 @@ def _previous_key(agent: Agent, keys: Sequence[KeyName]) -> Finding:
 
 
 def _silent(agent: Agent, names: dict[str, str]) -> Finding:
-    relays = [names.get(relay, relay) for relay in agent.relay_path]
-    last = f"the last one came {'by ' + ' and '.join(relays) if relays else 'direct'}"
+    last = f"the last one came {way([names.get(relay, relay) for relay in agent.relay_path])}"
     has_reported = agent.highest_sample > 0
     detail = f"no report since {moment(agent.last_seen_at)}; {last}" if has_reported else "registered, never reported"
     at = agent.last_seen_at

@@ -5,6 +5,7 @@ May live here: values to plain members. Not here: HTTP, or tables for people (ta
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -20,7 +21,13 @@ def agents(store: Store, interval_ms: int, now: int) -> dict[str, Any]:
     """Return all agents with their age, and whether the server is listening."""
     fleet, listening = store.read(lambda connection: (reading.all_agents(connection), reading.listening(connection)))
     watch = Watch(interval_ms, now, listening)
-    return {"now": now, "listening": watch.is_on, "agents": [_agent(agent, watch) for agent in fleet]}
+    names = {agent.agent_id: agent.hostname for agent in fleet}
+    return {"now": now, "listening": watch.is_on, "agents": [_agent(agent, watch, names) for agent in fleet]}
+
+
+def path(relay_path: Sequence[str], names: Mapping[str, str]) -> list[dict[str, str | None]]:
+    """Return the relays of a path with their host names; of one that never reported there is none."""
+    return [{"agent_id": relay, "hostname": names.get(relay)} for relay in relay_path]
 
 
 def alarms(store: Store) -> dict[str, Any]:
@@ -31,7 +38,7 @@ def alarms(store: Store) -> dict[str, Any]:
     return {"open": [_alarm(alarm) for alarm in opened], "closed": [_alarm(alarm) for alarm in closed]}
 
 
-def _agent(agent: Agent, watch: Watch) -> dict[str, Any]:
+def _agent(agent: Agent, watch: Watch, names: Mapping[str, str]) -> dict[str, Any]:
     members = asdict(agent)
     for internal in ("ref", "latest_report_id"):
         del members[internal]
@@ -39,6 +46,7 @@ def _agent(agent: Agent, watch: Watch) -> dict[str, Any]:
         "age_seconds": max(0, watch.now - agent.last_seen_at) // 1000,
         "state": presence(agent, watch),
         "arrives": "relayed" if agent.relay_path else "direct",
+        "path": path(agent.relay_path, names),
     }
 
 

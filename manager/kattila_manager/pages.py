@@ -21,7 +21,7 @@ _LABEL_LENGTH = 48
 _VERSION_LENGTH = 32
 _DETAIL_LENGTH = 600
 # Trouble first.
-_ORDER = (Presence.SILENT, Presence.UNHEARD, Presence.REPORTING)
+_ORDER = (Presence.SILENT, Presence.UNHEARD, Presence.RELAYED, Presence.REPORTING)
 _TITLES: dict[str, str] = {
     Kind.BAD_SIGNATURE: "Bad signature",
     Kind.REPLAY: "Replay",
@@ -29,6 +29,7 @@ _TITLES: dict[str, str] = {
     Kind.IDENTITY_CONFLICT: "Identity conflict",
     Kind.PREVIOUS_KEY: "Previous key",
     Kind.AGENT_SILENT: "Agent silent",
+    Kind.SAMPLES_DROPPED: "Samples dropped",
 }
 
 
@@ -62,7 +63,10 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class AgentRow:
-    """One agent; `key_is` is "current", "previous", or "" where the ring is not known."""
+    """One agent; `key_is` is "current", "previous", or "" where the ring is not known.
+
+    `spool` says what waits on its disk and what it gave up, "" where that is nothing.
+    """
 
     agent_id: str
     short_id: str
@@ -70,6 +74,7 @@ class AgentRow:
     state: str
     last_report: Moment
     arrives: str
+    spool: str
     fingerprint: str
     key_is: str
     version: str
@@ -94,7 +99,10 @@ class AlarmRow:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """The first page. `level` is "good", "bad" or "unknown"; `counts` are pairs of a number and what it counts."""
+    """The first page; `counts` are pairs of a number and what it counts.
+
+    `level` is "good", "bad", "unknown", or "impaired": all report, but not all of them can reach the manager.
+    """
 
     verdict: str
     level: str
@@ -164,13 +172,19 @@ def _agent_row(agent: Agent, seen: Seen, names: Mapping[str, str]) -> AgentRow:
         name=name_of(agent),
         state=presence(agent, seen.watch).value,
         last_report=_moment(agent.last_seen_at, seen.watch.now),
-        arrives="via " + ", then ".join(relays) if relays else "direct",
+        arrives=wording.way(relays),
+        spool=_spool(agent),
         fingerprint=agent.fingerprint,
         key_is=_key_is(agent, seen.keys),
         version=wording.shown(agent.agent_version, _VERSION_LENGTH),
         clock_offset=wording.offset(agent.clock_offset),
         labels=_labels(report),
     )
+
+
+def _spool(agent: Agent) -> str:
+    parts = ((agent.waiting, "waiting"), (agent.dropped, "dropped"))
+    return ", ".join(f"{number:,} {what}" for number, what in parts if number)
 
 
 def _key_is(agent: Agent, keys: Sequence[KeyName] | None) -> str:
@@ -203,20 +217,26 @@ def _alarm_row(alarm: Alarm, names: Mapping[str, str], now: int) -> AlarmRow:
     )
 
 
+_NOT_HEARD = ("is not heard of since the receiver started", "are not heard of since the receiver started")
+_ONLY_RELAYED = ("reports only through others", "report only through others")
+
+
 def _verdict(snapshot: Snapshot, states: Counter[Presence], watch: Watch) -> tuple[str, str]:
     total, alarms = len(snapshot.agents), snapshot.open_alarms
     others = sum(alarm.kind != Kind.AGENT_SILENT for alarm in alarms)
-    parts = [
+    bad = [
         *([_receiver_off(watch)] if not watch.is_on else []),
-        *([f"{_of(states[Presence.SILENT], total)} silent"] if states[Presence.SILENT] else []),
+        *([_of(states[Presence.SILENT], total, "is silent", "are silent")] if states[Presence.SILENT] else []),
         *([_alarms_open(others, len(alarms) - others)] if others else []),
     ]
-    if parts:
-        return _sentence(parts), "bad"
+    unheard = [_of(states[Presence.UNHEARD], total, *_NOT_HEARD)] if states[Presence.UNHEARD] and watch.is_on else []
+    relayed = [_of(states[Presence.RELAYED], total, *_ONLY_RELAYED)] if states[Presence.RELAYED] else []
+    if bad:
+        return _sentence([*bad, *relayed]), "bad"
     if not total:
         return "No agent has reported yet.", "unknown"
-    if states[Presence.UNHEARD]:
-        return f"{_of(states[Presence.UNHEARD], total)} not heard of since the receiver started.", "unknown"
+    if unheard or relayed:
+        return _sentence([*unheard, *relayed]), "unknown" if unheard else "impaired"
     return ("The only agent reports." if total == 1 else f"All {total:,} agents report."), "good"
 
 
@@ -226,9 +246,8 @@ def _receiver_off(watch: Watch) -> str:
     return f"the receiver is not running, its last heartbeat came {_moment(watch.listening[1], watch.now).ago}"
 
 
-def _of(count: int, total: int) -> str:
-    agents = "agent is" if total == 1 else "agents is" if count == 1 else "agents are"
-    return f"{count:,} of {total:,} {agents}"
+def _of(count: int, total: int, one: str, many: str) -> str:
+    return f"{count:,} of {wording.plural(total, 'agent')} {one if count == 1 else many}"
 
 
 def _alarms_open(others: int, rest: int) -> str:
@@ -249,13 +268,12 @@ def _notes(seen: Seen) -> tuple[str, ...]:
 
 
 def _counts(snapshot: Snapshot, states: Counter[Presence]) -> tuple[tuple[str, str], ...]:
-    relayed = sum(bool(agent.relay_path) for agent in snapshot.agents)
     numbers = (
         (len(snapshot.agents), "agents" if len(snapshot.agents) != 1 else "agent"),
         (states[Presence.REPORTING], "reporting"),
+        (states[Presence.RELAYED], "relayed"),
         (states[Presence.SILENT], "silent"),
         *(((states[Presence.UNHEARD], "not heard of yet"),) if states[Presence.UNHEARD] else ()),
-        (relayed, "relayed"),
         (len(snapshot.open_alarms), "open alarms" if len(snapshot.open_alarms) != 1 else "open alarm"),
     )
     return tuple((f"{number:,}", label) for number, label in numbers)

@@ -34,9 +34,14 @@ class Watch:
 
 
 class Presence(StrEnum):
-    """What is known of an agent: it reports, it is silent, or nobody could have heard it (yet)."""
+    """What is known of an agent.
+
+    It reports itself; it reports, but its newest report came through others, as it cannot reach the manager; it is
+    silent; or nobody could have heard it (yet).
+    """
 
     REPORTING = "reporting"
+    RELAYED = "relayed"
     SILENT = "silent"
     UNHEARD = "unheard"
 
@@ -46,7 +51,9 @@ def presence(agent: Agent, watch: Watch) -> Presence:
     if silent_since(agent, watch) is not None:
         return Presence.SILENT
     is_recent = watch.now - agent.last_seen_at <= MISSED_REPORTS * watch.interval_ms
-    return Presence.REPORTING if watch.is_on and is_recent else Presence.UNHEARD
+    if not (watch.is_on and is_recent):
+        return Presence.UNHEARD
+    return Presence.RELAYED if agent.relay_path else Presence.REPORTING
 
 
 def silent_since(agent: Agent, watch: Watch) -> int | None:

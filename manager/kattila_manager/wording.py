@@ -6,6 +6,7 @@ May live here: pure functions from a value to a short text that alarms, pages, t
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 # Longer host names than DNS allows (RFC 1035, section 2.3.4) are cut.
@@ -57,6 +58,11 @@ def shown(text: str, length: int = NAME_LENGTH) -> str:
 def plural(count: int, one: str, many: str = "") -> str:
     """Write a number of things: "1 agent", "2 agents", "1,000 agents"."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def way(relays: Sequence[str]) -> str:
+    """Write how reports arrive, by the names of the relays that they pass: "direct", "via north, then south"."""
+    return "via " + ", then ".join(relays) if relays else "direct"
 
 
 def short_id(agent_id: str) -> str:

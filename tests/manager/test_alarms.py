@@ -90,6 +90,39 @@ def test_a_clock_that_was_far_ahead_once_does_not_keep_an_alarm_open_for_good() 
     assert events(snapshot(ONE, refusals=(refusal("replay", None, 1, NOON + DAY),))) == ()
 
 
+def test_samples_that_an_agent_gave_up_are_an_alarm_that_says_how_many_and_since_when() -> None:
+    gave_up = agent(1, waiting=3, dropped=1234, dropped_at=NOON - MINUTE, dropped_after=NOON - DAY)
+    [event] = events(snapshot(gave_up))
+    assert isinstance(event, Opened)
+    assert (event.subject, event.count, event.counter) == ((Kind.SAMPLES_DROPPED, ONE.agent_id), 1234, 1234)
+    assert event.opened_at == event.last_at == NOON - MINUTE
+    assert event.detail == (
+        "1,234 samples given up since its state folder began, the newest of them after 2026-01-30 12:00:00 UTC; "
+        "too old, too many, or no space on its disk"
+    )
+
+
+def test_samples_that_were_given_up_before_the_first_report_say_so() -> None:
+    detail = only(look(snapshot(agent(1, dropped=1, dropped_at=NOON)))).detail
+    assert detail.startswith("1 sample given up since its state folder began, the newest of them before its first")
+
+
+def test_more_samples_given_up_count_on_and_a_quiet_quarter_of_an_hour_closes() -> None:
+    opened = alarm("samples_dropped", ONE.agent_id, counter=5, count=5)
+    counted = {("samples_dropped", ONE.agent_id): 5}
+    more = agent(1, dropped=8, dropped_at=NOON, dropped_after=NOON - MINUTE)
+    [event] = events(snapshot(more, open_alarms=(opened,), counters=counted))
+    assert isinstance(event, Renewed)
+    assert (event.count, event.counter) == (8, 8)
+    quiet = agent(1, dropped=5, dropped_at=NOON - 15 * MINUTE - 1)
+    assert events(snapshot(quiet, open_alarms=(opened,), counters=counted)) == (Closed(opened, NOON),)
+
+
+@pytest.mark.parametrize("told", [{}, {"waiting": 9}, {"dropped": 0}, {"waiting": 9, "dropped": 0}])
+def test_samples_that_wait_are_no_alarm(told: dict[str, int]) -> None:
+    assert events(snapshot(agent(1, **told))) == ()
+
+
 # --- Identity
 
 
@@ -145,7 +178,23 @@ def test_a_silent_agent_is_an_alarm_until_it_reports() -> None:
 def test_a_silent_agent_tells_by_which_relays_it_came_last() -> None:
     relayed = replace(SILENT, relay_path=(ONE.agent_id, "00000000-0000-4000-8000-000000000000"))
     detail = only(look(snapshot(ONE, relayed))).detail
-    assert detail.endswith(f"came by {ONE.hostname} and 00000000-0000-4000-8000-000000000000")
+    assert detail.endswith(f"came via {ONE.hostname}, then 00000000-0000-4000-8000-000000000000")
+
+
+def test_an_agent_that_reports_through_others_is_no_alarm() -> None:
+    relayed = agent(2, relay_path=(ONE.agent_id,))
+    assert events(snapshot(ONE, relayed)) == ()
+    # Nor if its relay went down, as long as it is heard.
+    assert [
+        event.subject
+        for event in events(snapshot(SILENT, agent(2, relay_path=(SILENT.agent_id,))))
+        if isinstance(event, Opened)
+    ] == [(Kind.AGENT_SILENT, SILENT.agent_id)]
+
+
+def test_a_silence_ends_with_a_report_through_others() -> None:
+    opened = alarm("agent_silent", TWO.agent_id)
+    assert events(snapshot(ONE, agent(2, relay_path=(ONE.agent_id,)), open_alarms=(opened,))) == (Closed(opened, NOON),)
 
 
 def test_an_agent_that_only_registered_says_so() -> None:

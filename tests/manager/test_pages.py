@@ -28,6 +28,7 @@ GOLD = Path(__file__).with_name("gold")
 WEBSITE = Website(Path("never-written"))
 ONE, TWO = agent(1), agent(2)
 SILENT = agent(3, last_seen_at=NOON - 5 * MINUTE)
+RELAYED = agent(4, relay_path=(ONE.agent_id,))
 NEVER_LISTENED = snapshot(ONE, listening=None)
 AWAY = snapshot(ONE, SILENT, listening=(NOON - DAY, NOON - 5 * MINUTE))
 JUST_BACK = snapshot(ONE, SILENT, listening=(NOON - 10 * SECOND, NOON))
@@ -59,6 +60,27 @@ def bad_signature(**changes: object) -> Alarm:
             "bad",
         ),
         (snapshot(ONE, open_alarms=(bad_signature(), alarm("replay", None))), "2 alarms are open.", "bad"),
+        (snapshot(ONE, RELAYED), "1 of 2 agents reports only through others.", "impaired"),
+        (
+            snapshot(ONE, RELAYED, agent(5, relay_path=(ONE.agent_id,))),
+            "2 of 3 agents report only through others.",
+            "impaired",
+        ),
+        (
+            snapshot(ONE, RELAYED, SILENT),
+            "1 of 3 agents is silent, 1 of 3 agents reports only through others.",
+            "bad",
+        ),
+        (
+            replace(JUST_BACK, agents=(*JUST_BACK.agents, RELAYED)),
+            "1 of 3 agents is not heard of since the receiver started, 1 of 3 agents reports only through others.",
+            "unknown",
+        ),
+        (
+            replace(AWAY, agents=(ONE, RELAYED)),
+            "The receiver is not running, its last heartbeat came 5 min ago.",
+            "bad",
+        ),
         (NEVER_LISTENED, "The receiver has never run.", "bad"),
         (AWAY, "The receiver is not running, its last heartbeat came 5 min ago.", "bad"),
         (JUST_BACK, "1 of 2 agents is not heard of since the receiver started.", "unknown"),
@@ -70,39 +92,58 @@ def test_the_verdict(shown: Snapshot, verdict: str, level: str) -> None:
 
 
 def test_trouble_comes_first_then_names() -> None:
-    old = agent(4, last_seen_at=NOON - HOUR, hostname="a.example.net")
+    old = agent(5, last_seen_at=NOON - HOUR, hostname="a.example.net")
     fleet = snapshot(agent(1, hostname="c.example.net"), agent(2, hostname="b.example.net"), SILENT, old)
+    fleet = replace(fleet, agents=(*fleet.agents, RELAYED))
     states = [(row.state, row.name) for row in index(seen(fleet)).agents]
     assert states == [
         ("silent", "a.example.net"),
         ("silent", SILENT.hostname),
+        ("relayed", RELAYED.hostname),
         ("reporting", "b.example.net"),
         ("reporting", "c.example.net"),
     ]
 
 
 def test_counts_are_those_of_the_rows() -> None:
-    relayed = agent(2, relay_path=(ONE.agent_id,))
-    counts = index(seen(snapshot(ONE, relayed, SILENT, open_alarms=(bad_signature(),)))).counts
-    assert counts == (("3", "agents"), ("2", "reporting"), ("1", "silent"), ("1", "relayed"), ("1", "open alarm"))
+    fleet = snapshot(ONE, TWO, RELAYED, SILENT, agent(5, last_seen_at=NOON - HOUR, relay_path=(ONE.agent_id,)))
+    counts = index(seen(replace(fleet, open_alarms=(bad_signature(),)))).counts
+    assert counts == (("5", "agents"), ("2", "reporting"), ("1", "relayed"), ("2", "silent"), ("1", "open alarm"))
 
 
 def test_an_agent_tells_how_it_arrives_and_by_which_key() -> None:
     unknown = "00000000-0000-4000-8000-000000000000"
     late = agent(2, relay_path=(ONE.agent_id, unknown), fingerprint=PREVIOUS.fingerprint, clock_offset=-75_400)
-    first, second = index(seen(snapshot(ONE, late))).agents
-    assert (first.arrives, first.fingerprint, first.key_is, first.clock_offset) == (
+    relayed, direct = index(seen(snapshot(ONE, late))).agents
+    assert (direct.arrives, direct.fingerprint, direct.key_is, direct.clock_offset) == (
         "direct",
         "eb97b356",
         "current",
         "+0.1 s",
     )
-    assert (second.arrives, second.fingerprint, second.key_is, second.clock_offset) == (
+    assert (relayed.arrives, relayed.fingerprint, relayed.key_is, relayed.clock_offset) == (
         f"via {ONE.hostname}, then {unknown}",
         "3954075d",
         "previous",
         "-75.4 s",
     )
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ({}, ""),
+        ({"waiting": 0, "dropped": 0}, ""),
+        ({"waiting": 1234, "dropped": 0}, "1,234 waiting"),
+        ({"waiting": 0, "dropped": 5}, "5 dropped"),
+        ({"waiting": 12, "dropped": 5}, "12 waiting, 5 dropped"),
+    ],
+)
+def test_a_spool_is_shown_where_it_is_not_empty(told: dict[str, int], shown: str) -> None:
+    fleet = snapshot(agent(1, **told))
+    [row] = index(seen(fleet)).agents
+    assert row.spool == shown
+    assert ('class="spool"' in html(fleet)) is bool(shown)
 
 
 def test_an_agent_without_a_name_or_a_report_still_has_a_row() -> None:
@@ -132,7 +173,7 @@ def test_equal_input_gives_equal_bytes() -> None:
 
 
 def _example() -> Snapshot:
-    relayed = agent(2, relay_path=(ONE.agent_id,), fingerprint=PREVIOUS.fingerprint)
+    relayed = agent(2, relay_path=(ONE.agent_id,), fingerprint=PREVIOUS.fingerprint, waiting=20, dropped=3)
     opened = (
         alarm("agent_silent", SILENT.agent_id, detail="no report since 11:55"),
         bad_signature(alarm_id=2, count=1234, counter=1234),
@@ -174,7 +215,7 @@ def test_every_moment_is_there_for_machines_and_in_utc() -> None:
 
 def test_a_state_is_told_by_a_word_and_links_lead_somewhere() -> None:
     page = html(_example())
-    for word in ("silent", "reporting", "previous", "current"):
+    for word in ("silent", "relayed", "reporting", "previous", "current"):
         assert f">{word}</span>" in page
     found = _elements(page)
     ids = [value for _, attributes in found for name, value in attributes if name == "id"]

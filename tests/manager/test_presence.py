@@ -34,6 +34,22 @@ def test_presence(last_seen_at: int, listening: tuple[int, int] | None, expected
     assert presence(agent(1, last_seen_at=last_seen_at), watch) is expected
 
 
+@pytest.mark.parametrize(
+    ("last_seen_at", "listening", "expected"),
+    [
+        (NOON - 90 * SECOND, LONG, Presence.RELAYED),
+        (NOON - 90 * SECOND - 1, LONG, Presence.SILENT),
+        (NOON - 5 * SECOND, (NOON - DAY, NOON - MINUTE), Presence.UNHEARD),
+        (NOON - HOUR, (NOON - MINUTE, NOON), Presence.UNHEARD),
+    ],
+)
+def test_an_agent_whose_newest_report_came_through_others_is_relayed_while_it_is_heard(
+    last_seen_at: int, listening: tuple[int, int], expected: Presence
+) -> None:
+    cut_off = agent(1, last_seen_at=last_seen_at, relay_path=(agent(2).agent_id,))
+    assert presence(cut_off, Watch(30 * SECOND, NOON, listening)) is expected
+
+
 def test_a_longer_interval_gives_longer_to_report() -> None:
     quiet = agent(1, last_seen_at=NOON - 10 * MINUTE)
     assert presence(quiet, Watch(5 * MINUTE, NOON, LONG)) is Presence.REPORTING

@@ -167,6 +167,8 @@ def test_members_for_readers(tmp_path: Path) -> None:
 
 
 def json_type(value: object) -> str:
+    if isinstance(value, list):
+        return "list of objects"
     return "string" if isinstance(value, str) else PLAIN[type(value)]
 
 

@@ -37,7 +37,7 @@ def agents(config: Config, say: Say, *, as_json: bool) -> int:
             return 0
         seen = store.read(lambda connection: snapshot(connection, {}, now))
     rows = agent_rows(compose_publish.make_seen(config, seen, now))
-    header = ("AGENT", "ID", "STATE", "LAST REPORT", "ARRIVES", "KEY", "VERSION", "CLOCK", "LABELS")
+    header = ("AGENT", "ID", "STATE", "LAST REPORT", "ARRIVES", "SPOOL", "KEY", "VERSION", "CLOCK", "LABELS")
     say(table(header, [_agent_line(row) for row in rows]) if rows else "No agent has reported yet.")
     return 0
 
@@ -114,8 +114,9 @@ def _agent_line(row: AgentRow) -> tuple[str, ...]:
     key = f"{row.fingerprint} {row.key_is}".strip() or "-"
     name, version = wording.shown(row.name, _NAME_LENGTH), row.version or "-"
     labels = " ".join(row.labels) or "-"
-    arrives = wording.shown(row.arrives, 2 * _NAME_LENGTH)
-    return (name, row.short_id, row.state, row.last_report.ago, arrives, key, version, row.clock_offset, labels)
+    arrives, spool = wording.shown(row.arrives, 2 * _NAME_LENGTH), row.spool or "-"
+    heard = (row.state, row.last_report.ago, arrives, spool)
+    return (name, row.short_id, *heard, key, version, row.clock_offset, labels)
 
 
 def _alarm_line(row: AlarmRow, with_closed: bool) -> tuple[str, ...]:
