@@ -148,7 +148,7 @@ alarms = _table(
     Column("last_at", Integer, nullable=False, comment="newest evidence"),
     Column("count", Integer, nullable=False, comment="how often since it opened; 1 for a state that lasts"),
     Column("detail", Text, nullable=False),
-    Column("counter", Integer, comment="what it follows (refusals.count, agents.dropped) at the newest evidence; NULL: a state"),
+    Column("counter", Integer, comment="refusals.count or agents.dropped at the newest evidence; NULL: a state"),
     Index("alarms_open", "closed_at"),
     Index("alarms_subject", "kind", "agent_id"),
 )
