@@ -106,7 +106,7 @@ class RefusalCount:
 class Alarm:
     """One entry of the event log; `closed_at` is None while it is open, `agent_id` None when it concerns no agent.
 
-    `count` says how often since it opened. `counter` is the counter that it follows, of refusals or of samples given up,
+    `count` says how often since it opened. `counter` is what it follows, a count of refusals or of samples given up,
     as it stood at the newest evidence; None for an alarm that lasts as long as a state does.
     """
 
