@@ -7,13 +7,15 @@ changed or kept. Of the PSK only the fingerprint leaves this module.
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
 from kattila_agent import __version__
 from kattila_agent.config import Config
-from kattila_agent.connection import Connection, UnreachableError, in_url
+from kattila_agent.connection import CONNECT_SECONDS, Connection, UnreachableError, in_url
 from kattila_agent.server import NAME, ListenError, open_sockets
 from kattila_keys.servers import DnsError, Records
 from kattila_protocol.signing import Key
@@ -25,6 +27,7 @@ _HEALTH = "/status/healthcheck"
 _PATIENCE_SECONDS = 10.0
 # It is on this machine.
 _OWN_PATIENCE_SECONDS = 3.0
+_NOBODY_BEHIND_A_PROXY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
 _NOT_CHECKED = "not checked, as the settings are wrong"
 
 
@@ -47,10 +50,11 @@ class KeyCheck:
 
 @dataclass(frozen=True, slots=True)
 class ManagerCheck:
-    """Whether the manager answers its health check."""
+    """Whether the manager answers its health check; `absent`: its machine does, and says that no manager runs there."""
 
     ok: bool
     url: str | None = None
+    absent: bool = False
     problem: str | None = None
 
 
@@ -149,12 +153,28 @@ def _check_manager(url: str) -> ManagerCheck:
     try:
         answer = Connection(url, total_seconds=_PATIENCE_SECONDS).get(_HEALTH)
     except UnreachableError as error:
-        return ManagerCheck(ok=False, url=url, problem=f"{url} does not answer: {error}")
+        return ManagerCheck(ok=False, url=url, absent=_is_refused(url), problem=f"{url} does not answer: {error}")
     if answer.status != HTTPStatus.OK or not _is_healthy(answer.body):
         return ManagerCheck(
-            ok=False, url=url, problem=f"{url} answers, but not as a manager does (HTTP {answer.status} at {_HEALTH})"
+            ok=False,
+            url=url,
+            absent=answer.status in _NOBODY_BEHIND_A_PROXY,
+            problem=f"{url} answers, but not as a manager does (HTTP {answer.status} at {_HEALTH})",
         )
     return ManagerCheck(ok=True, url=url)
+
+
+def _is_refused(url: str) -> bool:
+    """Tell whether one address of a URL's host at least refuses connections, as a machine does where nobody listens."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname, port), timeout=CONNECT_SECONDS, all_errors=True).close()
+    except ExceptionGroup as every:
+        return every.subgroup(ConnectionRefusedError) is not None
+    except OSError:
+        return False  # The name cannot be resolved.
+    return False
 
 
 def _check_listen(settings: Config) -> ListenCheck:

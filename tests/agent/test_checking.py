@@ -49,7 +49,7 @@ def test_all_is_well_and_nothing_is_changed(good: dict[str, str], tmp_path: Path
         "python": shown["python"],
         "settings": {"ok": True, "problem": None},
         "key": {"ok": True, "fingerprint": FINGERPRINT, "problem": None},
-        "manager": {"ok": True, "url": good["MANAGER_URL"], "problem": None},
+        "manager": {"ok": True, "url": good["MANAGER_URL"], "absent": False, "problem": None},
         "listen": {"ok": True, "running": False, "problem": None},
     }
     assert shown["python"].startswith("3.")
@@ -99,6 +99,15 @@ def test_something_else_in_the_managers_place(good: dict[str, str], tmp_path: Pa
         other.shutdown()
     assert (exit_code, shown["manager"]["ok"]) == (1, False)
     assert "answers, but not as a manager does (HTTP 501" in shown["manager"]["problem"]
+
+
+# Without an interface, nothing is ever sent to a link-local address.
+@pytest.mark.parametrize(("host", "absent"), [("127.0.0.1", True), ("[fe80::1]", False)])
+def test_a_machine_without_a_manager_is_told_from_one_that_cannot_be_reached(
+    good: dict[str, str], tmp_path: Path, host: str, absent: bool
+) -> None:
+    exit_code, shown = found(tmp_path, good | {"MANAGER_URL": f"http://{host}:{free_port()}"})
+    assert (exit_code, shown["manager"]["ok"], shown["manager"]["absent"]) == (1, False, absent)
 
 
 def test_a_port_that_is_taken(good: dict[str, str], manager: Manager, tmp_path: Path) -> None:
