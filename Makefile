@@ -98,7 +98,7 @@ build-manager: setup ## manager/bin/*.tar.gz, which install it offline: make bui
 # --- Checking it
 
 .PHONY: check lint lint-deploy test test-kernel test-arm64 format bench-ingest bench-agent
-check: lint test fleet-test ## all that CI checks: lint, test, and the lab where it can run
+check: lint lint-deploy test fleet-test ## all that CI checks: linters, tests, and the lab where it can run
 
 lint: setup ## ruff, mypy --strict, import contracts
 	@echo "ruff"; $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
@@ -107,7 +107,7 @@ lint: setup ## ruff, mypy --strict, import contracts
 
 # ansible-lint starts ansible, which it looks for on PATH.
 DEPLOYED := $(wildcard roles playbooks inventory.example)
-lint-deploy: setup-deploy ## yamllint and ansible-lint, profile production, over roles, playbooks and the example
+lint-deploy: setup-deploy ## yamllint and ansible-lint, profile production, over roles, playbooks, inventory.example
 	@echo "yamllint"; .venv-deploy/bin/yamllint --strict $(DEPLOYED)
 	@echo "ansible-lint"; PATH="$(CURDIR)/.venv-deploy/bin:$$PATH" ansible-lint --offline -q --profile production $(DEPLOYED)
 

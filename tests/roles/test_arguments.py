@@ -1,0 +1,104 @@
+"""Roles say the same of their variables in both places, and leave no setting out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kattila_agent import config as agent_config
+from kattila_manager import config as manager_config
+
+ROLES = Path(__file__).parent.parent.parent / "roles"
+NAMES = sorted(path.name for path in ROLES.iterdir())
+TYPES: dict[str, type] = {"str": str, "path": str, "int": int, "bool": bool, "list": list, "dict": dict}
+# What a role sets where it takes no variable for it: the units say these.
+FIXED = {"STATE_DIR", "WIREGUARD_HELPER"}
+
+
+def loaded(role: str, path: str) -> Any:
+    return yaml.safe_load((ROLES / role / path).read_text())
+
+
+def defaults(role: str) -> dict[str, Any]:
+    return dict(loaded(role, "defaults/main.yml"))
+
+
+def options(role: str) -> dict[str, dict[str, Any]]:
+    return dict(loaded(role, "meta/argument_specs.yml")["argument_specs"]["main"]["options"])
+
+
+def is_expression(value: Any) -> bool:
+    return isinstance(value, str) and "{{" in value
+
+
+def optional(role: str) -> dict[str, tuple[dict[str, Any], Any]]:
+    """What has a default: by name the option and what stands in defaults."""
+    return {name: (option, defaults(role)[name]) for name, option in options(role).items() if "default" in option}
+
+
+each_role = pytest.mark.parametrize("role", NAMES)
+
+
+@each_role
+def test_defaults_and_argument_specs_name_the_same_variables(role: str) -> None:
+    assert list(defaults(role)) == list(options(role))
+
+
+@each_role
+def test_variables_begin_with_the_name_of_their_role(role: str) -> None:
+    assert [name for name in options(role) if not name.startswith(f"{role}_")] == []
+
+
+@each_role
+def test_every_variable_is_described_and_typed(role: str) -> None:
+    told = [(option["description"], TYPES[option["type"]]) for option in options(role).values()]
+    assert all(told)
+    assert [
+        name for name, option in options(role).items() if (option["type"] == "list") != ("elements" in option)
+    ] == []
+
+
+@each_role
+def test_what_has_no_default_comes_from_the_inventory(role: str) -> None:
+    asked_for = {name: defaults(role)[name] for name in options(role).keys() - optional(role).keys()}
+    assert [name for name in asked_for if not options(role)[name].get("required", False)] == []
+    assert [name for name, value in asked_for.items() if not re.fullmatch(r"{{ kattila_\w+ }}", value)] == []
+
+
+@each_role
+def test_defaults_are_those_that_are_told(role: str) -> None:
+    # An expression asks for what the fleet has in common, or the node, before it comes to what is told.
+    plain = {name: pair for name, pair in optional(role).items() if not is_expression(pair[1])}
+    assert [name for name, (option, value) in plain.items() if value != option["default"]] == []
+
+
+@each_role
+def test_defaults_are_of_their_type(role: str) -> None:
+    for name, (option, value) in optional(role).items():
+        told = [each for each in (option["default"], value) if not is_expression(each)]
+        assert [each for each in told if type(each) is not TYPES[option["type"]]] == [], name
+        assert [each for each in told if each not in option.get("choices", [each])] == [], name
+
+
+def test_every_setting_of_the_agent_can_be_set() -> None:
+    written = loaded("kattila_agent", "vars/main.yml")["kattila_agent_environment"]
+    named = set(re.findall(r"'([A-Z_]+)':", written))
+    known = {setting.name for setting in agent_config.SETTINGS}
+    assert named <= known - FIXED
+    assert "combine(kattila_agent_settings)" in written
+
+
+def test_every_setting_of_the_manager_can_be_set() -> None:
+    tasks = loaded("kattila_manager", "tasks/configure.yml")
+    (written,) = [task["kattila_environment"] for task in tasks if "kattila_environment" in task]
+    assert {*written["settings"], *written["tokens"]} == {setting.name for setting in manager_config.SETTINGS}
+
+
+def test_tokens_of_the_manager_are_drawn_on_its_node_and_never_an_argument() -> None:
+    tasks = loaded("kattila_manager", "tasks/configure.yml")
+    (written,) = [task["kattila_environment"] for task in tasks if "kattila_environment" in task]
+    assert set(written["tokens"]) == {setting.name for setting in manager_config.SETTINGS if setting.is_secret}
