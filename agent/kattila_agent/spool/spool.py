@@ -90,11 +90,13 @@ class Spool:
             try:
                 self._enter()
                 self._drop(self._too_old(clock))
-                self.problem = self._file(sample)
+                problem = self._file(sample)
             except OSError as error:
                 self._uncounted += 1
+                problem = self._told(error)
+            if self._uncounted:
                 self._save(self._ledger)
-                self._note(error)
+            self.problem = problem
 
     def remove(self, number: int) -> None:
         """Forget a sample that was delivered."""
@@ -324,9 +326,12 @@ class Spool:
         return True
 
     def _note(self, error: OSError) -> None:
-        self.problem = (
-            str(error)
-            if isinstance(error, SpoolInUseError)
-            else f"cannot keep samples in {self._folder.path} ({error.strerror}): what does not reach the manager at "
-            f"once is lost; the folder must have space and belong to the user that runs this (uid {os.geteuid()})"
+        self.problem = self._told(error)
+
+    def _told(self, error: OSError) -> str:
+        if isinstance(error, SpoolInUseError):
+            return str(error)
+        return (
+            f"cannot keep samples in {self._folder.path} ({error.strerror}): what does not reach the manager at once "
+            f"is lost; the folder must have space and belong to the user that runs this (uid {os.geteuid()})"
         )
