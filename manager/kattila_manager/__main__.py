@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kattila_keys.ring_file import RingFileError
-from kattila_manager import compose
-from kattila_manager.commands import backup, checking, fleet, keyring, publish
+from kattila_manager import compose, wording
+from kattila_manager.commands import backup, checking, fleet, history, keyring, publish
 from kattila_manager.commands.errors import CommandError
 from kattila_manager.config import SETTINGS, Config
 from kattila_manager.store.backups import BackupError
@@ -84,6 +84,10 @@ def _report(config: Config, options: argparse.Namespace) -> int:
     return fleet.report(config, options.agent, options.sample, envelope=options.envelope)
 
 
+def _history(config: Config, options: argparse.Namespace) -> int:
+    return history.show(config, print, options.agent, options.since, as_json=options.json)
+
+
 def _reset(config: Config, options: argparse.Namespace) -> int:
     return fleet.reset(config, print, options.agent)
 
@@ -145,6 +149,10 @@ def _add_fleet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("agent", metavar="AGENT", help=_AGENT_HELP)
     parser.add_argument("--sample", type=int, metavar="N", help="the measurement of this number, not the newest")
     parser.add_argument("--envelope", action="store_true", help="inside of its MAC, its relays, and when it came")
+    parser = _add(commands, "history", _history, "show how the reports of an agent came, and when it was cut off")
+    parser.add_argument("agent", metavar="AGENT", help=_AGENT_HELP)
+    parser.add_argument("--since", type=_earlier, metavar="WHEN", help="36h or 7d ago, or 2026-01-31 12:00 (UTC)")
+    parser.add_argument("--json", action="store_true", help="for programs")
     parser = _add(commands, "reset", _reset, "forget what is known of an agent but its reports; asks nothing")
     whom = parser.add_mutually_exclusive_group(required=True)
     whom.add_argument("agent", metavar="AGENT", nargs="?", help=_AGENT_HELP)
@@ -198,6 +206,13 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 1")
     return int(text)
+
+
+def _earlier(text: str) -> int:
+    try:
+        return wording.earlier(text, compose.clock())
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _seconds(text: str) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from kattila_protocol.errors import Refusal
 from kattila_protocol.report import Report
@@ -62,6 +63,25 @@ class Record:
     relay_path: tuple[str, ...]
     mac: str
     data: bytes
+
+
+class Arrival(NamedTuple):
+    """How one report of an agent came: its row in the database, its sample, when and by which relays it arrived.
+
+    `sampled_at` is as in a Record. It is a tuple as SQLite gives it, since a month of an agent is 86,400 of them;
+    `relay_path` has commas between the ids, and is None for direct.
+    """
+
+    report_id: int
+    sample: int
+    received_at: int
+    sampled_at: int | None
+    relay_path: str | None
+
+    @property
+    def measured_at(self) -> int:
+        """When it was measured (ms UTC, by our clock), as exactly as we know."""
+        return self.received_at if self.sampled_at is None else self.sampled_at
 
 
 @dataclass(frozen=True, slots=True)

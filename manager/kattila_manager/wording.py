@@ -1,10 +1,12 @@
 """Values in words: durations, moments, and what a stranger said of itself.
 
-May live here: pure functions from a value to a short text that alarms, pages, tables and logs share.
+May live here: pure functions from a value to a short text that alarms, pages, tables and logs share, and from what a
+person wrote back to a value.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -12,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 # Longer host names than DNS allows (RFC 1035, section 2.3.4) are cut.
 NAME_LENGTH = 64
 _UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s"))
+_AGO = re.compile(r"([0-9]{1,9}) ?(d|h|min|s)")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST_MS = 253_402_300_799_999
 # Control, format (bidirectional ones among them), surrogate, private, unassigned; line and paragraph separators.
@@ -37,6 +40,25 @@ def moment(at: int) -> str:
 def machine_moment(at: int) -> str:
     """Write a moment (ms UTC) as HTML's <time> reads it: "2026-01-31T12:00:00Z"."""
     return _datetime(at).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def earlier(text: str, now: int) -> int:
+    """Read a moment before `now` (ms UTC): how long ago, as in "36h" or "90 min", or "2026-01-31 12:00" in UTC.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    ago = _AGO.fullmatch(text.strip())
+    if ago is not None:
+        return max(0, now - int(ago[1]) * next(size for size, unit in _UNITS if unit == ago[2]))
+    try:
+        read = datetime.fromisoformat(text.strip().removesuffix("UTC").strip())
+    except ValueError:
+        raise ValueError(
+            f"{text!r}: expected how long ago, as in 36h or 7d, or a moment like 2026-01-31 12:00"
+        ) from None
+    since_epoch = (read if read.tzinfo else read.replace(tzinfo=UTC)) - _EPOCH
+    return max(0, since_epoch // timedelta(milliseconds=1))
 
 
 def offset(ms: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -25,13 +26,13 @@ from kattila_manager.store import database, migrating, reading
 from kattila_protocol import canonical
 from kattila_protocol.ring import Ring
 from kattila_protocol.signing import Key, Purpose
-from support.fleet import Fleet, damage, fleet_in
+from support.fleet import HOUR, MINUTE, Fleet, damage, fleet_in
 from support.knot import Knot, running_knot
 from support.manager import MANAGER, Manager, now_ms
 from support.reports import KEY, PSK, RING, node, report, ring_of
 
 OLD_KEY = Key.from_psk(b"psk of the month before, protects nothing")
-ONE, TWO, THREE = node(1), node(2), node(3)
+ONE, TWO, THREE, FOUR = node(1), node(2), node(3), node(4)
 HOSTILE = "\x1b[2J\u202eevil"
 
 
@@ -73,7 +74,7 @@ def failed(manager: Manager, *arguments: str, code: int = 1) -> str:
 
 def test_help_names_every_command_and_every_setting(manager: Manager) -> None:
     shown = run(manager, "--help").stdout
-    names = "serve publish agents alarms report reset keys refresh-key check backup restore"
+    names = "serve publish agents alarms report history reset keys refresh-key check backup restore"
     for name in names.split():
         assert f"    {name}" in shown
     for setting in SETTINGS:
@@ -86,7 +87,17 @@ def test_version(manager: Manager) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["nonsense"], ["publish", "--every", "0"], ["reset"], ["reset", "x", "--all"], ["report"]]
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["publish", "--every", "0"],
+        ["reset"],
+        ["reset", "x", "--all"],
+        ["report"],
+        ["history"],
+        ["history", "x", "--since", "yesterday"],
+    ],
 )
 def test_a_wrong_call_exits_2(manager: Manager, arguments: list[str]) -> None:
     done = manager.command(*arguments)
@@ -359,6 +370,59 @@ def test_a_name_that_fits_nobody_or_several_is_told(manager: Manager, fleet: Fle
     assert ONE.agent_id in message
     assert node(4).agent_id in message
     assert "no report with sample 99" in failed(manager, "report", TWO.hostname, "--sample", "99")
+
+
+# --- history
+
+
+def _cut_off_and_back(fleet: Fleet) -> None:
+    """An hour ago FOUR reported through TWO, was cut off for ten minutes, and came back; two samples were given up."""
+    began = now_ms() - HOUR
+    for sample in (3, 4):
+        fleet.file(report(FOUR, sample, began + sample * MINUTE), relays=(TWO.agent_id,))
+    back = began + 17 * MINUTE
+    fleet.file(report(FOUR, 17, back))
+    for sample in range(5, 15):
+        fleet.file(report(FOUR, sample, back, tick=13 + sample, sampled_at=began + sample * MINUTE))
+
+
+def test_history_is_a_table_for_people(manager: Manager, fleet: Fleet) -> None:
+    _cut_off_and_back(fleet)
+    header, *lines = run(manager, "history", FOUR.hostname, "--since", "2h").stdout.splitlines()
+    assert header.split() == ["FROM", "TO", "LASTED", "SAMPLES", "WHAT"]
+    *told, (silent_for, silent) = [re.split(r" {2,}", line)[2:] for line in lines]
+    assert told == [
+        ["1 min", "2", f"reported via {TWO.hostname}"],
+        ["9 min", "10 late", "cut off, alive"],
+        ["3 min", "2", "missing"],
+        ["0 s", "1", "reported direct"],
+    ]
+    assert silent == "nothing came since"
+    assert silent_for.startswith("43 min")
+    assert len(run(manager, "history", FOUR.hostname, "--since", "50min").stdout.splitlines()) == 1 + 4
+
+
+def test_history_is_json_for_programs(manager: Manager, fleet: Fleet) -> None:
+    _cut_off_and_back(fleet)
+    members = json.loads(run(manager, "history", FOUR.agent_id, "--json").stdout)
+    assert (members["agent_id"], members["hostname"]) == (FOUR.agent_id, FOUR.hostname)
+    assert [(span["kind"], span["samples"], span["late"]) for span in members["spans"]] == [
+        ("reported", 2, 0),
+        ("cut_off", 10, 10),
+        ("missing", 2, 0),
+        ("reported", 1, 0),
+        ("silent", 0, 0),
+    ]
+    relayed = members["spans"][0]
+    assert relayed["path"] == [{"agent_id": TWO.agent_id, "hostname": TWO.hostname}]
+    assert (relayed["first_sample"], relayed["last_sample"]) == (3, 4)
+    assert relayed["to_at"] - relayed["from_at"] == MINUTE
+
+
+def test_history_without_reports_says_so(manager: Manager, fleet: Fleet) -> None:
+    words = run(manager, "history", ONE.hostname, "--since", "2100-01-31 12:00").stdout
+    assert words == f"No report of {ONE.hostname} is kept that was measured since 2100-01-31 12:00:00 UTC.\n"
+    assert "no agent has the id or the host name 'nobody'" in failed(manager, "history", "nobody")
 
 
 # --- reset

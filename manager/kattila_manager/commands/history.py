@@ -1,0 +1,83 @@
+"""`history`: what went on at a node, as spans of time.
+
+May live here: how spans are shown in a terminal and as JSON. Not here: what they are (kattila_manager.history).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict
+from typing import Any
+
+from kattila_manager import compose, history, listing, wording
+from kattila_manager.alarms import name_of
+from kattila_manager.commands.errors import Say
+from kattila_manager.commands.fleet import find_agent
+from kattila_manager.config import Config
+from kattila_manager.history import Beside, Kind, Span
+from kattila_manager.presence import MISSED_REPORTS
+from kattila_manager.records import Agent
+from kattila_manager.store import past, reading
+from kattila_manager.store.store import open_existing
+from kattila_manager.tables import table
+
+_WORDS = {
+    Kind.CUT_OFF: "cut off, alive",
+    Kind.MISSING: "missing",
+    Kind.STOPPED: "nothing measured",
+    Kind.REBOOTED: "rebooted",
+    Kind.SILENT: "nothing came since",
+}
+
+
+def show(config: Config, say: Say, wanted: str, since: int | None, *, as_json: bool) -> int:
+    """Show the history of an agent, since a moment (ms UTC) or as far as its reports are kept.
+
+    Raises:
+        CommandError: there is no such agent, or there are several.
+    """
+    with closing(open_existing(config.database)) as store:
+        fleet = store.read(reading.all_agents)
+        agent = find_agent(fleet, wanted)
+        arrived, reboots = store.read(
+            lambda connection: (past.arrivals(connection, agent.ref, since), past.reboots(connection, agent.ref))
+        )
+    beside = Beside(reboots, MISSED_REPORTS * config.interval_seconds * 1000)
+    spans = history.spans(arrived, beside, compose.clock())
+    if as_json:
+        say(json.dumps(_members(agent, spans, {one.agent_id: one.hostname for one in fleet}), indent=2))
+        return 0
+    names = {one.agent_id: name_of(one) for one in fleet}
+    lines = [_line(span, names) for span in spans]
+    measured = "" if since is None else f" that was measured since {wording.moment(since)}"
+    none = f"No report of {name_of(agent)} is kept{measured}."
+    say(table(("FROM", "TO", "LASTED", "SAMPLES", "WHAT"), lines) if lines else none)
+    return 0
+
+
+def _line(span: Span, names: Mapping[str, str]) -> tuple[str, ...]:
+    is_moment = span.kind is Kind.REBOOTED
+    return (
+        wording.moment(span.from_at),
+        "" if is_moment else wording.moment(span.to_at),
+        "" if is_moment else wording.duration(span.to_at - span.from_at),
+        _samples(span),
+        _WORDS.get(span.kind) or f"reported {wording.way([names.get(relay, relay) for relay in span.relay_path])}",
+    )
+
+
+def _samples(span: Span) -> str:
+    if span.kind is Kind.REPORTED and span.late:
+        return f"{span.samples:,}, {span.late:,} late"
+    return f"{span.samples:,}{' late' if span.late else ''}" if span.samples else ""
+
+
+def _members(agent: Agent, spans: tuple[Span, ...], hostnames: Mapping[str, str]) -> dict[str, Any]:
+    shown = []
+    for span in spans:
+        members = asdict(span)
+        del members["relay_path"]
+        shown.append(members | {"path": listing.path(span.relay_path, hostnames)})
+    return {"agent_id": agent.agent_id, "hostname": agent.hostname, "spans": shown}

@@ -1,0 +1,169 @@
+"""A node's own history: how its reports came, to spans of time.
+
+May live here: pure functions over how its reports arrived. Not here: where these come from (store.past), or how spans
+look (commands.history).
+
+Spans follow the samples, which are numbered as they are measured, each at the moment of its measurement. So what came
+late fills the time in which nothing could be delivered, and a number that is absent is a measurement that nobody has.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from kattila_manager.records import Arrival
+
+
+class Kind(StrEnum):
+    """What went on in a span.
+
+    Reports came as they were measured, directly or by a path; samples came late, so that the node was cut off, but
+    alive; samples are missing; nothing was measured, as no number is missing; the machine was rebooted; nothing came
+    since.
+    """
+
+    REPORTED = "reported"
+    CUT_OFF = "cut_off"
+    MISSING = "missing"
+    STOPPED = "stopped"
+    REBOOTED = "rebooted"
+    SILENT = "silent"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Something that went on from one moment to another (ms UTC, by our clock).
+
+    `samples` counts those from `first_sample` to `last_sample`, which came, or which are missing; all three are 0 where
+    there are none. `late` of them came late. `relay_path` is that of what was reported, empty for direct.
+    """
+
+    kind: Kind
+    from_at: int
+    to_at: int
+    samples: int = 0
+    late: int = 0
+    first_sample: int = 0
+    last_sample: int = 0
+    relay_path: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What is known beside the reports: the moments of reboots, ascending, and from when on a pause is one.
+
+    `pause_ms` is also how late a sample may be without its node having been cut off.
+    """
+
+    reboots: Sequence[int]
+    pause_ms: int
+
+    def is_one(self, before: int, after: int) -> bool:
+        """Tell whether what was so at two moments went on in between."""
+        is_rebooted = bisect_right(self.reboots, before) < bisect_right(self.reboots, after)
+        return after - before <= self.pause_ms and not is_rebooted
+
+
+def spans(arrivals: Iterable[Arrival], beside: Beside, now: int | None = None) -> tuple[Span, ...]:
+    """Return what went on from the first report to the last, or to `now` if that is given.
+
+    `arrivals` are those of one agent, in the order of their samples.
+    """
+    told = _joined((_span(run, beside) for run in _runs(arrivals, beside)), beside)
+    return tuple(_with_reboots(_with_gaps(told, beside, now), beside.reboots))
+
+
+def _runs(arrivals: Iterable[Arrival], beside: Beside) -> Iterator[list[Arrival]]:
+    """Cut where a sample is missing, where late begins or ends, where the path changes, and where time passed."""
+    run: list[Arrival] = []
+    for one in arrivals:
+        if run and not _goes_on(run[-1], one, beside):
+            yield run
+            run = []
+        run.append(one)
+    if run:
+        yield run
+
+
+def _goes_on(one: Arrival, other: Arrival, beside: Beside) -> bool:
+    if other.sample != one.sample + 1 or (one.sampled_at is None) != (other.sampled_at is None):
+        return False
+    # What came late came all at once: by which way says nothing of the time that it is about.
+    is_same_way = one.relay_path == other.relay_path or one.sampled_at is not None
+    return is_same_way and beside.is_one(one.measured_at, other.measured_at)
+
+
+def _span(run: Sequence[Arrival], beside: Beside) -> Span:
+    first, last, is_late = run[0], run[-1], run[0].sampled_at is not None
+    is_cut_off = any(one.received_at - one.measured_at > beside.pause_ms for one in run)
+    return Span(
+        Kind.CUT_OFF if is_cut_off else Kind.REPORTED,
+        first.measured_at,
+        max(first.measured_at, last.measured_at),
+        samples=len(run),
+        late=len(run) if is_late else 0,
+        first_sample=first.sample,
+        last_sample=last.sample,
+        relay_path=() if is_cut_off or not first.relay_path else tuple(first.relay_path.split(",")),
+    )
+
+
+def _joined(parts: Iterable[Span], beside: Beside) -> Iterator[Span]:
+    """Join what was reported before and after a few samples that came a little late."""
+    joined: Span | None = None
+    for part in parts:
+        if joined is not None and _is_one(joined, part, beside):
+            joined = _sum(joined, part)
+            continue
+        if joined is not None:
+            yield joined
+        joined = part
+    if joined is not None:
+        yield joined
+
+
+def _is_one(one: Span, other: Span, beside: Beside) -> bool:
+    is_reported = one.kind is other.kind is Kind.REPORTED and one.relay_path == other.relay_path
+    return is_reported and other.first_sample == one.last_sample + 1 and beside.is_one(one.to_at, other.from_at)
+
+
+def _sum(one: Span, other: Span) -> Span:
+    samples, late = one.samples + other.samples, one.late + other.late
+    return replace(one, to_at=max(one.to_at, other.to_at), samples=samples, late=late, last_sample=other.last_sample)
+
+
+def _with_gaps(told: Iterable[Span], beside: Beside, now: int | None) -> Iterator[Span]:
+    before: Span | None = None
+    for span in told:
+        if before is not None:
+            yield from _gap(before, span, beside)
+        yield span
+        before = span
+    if before is not None and now is not None and now - before.to_at > beside.pause_ms:
+        yield Span(Kind.SILENT, before.to_at, now)
+
+
+def _gap(one: Span, other: Span, beside: Beside) -> Iterator[Span]:
+    first, last = one.last_sample + 1, other.first_sample - 1
+    if first <= last:
+        until = max(one.to_at, other.from_at)
+        yield Span(Kind.MISSING, one.to_at, until, last - first + 1, first_sample=first, last_sample=last)
+    elif other.from_at - one.to_at > beside.pause_ms:
+        yield Span(Kind.STOPPED, one.to_at, other.from_at)
+
+
+def _with_reboots(told: Iterable[Span], reboots: Sequence[int]) -> Iterator[Span]:
+    """Put each reboot before the first span that begins with it or after it; those before all spans are left out."""
+    due, shown = deque(reboots), False
+    for span in told:
+        while due and due[0] <= span.from_at:
+            at = due.popleft()
+            if shown or at == span.from_at:
+                yield Span(Kind.REBOOTED, at, at)
+        yield span
+        shown = True
+    yield from (Span(Kind.REBOOTED, at, at) for at in due if shown)

@@ -1,0 +1,87 @@
+"""What the database knew and knows of earlier moments.
+
+May live here: queries over time. There are two questions, and a rule for each:
+
+- What was known at a moment? Of each agent the highest sample among what had arrived by then. A sample that comes late
+  changes no answer: before it came it was not there, and when it came there was a higher one.
+- What happened to an agent? All its samples in their own order, each at the moment of its measurement, late ones too.
+
+No index is kept for this. Ids grow with the moments of arrival, and an agent's samples with those of measurement, so
+that a moment is found by halving; only around a step of a clock may that be some reports off.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Column, Connection, Select, func, select
+
+from kattila_manager.records import Arrival
+from kattila_manager.store.schema import agent_boots, agents, reports
+
+_MEASURED_AT = func.coalesce(reports.c.sampled_at, reports.c.received_at)
+_ARRIVAL = (
+    reports.c.id,
+    reports.c.sample,
+    reports.c.received_at,
+    reports.c.sampled_at,
+    reports.c.relay_path,
+)
+
+
+def newest_known(connection: Connection, at: int) -> dict[int, int]:
+    """Return the newest measurement of each agent as known at `at` (ms UTC): agents.ref to reports.id.
+
+    Agents that had not reported by then are left out, as are those of which all reports of then were pruned.
+    """
+    end = _first_from(connection, select(reports.c.id, reports.c.received_at), reports.c.id, at + 1)
+    refs = connection.execute(select(agents.c.ref)).scalars().all()
+    newest = {ref: connection.execute(_newest_before(ref, end)).scalar() for ref in refs}
+    return {ref: report_id for ref, report_id in newest.items() if report_id is not None}
+
+
+def arrivals(
+    connection: Connection, agent_ref: int, since: int | None = None, until: int | None = None
+) -> list[Arrival]:
+    """Return how an agent's reports came, in the order of their samples, of those measured between two moments.
+
+    `since` and `until` are ms UTC and count as between; None is no bound.
+    """
+    mine = reports.c.agent_ref == agent_ref
+    moments = select(reports.c.sample, _MEASURED_AT).where(mine)
+    wanted = select(*_ARRIVAL).where(mine).order_by(reports.c.sample)
+    if since is not None:
+        wanted = wanted.where(reports.c.sample >= _first_from(connection, moments, reports.c.sample, since))
+    if until is not None:
+        wanted = wanted.where(reports.c.sample < _first_from(connection, moments, reports.c.sample, until + 1))
+    return [Arrival(*row) for row in connection.execute(wanted)]
+
+
+def reboots(connection: Connection, agent_ref: int) -> list[int]:
+    """Return when (ms UTC) each boot of an agent was heard of first, but the one that it was bound with."""
+    held = (agent_boots.c.agent_ref == agent_ref) & (agent_boots.c.refused == 0)
+    seen = select(agent_boots.c.first_seen_at).where(held).order_by(agent_boots.c.first_seen_at)
+    return list(connection.execute(seen).scalars())[1:]
+
+
+def _newest_before(agent_ref: int, end: int) -> Select[Any]:
+    known = (reports.c.agent_ref == agent_ref) & (reports.c.id < end)
+    return select(reports.c.id).where(known).order_by(reports.c.sample.desc()).limit(1)
+
+
+def _first_from(connection: Connection, moments: Select[Any], number: Column[Any], at: int) -> int:
+    """Return the first number whose moment is `at` or later; `moments` selects both, which grow alike."""
+    low, high = _end(connection, moments, number.asc()), _end(connection, moments, number.desc())
+    while low <= high:
+        middle = (low + high) // 2
+        found = connection.execute(moments.where(number >= middle).order_by(number).limit(1)).first()
+        if found is None or found[1] >= at:
+            high = middle - 1
+        else:
+            low = found[0] + 1
+    return low
+
+
+def _end(connection: Connection, moments: Select[Any], order: Any) -> int:
+    row = connection.execute(moments.order_by(order).limit(1)).first()
+    return 0 if row is None else int(row[0])

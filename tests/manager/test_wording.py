@@ -1,0 +1,43 @@
+"""What a person writes of a moment, and what it is taken for."""
+
+from __future__ import annotations
+
+import pytest
+
+from kattila_manager import wording
+from support.fleet import DAY, HOUR, MINUTE, NOON, SECOND
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("36h", NOON - 36 * HOUR),
+        ("7d", NOON - 7 * DAY),
+        (" 90 min ", NOON - 90 * MINUTE),
+        ("0s", NOON),
+        ("999999999d", 0),
+        ("2026-01-31", NOON - 12 * HOUR),
+        ("2026-01-31 11:59", NOON - MINUTE),
+        ("2026-01-31T11:59:59Z", NOON - SECOND),
+        ("2026-01-31 13:00+01:00", NOON),
+        (wording.moment(NOON), NOON),
+        (wording.machine_moment(NOON), NOON),
+        ("1815-12-10", 0),
+    ],
+)
+def test_a_moment_is_read_in_utc_or_from_how_long_ago_it_was(text: str, moment: int) -> None:
+    assert wording.earlier(text, NOON) == moment
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "36", "h", "-1h", "1.5h", "36H", "2026-13-01", "12:00", "1e3s"])
+def test_what_is_no_moment_is_told(text: str) -> None:
+    with pytest.raises(ValueError, match="expected how long ago"):
+        wording.earlier(text, NOON)
+
+
+@pytest.mark.parametrize(
+    ("relays", "words"),
+    [([], "direct"), (["north"], "via north"), (["north", "south", "west"], "via north, then south, then west")],
+)
+def test_a_way_names_the_relays_in_their_order(relays: list[str], words: str) -> None:
+    assert wording.way(relays) == words
