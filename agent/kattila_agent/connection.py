@@ -104,15 +104,13 @@ class Connection:
     def _in_time(self, ask: Callable[[_Request], _Answer], total_seconds: float | None) -> _Answer:
         request = _Request(self._total_seconds if total_seconds is None else total_seconds)
         with self._sockets.cut_off_in_time(request):
-            late = f"no whole answer within {request.total_seconds:g} s"
-            try:
-                answer = ask(request)
-            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-                raise UnreachableError(late if request.is_cut_off else _reason(error)) from error
-            if request.is_cut_off:
-                # An answer that was cut off in its first lines looks like an empty one.
-                raise UnreachableError(late)
-            return answer
+            outcome = _outcome(ask, request)
+        if request.is_cut_off:
+            # An answer that was cut off in its first lines looks like an empty one.
+            raise UnreachableError(f"no whole answer within {request.total_seconds:g} s")
+        if isinstance(outcome, _Failure):
+            raise UnreachableError(outcome.reason)
+        return outcome
 
     def _post_again_if_closed(self, path: str, given: Mapping[str, Any], request: _Request) -> Reply:
         kept_alive = bool(self._sockets)
@@ -149,6 +147,20 @@ class _Request:
     is_cut_off: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why there is no answer. Not the error itself: that would keep open what its frames hold."""
+
+    reason: str
+
+
+def _outcome(ask: Callable[[_Request], _Answer], request: _Request) -> _Answer | _Failure:
+    try:
+        return ask(request)
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        return _Failure(_reason(error))
+
+
 class _Sockets:
     """The open sockets of a session, so that another thread can cut off a request that is under way.
 
@@ -157,6 +169,7 @@ class _Sockets:
 
     def __init__(self) -> None:
         self._open: set[socket.socket] = set()
+        self._done: list[socket.socket] = []
         self.address: str | None = None
         self._lock = threading.Lock()
         self._under_way: _Request | None = None
@@ -175,9 +188,11 @@ class _Sockets:
         return duplicate
 
     def remove(self, duplicate: socket.socket) -> None:
+        """Let go of one that no other request will use: the body of an answer may still be read from it."""
         with self._lock:
-            self._open.discard(duplicate)
-            duplicate.close()
+            self._done.append(duplicate)
+            if self._under_way is None:
+                self._close_done()
 
     @contextmanager
     def cut_off_in_time(self, request: _Request) -> Iterator[None]:
@@ -193,6 +208,7 @@ class _Sockets:
             timer.cancel()
             with self._lock:
                 self._under_way = None
+                self._close_done()
 
     def _cut_off(self, request: _Request) -> None:
         with self._lock:
@@ -202,6 +218,12 @@ class _Sockets:
             request.is_cut_off = True
             for duplicate in self._open:
                 _shut_down(duplicate)
+
+    def _close_done(self) -> None:
+        for duplicate in self._done:
+            self._open.discard(duplicate)
+            duplicate.close()
+        self._done.clear()
 
 
 def _shut_down(duplicate: socket.socket) -> None:

@@ -16,8 +16,11 @@ import pytest
 
 from kattila_agent.connection import Connection, UnreachableError, unsigned_words
 from support.knot import free_port
+from support.open_files import open_files
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+# Of an answer after which the server closes.
+CLOSING = b"HTTP/1.0 200 OK\r\n"
 
 
 @contextmanager
@@ -123,9 +126,10 @@ def drip(connection: socket, text: bytes, *, at_once: bytes = b"") -> None:
         lambda connection: drip(connection, HEAD * 10),
         lambda connection: drip(connection, b"HTTP/1.1 " + b"2" * 1000),
         lambda connection: drip(connection, b"x" * 5000, at_once=HEAD + b"Content-Length: 5000\r\n\r\n"),
+        lambda connection: drip(connection, b"x" * 5000, at_once=CLOSING + b"Content-Length: 5000\r\n\r\n"),
         lambda connection: time.sleep(1.5),
     ],
-    ids=["headers", "status line", "body", "silence"],
+    ids=["headers", "status line", "body", "last body", "silence"],
 )
 def test_an_answer_that_drips_is_cut_off(answer: Callable[[socket], None]) -> None:
     with serving(answer) as address:
@@ -201,6 +205,35 @@ def test_an_answer_that_is_none(raw: bytes, said: str) -> None:
 
     with serving(answer) as address:
         assert said in failure(f"http://{address}")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        CLOSING + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        CLOSING + b"Content-Length: 300000\r\n\r\n" + b"x" * 300_000,
+        CLOSING + b"Content-Length: 9\r\n\r\n{}",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nnonsense\r\n",
+        b"HTTP/1.1 ",
+    ],
+)
+def test_a_bad_answer_leaves_no_file_open_even_while_its_error_is_kept(raw: bytes) -> None:
+    def answer(connection: socket) -> None:
+        connection.sendall(raw)
+        connection.shutdown(SHUT_RDWR)
+
+    kept: list[object] = []
+    with serving(answer) as address:
+        before = open_files()
+        for _ in range(20):
+            with closing(Connection(f"http://{address}")) as connection:
+                try:
+                    kept.append(connection.get("/"))
+                except UnreachableError as error:
+                    kept.append(error)
+        # The server may have one left that it has not closed yet.
+        assert open_files() <= before + 1
+    assert len(kept) == 20
 
 
 def test_a_redirect_is_not_followed() -> None:
