@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -9,9 +10,13 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+# linux/sched.h; os.setns comes with Python 3.12.
+_CLONE_NEWNET = 0x40000000
 
 
 class Namespace:
@@ -39,6 +44,16 @@ class Namespace:
         """Return the command that runs these words in it."""
         return ["ip", "netns", "exec", self.name, *words]
 
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Let this thread be in it: the sockets that it opens and the processes that it starts stay there."""
+        with Path("/proc/thread-self/ns/net").open() as before, Path(f"/run/netns/{self.name}").open() as there:
+            _set_network(there.fileno())
+            try:
+                yield
+            finally:
+                _set_network(before.fileno())
+
 
 @contextmanager
 def new_namespace() -> Iterator[Namespace]:
@@ -57,3 +72,9 @@ def new_namespace() -> Iterator[Namespace]:
         yield Namespace(name)
     finally:
         subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+def _set_network(file: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(file, _CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns")

@@ -1,0 +1,406 @@
+"""When siblings are asked, how long an answer counts, and who may pass reports on in which order."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kattila_agent.discovery import Directory
+from kattila_agent.discovery.directory import (
+    CALM,
+    ENOUGH_WAYS,
+    HURRIED,
+    LEASE_SECONDS,
+    MAX_AGE_SECONDS,
+    REFRESH_SECONDS,
+    jittered,
+)
+from kattila_protocol.envelope import MAX_HOPS
+from kattila_protocol.peer import PeerAnswer
+
+OWN = "00000000-0000-4000-8000-000000000000"
+A, B, C = (f"{letter * 8}-0000-4000-8000-000000000000" for letter in "abc")
+NOBODY: frozenset[str] = frozenset()
+INTERVAL = 30.0
+
+
+def answer(agent_id: str, distance: int | None = 0, next_hop: str | None = None, hostname: str = "name") -> PeerAnswer:
+    return PeerAnswer(agent_id, hostname, distance, next_hop, (), (), "")
+
+
+def name_of(number: int) -> str:
+    return f"{number:08x}-0000-4000-8000-000000000000"
+
+
+def directory_of(*addresses: str) -> Directory:
+    directory = Directory(INTERVAL)
+    directory.update(addresses)
+    return directory
+
+
+def ids(
+    directory: Directory, now: float = 1.0, hops_left: int = MAX_HOPS, excluded: frozenset[str] = NOBODY
+) -> list[str]:
+    return [relay.agent_id for relay in directory.relays(OWN, hops_left, excluded, now)]
+
+
+def asked_until(
+    directory: Directory, end: float, reply: Callable[[str, float], PeerAnswer | None], **state: Any
+) -> list[float]:
+    """Ask whoever is due each second until `end`, without jitter, and return when that was."""
+    moments = []
+    for now in map(float, range(int(state.get("start", 0)), int(end))):
+        while (address := directory.due(now, hurried=state.get("hurried", False))) is not None:
+            moments.append(now)
+            said = reply(address, now)
+            if said is None:
+                directory.failed(address, now, 0.0)
+            else:
+                directory.answered(address, said, 0.01, now, 0.0)
+    return moments
+
+
+def test_everybody_is_asked_once_in_order_and_nobody_twice_at_a_time() -> None:
+    directory = directory_of("a", "b", "c")
+    assert [directory.due(0.0, hurried=False) for _ in range(4)] == ["a", "b", "c", None]
+    assert directory.due(LEASE_SECONDS - 1, hurried=True) is None
+    assert directory.due(LEASE_SECONDS, hurried=False) == "a"
+
+
+def test_who_answered_is_asked_again_in_ten_minutes() -> None:
+    moments = asked_until(directory_of("a"), 1900, lambda *_: answer(A))
+    assert moments == [0, REFRESH_SECONDS, 2 * REFRESH_SECONDS, 3 * REFRESH_SECONDS]
+
+
+@pytest.mark.parametrize(("hurried", "first", "last"), [(False, 60, 3600), (True, 30, 600)])
+def test_who_does_not_answer_is_asked_ever_less_often(hurried: bool, first: int, last: int) -> None:
+    moments = asked_until(directory_of("a"), 30_000, lambda *_: None, hurried=hurried)
+    pauses = [later - before for before, later in pairwise(moments)]
+    assert pauses == [min(first * 2**times, last) for times in range(len(pauses))]
+    assert pauses[-1] == last
+
+
+def test_who_has_no_way_is_asked_ever_less_often_while_one_is_needed() -> None:
+    moments = asked_until(directory_of("a"), 4_000, lambda *_: answer(A, None), hurried=True)
+    assert moments == [0, 30, 90, 210, 450, 930, 1530, 2130, 2730, 3330, 3930]
+
+
+def test_back_off_begins_anew_with_an_answer() -> None:
+    directory = directory_of("a")
+    asked_until(directory, 500, lambda *_: None)
+    assert asked_until(directory, 2500, lambda _, now: answer(A) if now < 1000 else None, start=500) == [
+        900,
+        1500,
+        1560,
+        1680,
+        1920,
+        2400,
+    ]
+
+
+def test_jitter_only_ever_shortens_a_pause() -> None:
+    assert jittered(600, 0.0) == 600
+    assert jittered(600, 1.0) == pytest.approx(480)
+    directory = directory_of("a")
+    directory.due(0.0, hurried=False)
+    directory.answered("a", answer(A), 0.01, 0.0, 1.0)
+    assert directory.due(479, hurried=False) is None
+    assert directory.due(481, hurried=False) == "a"
+
+
+def test_in_a_hurry_known_ways_are_looked_at_first_then_siblings_then_the_others() -> None:
+    directory = directory_of("silent", "wayless", "way", "new")
+    for _ in range(3):
+        directory.due(0.0, hurried=False)
+    directory.failed("silent", 0.0, 0.0)
+    directory.answered("wayless", answer(A, None), 0.01, 0.0, 0.0)
+    directory.answered("way", answer(B, 1), 0.01, 0.0, 0.0)
+    assert [directory.due(INTERVAL, hurried=True) for _ in range(5)] == ["way", "wayless", "new", "silent", None]
+
+
+def test_in_a_hurry_a_few_fresh_ways_are_enough() -> None:
+    addresses = [f"192.0.2.{number}" for number in range(1, 100)]
+    directory = directory_of(*addresses)
+    said = {address: answer(name_of(number)) for number, address in enumerate(addresses)}
+    reply = lambda address, _: said[address]  # noqa: E731 - three places use it
+    assert len(asked_until(directory, 1, reply)) == 99
+    assert len(asked_until(directory, 61, reply, start=60, hurried=True)) == ENOUGH_WAYS
+    # While a way works, no other is looked for.
+    directory.passed_on(said[addresses[5]].agent_id, 95.0)
+    assert asked_until(directory, 150, reply, start=95, hurried=True) == []
+    directory.refused(said[addresses[5]].agent_id, 150.0, 0.0, knows_no_way=True)
+    assert len(asked_until(directory, 151, reply, start=150, hurried=True)) == ENOUGH_WAYS
+
+
+def test_an_outage_begins_with_fresh_questions_if_the_manager_was_reached_before() -> None:
+    directory = directory_of("a")
+    asked_until(directory, 1000, lambda *_: answer(A, None), hurried=True)
+    assert asked_until(directory, 1010, lambda *_: answer(A, None), start=1000) == []
+    # After ten seconds it is still the same outage, after a minute another one.
+    assert asked_until(directory, 1100, lambda *_: answer(A, None), start=1010, hurried=True) == []
+    assert asked_until(directory, 1160, lambda *_: answer(A, None), start=1100) == []
+    assert asked_until(directory, 1170, lambda *_: answer(A, None), start=1160, hurried=True) == [1160]
+
+
+def test_what_siblings_said_while_nobody_needed_a_way_puts_nothing_off() -> None:
+    directory = directory_of("a")
+    asked_until(directory, 6001, lambda *_: answer(A, None))
+    assert asked_until(directory, 6100, lambda *_: answer(A, None), start=6001, hurried=True) == [6030, 6090]
+
+
+def test_a_short_interval_makes_the_first_pauses_short() -> None:
+    directory = Directory(2.0)
+    directory.update(("a",))
+    assert asked_until(directory, 32, lambda *_: answer(A, None), hurried=True) == [0, 2, 6, 14, 30]
+
+
+def test_the_nearest_is_the_first() -> None:
+    directory = directory_of("a", "b", "c")
+    directory.answered("a", answer(A, 1), 0.01, 0.0, 0.0)
+    directory.answered("b", answer(B, 0), 0.09, 0.0, 0.0)
+    directory.answered("c", answer(C, 0), 0.05, 0.0, 0.0)
+    assert ids(directory) == [C, B, A]
+    directory.passed_on(B, 0.5)
+    assert ids(directory) == [B, C, A]
+    directory.passed_on(A, 0.6)
+    assert ids(directory) == [B, C, A]
+    directory.failed("b", 0.7, 0.0)
+    assert ids(directory) == [C, A, B]
+    [first, *_] = directory.relays(OWN, MAX_HOPS, NOBODY, 1.0)
+    assert (first.address, first.agent_id, first.hostname, first.distance) == ("c", C, "name", 0)
+
+
+@pytest.mark.parametrize(
+    ("said", "hops_left", "excluded", "expected"),
+    [
+        (answer(A, 0), 1, NOBODY, [A]),
+        (answer(A, 0), 0, NOBODY, []),
+        (answer(A, 2), 3, NOBODY, [A]),
+        (answer(A, 2), 2, NOBODY, []),
+        (answer(A, 3), 3, NOBODY, []),
+        (answer(A, 10**9), 3, NOBODY, []),
+        (answer(A, None), 3, NOBODY, []),
+        (answer(A, 1, next_hop=OWN), 3, NOBODY, []),
+        (answer(A, 1, next_hop=B), 3, NOBODY, [A]),
+        (answer(OWN, 0), 3, NOBODY, []),
+        (answer(A, 0), 3, frozenset({A}), []),
+    ],
+)
+def test_who_may_pass_on(said: PeerAnswer, hops_left: int, excluded: frozenset[str], expected: list[str]) -> None:
+    directory = directory_of("a")
+    directory.answered("a", said, 0.01, 0.0, 0.0)
+    assert ids(directory, hops_left=hops_left, excluded=excluded) == expected
+
+
+def test_knowledge_grows_old_unless_it_is_confirmed() -> None:
+    directory = directory_of("a")
+    directory.answered("a", answer(A), 0.01, 0.0, 0.0)
+    assert ids(directory, MAX_AGE_SECONDS) == [A]
+    assert ids(directory, MAX_AGE_SECONDS + 1) == []
+    directory.passed_on(A, 600.0)
+    assert ids(directory, MAX_AGE_SECONDS + 600) == [A]
+
+
+def test_who_failed_as_a_relay_rests_ever_longer() -> None:
+    directory = directory_of("a")
+    now, rests = 0.0, []
+    for _ in range(8):
+        directory.answered("a", answer(A), 0.01, now, 0.0)
+        directory.refused(A, now, 0.0, knows_no_way=False)
+        began = now
+        while not ids(directory, now):
+            now += 1
+            directory.answered("a", answer(A), 0.01, now, 0.0)
+        rests.append(now - began)
+    assert rests == [30, 60, 120, 240, 480, 600, 600, 600]
+    directory.passed_on(A, now)
+    directory.refused(A, now, 0.0, knows_no_way=False)
+    assert (ids(directory, now + 29), ids(directory, now + 30)) == ([], [A])
+
+
+def test_a_refusal_of_long_ago_does_not_count() -> None:
+    directory = directory_of("a")
+    for now in (0.0, 10_000.0):
+        directory.answered("a", answer(A), 0.01, now, 0.0)
+        directory.refused(A, now, 0.0, knows_no_way=False)
+        assert (ids(directory, now + 29), ids(directory, now + 30)) == ([], [A])
+
+
+def test_who_says_that_it_knows_no_way_is_none_until_it_says_otherwise() -> None:
+    directory = directory_of("a")
+    directory.answered("a", answer(A), 0.01, 0.0, 0.0)
+    directory.refused(A, 0.0, 0.0, knows_no_way=True)
+    assert ids(directory, 100) == []
+    assert directory.due(29, hurried=True) is None
+    assert directory.due(30, hurried=True) == "a"
+    directory.answered("a", answer(A, 1, B), 0.01, 31.0, 0.0)
+    assert ids(directory, 31) == [A]
+
+
+def test_two_addresses_of_one_agent_are_one_relay_with_something_to_fall_back_on() -> None:
+    directory = directory_of("192.0.2.1", "2001:db8::1")
+    directory.answered("192.0.2.1", answer(A), 0.05, 0.0, 0.0)
+    directory.answered("2001:db8::1", answer(A), 0.01, 0.0, 0.0)
+    assert [relay.address for relay in directory.relays(OWN, 3, NOBODY, 1.0)] == ["2001:db8::1"]
+    directory.failed("2001:db8::1", 1.0, 0.0)
+    assert [relay.address for relay in directory.relays(OWN, 3, NOBODY, 1.0)] == ["192.0.2.1"]
+    directory.answered("2001:db8::1", answer(A), 0.01, 2.0, 0.0)
+    directory.refused(A, 2.0, 0.0, knows_no_way=False)
+    assert [relay.address for relay in directory.relays(OWN, 3, NOBODY, 40.0)] == ["192.0.2.1"]
+
+
+def test_in_a_hurry_one_address_speaks_for_an_agent() -> None:
+    directory = directory_of("192.0.2.1", "2001:db8::1")
+    asked_until(directory, 1, lambda *_: answer(A, None))
+    assert asked_until(directory, 31, lambda *_: answer(A, None), start=1, hurried=True) == [30]
+
+
+def test_what_is_no_candidate_any_more_is_forgotten() -> None:
+    directory = directory_of("a", "b")
+    directory.answered("a", answer(A), 0.01, 0.0, 0.0)
+    directory.answered("b", answer(B), 0.01, 0.0, 0.0)
+    directory.update(("b", "c"))
+    assert ids(directory) == [B]
+    assert [directory.due(1.0, hurried=False) for _ in range(2)] == ["c", None]
+    # An answer that was under way.
+    directory.answered("a", answer(A), 0.01, 1.0, 0.0)
+    directory.failed("a", 1.0, 0.0)
+    directory.passed_on(A, 1.0)
+    directory.refused(A, 1.0, 0.0, knows_no_way=False)
+    assert ids(directory) == [B]
+
+
+def test_an_address_may_change_hands() -> None:
+    directory = directory_of("a")
+    for agent_id in (A, B, C, A):
+        directory.answered("a", answer(agent_id), 0.01, 0.0, 0.0)
+        assert ids(directory) == [agent_id]
+
+
+def test_thousands_of_candidates_stay_small_whatever_they_answer() -> None:
+    addresses = tuple(f"2001:db8::{number:x}" for number in range(10_000))
+    directory = directory_of(*addresses)
+    for number, address in enumerate(addresses):
+        directory.answered(address, answer(name_of(number), hostname="x" * 100_000), 0.01, 0.0, 0.0)
+    for number in range(10_000, 10_500):
+        directory.answered(addresses[0], answer(name_of(number)), 0.01, 0.0, 0.0)
+    assert len(ids(directory)) == 10_000
+    assert size_of(directory) < 15_000_000
+
+
+def size_of(value: object, seen: set[int] | None = None) -> int:
+    """Return the bytes of a value with all that hangs on it."""
+    seen = set() if seen is None else seen
+    if id(value) in seen:
+        return 0
+    seen.add(id(value))
+    parts = [getattr(value, name) for name in getattr(value, "__slots__", ())] + list(
+        getattr(value, "__dict__", {}).values()
+    )
+    if isinstance(value, dict):
+        parts += [*value, *value.values()]
+    return sys.getsizeof(value) + sum(size_of(part, seen) for part in parts)
+
+
+def test_several_threads_get_different_addresses() -> None:
+    directory = directory_of(*map(str, range(2000)))
+    taken: list[str] = []
+
+    def take() -> None:
+        while (address := directory.due(0.0, hurried=False)) is not None:
+            taken.append(address)
+
+    threads = [threading.Thread(target=take) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(taken), len(set(taken))) == (2000, 2000)
+
+
+# What an address does when asked: nothing, or an answer of one of three agents or oneself.
+REPLIES = st.one_of(
+    st.none(),
+    st.builds(
+        answer,
+        st.sampled_from([OWN, A, B, C]),
+        st.one_of(st.none(), st.integers(0, 4), st.just(10**9)),
+        st.sampled_from([None, OWN, A, B]),
+    ),
+)
+SHARES = st.floats(0, 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_whatever_siblings_do_they_are_asked_at_a_bounded_rate_and_no_wrong_one_is_a_relay(data: st.DataObject) -> None:
+    addresses = ("a", "b", "c", "d")
+    directory = directory_of(*addresses)
+    asked: dict[str, list[float]] = {address: [] for address in addresses}
+    now = 0.0
+    for _ in range(data.draw(st.integers(10, 60))):
+        now += data.draw(st.sampled_from([1.0, 29.0, 120.0, 700.0]))
+        hurried = data.draw(st.booleans())
+        while (address := directory.due(now, hurried=hurried)) is not None:
+            asked[address].append(now)
+            said = data.draw(REPLIES)
+            if said is None:
+                directory.failed(address, now, data.draw(SHARES))
+            else:
+                directory.answered(address, said, data.draw(st.floats(0, 2)), now, data.draw(SHARES))
+        touched = data.draw(st.sampled_from([A, B, C]))
+        if data.draw(st.booleans()):
+            directory.refused(touched, now, data.draw(SHARES), knows_no_way=data.draw(st.booleans()))
+        elif data.draw(st.booleans()):
+            directory.passed_on(touched, now)
+        hops_left, excluded = data.draw(st.integers(0, 3)), data.draw(st.sampled_from([NOBODY, frozenset({B})]))
+        relays = directory.relays(OWN, hops_left, excluded, now)
+        assert all(relay.distance + 1 <= hops_left for relay in relays)
+        assert not {relay.agent_id for relay in relays} & {OWN, *excluded}
+        assert max(Counter(relay.agent_id for relay in relays).values(), default=1) == 1
+    for moments in asked.values():
+        pauses = [later - before for before, later in pairwise(moments)]
+        assert all(pause >= 0.8 * INTERVAL for pause in pauses)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(SHARES, min_size=40, max_size=40), st.booleans())
+def test_back_off_stays_within_its_bounds(shares: list[float], hurried: bool) -> None:
+    directory = directory_of("a")
+    bounds = HURRIED if hurried else CALM
+    now = 0.0
+    for times, share in enumerate(shares, 1):
+        assert directory.due(now, hurried=hurried) == "a"
+        directory.failed("a", now, share)
+        pause = bounds.seconds(times)
+        assert 0 < pause <= bounds.last_seconds
+        assert directory.due(now + 0.79 * pause, hurried=hurried) is None
+        now += pause
+
+
+def test_a_mesh_of_a_hundred_that_is_cut_off_does_not_ask_more_and_more() -> None:
+    count, hour = 100, 3600
+    names = [name_of(number) for number in range(count)]
+    directories = [directory_of(*(other for other in names if other != name)) for name in names[:5]]
+    per_ten_minutes: Counter[int] = Counter()
+    for now in range(hour):
+        for number, directory in enumerate(directories):
+            for turn in range(4):
+                address = directory.due(float(now), hurried=True)
+                if address is None:
+                    break
+                per_ten_minutes[now // 600] += 1
+                directory.answered(address, answer(address, None), 0.01, float(now), (number * 7 + turn) / 40)
+    rates = [per_ten_minutes[tens] / len(directories) / 10 for tens in range(6)]
+    print(f"questions per agent and minute: {rates}")
+    # Each is asked six times in the first ten minutes, and then once in 8 to 10.
+    assert rates[0] <= (count - 1) * 6 / 10
+    assert max(rates[1:]) <= (count - 1) / 8
