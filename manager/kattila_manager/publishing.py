@@ -1,4 +1,4 @@
-"""The cycle of publishing: read, compare, write alarms and interfaces, render, prune.
+"""The cycle of publishing: read, compare, write alarms, interfaces and edges, render, prune.
 
 May live here: the order of these steps, what one of them failing means for the others, and what is logged of it. It
 shares nothing with the server but the database, and waits for nobody.
@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from kattila_manager import alarms, pages, wording
+from kattila_manager import alarms, pages, topology, wording
 from kattila_manager.alarms import Closed, Event, Opened
 from kattila_manager.pages import Seen, Source
 from kattila_manager.presence import Watch
 from kattila_manager.records import KeyName, Snapshot
-from kattila_manager.store import eventlog, retention
+from kattila_manager.store import edges, eventlog, retention
 from kattila_manager.store.retention import Limits
 from kattila_manager.store.snapshots import snapshot
 from kattila_manager.store.store import Store
@@ -84,6 +84,7 @@ class Publisher:
             done.agents = len(seen.agents)
             self._step("writing alarms", lambda: self._raise_alarms(seen, keys, watch, done), done)
             self._step("writing interfaces", lambda: self._write_interfaces(seen), done)
+            self._step("writing edges", lambda: self._write_edges(seen, watch), done)
             self._step("rendering the pages", lambda: self._render(keys, watch, done), done)
 
     def _read(self, now: int) -> Snapshot:
@@ -109,6 +110,12 @@ class Publisher:
         for start in range(0, len(due), _SLICE_AGENTS):
             part = due[start : start + _SLICE_AGENTS]
             self._store.write(partial(eventlog.replace_interfaces, measured=part))
+
+    def _write_edges(self, seen: Snapshot, watch: Watch) -> None:
+        forget_before = watch.now - self._settings.limits.age_ms
+        changes = topology.compare(seen.edges, topology.infer(seen, watch), forget_before)
+        if changes:
+            self._store.write(lambda connection: edges.write(connection, changes))
 
     def _render(self, keys: Sequence[KeyName] | None, watch: Watch, done: Done) -> None:
         # Read again, so that the page shows the alarms that were just raised.

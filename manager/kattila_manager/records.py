@@ -141,6 +141,23 @@ class Alarm:
     counter: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """One link between two agents, named by their `ref`, the smaller first; it has no direction.
+
+    `state` is a topology.State, `evidence` JSON that tells which reports show it.
+    """
+
+    edge_id: int
+    kind: str
+    a_ref: int
+    b_ref: int
+    state: str
+    evidence: str
+    first_seen_at: int
+    last_seen_at: int
+
+
 # What an alarm or a counter is about: its kind, and the agent (None: nobody in particular).
 Subject = tuple[str, str | None]
 
@@ -171,6 +188,7 @@ class Snapshot:
     open_alarms: tuple[Alarm, ...]
     closed_alarms: tuple[Alarm, ...]
     counters: Mapping[Subject, int]
+    edges: tuple[Edge, ...]
 
     def report_of(self, agent: Agent) -> Report | None:
         """Return an agent's newest measurement; None if there is none, or none that can be read."""

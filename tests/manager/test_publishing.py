@@ -252,6 +252,56 @@ def test_a_late_sample_changes_no_interfaces(fleet: Fleet) -> None:
     assert _interfaces(fleet) == before
 
 
+# --- Edges
+
+
+def _edges(fleet: Fleet) -> list[tuple[object, ...]]:
+    return fleet.rows("SELECT kind, a_ref, b_ref, state, first_seen_at, last_seen_at FROM topology_edges ORDER BY id")
+
+
+def test_a_path_is_an_edge_while_it_is_used_then_unused_then_forgotten(fleet: Fleet) -> None:
+    _listen(fleet, NOON + MINUTE)
+    cycle(fleet)
+    assert _edges(fleet) == []
+    fleet.file(report(TWO, 2, NOON), relays=(ONE.agent_id,))
+    cycle(fleet)
+    assert _edges(fleet) == [("relay", 1, 2, "up", NOON, NOON)]
+    assert fleet.rows("SELECT evidence FROM topology_edges") == [
+        (f'{{"count":1,"reports":[{{"agent_id":"{TWO.agent_id}","sample":2}}]}}',)
+    ]
+    fleet.file(report(TWO, 3, NOON + 30 * SECOND), relays=(ONE.agent_id,))
+    cycle(fleet, NOON + 30 * SECOND)
+    assert _edges(fleet) == [("relay", 1, 2, "up", NOON, NOON + 30 * SECOND)]
+    fleet.file(report(TWO, 4, NOON + MINUTE))
+    cycle(fleet, NOON + MINUTE)
+    assert _edges(fleet) == [("relay", 1, 2, "unused", NOON, NOON + 30 * SECOND)]
+    cycle(fleet, NOON + 30 * DAY + 30 * SECOND)
+    assert len(_edges(fleet)) == 1
+    cycle(fleet, NOON + 30 * DAY + 30 * SECOND + 1)
+    assert _edges(fleet) == []
+
+
+def test_an_edge_that_is_used_again_keeps_since_when_it_is_known(fleet: Fleet) -> None:
+    for sample, relays in ((2, (ONE.agent_id,)), (3, ()), (4, (ONE.agent_id,))):
+        fleet.file(report(TWO, sample, NOON + sample * SECOND), relays=relays)
+        cycle(fleet, NOON + sample * SECOND)
+    assert _edges(fleet) == [("relay", 1, 2, "up", NOON + 2 * SECOND, NOON + 4 * SECOND)]
+
+
+def test_edges_without_news_are_not_written_again(fleet: Fleet) -> None:
+    fleet.file(report(TWO, 2, NOON), relays=(ONE.agent_id,))
+    cycle(fleet)
+    before = fleet.dump()
+    cycle(fleet, NOON + 5 * SECOND)
+    assert fleet.dump() == before
+
+
+def test_edges_of_other_kinds_are_left_alone(fleet: Fleet) -> None:
+    fleet.change("INSERT INTO topology_edges VALUES (7, 'wireguard', 1, 2, 'up', '{}', 0, 0)")
+    cycle(fleet, NOON + 400 * DAY)
+    assert _edges(fleet) == [("wireguard", 1, 2, "up", 0, 0)]
+
+
 # --- Pruning
 
 

@@ -55,6 +55,7 @@ def snapshot(*agents: Agent, **changes: Any) -> Snapshot:
         "open_alarms": (),
         "closed_alarms": (),
         "counters": {},
+        "edges": (),
     }
     return Snapshot(**members | changes)
 

@@ -129,10 +129,10 @@ topology_edges = _table(
     "Inferred links between agents.",
     Column("id", Integer, primary_key=True),
     Column("kind", Text, nullable=False, comment="wireguard, relay or physical"),
-    Column("a_ref", Integer, ForeignKey("agents.ref", ondelete="CASCADE"), nullable=False),
+    Column("a_ref", Integer, ForeignKey("agents.ref", ondelete="CASCADE"), nullable=False, comment="the smaller one"),
     Column("b_ref", Integer, ForeignKey("agents.ref", ondelete="CASCADE"), nullable=False),
-    Column("state", Text, nullable=False),
-    Column("evidence", Text, nullable=False, comment="JSON"),
+    Column("state", Text, nullable=False, comment="of a relay edge up or unused: no newest report came that way"),
+    Column("evidence", Text, nullable=False, comment="JSON: which reports show it, the newest ten of `count`"),
     Column("first_seen_at", Integer, nullable=False),
     Column("last_seen_at", Integer, nullable=False),
 )

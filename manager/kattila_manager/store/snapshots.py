@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from kattila_manager.decoding import decode
 from kattila_manager.records import Agent, Snapshot
-from kattila_manager.store import reading
+from kattila_manager.store import edges, reading
 from kattila_protocol.errors import Malformed
 from kattila_protocol.report import Report
 
@@ -33,6 +33,7 @@ def snapshot(connection: Connection, known: Mapping[int, Report], now: int) -> S
         open_alarms=reading.open_alarms(connection),
         closed_alarms=reading.alarms_closed_since(connection, now - _CLOSED_SHOWN_MS, _MOST_CLOSED_SHOWN),
         counters=reading.alarm_counters(connection),
+        edges=edges.all_edges(connection),
     )
 
 
