@@ -116,6 +116,12 @@ class Folder:
         """Replace the ledger; it is on the disk when this returns."""
         durable.write(self.path / _LEDGER, ledger.encode(written), _MODE)
 
+    def remove_ledger(self) -> None:
+        """Remove the ledger, after all else that was removed."""
+        self.sync()
+        (self.path / _LEDGER).unlink(missing_ok=True)
+        self.sync()
+
     def free_bytes(self) -> int | None:
         """Return what the disk has left for this user, None where it does not tell. Quotas are not in it."""
         found = os.statvfs(self.path)

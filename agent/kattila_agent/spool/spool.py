@@ -156,13 +156,14 @@ class Spool:
     def clear(self) -> None:
         """Forget all samples and the count."""
         with self._guard:
-            self._ledger, self._uncounted = Ledger(), 0
             there = set(self._entries)
             self._try(lambda: there.update(self._folder.numbers()))
+            self._ledger, self._uncounted = Ledger(), 0
             self._save(Ledger(dropping=tuple(sorted(there))))
             for number in there:
                 self._forget(number)
-            self._save(Ledger())
+            if self._try(self._folder.remove_ledger):
+                self._ledger = Ledger()
 
     def make_room(self) -> bool:
         """Drop the oldest so that others have room on a full disk; tells whether there was something to drop."""
