@@ -9,7 +9,7 @@ The others last as long as a state does. Where nothing is known at the moment, a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -96,7 +96,15 @@ class Closed:
     closed_at: int
 
 
-Event = Opened | Renewed | Closed
+@dataclass(frozen=True, slots=True)
+class Amended:
+    """A closed alarm of which more is known by now."""
+
+    alarm: Alarm
+    detail: str
+
+
+Event = Opened | Renewed | Closed | Amended
 
 
 def compare(opened: Iterable[Alarm], findings: Findings, now: int) -> tuple[Event, ...]:
@@ -106,6 +114,12 @@ def compare(opened: Iterable[Alarm], findings: Findings, now: int) -> tuple[Even
     closed = [Closed(alarm, now) for subject, alarm in alarms.items() if subject not in found | findings.unknown]
     events = [_event(alarms.get(finding.subject), finding) for finding in findings.found]
     return (*closed, *(event for event in events if event is not None))
+
+
+def amend(closed: Iterable[Alarm], late: Mapping[int, int]) -> tuple[Amended, ...]:
+    """Return which closed alarms of silence are to tell that their agents were alive; `late` is as in a snapshot."""
+    told = [(alarm, _cut_off(alarm, late[alarm.alarm_id])) for alarm in closed if alarm.alarm_id in late]
+    return tuple(Amended(alarm, detail) for alarm, detail in told if detail != alarm.detail)
 
 
 def findings(snapshot: Snapshot, keys: Sequence[KeyName] | None, watch: Watch) -> Findings:
@@ -215,6 +229,12 @@ def _previous_key(agent: Agent, keys: Sequence[KeyName]) -> Finding:
     )
     at = max(keys[0].first_seen_at, agent.first_seen_at)
     return Finding((str(Kind.PREVIOUS_KEY), agent.agent_id), at, agent.last_seen_at, detail)
+
+
+def _cut_off(alarm: Alarm, late: int) -> str:
+    until = "" if alarm.closed_at is None else f" until {moment(alarm.closed_at)}"
+    came = f"{plural(late, 'sample')} came late"
+    return f"no report since {moment(alarm.opened_at)}{until}; it was cut off, alive: {came}"
 
 
 def _silent(agent: Agent, names: dict[str, str]) -> Finding:

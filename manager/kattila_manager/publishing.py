@@ -93,7 +93,10 @@ class Publisher:
         return seen
 
     def _raise_alarms(self, seen: Snapshot, keys: Sequence[KeyName] | None, watch: Watch, done: Done) -> None:
-        events = alarms.compare(seen.open_alarms, alarms.findings(seen, keys, watch), watch.now)
+        events = (
+            *alarms.compare(seen.open_alarms, alarms.findings(seen, keys, watch), watch.now),
+            *alarms.amend(seen.closed_alarms, seen.late),
+        )
         if not events:
             return
         self._store.write(lambda connection: eventlog.record(connection, events))

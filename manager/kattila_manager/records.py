@@ -177,7 +177,8 @@ class Snapshot:
 
     `reports` are the newest measurements by their id in the database; `damaged` names those that cannot be read.
     `listening` is (since, until) of the server's workers, None for never. `counters` are where the newest alarm of each
-    subject left its counter.
+    subject left its counter. `late` tells of closed alarms, by their id, how many samples that were measured while they
+    were open came late.
     """
 
     agents: tuple[Agent, ...]
@@ -189,6 +190,7 @@ class Snapshot:
     closed_alarms: tuple[Alarm, ...]
     counters: Mapping[Subject, int]
     edges: tuple[Edge, ...]
+    late: Mapping[int, int]
 
     def report_of(self, agent: Agent) -> Report | None:
         """Return an agent's newest measurement; None if there is none, or none that can be read."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kattila_manager.alarms import Closed, Event, Finding, Findings, Kind, Opened, Renewed, compare, findings
+from kattila_manager.alarms import Closed, Event, Finding, Findings, Kind, Opened, Renewed, amend, compare, findings
 from kattila_manager.records import KeyName, Snapshot
 from support.fleet import DAY, HOUR, MINUTE, NOON, SECOND
 from support.snapshots import KEYS, PREVIOUS, agent, alarm, refusal, snapshot, watch
@@ -175,6 +175,21 @@ def test_a_silent_agent_is_an_alarm_until_it_reports() -> None:
     assert events(snapshot(ONE, back, open_alarms=(opened,))) == (Closed(opened, NOON),)
 
 
+def test_a_silence_that_late_samples_filled_says_that_the_agent_was_cut_off() -> None:
+    closed = alarm("agent_silent", TWO.agent_id, alarm_id=7, closed_at=NOON)
+    other = alarm("agent_silent", ONE.agent_id, alarm_id=8, closed_at=NOON)
+    [amended] = amend((closed, other), {7: 20})
+    assert amended.alarm == closed
+    assert amended.detail == (
+        "no report since 2026-01-31 11:50:00 UTC until 2026-01-31 12:00:00 UTC; "
+        "it was cut off, alive: 20 samples came late"
+    )
+    told = replace(closed, detail=amended.detail)
+    assert amend((told, other), {7: 20}) == ()
+    [more] = amend((told, other), {7: 21})
+    assert more.detail.endswith("21 samples came late")
+
+
 def test_a_silent_agent_tells_by_which_relays_it_came_last() -> None:
     relayed = replace(SILENT, relay_path=(ONE.agent_id, "00000000-0000-4000-8000-000000000000"))
     detail = only(look(snapshot(ONE, relayed))).detail
@@ -289,6 +304,7 @@ def test_there_is_one_alarm_per_subject_and_comparing_again_says_nothing_new(
             closed = after.pop((event.alarm.kind, event.alarm.agent_id))
             assert (closed.kind, closed.agent_id) not in unknown
         else:
+            assert isinstance(event, Renewed)
             subject = (event.alarm.kind, event.alarm.agent_id)
             assert event.count >= event.alarm.count
             after[subject] = replace(event.alarm, count=event.count, counter=event.counter, detail=event.detail)

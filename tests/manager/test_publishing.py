@@ -86,6 +86,32 @@ def test_a_silence_begins_is_shown_in_the_same_cycle_and_ends(fleet: Fleet) -> N
     assert "Closed within 24 hours" in page(fleet)
 
 
+def test_a_silence_that_was_none_is_told_so_as_its_samples_come_late(fleet: Fleet) -> None:
+    back = NOON + 10 * MINUTE
+    _listen(fleet, back + MINUTE)
+    cycle(fleet, NOON + 5 * MINUTE)
+    assert {alarm.agent_id for alarm in opened(fleet)} == {ONE.agent_id, TWO.agent_id}
+    for sender in (ONE, TWO):
+        fleet.file(report(sender, 21, back))
+    cycle(fleet, back)
+    assert opened(fleet) == ()
+    for count in (3, 20):
+        for sample in range(2, 2 + count):
+            measured_at = NOON + (sample - 1) * 29 * SECOND
+            fleet.file(report(ONE, sample, back, tick=100 * count + sample, sampled_at=measured_at))
+        cycle(fleet, back + SECOND)
+        details = dict(fleet.rows("SELECT agent_id, detail FROM alarms"))
+        assert details[ONE.agent_id] == (
+            "no report since 2026-01-31 11:59:59 UTC until 2026-01-31 12:10:00 UTC; "
+            f"it was cut off, alive: {min(count, 19)} samples came late"
+        )
+        assert details[TWO.agent_id] == "no report since 2026-01-31 11:59:59 UTC; the last one came direct"
+    assert "it was cut off, alive: 19 samples came late" in page(fleet)
+    before = fleet.dump()
+    cycle(fleet, back + 2 * SECOND)
+    assert fleet.dump() == before
+
+
 def test_publishing_without_news_writes_nothing_to_the_database(fleet: Fleet) -> None:
     later = NOON + 5 * MINUTE
     _listen(fleet, later)

@@ -56,6 +56,7 @@ def snapshot(*agents: Agent, **changes: Any) -> Snapshot:
         "closed_alarms": (),
         "counters": {},
         "edges": (),
+        "late": {},
     }
     return Snapshot(**members | changes)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from kattila_manager.alarms import Closed, Event, Opened
+from kattila_manager.alarms import Amended, Closed, Event, Opened
 from kattila_manager.store.schema import agent_interfaces, agents, alarms
 from kattila_protocol.report import Interface
 
@@ -36,6 +36,9 @@ def record(connection: Connection, events: Iterable[Event]) -> None:
         elif isinstance(event, Closed):
             mine = alarms.c.id == event.alarm.alarm_id
             connection.execute(update(alarms).where(mine).values(closed_at=event.closed_at))
+        elif isinstance(event, Amended):
+            mine = alarms.c.id == event.alarm.alarm_id
+            connection.execute(update(alarms).where(mine).values(detail=event.detail))
         else:
             mine = alarms.c.id == event.alarm.alarm_id
             columns = {"last_at": event.last_at, "count": event.count, "counter": event.counter, "detail": event.detail}

@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import Column, Connection, Select, func, select
 
 from kattila_manager.records import Arrival
-from kattila_manager.store.schema import agent_boots, agents, reports
+from kattila_manager.store.schema import agent_boots, agents, alarms, reports
 
 _MEASURED_AT = func.coalesce(reports.c.sampled_at, reports.c.received_at)
 _ARRIVAL = (
@@ -62,6 +62,23 @@ def reboots(connection: Connection, agent_ref: int) -> list[int]:
     held = (agent_boots.c.agent_ref == agent_ref) & (agent_boots.c.refused == 0)
     seen = select(agent_boots.c.first_seen_at).where(held).order_by(agent_boots.c.first_seen_at)
     return list(connection.execute(seen).scalars())[1:]
+
+
+def late_during(connection: Connection, kind: str, closed_since: int) -> dict[int, int]:
+    """Count the late samples that were measured while an alarm of this kind about their agent was open.
+
+    By alarms.id, of those closed at `closed_since` (ms UTC) or later; an alarm without such samples is left out.
+    """
+    lasted = (alarms.c.kind == kind) & (alarms.c.closed_at >= closed_since)
+    during = reports.c.sampled_at.between(alarms.c.opened_at, alarms.c.closed_at)
+    query = (
+        select(alarms.c.id, func.count())
+        .join(agents, agents.c.agent_id == alarms.c.agent_id)
+        .join(reports, (reports.c.agent_ref == agents.c.ref) & during)
+        .where(lasted)
+        .group_by(alarms.c.id)
+    )
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def _newest_before(agent_ref: int, end: int) -> Select[Any]:

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 import zstandard
 from sqlalchemy import Connection
 
+from kattila_manager.alarms import Kind
 from kattila_manager.decoding import decode
 from kattila_manager.records import Agent, Snapshot
-from kattila_manager.store import edges, reading
+from kattila_manager.store import edges, past, reading
 from kattila_protocol.errors import Malformed
 from kattila_protocol.report import Report
 
@@ -34,6 +35,7 @@ def snapshot(connection: Connection, known: Mapping[int, Report], now: int) -> S
         closed_alarms=reading.alarms_closed_since(connection, now - _CLOSED_SHOWN_MS, _MOST_CLOSED_SHOWN),
         counters=reading.alarm_counters(connection),
         edges=edges.all_edges(connection),
+        late=past.late_during(connection, Kind.AGENT_SILENT, now - _CLOSED_SHOWN_MS),
     )
 
 
