@@ -134,7 +134,7 @@ bench-agent: setup ## what the agent costs a node, beside other agents where the
 # --- The lab: nodes with systemd, SSH and WireGuard on this machine (tests/fleet)
 
 FLEET := env PYTHONPATH=tests .venv-deploy/bin/python -m fleet
-.PHONY: fleet fleet-down fleet-ssh fleet-run fleet-test
+.PHONY: fleet fleet-down fleet-ssh fleet-run fleet-test build-for-fleet
 fleet: setup-fleet ## boot a fleet of real nodes on this machine, and say how to go on (as root)
 	@$(FLEET) up
 
@@ -150,7 +150,11 @@ fleet-run: ## a command on the lab's control host: make fleet-run COMMAND="ansib
 fleet-test: setup-fleet ## boot the lab anew, prove all that is promised of nodes, remove it (KEEP=1: let it stay); as root
 	@reason=$$($(FLEET) skip-reason) || exit; \
 	if [ -n "$$reason" ]; then echo "fleet-test is skipped: $$reason"; \
-	else exec .venv-deploy/bin/pytest tests/fleet -v; fi
+	else $(MAKE) --no-print-directory build-for-fleet && exec .venv-deploy/bin/pytest tests/fleet -v; fi
+
+# Of the manager only what the lab's nodes take: their Python is Debian 12's.
+build-for-fleet: build-agent
+	@$(BIN)/python release/build_manager.py --pythons 3.11 --arches $$(dpkg --print-architecture)
 
 # --- Keeping it
 
