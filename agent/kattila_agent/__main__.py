@@ -26,6 +26,7 @@ from kattila_agent.config import Config
 from kattila_agent.fitting import TooMuchError
 from kattila_agent.identity import Identity, StateError
 from kattila_agent.measurement import Measurement
+from kattila_agent.sample import Clock
 from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFile, RingFileError
 from kattila_keys.servers import Records
@@ -99,12 +100,11 @@ def _check(flags: argparse.Namespace) -> int:
 
 
 def _dump(target: str, settings: Config, ambient: Ambient, identity: Identity) -> int:
-    from kattila_agent.reporting import seal  # noqa: PLC0415 - see _serve
-
     ring = commands.usable_ring(_keys(settings, ambient), ambient.now())
     measurement = _measure_once(_given_by(settings), ambient)
     numbers = identity.take()
-    report = seal(measurement, numbers, ambient.nonce(), ambient.now(), ring)
+    clock = Clock(ambient.now(), measurement.boot_id, ambient.since_boot_ms())
+    report = commands.signed_once(measurement, numbers, ambient.nonce(), clock, ring)
     commands.write_dump(report, target)
     _log.info(
         "wrote %d bytes to %s: agent %s, sample %d, tick %d, key %s",
@@ -189,6 +189,7 @@ def _ambient() -> Ambient:
     return Ambient(
         now=lambda: time.time_ns() // 1_000_000,
         monotonic=time.monotonic,
+        since_boot_ms=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000,
         nonce=lambda: secrets.token_hex(16),
         new_id=lambda: str(uuid.uuid4()),
         share=random.random,

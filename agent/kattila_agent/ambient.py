@@ -13,12 +13,13 @@ from dataclasses import dataclass
 class Ambient:
     """The clocks and the chance of one process.
 
-    `now` is ms UTC, `monotonic` seconds that never go back; `nonce` draws 32 lower-case hex digits, `new_id` a random
-    UUID in lower case, `share` a number from 0 to 1.
+    `now` is ms UTC, `monotonic` seconds that never go back, `since_boot_ms` what CLOCK_BOOTTIME says; `nonce` draws 32
+    lower-case hex digits, `new_id` a random UUID in lower case, `share` a number from 0 to 1.
     """
 
     now: Callable[[], int]
     monotonic: Callable[[], float]
+    since_boot_ms: Callable[[], int]
     nonce: Callable[[], str]
     new_id: Callable[[], str]
     share: Callable[[], float]

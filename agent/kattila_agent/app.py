@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any
 
 from bottle import Bottle, HTTPError, HTTPResponse, request
 
 from kattila_agent import __version__
-from kattila_agent.config import Network
+from kattila_agent.connection import Reply
+from kattila_agent.delivery import BUDGET
 from kattila_agent.identity import StateError
 from kattila_agent.measurement import Measurement
 from kattila_agent.nonces import SeenNonces
+from kattila_agent.ways import Way
 from kattila_protocol import peer, reset
+from kattila_protocol.envelope import MAX_BODY_BYTES
 from kattila_protocol.errors import Refusal, TooLarge
 from kattila_protocol.message import MAX_MESSAGE_BYTES, check_content_type
 from kattila_protocol.peer import MAX_SHOWN, PeerAnswer
@@ -29,8 +33,6 @@ from kattila_protocol.ring import Ring
 _LOOPBACK = frozenset(("127.0.0.1", "::1"))
 _PROBLEM = "application/problem+json"
 _HEALTHY = json.dumps({"status": "ok", "version": __version__}).encode()
-
-_Result = TypeVar("_Result")
 
 
 class ForeignSource(Refusal):
@@ -43,10 +45,10 @@ class ForeignSource(Refusal):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What the node knows of itself right now: its last measurement and its distance to the manager."""
+    """What the node knows of itself now: its last measurement, and the way of its reports (None: none arrives)."""
 
     measurement: Measurement | None
-    distance: int | None
+    way: Way | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +56,17 @@ class Node:
     """What the endpoints ask of the rest of the agent.
 
     `verify` runs an operation with the ring, and once more with a fresh one if no key fits; `reset` ends an id and
-    returns the new one; `now` is ms UTC.
+    returns the new one; `pass_on` relays a report for a caller that waits so many seconds (None: it does not say);
+    `is_near` tells whether an address may call; `now` is ms UTC.
     """
 
     agent_id: Callable[[], str]
     verify: Callable[[Callable[[Ring], Any], int], Any]
     standing: Callable[[], Standing]
     reset: Callable[[str], str]
+    pass_on: Callable[[bytes, float | None], Reply]
+    is_near: Callable[[str], bool]
     now: Callable[[], int]
-    networks: tuple[Network, ...]
 
 
 def make_app(node: Node) -> Bottle:
@@ -73,12 +77,13 @@ def make_app(node: Node) -> Bottle:
 
     app.route("/status/healthcheck", "GET", lambda: _answer(_HEALTHY))
     app.route("/status/peer", "GET", lambda: _or_problem(lambda: _peer(node, seen)))
+    app.route("/status/relay", "POST", lambda: _or_problem(lambda: _relay(node)))
     app.route("/status/reset", "POST", lambda: _or_problem(lambda: _reset(node, seen)))
     return app
 
 
 def _peer(node: Node, seen: SeenNonces) -> bytes:
-    is_local = _check_source(node.networks)
+    is_local = _check_source(node)
     now, standing = node.now(), node.standing()
     measurement = standing.measurement
     # Every node has a loopback address: from elsewhere a query to it could be one that was made for another node.
@@ -90,8 +95,8 @@ def _peer(node: Node, seen: SeenNonces) -> bytes:
     answer = PeerAnswer(
         agent_id=node.agent_id(),
         hostname=measurement.hostname if measurement else "",
-        distance=standing.distance,
-        next_hop=None,
+        distance=standing.way.distance if standing.way else None,
+        next_hop=standing.way.next_hop if standing.way else None,
         interfaces=measurement.telemetry.interfaces[:MAX_SHOWN] if measurement else (),
         routes=measurement.telemetry.routes[:MAX_SHOWN] if measurement else (),
         nonce=query.nonce,
@@ -99,34 +104,44 @@ def _peer(node: Node, seen: SeenNonces) -> bytes:
     return peer.seal_answer(answer, key)
 
 
+def _relay(node: Node) -> Reply:
+    _check_source(node)
+    return node.pass_on(_body(MAX_BODY_BYTES), _allowed_seconds(request.headers.get(BUDGET, "")))
+
+
+def _allowed_seconds(budget: str) -> float | None:
+    return int(budget) / 1000 if re.fullmatch("[0-9]{1,9}", budget) else None
+
+
 def _reset(node: Node, seen: SeenNonces) -> bytes:
-    _check_source(node.networks)
-    body = _body()
+    _check_source(node)
+    body = _body(MAX_MESSAGE_BYTES)
     now, own_id = node.now(), node.agent_id()
     asked, key = node.verify(lambda ring: reset.unseal(body, ring, own_id, now), now)
     seen.add(asked.nonce, now)
     return reset.seal_answer(ResetAnswer(node.reset(own_id), asked.nonce), key)
 
 
-def _check_source(networks: tuple[Network, ...]) -> bool:
+def _check_source(node: Node) -> bool:
     """Raise ForeignSource for a source that may not ask; tell whether it is this machine."""
     # A link-local IPv6 source carries its zone.
-    source = ipaddress.ip_address(str(request.environ["REMOTE_ADDR"]).partition("%")[0])
-    if not source.is_loopback and not any(source in network for network in networks):
-        raise ForeignSource(f"{source} is neither this machine nor in PEER_NETWORKS")
-    return source.is_loopback
+    source = str(request.environ["REMOTE_ADDR"]).partition("%")[0]
+    if not node.is_near(source):
+        raise ForeignSource(f"{source} is neither this machine, nor behind its WireGuard tunnels, nor in PEER_NETWORKS")
+    return ipaddress.ip_address(source).is_loopback
 
 
-def _body() -> bytes:
+def _body(limit: int) -> bytes:
     check_content_type(request.content_type)
-    if request.content_length > MAX_MESSAGE_BYTES:
-        raise TooLarge(f"the body has {request.content_length} bytes; the limit is {MAX_MESSAGE_BYTES}")
-    return bytes(request.environ["wsgi.input"].read(MAX_MESSAGE_BYTES + 1))
+    if request.content_length > limit:
+        raise TooLarge(f"the body has {request.content_length} bytes; the limit is {limit}")
+    return bytes(request.environ["wsgi.input"].read(limit + 1))
 
 
-def _or_problem(answer: Callable[[], bytes]) -> HTTPResponse:
+def _or_problem(answer: Callable[[], bytes | Reply]) -> HTTPResponse:
     try:
-        return _answer(answer())
+        given = answer()
+        return _passed_back(given) if isinstance(given, Reply) else _answer(given)
     except Refusal as refusal:
         return _problem(refusal.status, refusal.members, retry_after_seconds=refusal.retry_after_seconds)
     except StateError as error:
@@ -135,6 +150,15 @@ def _or_problem(answer: Callable[[], bytes]) -> HTTPResponse:
 
 def _answer(body: bytes) -> HTTPResponse:
     return HTTPResponse(body, headers={"Content-Type": "application/json", "Cache-Control": "no-store"})
+
+
+def _passed_back(reply: Reply) -> HTTPResponse:
+    """Answer as the manager did."""
+    content_type = "application/json" if reply.status == HTTPStatus.OK else _PROBLEM
+    headers = {"Content-Type": content_type, "Cache-Control": "no-store"}
+    if reply.retry_after_seconds is not None:
+        headers["Retry-After"] = str(reply.retry_after_seconds)
+    return HTTPResponse(reply.body, status=reply.status, headers=headers)
 
 
 def _error(error: HTTPError) -> HTTPResponse:

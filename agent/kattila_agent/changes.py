@@ -24,3 +24,7 @@ class Changes:
             _log.log(level, "%s", text)
         else:
             _log.debug("still: %s", text)
+
+    def was_said(self, subject: str) -> bool:
+        """Tell whether the subject's state is one that there is something to say of."""
+        return bool(self._states.get(subject))

@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from kattila_agent import fitting, sample
 from kattila_agent.ambient import Ambient
+from kattila_agent.identity import Numbers
 from kattila_agent.measurement import Measurement
+from kattila_agent.sample import Clock, Sample, Signing
 from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFileError
 from kattila_keys.servers import DnsError
-from kattila_protocol import canonical, reset
+from kattila_protocol import canonical, envelope, reset
 from kattila_protocol.errors import Refusal
 from kattila_protocol.reset import Reset
 from kattila_protocol.ring import Ring
@@ -64,6 +67,14 @@ def usable_ring(keys: Keys, now: int) -> Ring:
             raise CommandError(f"no key to sign with: {error}") from None
         _log.warning("signing with the cached key %s: %s", ring.current.fingerprint, error)
         return ring
+
+
+def signed_once(measurement: Measurement, numbers: Numbers, nonce: str, clock: Clock, ring: Ring) -> bytes:
+    """Return the body that the daemon would send to the manager; raises TooMuchError."""
+    telemetry = fitting.encode(measurement.telemetry, fitting.MAX_TELEMETRY_BYTES)
+    measured = Sample(numbers.sample, measurement.sampled_at, clock.boot_id, clock.since_boot_ms, telemetry)
+    signed = sample.encode(measured, Signing(numbers.agent_id, numbers.tick, nonce, clock))
+    return envelope.seal(signed, ring.current).to_bytes()
 
 
 def write_dump(report: bytes, target: str) -> None:

@@ -277,22 +277,19 @@ def _pool_classes(sockets: _Sockets) -> dict[str, type[HTTPConnectionPool]]:
 class Connections:
     """A few connections to one server, for several threads; each request takes one that is idle, or a new one."""
 
-    def __init__(self, url: str, *, total_seconds: float) -> None:
+    def __init__(self, url: str) -> None:
         """Take the server's URL. Opens nothing yet."""
         self._url = url
-        self._total_seconds = total_seconds
         self._idle: SimpleQueue[Connection] = SimpleQueue()
 
-    def post(
-        self, path: str, body: bytes, headers: Mapping[str, str] | None = None, *, total_seconds: float | None = None
-    ) -> Reply:
+    def post(self, path: str, body: bytes, total_seconds: float) -> Reply:
         """Post as a Connection does."""
         try:
             connection = self._idle.get_nowait()
         except Empty:
-            connection = Connection(self._url, total_seconds=self._total_seconds)
+            connection = Connection(self._url)
         try:
-            return connection.post(path, body, headers, total_seconds=total_seconds)
+            return connection.post(path, body, total_seconds=total_seconds)
         finally:
             self._idle.put(connection)
 

@@ -1,6 +1,7 @@
 """The daemon: a report at once and then in every interval, and the API beside it, until it is told to stop.
 
-May live here: when a cycle is due, threads, and what a signal does. Not here: what a cycle does (reporting).
+May live here: when a cycle is due, threads, and what a signal does. Not here: what a cycle does (reporting), what is
+sent between two cycles (draining), and how the parts are joined (joining).
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from queue import SimpleQueue
 from types import FrameType
 
 from kattila_agent.ambient import Ambient
-from kattila_agent.app import Node, Standing, make_app
+from kattila_agent.app import make_app
 from kattila_agent.changes import Changes
 from kattila_agent.config import Config
-from kattila_agent.connection import Connection
-from kattila_agent.delivery import Manager
+from kattila_agent.draining import Draining
 from kattila_agent.fitting import TooMuchError
 from kattila_agent.identity import Identity, StateError
-from kattila_agent.reporting import Measure, Reporter
+from kattila_agent.joining import Agent, MeasureFor
+from kattila_agent.reporting import Reporter
 from kattila_agent.server import address_of, open_sockets, serve
 from kattila_keys.refresh import Keys
 
@@ -49,6 +50,7 @@ class Loop:
     ambient: Ambient
     keys: Keys
     reporter: Reporter
+    draining: Draining
     interval: float
     wake: threading.Event = field(default_factory=threading.Event)
     refresh: threading.Event = field(default_factory=threading.Event)
@@ -76,8 +78,11 @@ class Loop:
             self._wait_until(due + self.interval * JITTER * (2 * self.ambient.share() - 1))
 
     def _report(self, changes: Changes) -> None:
+        # Whatever happens, nothing that waited goes out before a report of now arrived.
+        self.draining.stop()
         try:
-            self.reporter.cycle()
+            if self.reporter.cycle():
+                self.draining.begin()
         except (StateError, TooMuchError, OSError) as error:
             changes.note("cycle", str(error), logging.ERROR, f"no report: {error}")
         else:
@@ -85,11 +90,25 @@ class Loop:
 
     def _wait_until(self, due: float) -> None:
         while not self.stop.is_set() and (left := due - self.ambient.monotonic()) > 0:
-            self.wake.wait(min(left, _LOOK_SECONDS))
+            self.wake.wait(min(left, _LOOK_SECONDS, self._until_next_waiting()))
             self.wake.clear()
             if self._look_at_keys() or self.hurry.is_set():
                 self.hurry.clear()
                 return
+            if not self.stop.is_set() and self._until_next_waiting() == 0:
+                self._send_waiting()
+
+    def _until_next_waiting(self) -> float:
+        """Return in how many seconds the next one of the samples that waited is due."""
+        due_at = self.draining.due_at
+        return math.inf if due_at is None else max(0.0, due_at - self.ambient.monotonic())
+
+    def _send_waiting(self) -> None:
+        try:
+            self.draining.step()
+        except (StateError, OSError) as error:
+            self.draining.stop()
+            _log.warning("what waits cannot be sent: %s", error)
 
     def _look_at_keys(self) -> bool:
         """Ask DNS if that is due; tell whether the key to sign with is another one now."""
@@ -107,7 +126,7 @@ class Loop:
         return entries[0].key.fingerprint if entries else None
 
 
-def run(config: Config, ambient: Ambient, identity: Identity, keys: Keys, measure: Measure) -> int:
+def run(config: Config, ambient: Ambient, identity: Identity, keys: Keys, measure: MeasureFor) -> int:
     """Run until SIGTERM or SIGINT and return the exit code; SIGHUP asks DNS at once.
 
     Raises:
@@ -115,12 +134,10 @@ def run(config: Config, ambient: Ambient, identity: Identity, keys: Keys, measur
         ListenError: the API's address is taken.
         StateError: the state folder cannot be used.
     """
-    manager = Manager(Connection(config.required_manager_url()))
+    config.required_manager_url()
     sockets = open_sockets(config.listen)
-    reporter = Reporter(
-        ambient=ambient, identity=identity, keys=keys, manager=manager, measure=measure, changes=Changes()
-    )
-    loop = Loop(ambient, keys, reporter, config.interval_seconds)
+    agent = Agent(config, ambient, identity, keys, measure)
+    loop = Loop(ambient, keys, agent.reporter, agent.draining, config.interval_seconds)
     _log.info(
         "agent %s reports to %s every %d s and answers on %s",
         identity.agent_id(),
@@ -128,29 +145,9 @@ def run(config: Config, ambient: Ambient, identity: Identity, keys: Keys, measur
         config.interval_seconds,
         ", ".join(map(address_of, sockets)),
     )
-    serve(make_app(_node(config, ambient, identity, keys, loop)), sockets)
+    serve(make_app(agent.node(after_reset=lambda: loop.ask(loop.hurry))), sockets)
+    agent.discoverer.start()
     return _run_until_told(loop)
-
-
-def _node(config: Config, ambient: Ambient, identity: Identity, keys: Keys, loop: Loop) -> Node:
-    def standing() -> Standing:
-        reporter = loop.reporter
-        return Standing(reporter.latest, 0 if reporter.reaches_manager else None)
-
-    def reset(old_id: str) -> str:
-        fresh = identity.replace(old_id)
-        _log.warning("reset: %s is now %s", old_id, fresh)
-        loop.ask(loop.hurry)
-        return fresh
-
-    return Node(
-        agent_id=identity.agent_id,
-        verify=keys.verify,
-        standing=standing,
-        reset=reset,
-        now=ambient.now,
-        networks=config.peer_networks,
-    )
 
 
 def _run_until_told(loop: Loop) -> int:

@@ -12,7 +12,11 @@ from typing import Any
 
 from kattila_agent.collectors.bounds import Bounded, cut, shares
 from kattila_protocol import canonical
-from kattila_protocol.report import Cut, Report, Telemetry, WireguardInterface, WireguardPeer
+from kattila_protocol.envelope import MAX_BODY_BYTES
+from kattila_protocol.report import Cut, Telemetry, WireguardInterface, WireguardPeer
+
+# What is left of a body for telemetry, with DATA's other members and three relays in the path.
+MAX_TELEMETRY_BYTES = MAX_BODY_BYTES - 2048
 
 # Shortened in turns, the one that takes most bytes first. The others cannot grow that much, or are worth more.
 _ROWS = ("interfaces", "routes", "neighbours", "rules", "lookups", "tunnels", "policy_routes")
@@ -22,21 +26,20 @@ class TooMuchError(Exception):
     """What cannot be left out of a report is more than a report may hold."""
 
 
-def encode(report: Report, max_bytes: int) -> bytes:
-    """Return DATA of at most so many bytes; lists that had to be shortened for that are told in its cuts.
+def encode(telemetry: Telemetry, max_bytes: int) -> bytes:
+    """Return telemetry, encoded, of at most so many bytes; what had to be shortened for that is told in its cuts.
 
     Raises:
         TooMuchError: it cannot be made to fit.
     """
-    data = canonical.encode(report)
-    while len(data) > max_bytes:
+    encoded = canonical.encode(telemetry)
+    while len(encoded) > max_bytes:
         # A little more than needed, for the cuts that say so.
-        shorter = _shortened(report.telemetry, len(data) - max_bytes + 1024)
+        shorter = _shortened(telemetry, len(encoded) - max_bytes + 1024)
         if shorter is None:
-            raise TooMuchError(f"a report of {len(data)} bytes cannot be cut to {max_bytes}")
-        report = replace(report, telemetry=shorter)
-        data = canonical.encode(report)
-    return data
+            raise TooMuchError(f"a report of {len(encoded)} bytes cannot be cut to {max_bytes}")
+        telemetry, encoded = shorter, canonical.encode(shorter)
+    return encoded
 
 
 @dataclass(frozen=True, slots=True)

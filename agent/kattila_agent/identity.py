@@ -4,11 +4,13 @@ May live here: the state folder's `agent_id.txt` and `counters.json`, and the lo
 (kattila_keys.ring_file), which a reset keeps.
 
 Every call reads the files afresh under the lock, so that threads and processes (`-dump` beside the daemon) see each
-other's changes. The counters name the id that they belong to: a new id starts anew by replacing one file.
+other's changes. The counters name the id that they belong to: a new id starts with tick 1 by replacing one file.
+Samples are numbered on under it, so that those which wait on disk (spool) keep their numbers.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -26,6 +28,8 @@ _COUNTERS_FILE = "counters.json"
 _LOCK_FILE = "identity.lock"
 # Neither is secret; only the folder's owner can replace them.
 _MODE = 0o644
+# Always the same, so that new counters fit where the old ones are.
+_COUNTERS_BYTES = 128
 
 _log = logging.getLogger("kattila.agent")
 
@@ -62,13 +66,16 @@ class Identity:
         Raises:
             StateError: the folder is not writable or full, or the numbers are used up.
         """
+        return self._take(samples=1)
+
+    def take_tick(self) -> Numbers:
+        """Take the next tick, for a sample that has its number; otherwise as `take`."""
+        return self._take(samples=0)
+
+    def last(self) -> Numbers:
+        """Return what was taken last; raises StateError."""
         with self._locked():
-            last = self._read()
-            taken = Numbers(last.agent_id, last.sample + 1, last.tick + 1)
-            if max(taken.sample, taken.tick) > MAX_COUNTER:
-                raise StateError(f"the numbers of {taken.agent_id} are used up: reset this agent, for a new id")
-            self._write_counters(taken)
-            return taken
+            return self._read()
 
     def raise_above(self, agent_id: str, tick: int, sample: int) -> None:
         """Go on above the numbers that the manager knows of this id; does nothing if the id is another by now.
@@ -98,6 +105,15 @@ class Identity:
             self._write(_ID_FILE, f"{fresh}\n")
             return fresh
 
+    def _take(self, *, samples: int) -> Numbers:
+        with self._locked():
+            last = self._read()
+            taken = Numbers(last.agent_id, last.sample + samples, last.tick + 1)
+            if max(taken.sample, taken.tick) > MAX_COUNTER:
+                raise StateError(f"the numbers of {taken.agent_id} are used up: reset this agent, for a new id")
+            self._write_counters(taken)
+            return taken
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         try:
@@ -121,7 +137,7 @@ class Identity:
                 "%s is damaged (%s): counting from 0 again, until the manager tells the numbers it knows", path, error
             )
             return Numbers(agent_id)
-        return numbers if numbers.agent_id == agent_id else Numbers(agent_id)
+        return numbers if numbers.agent_id == agent_id else Numbers(agent_id, numbers.sample)
 
     def _read_id(self) -> str:
         path = self._folder / _ID_FILE
@@ -139,10 +155,26 @@ class Identity:
 
     def _write_counters(self, numbers: Numbers) -> None:
         members = {"agent_id": numbers.agent_id, "sample": numbers.sample, "tick": numbers.tick}
-        self._write(_COUNTERS_FILE, json.dumps(members) + "\n")
+        text = json.dumps(members).ljust(_COUNTERS_BYTES - 1) + "\n"
+        try:
+            self._write(_COUNTERS_FILE, text)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            _overwrite(self._folder / _COUNTERS_FILE, text)
 
     def _write(self, name: str, text: str) -> None:
         durable.write(self._folder / name, text.encode(), _MODE)
+
+
+def _overwrite(path: Path, text: str) -> None:
+    """Write into the bytes that a file has already, which a full disk allows.
+
+    A power cut in the middle may damage it, which is found and healed (see `_read`).
+    """
+    with path.open("r+b", buffering=0) as file:
+        file.write(text.encode())
+        os.fsync(file.fileno())
 
 
 def _parse_counters(text: bytes) -> Numbers:

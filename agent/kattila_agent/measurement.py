@@ -1,7 +1,7 @@
-"""One measurement as a value, and the DATA that says it.
+"""One measurement as a value.
 
-May live here: what becomes of telemetry on its way into a report. Not here: how it is measured (collectors) or carried
-(delivery).
+May live here: what the rest of the agent asks of it. Not here: how it is measured (collectors), or what becomes of it
+(sample).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kattila_protocol.registration import MAX_HARDWARE_ADDRESSES, hardware_addresses
-from kattila_protocol.report import Report, Telemetry
+from kattila_protocol.report import Telemetry
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,19 +19,6 @@ class Measurement:
     telemetry: Telemetry
     sampled_at: int
     boot_id: str
-
-    def report(self, *, agent_id: str, sample: int, tick: int, nonce: str, timestamp: int) -> Report:
-        """Return the report that says this measurement, checked; raises Malformed if a member is out of bounds."""
-        return Report(
-            agent_id=agent_id,
-            sample=sample,
-            tick=tick,
-            nonce=nonce,
-            timestamp=timestamp,
-            sampled_at=self.sampled_at,
-            boot_id=self.boot_id,
-            telemetry=self.telemetry,
-        ).check()
 
     @property
     def hostname(self) -> str:

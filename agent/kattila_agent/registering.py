@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import logging
 
+from kattila_agent import numbering
 from kattila_agent.ambient import Ambient
 from kattila_agent.changes import Changes
 from kattila_agent.delivery import Answered, Manager, Outcome
 from kattila_agent.identity import Identity
 from kattila_agent.measurement import Measurement
+from kattila_agent.spool import Spool
 from kattila_keys.refresh import Keys
 from kattila_protocol import registration
 from kattila_protocol.registration import Registration
@@ -24,10 +26,13 @@ LAST_RETRY_SECONDS = 600.0
 class Registrar:
     """Which id was registered in this run, and when the next attempt is due. For one thread."""
 
-    def __init__(self, ambient: Ambient, identity: Identity, keys: Keys, manager: Manager, changes: Changes) -> None:
+    def __init__(
+        self, ambient: Ambient, identity: Identity, spool: Spool, keys: Keys, manager: Manager, changes: Changes
+    ) -> None:
         """Join what a registration needs. Sends nothing yet."""
         self._ambient = ambient
         self._identity = identity
+        self._spool = spool
         self._keys = keys
         self._manager = manager
         self._changes = changes
@@ -47,7 +52,7 @@ class Registrar:
             return
         outcome = self._send(agent_id, measurement)
         if isinstance(outcome, Answered) and outcome.verdict.disposition is Disposition.DELIVERED:
-            self._adopt(agent_id, outcome.verdict)
+            self._adopt(agent_id, outcome.verdict, measurement.boot_id)
         else:
             self._put_off(outcome)
 
@@ -69,11 +74,13 @@ class Registrar:
         ring = self._keys.ring()
         return self._manager.register(registration.seal(request, ring.current), nonce, ring)
 
-    def _adopt(self, proposed_id: str, verdict: Verdict) -> None:
+    def _adopt(self, proposed_id: str, verdict: Verdict, boot_id: str) -> None:
         agent_id = proposed_id
         if verdict.agent_id != proposed_id:
-            agent_id = self._identity.replace(proposed_id, verdict.agent_id)
-        self._identity.raise_above(verdict.agent_id, verdict.highest_tick, verdict.highest_sample)
+            agent_id = numbering.leave(self._identity, self._spool, proposed_id, verdict.agent_id, boot_id)
+        numbering.go_on_above(
+            self._identity, self._spool, verdict.agent_id, verdict.highest_tick, verdict.highest_sample, boot_id
+        )
         self._registered_id = agent_id
         self._retry_seconds = FIRST_RETRY_SECONDS
         why = "" if agent_id == proposed_id else f"; the manager issued it, as {proposed_id} is another machine's"

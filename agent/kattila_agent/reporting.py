@@ -1,161 +1,164 @@
-"""One cycle: measure, sign, deliver, and mend what the manager's verdict shows to be wrong.
+"""One cycle: measure, keep, sign, deliver, and mend what the manager's verdict shows to be wrong.
 
-May live here: what follows from an outcome. Not here: when a cycle is due (daemon).
+May live here: what follows from an outcome. Not here: when a cycle is due (daemon), what waited longer (draining), and
+what is said of it (journal).
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from kattila_agent import fitting
+from kattila_agent import fitting, numbering, sample
 from kattila_agent.ambient import Ambient
-from kattila_agent.changes import Changes
-from kattila_agent.delivery import Answered, Manager, Outcome, Unreachable, Unsigned
+from kattila_agent.delivery import Answered, Carried, Courier, Outcome, Parcel, Unsigned
+from kattila_agent.draining import settle
 from kattila_agent.identity import Identity, Numbers
+from kattila_agent.journal import Journal
 from kattila_agent.measurement import Measurement
 from kattila_agent.registering import Registrar
+from kattila_agent.sample import Clock, Sample, Signing
+from kattila_agent.spool import Spool
 from kattila_keys.refresh import Keys
-from kattila_protocol import envelope
-from kattila_protocol.errors import ClockSkew, IdentityConflict, Replay
+from kattila_protocol import envelope, report
+from kattila_protocol.errors import IdentityConflict, Replay
 from kattila_protocol.ring import Ring
-from kattila_protocol.verdict import Disposition, Verdict
+from kattila_protocol.signing import Purpose
+from kattila_protocol.verdict import Verdict
 
-# What is left of a body for DATA, with three relays in the path.
-MAX_DATA_BYTES = envelope.MAX_BODY_BYTES - 1024
-
-# Takes the moment (ms UTC), the manager's IP address and the clock_offset of its last verdict, None while unknown.
-Measure = Callable[[int, str | None, int | None], Measurement]
+# Takes the moment (ms UTC) and the clock_offset of the manager's last verdict, None while unknown.
+Measure = Callable[[int, int | None], Measurement]
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A report as it was sent, and what became of it."""
+    """A message as it was sent, and what became of it."""
 
     numbers: Numbers
     ring: Ring
-    outcome: Outcome
+    carried: Carried
 
 
+@dataclass(slots=True, eq=False)
 class Reporter:
-    """The node as the manager hears it. For one thread; `latest` and `reaches_manager` may be read by others."""
+    """The node as the manager hears it. For one thread; `latest` may be read by others."""
 
-    def __init__(
-        self,
-        *,
-        ambient: Ambient,
-        identity: Identity,
-        keys: Keys,
-        manager: Manager,
-        measure: Measure,
-        changes: Changes,
-    ) -> None:
-        """Join the parts. Sends nothing yet."""
-        self._ambient = ambient
-        self._identity = identity
-        self._keys = keys
-        self._manager = manager
-        self._measure = measure
-        self._changes = changes
-        self._registrar = Registrar(ambient, identity, keys, manager, changes)
-        self._clock_offset: int | None = None
-        self.latest: Measurement | None = None
-        self.reaches_manager = False
+    ambient: Ambient
+    identity: Identity
+    keys: Keys
+    spool: Spool
+    courier: Courier
+    registrar: Registrar
+    measure: Measure
+    journal: Journal
+    latest: Measurement | None = None
+    clock_offset: int | None = None
 
-    def cycle(self) -> None:
-        """Measure and report once; whatever goes wrong outside of this process is logged, once per change.
+    def cycle(self) -> bool:
+        """Measure and report once, and tell whether the report arrived; if not, it waits on disk.
+
+        Whatever goes wrong outside of this process is logged, once per change.
 
         Raises:
             StateError: the state folder cannot be used.
+            TooMuchError: the measurement fits into no report.
             OSError: the kernel's boot id cannot be read.
         """
-        now = self._ambient.now()
-        measurement = self.latest = self._measure(now, self._manager.address, self._clock_offset)
-        if not self._keys.ring().entries:
-            self._changes.note("key", "none", logging.WARNING, "no PSK yet: reporting begins when DNS gives one")
-            return
-        self._registrar.ensure(measurement)
-        attempt = self._send(measurement)
-        if self._is_mended(attempt, measurement):
-            attempt = self._send(measurement)
-        self.reaches_manager = isinstance(attempt.outcome, Answered)
-        self._note(attempt.outcome)
+        since_boot_ms = self.ambient.since_boot_ms()
+        measurement = self.latest = self.measure(self.ambient.now(), self.clock_offset)
+        has_key = bool(self.keys.ring().entries)
+        if has_key:
+            self.registrar.ensure(measurement)
+        numbers = self.identity.take()
+        newest = self._kept(measurement, numbers.sample, since_boot_ms)
+        if not has_key:
+            self.journal.has_no_key(self.spool.waiting())
+            return False
+        return self._report(newest, numbers, measurement)
 
-    def _send(self, measurement: Measurement) -> Attempt:
-        ring = self._keys.ring()
-        numbers = self._identity.take()
-        nonce = self._ambient.nonce()
-        body = seal(measurement, numbers, nonce, self._ambient.now(), ring)
-        outcome = self._manager.deliver(body, nonce, ring)
-        if isinstance(outcome, Answered):
-            self._clock_offset = outcome.verdict.clock_offset
-        return Attempt(numbers, ring, outcome)
+    def send_again(self, waiting: Sample) -> Outcome:
+        """Sign a sample that waited anew, and take it the way that the newest report went."""
+        ring = self.keys.ring()
+        return self.courier.deliver_again(self._parcel(waiting, self.identity.take_tick(), ring))
+
+    def _kept(self, measurement: Measurement, number: int, since_boot_ms: int) -> Sample:
+        """Put the measurement among those that wait: whatever happens from now on, it is not lost."""
+        clock = self._clock()
+        self.spool.expire(clock)
+        waiting = self.spool.waiting()
+        told = report.Spool(waiting.count, waiting.bytes, waiting.dropped, waiting.oldest_sampled_at)
+        telemetry = fitting.encode(replace(measurement.telemetry, spool=told), fitting.MAX_TELEMETRY_BYTES)
+        newest = Sample(number, measurement.sampled_at, measurement.boot_id, since_boot_ms, telemetry)
+        self.spool.put(newest, clock)
+        self.journal.has_kept(self.spool.waiting(), self.spool.problem)
+        return newest
+
+    def _report(self, newest: Sample, numbers: Numbers, measurement: Measurement) -> bool:
+        attempt = self._sent(newest, numbers)
+        if self._is_mended(attempt, measurement):
+            newest = self._with_its_number(newest)
+            attempt = self._sent(newest, self.identity.take_tick())
+        outcome = attempt.carried.outcome
+        is_over = isinstance(outcome, Answered) and settle(self.spool, newest.number, outcome.verdict)
+        self.journal.has_sent(attempt.carried, self.spool.waiting())
+        return is_over
+
+    def _sent(self, newest: Sample, numbers: Numbers) -> Attempt:
+        ring = self.keys.ring()
+        carried = self.courier.deliver(self._parcel(newest, numbers, ring), numbers.agent_id)
+        if isinstance(carried.outcome, Answered):
+            self.clock_offset = carried.outcome.verdict.clock_offset
+        return Attempt(numbers, ring, carried)
+
+    def _parcel(self, kept: Sample, numbers: Numbers, ring: Ring) -> Parcel:
+        nonce = self.ambient.nonce()
+        signed = sample.encode(kept, Signing(numbers.agent_id, numbers.tick, nonce, self._clock()))
+        return parcel(signed, nonce, ring)
+
+    def _clock(self) -> Clock:
+        boot_id = self.latest.boot_id if self.latest else ""
+        return Clock(self.ambient.now(), boot_id, self.ambient.since_boot_ms())
 
     def _is_mended(self, attempt: Attempt, measurement: Measurement) -> bool:
         """Do what the outcome asks for; tell whether the same measurement is worth one more attempt."""
-        match attempt.outcome:
+        match attempt.carried.outcome:
             case Answered(Verdict(outcome=Replay.kind) as verdict):
-                self._go_on_above(attempt.numbers, verdict)
+                self._go_on_above(attempt.numbers, verdict, measurement.boot_id)
                 return True
             case Answered(Verdict(outcome=IdentityConflict.kind)):
                 self._take_new_id(attempt.numbers, measurement)
                 return True
             case Unsigned():
-                return self._keys.refresh_after_unknown(attempt.ring, self._ambient.now()) is not None
+                return self.keys.refresh_after_unknown(attempt.ring, self.ambient.now()) is not None
             case _:
                 return False
 
-    def _go_on_above(self, numbers: Numbers, verdict: Verdict) -> None:
-        self._identity.raise_above(numbers.agent_id, verdict.highest_tick, verdict.highest_sample)
-        self._changes.note(
-            "numbers",
-            f"{verdict.highest_tick}",
-            logging.WARNING,
-            f"tick {numbers.tick} was used before, as after a restored snapshot: going on above tick "
-            f"{verdict.highest_tick} and sample {verdict.highest_sample}",
-        )
+    def _go_on_above(self, numbers: Numbers, verdict: Verdict, boot_id: str) -> None:
+        tick, number = verdict.highest_tick, verdict.highest_sample
+        numbering.go_on_above(self.identity, self.spool, numbers.agent_id, tick, number, boot_id)
+        self.journal.goes_on_above(numbers.tick, tick, number)
 
     def _take_new_id(self, numbers: Numbers, measurement: Measurement) -> None:
-        fresh = self._identity.replace(numbers.agent_id)
-        self._changes.note(
-            "identity",
-            fresh,
-            logging.WARNING,
-            f"another machine reports as {numbers.agent_id}: this one takes the new id {fresh}; "
-            "was the disk cloned with agent_id.txt?",
-        )
-        self._registrar.forget()
-        self._registrar.ensure(measurement)
+        fresh = numbering.leave(self.identity, self.spool, numbers.agent_id, None, measurement.boot_id)
+        self.journal.has_new_id(numbers.agent_id, fresh)
+        self.registrar.forget()
+        self.registrar.ensure(measurement)
 
-    def _note(self, outcome: Outcome) -> None:
-        match outcome:
-            case Answered(verdict) if verdict.disposition is Disposition.DELIVERED:
-                self._changes.note("delivery", "delivered", logging.INFO, "the manager takes the reports")
-            case Answered(verdict):
-                self._changes.note("delivery", verdict.outcome, logging.WARNING, _refused(verdict))
-            case Unsigned(status, reason, words):
-                text = f"no key known here signed the manager's answer (HTTP {status}), which says: {words or reason}"
-                self._changes.note("delivery", f"{status} {words or reason}", logging.WARNING, text)
-            case Unreachable(reason):
-                self._changes.note("delivery", reason, logging.WARNING, f"the manager cannot be reached: {reason}")
+    def _with_its_number(self, newest: Sample) -> Sample:
+        """Return the newest sample under the number that it has now, as mending may have given it another."""
+        kept = self.spool.read(self.spool.waiting().highest)
+        if kept is not None and replace(kept, number=newest.number) == newest:
+            return kept
+        # It is not on the disk, which is full or broken.
+        return replace(newest, number=max(newest.number, self.identity.take().sample))
 
 
-def seal(measurement: Measurement, numbers: Numbers, nonce: str, now: int, ring: Ring) -> bytes:
-    """Return the body that says this measurement under these numbers, signed now (ms UTC) for the manager.
-
-    Raises:
-        NoKey: the ring is empty.
-    """
-    report = measurement.report(
-        agent_id=numbers.agent_id, sample=numbers.sample, tick=numbers.tick, nonce=nonce, timestamp=now
+def parcel(signed: bytes, nonce: str, ring: Ring) -> Parcel:
+    """Return DATA as what a courier carries, signed with the ring's current key; raises NoKey if there is none."""
+    key = ring.current
+    return Parcel(
+        nonce=nonce,
+        mac=key.sign(Purpose.REPORT, signed),
+        ring=ring,
+        addressed_to=lambda recipient: envelope.seal(signed, key, recipient).to_bytes(),
     )
-    return envelope.seal(fitting.encode(report, MAX_DATA_BYTES), ring.current).to_bytes()
-
-
-def _refused(verdict: Verdict) -> str:
-    if verdict.outcome == ClockSkew.kind:
-        direction = "ahead of" if verdict.clock_offset > 0 else "behind"
-        off = f"{abs(verdict.clock_offset) / 1000:.1f} s {direction} the manager's"
-        return f"the manager refuses the reports: this node's clock is {off}; is NTP running?"
-    return f"the manager refuses the reports ({verdict.outcome}): {verdict.detail}"

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from kattila_protocol import canonical
 from kattila_protocol.names import checked_counter, checked_id, checked_nonce
 
+# Two clocks that nobody sets differ by less.
+_SET_MS = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Clock:
@@ -74,9 +77,10 @@ def encode(sample: Sample, signing: Signing) -> bytes:
 def corrected_sampled_at(sample: Sample, clock: Clock) -> int:
     """Return when a sample was measured (ms UTC), by what the clock says now.
 
-    Within one boot the time since then is known whatever the clock was set to meanwhile. Of an earlier boot there is
-    only what its clock said.
+    Within one boot the time since then is known, and tells whether the clock was set meanwhile. Of an earlier boot
+    there is only what its clock said.
     """
     if sample.boot_id != clock.boot_id:
         return sample.sampled_at
-    return max(0, clock.now - max(0, clock.since_boot_ms - sample.since_boot_ms))
+    by_now = max(0, clock.now - max(0, clock.since_boot_ms - sample.since_boot_ms))
+    return by_now if abs(by_now - sample.sampled_at) > _SET_MS else sample.sampled_at

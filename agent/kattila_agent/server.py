@@ -24,7 +24,8 @@ from kattila_settings.values import ALL_ADDRESSES, Listen
 # What it calls itself in every answer.
 NAME = "kattila-agent"
 
-_THREADS = 4
+# Half of them may be busy with passing reports on (relay.SLOTS).
+_THREADS = 8
 _CONNECTIONS = 200
 # A connection that waits for a request, or whose request has not arrived whole, is closed at this age.
 MAX_AGE_SECONDS = 60

@@ -183,7 +183,7 @@ def test_a_reset_makes_a_new_id_that_reports_at_once(knot: Knot, tmp_path: Path)
         assert fresh != AGENT_ID
         assert (tmp_path / "agent_id.txt").read_text() == f"{fresh}\n"
         report = node.manager.wait_for_reports(2)[1].members
-        assert (report["agent_id"], report["tick"], report["sample"]) == (fresh, 1, 1)
+        assert (report["agent_id"], report["tick"], report["sample"]) == (fresh, 1, 2)
         assert [request.members["agent_id"] for request in node.manager.registrations()] == [AGENT_ID, fresh]
         again = ask(node.address, "POST", "/status/reset", body)
         assert (again.status, again.problem) == (403, "bad_signature")
@@ -216,7 +216,7 @@ def test_a_reset_that_is_refused(node: Node, body: Any, status: int, problem: st
     ("method", "path", "status"),
     [
         ("GET", "/", 404),
-        ("GET", "/status/relay", 404),
+        ("GET", "/status/relay", 405),
         ("GET", "/status/peer/../reset", 404),
         ("POST", "/status/peer", 405),
         ("GET", "/status/reset", 405),

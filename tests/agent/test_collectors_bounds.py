@@ -14,7 +14,7 @@ import pytest
 
 from kattila_agent.collectors import clock
 from kattila_agent.collectors.bounds import shares
-from kattila_agent.reporting import MAX_DATA_BYTES
+from kattila_agent.fitting import MAX_TELEMETRY_BYTES
 from support.agent_process import AGENT, environment
 from support.netns import Namespace, new_namespace
 
@@ -29,16 +29,15 @@ from kattila_protocol import canonical
 def cycle():
     started, before = time.monotonic(), time.process_time()
     found = measure(Given({}, LIMITS), 0, time.monotonic)
-    data = fitting.encode(found.report(agent_id=ID, sample=1, tick=1, nonce="0" * 32, timestamp=0), 1047552)
-    return data, time.monotonic() - started, time.process_time() - before
+    encoded = fitting.encode(found.telemetry, fitting.MAX_TELEMETRY_BYTES)
+    return encoded, time.monotonic() - started, time.process_time() - before
 
 LIMITS = replace(config.default_limits(), **json.loads(sys.argv[1]))
-ID = "5f0c7a3e-1b2d-4c8e-9a6f-0123456789ab"
 cycle()
-data, seconds, cpu = cycle()
-telemetry = json.loads(data)["telemetry"]
+encoded, seconds, cpu = cycle()
+telemetry = json.loads(encoded)
 print(json.dumps({
-    "telemetry": telemetry, "bytes": len(data), "ms": round(1000 * seconds), "cpu_ms": round(1000 * cpu),
+    "telemetry": telemetry, "bytes": len(encoded), "ms": round(1000 * seconds), "cpu_ms": round(1000 * cpu),
     "rss_mb": int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0]) // 1024,
 }))
 """
@@ -48,7 +47,7 @@ def measured(namespace: Namespace, **limits: int) -> dict[str, Any]:
     command = namespace.command(sys.executable, "-c", MEASURE, json.dumps(limits))
     found: dict[str, Any] = json.loads(subprocess.check_output(command, timeout=60))
     assert found["telemetry"]["failures"] == []
-    assert found["bytes"] <= MAX_DATA_BYTES
+    assert found["bytes"] <= MAX_TELEMETRY_BYTES
     return found
 
 
@@ -133,7 +132,7 @@ def test_a_limit_is_shared(limit: int, counts: list[int], granted: list[int]) ->
 
 
 def test_links_that_come_and_go_meanwhile_never_fail_a_report() -> None:
-    code = MEASURE.split("ID = ", maxsplit=1)[0] + (
+    code = MEASURE.split("cycle()\nencoded", maxsplit=1)[0] + (
         "for _ in range(600):\n"
         "    found = measure(Given({}, config.default_limits(), '192.0.2.77'), 0, time.monotonic).telemetry\n"
         "    print(json.dumps([[f.reason for f in found.failures], [i.name for i in found.interfaces]]))\n"

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
-from kattila_agent import fitting
-from kattila_agent.reporting import MAX_DATA_BYTES
+from kattila_agent import fitting, sample
+from kattila_agent.fitting import MAX_TELEMETRY_BYTES
+from kattila_agent.sample import Clock, Sample, Signing
 from kattila_protocol import canonical, envelope
 from kattila_protocol.envelope import MAX_BODY_BYTES
 from kattila_protocol.members import build
+from kattila_protocol.names import MAX_COUNTER
 from kattila_protocol.report import (
     Cut,
     Interface,
     Lookup,
     Neighbour,
-    Report,
     Route,
     Telemetry,
     WireguardInterface,
     WireguardPeer,
 )
-from protocol.samples import KEY, NOW, RELAYS, REPORT
+from protocol.samples import AGENT, BOOT, KEY, NONCE, NOW, RELAYS, REPORT
 
 ADDRESS = ":".join(["2001", "db8", *["ffff"] * 6])
 ROUTE = Route(f"{ADDRESS}/128", ADDRESS, "wireguard-north", ADDRESS, 2**32 - 1, "kernel", "unreachable")
@@ -40,18 +39,14 @@ def tunnel(*peers: WireguardPeer) -> WireguardInterface:
     return WireguardInterface("wireguard-north", "k" * 44, 51820, 2**32 - 1, peers)
 
 
-def report(telemetry: Telemetry) -> Report:
-    return replace(REPORT, telemetry=telemetry)
-
-
 def fitted(telemetry: Telemetry) -> Telemetry:
-    data = fitting.encode(report(telemetry), MAX_DATA_BYTES)
-    assert len(data) <= MAX_DATA_BYTES
-    return build(Report, canonical.parse_object(data)).telemetry
+    encoded = fitting.encode(telemetry, MAX_TELEMETRY_BYTES)
+    assert len(encoded) <= MAX_TELEMETRY_BYTES
+    return build(Telemetry, canonical.parse_object(encoded))
 
 
 def test_what_fits_is_left_alone() -> None:
-    assert fitting.encode(REPORT, MAX_DATA_BYTES) == canonical.encode(REPORT)
+    assert fitting.encode(REPORT.telemetry, MAX_TELEMETRY_BYTES) == canonical.encode(REPORT.telemetry)
 
 
 def test_300_peers_and_one_with_2000_allowed_ips_fit_whole() -> None:
@@ -80,7 +75,7 @@ def test_the_largest_list_is_cut_and_the_others_are_whole() -> None:
     assert found.routes[-1] == default
     assert found.cuts == (Cut("routes", len(found.routes), 50_000), Cut("neighbours", 1, 2))
     # No more than it had to.
-    assert len(fitting.encode(report(found), MAX_DATA_BYTES)) > MAX_DATA_BYTES * 0.99
+    assert len(fitting.encode(found, MAX_TELEMETRY_BYTES)) > MAX_TELEMETRY_BYTES * 0.99
 
 
 def replace_destination(destination: str) -> Route:
@@ -122,8 +117,10 @@ def test_everything_at_once_fits() -> None:
     assert min(len(found.interfaces), len(found.routes), len(found.neighbours), len(found.wireguard[0].peers)) > 100
 
 
-def test_the_rest_of_the_body_has_room_beside_the_largest_data() -> None:
-    sealed = envelope.seal(b'{"x":"' + b"a" * (MAX_DATA_BYTES - 8) + b'"}', KEY, RELAYS[0])
+def test_the_rest_of_the_body_has_room_beside_the_largest_telemetry() -> None:
+    largest = Sample(MAX_COUNTER, MAX_COUNTER, BOOT, 0, b'"' + b"a" * (MAX_TELEMETRY_BYTES - 2) + b'"')
+    signing = Signing(AGENT, MAX_COUNTER, NONCE, Clock(MAX_COUNTER, BOOT, 0))
+    sealed = envelope.seal(sample.encode(largest, signing), KEY, RELAYS[0])
     for number in range(3):
         sealed = envelope.pass_on(sealed, RELAYS[number], KEY, RELAYS[number + 1])
     assert len(sealed.to_bytes()) <= MAX_BODY_BYTES
@@ -131,4 +128,4 @@ def test_the_rest_of_the_body_has_room_beside_the_largest_data() -> None:
 
 def test_what_cannot_be_cut_is_an_error() -> None:
     with pytest.raises(fitting.TooMuchError, match="cannot be cut to 10"):
-        fitting.encode(REPORT, 10)
+        fitting.encode(REPORT.telemetry, 10)

@@ -14,6 +14,7 @@ import pytest
 
 from kattila_agent.identity import Identity, Numbers, StateError
 from kattila_protocol.names import MAX_COUNTER, is_id
+from support.small_disk import small_disk
 
 ID = "11111111-1111-4111-8111-111111111111"
 OTHER_ID = "22222222-2222-4222-8222-222222222222"
@@ -105,13 +106,31 @@ def test_not_raised_for_an_id_that_was_replaced_meanwhile(tmp_path: Path) -> Non
     assert identity.take() == Numbers(OTHER_ID, 1, 1)
 
 
-def test_a_new_id_counts_anew_and_leaves_the_ring(tmp_path: Path) -> None:
+def test_a_message_more_is_a_tick_more_and_no_sample(tmp_path: Path) -> None:
+    identity = kept(tmp_path)
+    assert identity.take() == Numbers(ID, 1, 1)
+    assert identity.take_tick() == Numbers(ID, 1, 2)
+    assert identity.last() == Numbers(ID, 1, 2)
+
+
+def test_on_a_full_disk_it_counts_on(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small", 64) as folder:
+        identity = kept(folder)
+        identity.take()
+        with (folder / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space left"):
+            while True:
+                filler.write(bytes(512))
+        assert identity.take() == Numbers(ID, 2, 2)
+        assert Identity(folder, drawn).take() == Numbers(ID, 3, 3)
+
+
+def test_a_new_id_begins_with_tick_1_numbers_samples_on_and_leaves_the_ring(tmp_path: Path) -> None:
     identity = kept(tmp_path)
     identity.take()
     (tmp_path / "ring.json").write_text("the cached keys")
     fresh = identity.replace(ID)
     assert is_id(fresh) and fresh != ID
-    assert identity.take() == Numbers(fresh, 1, 1)
+    assert identity.take() == Numbers(fresh, 2, 1)
     assert (tmp_path / "ring.json").read_text() == "the cached keys"
 
 
@@ -121,10 +140,10 @@ def test_of_two_replacements_of_one_id_one_wins(tmp_path: Path) -> None:
     assert identity.replace(ID) == OTHER_ID
 
 
-def test_an_id_put_there_by_hand_takes_no_numbers_of_another(tmp_path: Path) -> None:
+def test_an_id_put_there_by_hand_takes_no_ticks_of_another(tmp_path: Path) -> None:
     kept(tmp_path).take()
     (tmp_path / "agent_id.txt").write_text(OTHER_ID.upper())
-    assert Identity(tmp_path, drawn).take() == Numbers(OTHER_ID, 1, 1)
+    assert Identity(tmp_path, drawn).take() == Numbers(OTHER_ID, 2, 1)
 
 
 @pytest.mark.parametrize("text", [b"node-17\n", b"", b"\xff\xfe", ID.encode() + b"\n" + ID.encode()])

@@ -85,18 +85,19 @@ class Manager:
         within: Namespace | None = None,
         data_folder: Path | None = None,
         program: Sequence[str] = MANAGER,
+        port: int = 0,
         **settings: str,
     ) -> None:
         """Prepare the folder: with a ring, it was read from DNS just now; with None there is no ring file yet.
 
         The database and the ring lie in `data_folder`, else in the folder too. A manager `within` a network namespace
-        is not reached from here.
+        is not reached from here, and can have any `port`.
         """
         self.folder = folder
         self._listen = listen
         self._within = within
         self._program = program
-        self.port = free_port()
+        self.port = port or free_port()
         self.database = (data_folder or folder) / "kattila_manager.db"
         self.log_file = folder / "manager.log"
         self._workers = workers
@@ -272,11 +273,12 @@ def running_manager(
     listen: str = "127.0.0.1",
     within: Namespace | None = None,
     data_folder: Path | None = None,
+    port: int = 0,
     **settings: str,
 ) -> Iterator[Manager]:
     """Run a manager; at the end all its processes are killed, whatever became of them."""
     manager = Manager(
-        folder, ring=ring, workers=workers, listen=listen, within=within, data_folder=data_folder, **settings
+        folder, ring=ring, workers=workers, listen=listen, within=within, data_folder=data_folder, port=port, **settings
     )
     try:
         manager.start()

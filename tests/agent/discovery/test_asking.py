@@ -226,7 +226,7 @@ class Asked:
 
 
 def discoverer(directory: Directory, get: Get, **parts: Any) -> Discoverer:
-    ambient = Ambient(lambda: NOW, time.monotonic, lambda: NONCE, lambda: OWN, lambda: 0.5)
+    ambient = Ambient(lambda: NOW, time.monotonic, lambda: 0, lambda: NONCE, lambda: OWN, lambda: 0.5)
     given: dict[str, Any] = {
         "ring": lambda: RING,
         "own_id": lambda: OWN,
