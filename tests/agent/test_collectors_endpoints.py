@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from support import ip_says
 from support.agent_process import AGENT, environment
-from support.route_get import asked
 from support.wireguard import joined_namespaces, new_device, wg
 
 # What the agent of another machine would have, and one that never answers.
@@ -40,7 +40,7 @@ def test_endpoints_are_looked_up_under_the_mark_of_their_interface(mark: int, tm
         for lookup in lookups.values():
             link = "up0" if lookup["destination"] == "fe80::2" else None
             assert (lookup["purpose"], lookup["tunnel"], lookup["fwmark"]) == ("wireguard", device.name, mark)
-            assert lookup == asked(here, lookup, None, link)
+            assert lookup == ip_says.lookup(here, lookup, *ip_says.bound(None, link))
         assert lookups["198.51.100.7"]["interface"] == ("up0" if mark else device.name)
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from support import ip_says
 from support.agent_process import AGENT, environment
+from support.ip_says import Said
 from support.netns import Namespace, new_namespace
-from support.route_get import asked, table
 
 # Kinds that a kernel may lack; what it has is compared.
 OPTIONAL = {
@@ -53,25 +52,7 @@ TUNNELS = {
 def namespace() -> Iterator[Namespace]:
     with new_namespace() as made, new_namespace() as other:
         build(made, other)
-        wait_until_settled(made)
         yield made
-
-
-def wait_until_settled(namespace: Namespace) -> None:
-    """Wait until links say the same for half a second: bridges and tunnels change their state on their own at first."""
-    before: list[tuple[str, str, list[str]]] = []
-    for _ in range(20):
-        now = [(link["ifname"], link["operstate"], link["flags"]) for link in namespace.listed("link")]
-        if now == before:
-            return
-        before = now
-        time.sleep(0.5)
-
-
-@pytest.fixture(scope="module")
-def seen(namespace: Namespace) -> dict[str, Any]:
-    """What -sysinfo prints in the namespace."""
-    return sysinfo(namespace)
 
 
 def sysinfo(namespace: Namespace, **settings: str) -> dict[str, Any]:
@@ -158,207 +139,73 @@ def add_rules(namespace: Namespace) -> None:
     )
 
 
-# --- Links and addresses
+# --- The tables
 
 
-def test_links(namespace: Namespace, seen: dict[str, Any]) -> None:
-    listed = namespace.listed("link")
-    indexes = {link["ifname"]: link["ifindex"] for link in listed}
-    expected = [
-        {
-            "index": link["ifindex"],
-            "name": link["ifname"],
-            "kind": link.get("linkinfo", {}).get("info_kind"),
-            # ip derives M-DOWN from the other end's state.
-            "flags": [flag for flag in link["flags"] if flag != "M-DOWN"],
-            "operstate": link["operstate"],
-            "mtu": link["mtu"],
-            "address": link.get("address"),
-            "master": link.get("master"),
-            "link": link.get("link"),
-            "link_index": link.get("link_index") or indexes.get(link.get("link", "")),
-            "link_netnsid": link.get("link_netnsid"),
-            "vlan_id": vlan_id(link),
-            "slave_kind": link.get("linkinfo", {}).get("info_slave_kind"),
-            "slave_state": link.get("linkinfo", {}).get("info_slave_data", {}).get("state"),
-        }
-        for link in listed
-    ]
-    assert [{name: link[name] for name in expected[0]} for link in seen["interfaces"]] == expected
-    by_name = {link["name"]: link for link in expected}
+@pytest.fixture(scope="module")
+def told(namespace: Namespace) -> tuple[dict[str, Said], dict[str, Any]]:
+    """What `ip` says, and what -sysinfo says."""
+    return ip_says.agreed(namespace, lambda: sysinfo(namespace))
+
+
+@pytest.fixture(scope="module")
+def seen(told: tuple[dict[str, Said], dict[str, Any]]) -> dict[str, Any]:
+    """What -sysinfo says."""
+    return told[1]
+
+
+@pytest.mark.parametrize("member", ["interfaces", "tunnels", "routes", "rules", "neighbours"])
+def test_every_column_is_as_ip_shows_it(told: tuple[dict[str, Said], dict[str, Any]], member: str) -> None:
+    expected, found = told
+    assert found[member] == expected[member]
+
+
+def test_links_tell_what_they_belong_to(seen: dict[str, Any]) -> None:
+    by_name = {link["name"]: link for link in seen["interfaces"]}
     assert (by_name["veth1"]["master"], by_name["veth1"]["slave_kind"]) == ("br0", "bridge")
     assert by_name["veth1"]["slave_state"] in ("forwarding", "learning", "listening", "blocking")
+    assert "198.51.100.1/32" in by_name["veth0"]["addresses"]
     # A number of another namespace names nothing here.
     assert (by_name["out0"]["link"], by_name["out0"]["link_netnsid"]) == (None, 0)
     assert by_name["out0"]["link_index"] is not None
 
 
-def vlan_id(link: dict[str, Any]) -> int | None:
-    info = link.get("linkinfo", {})
-    return info["info_data"]["id"] if info.get("info_kind") == "vlan" else None
-
-
-def test_permanent_addresses(namespace: Namespace, seen: dict[str, Any]) -> None:
-    # ip shows one only where it is another than the present one.
-    for link, interface in zip(namespace.listed("link"), seen["interfaces"], strict=True):
-        assert interface["permanent_address"] in (link.get("permaddr", link.get("address")), None)
-        assert "permaddr" not in link or interface["permanent_address"] == link["permaddr"]
-
-
-def test_addresses(namespace: Namespace, seen: dict[str, Any]) -> None:
-    expected = {
-        link["ifname"]: [f"{address['local']}/{address['prefixlen']}" for address in link["addr_info"]]
-        for link in namespace.listed("address")
-    }
-    assert {link["name"]: link["addresses"] for link in seen["interfaces"]} == expected
-    assert "198.51.100.1/32" in expected["veth0"]
-
-
-def test_counters_move_with_the_traffic(namespace: Namespace) -> None:
+def test_counters_move_with_the_traffic(namespace: Namespace, seen: dict[str, Any]) -> None:
     code = "import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.sendto(bytes(1000), ('127.0.0.1', 9))"
     subprocess.check_call(namespace.command(sys.executable, "-c", code))
-    lo = next(link for link in sysinfo(namespace)["interfaces"] if link["name"] == "lo")
-    expected = next(link["stats64"] for link in namespace.listed("-statistics", "link") if link["ifname"] == "lo")
-    for way in ("rx", "tx"):
-        for counter in ("bytes", "errors", "dropped"):
-            assert lo[f"{way}_{counter}"] == expected[way][counter]
-    assert lo["rx_bytes"] >= 1000
+    expected, found = ip_says.agreed(namespace, lambda: sysinfo(namespace))
+    assert found["interfaces"] == expected["interfaces"]
+    before, after = (next(link for link in each["interfaces"] if link["name"] == "lo") for each in (seen, found))
+    assert after["rx_bytes"] - before["rx_bytes"] >= 1000
 
 
-# --- Tunnels
-
-
-def test_tunnels(namespace: Namespace, seen: dict[str, Any]) -> None:
-    # Of erspan the kernel makes one by itself, beside the first gre.
-    kinds = {"erspan", *(name.split()[0] for name in TUNNELS)}
-    links = [link for link in namespace.listed("link") if link.get("linkinfo", {}).get("info_kind") in kinds]
-    assert seen["tunnels"] == [
-        {
-            "interface": link["ifname"],
-            "kind": link["linkinfo"]["info_kind"],
-            **ends(link["linkinfo"]["info_data"]),
-            "remotes": flooded(namespace, link),
-            "peer_id": None,
-        }
-        for link in links
-    ]
-    remotes = {tunnel["interface"]: tunnel["remotes"] for tunnel in seen["tunnels"] if tunnel["remotes"]}
+def test_further_remotes_of_a_vxlan(seen: dict[str, Any]) -> None:
+    tunnels = seen["tunnels"]
+    remotes = {tunnel["interface"]: tunnel["remotes"] for tunnel in tunnels if tunnel["remotes"]}
     assert remotes == {"vx0": ["198.51.100.10"], "vx3": ["198.51.100.11", "198.51.100.12"]}
-    assert {link["ifname"] for link in links} >= {"vx0", "vx1", "vx2", "vx3"}
+    assert {tunnel["interface"] for tunnel in tunnels} >= {"vx0", "vx1", "vx2", "vx3"}
 
 
-def flooded(namespace: Namespace, link: dict[str, Any]) -> list[str]:
-    """What `bridge fdb` says of where a vxlan sends what it knows no destination for, beside its remote."""
-    if link["linkinfo"]["info_kind"] != "vxlan":
-        return []
-    command = ["bridge", "-n", namespace.name, "-json", "fdb", "show", "dev", link["ifname"]]
-    entries = json.loads(subprocess.check_output(command) or b"[]")
-    found = [entry["dst"] for entry in entries if entry["mac"] == "00:00:00:00:00:00"]
-    return [each for each in found if each != ends(link["linkinfo"]["info_data"])["remote"]]
+def test_routes_of_the_main_table(seen: dict[str, Any]) -> None:
+    routes = seen["routes"]
+    assert {"blackhole", "unreachable", "unicast"} <= {route["type"] for route in routes}
+    assert "198.18.2.0/24" not in {route["destination"] for route in routes}
+    assert "2001:db8::9" in {route["gateway"] for route in routes if route["destination"] == "198.18.1.0/24"}
+    assert sum(route["destination"] in ("198.18.0.0/24", "2001:db8:2::/48") for route in routes) == 4
 
 
-def ends(data: dict[str, Any]) -> dict[str, Any]:
-    """What `ip` says of a tunnel; it names IPv6 ends and a group apart, and keys as IPv4 addresses."""
-
-    def one(*names: str) -> Any:
-        found = next((data[name] for name in names if name in data), None)
-        return None if found in ("any", "0.0.0.0", "::") else found
-
-    keys = {name: data.get(name) for name in ("ikey", "okey")}
-    return {
-        "local": one("local", "local6"),
-        "remote": one("remote", "remote6", "group", "group6"),
-        "id": data.get("id"),
-        **{name: None if key is None else int(ipaddress.ip_address(key)) for name, key in keys.items()},
-        "port": data.get("port"),
-        "ttl": data.get("ttl", 0),
-        "fwmark": int(data.get("fwmark", "0"), 0),
-        "link": data.get("link"),
-    }
-
-
-# --- Routes, rules, neighbours
-
-
-def test_routes(namespace: Namespace, seen: dict[str, Any]) -> None:
-    listed = [
-        (route, version)
-        for version in (4, 6)
-        for route in namespace.listed(f"-{version}", "route", "show", "table", "main")
-    ]
-    expected = [
-        {
-            "destination": destination(route["dst"], version),
-            "gateway": hop.get("gateway") or hop.get("via", {}).get("host"),
-            "interface": hop.get("dev"),
-            "source": route.get("prefsrc"),
-            "metric": route.get("metric", 0),
-            "protocol": route["protocol"],
-            "type": route["type"],
-        }
-        for route, version in listed
-        for hop in route.get("nexthops", [route])
-    ]
-    assert seen["routes"] == expected
-    assert {"blackhole", "unreachable", "unicast"} <= {route["type"] for route in expected}
-    assert "198.18.2.0/24" not in {route["destination"] for route in expected}
-    assert "2001:db8::9" in {route["gateway"] for route in expected if route["destination"] == "198.18.1.0/24"}
-    assert sum(route["destination"] in ("198.18.0.0/24", "2001:db8:2::/48") for route in expected) == 4
-
-
-def destination(text: str, version: int) -> str:
-    default = "0.0.0.0/0" if version == 4 else "::/0"
-    return str(ipaddress.ip_network(default if text == "default" else text))
-
-
-def test_rules(namespace: Namespace, seen: dict[str, Any]) -> None:
-    listed = [("inet", rule) for rule in namespace.listed("-4", "rule")]
-    listed += [("inet6", rule) for rule in namespace.listed("-6", "rule")]
-    expected = [
-        {
-            "family": family,
-            "priority": rule["priority"],
-            "action": "goto" if "goto" in rule else rule.get("action", "lookup"),
-            "table": table(rule.get("table", "0")),
-            "source": selected(rule, "src"),
-            "destination": selected(rule, "dst"),
-            "fwmark": int(rule["fwmark"], 0) if "fwmark" in rule else None,
-            # ip leaves a mask of all bits out.
-            "fwmask": int(rule.get("fwmask", "0xffffffff"), 0) if "fwmark" in rule else None,
-            "iif": rule.get("iif"),
-            "oif": rule.get("oif"),
-            "inverted": "not" in rule,
-            "suppress_prefixlength": rule.get("suppress_prefixlen"),
-            "goto": rule.get("goto"),
-        }
-        for family, rule in listed
-    ]
-    assert [{name: rule[name] for name in expected[0]} for rule in seen["rules"]] == expected
+def test_selectors_that_have_no_column(seen: dict[str, Any]) -> None:
+    rules = seen["rules"]
     # A vrf brings a rule of its own.
-    others = {rule["priority"]: rule["other"] for rule in seen["rules"] if rule["other"] not in ([], ["l3mdev"])}
+    others = {rule["priority"]: rule["other"] for rule in rules if rule["other"] not in ([], ["l3mdev"])}
     assert others == {60: ["tos 0x10", "ipproto 6", "sport 100-200", "dport 53", "uidrange 70000-70001"]}
-    assert len(expected) >= 13
+    assert len(rules) >= 13
 
 
-def selected(rule: dict[str, Any], which: str) -> str | None:
-    if rule.get(which, "all") == "all":
-        return None
-    return str(ipaddress.ip_network(f"{rule[which]}/{rule[f'{which}len']}" if f"{which}len" in rule else rule[which]))
-
-
-def test_neighbours(namespace: Namespace, seen: dict[str, Any]) -> None:
-    expected = [
-        {
-            "destination": neighbour["dst"],
-            "address": neighbour.get("lladdr"),
-            "interface": neighbour["dev"],
-            "state": "|".join(neighbour["state"]),
-        }
-        for neighbour in namespace.listed("neighbour")
-    ]
-    assert sorted(map(str, seen["neighbours"])) == sorted(map(str, expected))
-    assert {"192.0.2.9", "192.0.2.8", "2001:db8::9"} <= {neighbour["destination"] for neighbour in expected}
-    assert "192.0.2.7" not in {neighbour["destination"] for neighbour in seen["neighbours"]}
+def test_multicast_is_no_neighbour(seen: dict[str, Any]) -> None:
+    destinations = {neighbour["destination"] for neighbour in seen["neighbours"]}
+    assert {"192.0.2.9", "192.0.2.8", "2001:db8::9"} <= destinations
+    assert "192.0.2.7" not in destinations
 
 
 # --- Which way packets go
@@ -375,7 +222,7 @@ def test_lookups_of_tunnels_and_the_manager(namespace: Namespace, manager: str) 
         ("manager", None),
     ]
     for lookup, tunnel in zip(found["lookups"], [*tunnels, {}], strict=True):
-        assert lookup == asked(namespace, lookup, tunnel.get("local"), tunnel.get("link"))
+        assert lookup == ip_says.lookup(namespace, lookup, *ip_says.bound(tunnel.get("local"), tunnel.get("link")))
     # Towards that one there is only an unreachable route.
     assert (found["lookups"][-1]["error"] is None) == (manager != "2001:db8:dead::1")
 
@@ -395,7 +242,7 @@ def test_a_lookup_obeys_the_rules_of_a_full_tunnel(
     namespace: Namespace, address: str, mark: int, gateway: str | None, mtu: int, in_table: int
 ) -> None:
     found = looked_up(namespace, address, mark)
-    assert found == asked(namespace, found, None, None)
+    assert found == ip_says.lookup(namespace, found)
     assert (found["gateway"], found["mtu"], found["table"], found["error"]) == (gateway, mtu, in_table, None)
 
 

@@ -120,7 +120,7 @@ def test_what_answers_an_earlier_question_is_skipped() -> None:
         ((message(16, b"a", flags=0x12),), Interrupted, "changed"),
         ((message(16, b"a"),), TimeoutError, "timed out"),
         ((), TimeoutError, "timed out"),
-        ((b"a" * 70_000,), ValueError, "more than 65536 bytes"),
+        ((b"a" * 140_000,), ValueError, "more than 131072 bytes"),
     ],
 )
 def test_malformed_answers(datagrams: tuple[bytes, ...], error: type[Exception], reason: str) -> None:

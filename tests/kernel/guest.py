@@ -392,9 +392,9 @@ def as_ip_shows_it() -> str:
     paths = [here / name for name in ("agent", "protocol", "tests", "site")]
     # The agent that they start has an environment of its own.
     Path("/usr/lib/python3/dist-packages/kattila.pth").write_text("".join(f"{path}\n" for path in paths))
-    words = ["-m", "pytest", "-q", "-rP", "--tb=short", "-p", "no:cacheprovider"]
+    words = ["-m", "pytest", "-q", "-rP", "--tb=short", "--durations=5", "-p", "no:cacheprovider"]
     words += ["--import-mode=importlib", "--rootdir", "/tmp"]
-    tests = [here / f"tests/agent/test_collectors_{name}.py" for name in ("kernel", "l2tp")]
+    tests = [here / f"tests/agent/test_collectors_{name}.py" for name in ("kernel", "l2tp", "odd", "policy")]
     done = subprocess.run([sys.executable, "-B", *words, *tests], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-500:]
     assert " skipped" not in done.stdout, done.stdout[-3000:]

@@ -32,16 +32,20 @@ PACKAGES_OF_OURS = (
     "protocol/kattila_settings",
 )
 PACKAGES = "systemd,systemd-sysv,python3,iproute2,wireguard-tools,kmod,linux-image-cloud-amd64"
-BOOT_AND_PROVE_SECONDS = 300
+BOOT_AND_PROVE_SECONDS = 600
 SEARCHED = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
 # They run in the machine as well, as its kernel has the links that this one may lack.
 TESTS = (
     "tests/agent/test_collectors_kernel.py",
     "tests/agent/test_collectors_l2tp.py",
+    "tests/agent/test_collectors_odd.py",
+    "tests/agent/test_collectors_policy.py",
     "tests/support/agent_process.py",
+    "tests/support/ip_says.py",
+    "tests/support/netlink.py",
     "tests/support/netns.py",
-    "tests/support/route_get.py",
+    "tests/support/parsed.py",
 )
 LIBRARIES = ("py", "pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "psutil", "dotenv")
 

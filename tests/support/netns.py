@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 import json
 import os
@@ -19,6 +20,16 @@ import pytest
 _CLONE_NEWNET = 0x40000000
 
 
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    # As reports show them: a backslash, which JSON wants doubled.
+    assert isinstance(error, UnicodeDecodeError)
+    return "".join(f"\\\\x{byte:02x}" for byte in error.object[error.start : error.end]), error.end
+
+
+# ip takes the bytes of names into its JSON as they are.
+codecs.register_error("backslashreplace_in_json", _escaped)
+
+
 class Namespace:
     """A network namespace by name; what is done in it does not reach the host."""
 
@@ -34,10 +45,28 @@ class Namespace:
         """Run `ip` in it and tell whether that worked: not every kernel has every kind of link."""
         return subprocess.run(["ip", "-n", self.name, *words], check=False, capture_output=True).returncode == 0
 
+    def ip_lines(self, lines: str, *words: str) -> list[str]:
+        """Run `ip` with each of these lines, and return what it says of those that this kernel cannot do.
+
+        Where a line names a link that is not there, `ip` may leave out the rest of its paragraph.
+        """
+        command = ["ip", "-n", self.name, *words, "-force", "-batch", "-"]
+        return [
+            f"{paragraph.splitlines()[0]}: {line}"
+            for paragraph in lines.strip().split("\n\n")
+            for line in subprocess.run(
+                command, input=paragraph, check=False, capture_output=True, text=True
+            ).stderr.splitlines()
+            if line and not line.startswith("Command failed")
+        ]
+
     def listed(self, *words: str) -> list[dict[str, Any]]:
         """Return what `ip -json -details` lists in it."""
         command = ["ip", "-n", self.name, "-json", "-details", *words]
-        listed: list[dict[str, Any]] = json.loads(subprocess.check_output(command) or b"[]")
+        said = subprocess.check_output(command).decode("utf-8", "backslashreplace_in_json")
+        # Of a member that stands twice the first counts: the "dst" of a route, then that of its encapsulation.
+        first = lambda members: dict(reversed(members))  # noqa: E731 - one line of another
+        listed: list[dict[str, Any]] = json.loads(said or "[]", strict=False, object_pairs_hook=first)
         return [entry for entry in listed if entry]
 
     def command(self, *words: str) -> list[str]:

@@ -11,18 +11,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from kattila_agent.collectors import rtnetlink
+from kattila_agent.collectors import link_table, rtnetlink
 from kattila_agent.collectors.bounds import Bounded, cut
 from kattila_agent.collectors.rtnetlink import Attributes, Listed
 from kattila_protocol.report import Interface
 
 # linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h
-_RTM_GETLINK, _RTM_GETADDR = 18, 22
-_LINK = struct.Struct("=BxHiII")
+_RTM_GETADDR = 22
 _ADDRESS = struct.Struct("=BBBBi")
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 3, 4, 5, 10
-_IFLA_OPERSTATE, _IFLA_LINKINFO, _IFLA_STATS64, _IFLA_LINK_NETNSID, _IFLA_PERM_ADDRESS = 16, 18, 23, 37, 54
-_INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
+_IFLA_ADDRESS, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_OPERSTATE = 1, 4, 5, 10, 16
+_IFLA_STATS64, _IFLA_PERM_ADDRESS = 23, 54
+_INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 4, 5
 _VLAN_ID = 1
 _BRPORT_STATE = 1
 _BOND_SLAVE_STATE = 1
@@ -76,9 +75,9 @@ class Readings:
 def read(max_links: int, max_addresses: int) -> Readings:
     """Ask the kernel for links and addresses; raises OSError or ValueError."""
     return Readings(
-        links=rtnetlink.dump(_RTM_GETLINK, bytes(_LINK.size), max_links),
+        links=rtnetlink.dump(link_table.RTM_GETLINK, link_table.question(counters=True), max_links),
         addresses=rtnetlink.dump(_RTM_GETADDR, bytes(_ADDRESS.size), max_addresses),
-        names=rtnetlink.names_by_index(),
+        names=link_table.names_by_index(),
     )
 
 
@@ -125,12 +124,12 @@ class _Link:
 
     @classmethod
     def of(cls, body: bytes) -> _Link:
-        _, link_type, index, flags, _ = rtnetlink.header(_LINK, body)
-        found = rtnetlink.attributes(body, _LINK.size)
-        name = rtnetlink.string(found, _IFLA_IFNAME)
+        _, link_type, index, flags, _ = rtnetlink.header(link_table.HEADER, body)
+        found = rtnetlink.attributes(body, link_table.HEADER.size)
+        name = rtnetlink.string(found, link_table.IFNAME)
         if name is None:
             raise ValueError(f"link {index} has no name")
-        return cls(link_type, index, flags, name, found, rtnetlink.attributes(found.get(_IFLA_LINKINFO, b"")))
+        return cls(link_type, index, flags, name, found, rtnetlink.attributes(found.get(link_table.LINKINFO, b"")))
 
 
 def _by_link(bodies: Iterable[bytes]) -> defaultdict[int, list[str]]:
@@ -153,10 +152,10 @@ def _interface(link: _Link, names: Mapping[int, str], addresses: tuple[str, ...]
     mtu = rtnetlink.number(found, _IFLA_MTU, 4)
     if mtu is None:
         raise ValueError(f"{link.name} has no MTU")
-    kind = rtnetlink.string(info, _INFO_KIND)
+    kind = rtnetlink.string(info, link_table.INFO_KIND)
     slave_kind = rtnetlink.string(info, _INFO_SLAVE_KIND)
     below = rtnetlink.number(found, _IFLA_LINK, 4)
-    netnsid = _signed(rtnetlink.number(found, _IFLA_LINK_NETNSID, 4))
+    netnsid = _signed(rtnetlink.number(found, link_table.NETNSID, 4))
     return Interface(
         index=link.index,
         name=link.name,
@@ -190,7 +189,7 @@ def _counters(stats: bytes | None) -> dict[str, int]:
 def _vlan_id(kind: str | None, info: Attributes) -> int | None:
     if kind != "vlan":
         return None
-    return rtnetlink.number(rtnetlink.attributes(info.get(_INFO_DATA, b"")), _VLAN_ID, 2)
+    return rtnetlink.number(rtnetlink.attributes(info.get(link_table.INFO_DATA, b"")), _VLAN_ID, 2)
 
 
 def _slave_state(slave_kind: str | None, info: Attributes) -> str | None:

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from kattila_agent.collectors import routes, rtnetlink
+from kattila_agent.collectors import link_table, routes, rtnetlink
 from kattila_agent.collectors.rtnetlink import Attributes, Channel, Refused
 from kattila_protocol.report import Interface, Lookup, Telemetry
 
@@ -80,7 +80,7 @@ def read(asked: Iterable[Question]) -> tuple[list[Answer], Mapping[int, str]]:
         OSError: the kernel does not answer.
         ValueError: a destination is no IP address, or an answer is malformed.
     """
-    names = rtnetlink.names_by_index()
+    names = link_table.names_by_index()
     indexes = {name: index for index, name in names.items()}
     with Channel() as channel:
         return [_ask(channel, question, indexes) for question in asked], names

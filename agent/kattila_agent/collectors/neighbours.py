@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from kattila_agent.collectors import rtnetlink
+from kattila_agent.collectors import link_table, rtnetlink
 from kattila_agent.collectors.bounds import Bounded, cut, shares
 from kattila_agent.collectors.rtnetlink import Listed
 from kattila_protocol.report import Neighbour
@@ -26,11 +26,14 @@ _STATES = {
     0x08: "DELAY",
     0x10: "PROBE",
     0x20: "FAILED",
+    0x40: "NOARP",
     0x80: "PERMANENT",
 }
-# Multicast and the like, which nobody resolves (NUD_NOARP), are no neighbours: `ip` leaves them out, too.
+# Multicast and the like, which nobody resolves (NUD_NOARP), are no neighbours, unless a program has learned of them
+# (NTF_EXT_LEARNED), as a routing daemon of hosts behind a vxlan: `ip` has it so, too.
 _SHOWN = 0xFF & ~0x40
-_STATE_AT = 8
+_LEARNED = 0x10
+_STATE_AND_FLAGS = struct.Struct("=8xHB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class Readings:
 
 def read(limit: int) -> Readings:
     """Ask the kernel for the neighbours of both families, the first `limit` of each; raises OSError or ValueError."""
-    return Readings(_table(socket.AF_INET, limit), _table(socket.AF_INET6, limit), rtnetlink.names_by_index())
+    return Readings(_table(socket.AF_INET, limit), _table(socket.AF_INET6, limit), link_table.names_by_index())
 
 
 def parse(readings: Readings, limit: int) -> Bounded[Neighbour]:
@@ -65,8 +68,8 @@ def parse(readings: Readings, limit: int) -> Bounded[Neighbour]:
 
 def _table(family: int, limit: int) -> Listed:
     def counts(buffer: bytes, start: int) -> bool:
-        state = int.from_bytes(buffer[start + _STATE_AT : start + _STATE_AT + 2], rtnetlink.ORDER)
-        return buffer[start] == family and bool(state & _SHOWN)
+        state, flags = _STATE_AND_FLAGS.unpack_from(buffer, start)
+        return buffer[start] == family and bool(state & _SHOWN or flags & _LEARNED)
 
     return rtnetlink.dump(
         _RTM_GETNEIGH, _NEIGHBOUR.pack(family, 0, 0, 0, 0), limit, least=_NEIGHBOUR.size, counts=counts

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from kattila_agent.collectors import rtnetlink
+from kattila_agent.collectors import link_table, rtnetlink
 from kattila_agent.collectors.bounds import Bounded, cut, shares
 from kattila_agent.collectors.rtnetlink import Attributes, Listed
 from kattila_protocol.report import PolicyRoute, Route, Rule
@@ -101,7 +101,7 @@ def read(limit: int) -> Readings:
     The others are counted: 50,000 take 0.05 s. Raises OSError or ValueError.
     """
     inet, inet6 = (_dump(family, _MAIN_TABLE, limit) for family in _FAMILIES)
-    return Readings(inet, inet6, rtnetlink.names_by_index())
+    return Readings(inet, inet6, link_table.names_by_index())
 
 
 def parse(readings: Readings, limit: int) -> Bounded[Route]:
@@ -132,7 +132,7 @@ def read_policy(rules: Iterable[Rule], limit: int) -> PolicyReadings:
     wanted = _policy_tables(rules)
     asked = wanted[:_MAX_POLICY_TABLES]
     found = tuple(_dump(family, table, limit, defaults_only=True) for family, table in asked)
-    return PolicyReadings(found, len(asked), len(wanted), rtnetlink.names_by_index() if asked else {})
+    return PolicyReadings(found, len(asked), len(wanted), link_table.names_by_index() if asked else {})
 
 
 def parse_policy(readings: PolicyReadings, limit: int) -> Bounded[PolicyRoute]:

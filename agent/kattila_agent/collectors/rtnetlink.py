@@ -24,12 +24,14 @@ from typing import Literal, NamedTuple, TypeVar
 Attributes = Mapping[int, bytes]
 
 _Bytes = TypeVar("_Bytes", bytes, memoryview)
+_Value = TypeVar("_Value")
 
 # The byte order of whatever is not said to be the network's.
 ORDER = sys.byteorder
 
-# The kernel fills at most 32 KiB at a time.
-_BUFFER = 64 * 1024
+# The kernel fills 32 KiB at a time, unless one message is larger: that of a link with all alternative names that it may
+# have has more than 64.
+_BUFFER = 128 * 1024
 _SILENCE_SECONDS = 5.0
 # A table that changes while it is dumped is read again (NLM_F_DUMP_INTR).
 _ATTEMPTS = 3
@@ -120,18 +122,26 @@ class Channel:
             Interrupted: the table changed meanwhile.
             ValueError: the answer is malformed.
         """
-        self._send(kind, _REQUEST | _DUMP, body)
         bodies: list[bytes] = []
         total = 0
-        for _, start, end, buffer in self._answers():
-            if end - start < least:
-                raise ValueError(f"a body of {end - start} bytes, shorter than its header of {least}")
+        for start, end, buffer in self._table(kind, body, least):
             if not counts(buffer, start):
                 continue
             total += 1
             if total <= limit or always(buffer, start):
                 bodies.append(buffer[start:end])
         return Listed(bodies, total)
+
+    def each(self, kind: int, body: bytes, *, least: int = 0) -> Iterator[bytes]:
+        """Yield the bodies of all messages of a table, none of which is kept; raises as `dump` does, at any of them."""
+        return (buffer[start:end] for start, end, buffer in self._table(kind, body, least))
+
+    def _table(self, kind: int, body: bytes, least: int) -> Iterator[tuple[int, int, bytes]]:
+        self._send(kind, _REQUEST | _DUMP, body)
+        for _, start, end, buffer in self._answers():
+            if end - start < least:
+                raise ValueError(f"a body of {end - start} bytes, shorter than its header of {least}")
+            yield start, end, buffer
 
     def _send(self, kind: int, flags: int, body: bytes) -> None:
         self._sequence += 1
@@ -170,7 +180,12 @@ def dump(
     counts: Callable[[bytes, int], bool] = lambda _buffer, _start: True,
     always: Callable[[bytes, int], bool] = lambda _buffer, _start: False,
 ) -> Listed:
-    """Dump a table through a channel of its own, again if it changes meanwhile; see `Channel.dump`.
+    """Dump a table through a channel of its own, again if it changes meanwhile; see `Channel.dump` and `settled`."""
+    return settled(lambda channel: channel.dump(kind, body, limit, least=least, counts=counts, always=always))
+
+
+def settled(read: Callable[[Channel], _Value]) -> _Value:
+    """Read a table through a channel of its own, again if it changes meanwhile, and return what was read.
 
     Raises:
         OSError: the kernel refused, or the table changed during every attempt.
@@ -179,7 +194,7 @@ def dump(
     for _ in range(_ATTEMPTS):
         with Channel() as channel:
             try:
-                return channel.dump(kind, body, limit, least=least, counts=counts, always=always)
+                return read(channel)
             except Interrupted:
                 continue
     raise OSError(errno.EAGAIN, "the table kept changing while it was read")
@@ -285,11 +300,6 @@ def packed(ip_address: str) -> tuple[int, bytes]:
     """Return the family and the bytes of an IP address without a zone; raises ValueError."""
     parsed = ipaddress.ip_address(ip_address)
     return (socket.AF_INET if parsed.version == 4 else socket.AF_INET6), parsed.packed
-
-
-def names_by_index() -> dict[int, str]:
-    """Return the names of all links, as `text` shows them; raises OSError."""
-    return {index: text(os.fsencode(name)) for index, name in socket.if_nameindex()}
 
 
 def _open() -> socket.socket:

@@ -103,8 +103,8 @@ def _others(found: Attributes, tos: int) -> Iterator[str]:
         yield "l3mdev"
     if tunnel := rtnetlink.number(found, _TUN_ID, 8, "big"):
         yield f"tun_id {tunnel}"
-    if rtnetlink.number(found, _FLOW, 4):
-        yield f"realms {rtnetlink.number(found, _FLOW, 4)}"
+    if realms := rtnetlink.number(found, _FLOW, 4):
+        yield f"realms {realms >> 16}/{realms & 0xFFFF}" if realms >> 16 else f"realms {realms}"
     if rtnetlink.number(found, _SUPPRESS_IFGROUP, 4) not in (None, _NONE):
         yield f"suppress_ifgroup {rtnetlink.number(found, _SUPPRESS_IFGROUP, 4)}"
     # What a newer kernel can select by narrows a rule all the same; a mask of all bits does not.

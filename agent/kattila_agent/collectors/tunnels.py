@@ -5,20 +5,13 @@ May live here: reading such links kind by kind. Not here: WireGuard.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from kattila_agent.collectors import rtnetlink
+from kattila_agent.collectors import link_table, rtnetlink
 from kattila_agent.collectors.rtnetlink import Attributes
 from kattila_protocol.report import Interface, Tunnel
 
-# linux/if_link.h, linux/rtnetlink.h
-_RTM_GETLINK = 18
-_LINK = struct.Struct("=BxHiII")
-_IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_EXT_MASK, _IFLA_LINK_NETNSID = 3, 18, 29, 37
-_INFO_KIND, _INFO_DATA = 1, 2
-_SKIP_STATS = struct.pack("=I", 1 << 3)
 # linux/if_tunnel.h: a key counts only where its flag is set.
 _GRE_KEY = 0x2000
 _ANY = ("0.0.0.0", "::")  # noqa: S104 - nothing is bound
@@ -66,8 +59,8 @@ def read(interfaces: Iterable[Interface], max_links: int) -> tuple[list[bytes], 
     """
     if not any(interface.kind in KINDS for interface in interfaces):
         return [], {}
-    question = bytes(_LINK.size) + rtnetlink.attribute(_IFLA_EXT_MASK, _SKIP_STATS)
-    return rtnetlink.dump(_RTM_GETLINK, question, max_links).bodies, rtnetlink.names_by_index()
+    found = rtnetlink.dump(link_table.RTM_GETLINK, link_table.question(), max_links)
+    return found.bodies, link_table.names_by_index()
 
 
 def parse(bodies: Iterable[bytes], names: Mapping[int, str]) -> tuple[Tunnel, ...]:
@@ -76,18 +69,18 @@ def parse(bodies: Iterable[bytes], names: Mapping[int, str]) -> tuple[Tunnel, ..
 
 
 def _tunnel(body: bytes, names: Mapping[int, str]) -> Tunnel | None:
-    _, _, index, _, _ = rtnetlink.header(_LINK, body)
-    found = rtnetlink.attributes(body, _LINK.size)
-    info = rtnetlink.attributes(found.get(_IFLA_LINKINFO, b""))
-    kind = rtnetlink.string(info, _INFO_KIND)
+    _, _, index, _, _ = rtnetlink.header(link_table.HEADER, body)
+    found = rtnetlink.attributes(body, link_table.HEADER.size)
+    info = rtnetlink.attributes(found.get(link_table.LINKINFO, b""))
+    kind = rtnetlink.string(info, link_table.INFO_KIND)
     if kind is None or kind not in KINDS:
         return None
-    name = rtnetlink.string(found, _IFLA_IFNAME)
+    name = rtnetlink.string(found, link_table.IFNAME)
     if name is None:
         raise ValueError(f"link {index} has no name")
-    said, at = rtnetlink.attributes(info.get(_INFO_DATA, b"")), KINDS[kind]
+    said, at = rtnetlink.attributes(info.get(link_table.INFO_DATA, b"")), KINDS[kind]
     # An index of another network namespace names nothing here.
-    below = None if _IFLA_LINK_NETNSID in found else rtnetlink.number(said, at.link, 4)
+    below = None if link_table.NETNSID in found else rtnetlink.number(said, at.link, 4)
     return Tunnel(
         interface=name,
         kind=kind,

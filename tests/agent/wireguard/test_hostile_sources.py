@@ -33,7 +33,13 @@ def listening(path: Path) -> Iterator[socket.socket]:
 def answer_one(server: socket.socket) -> None:
     opened, _ = server.accept()
     with opened:
+        assert_asked(opened)
         opened.sendall(ANSWER)
+
+
+def assert_asked(opened: socket.socket) -> None:
+    # Who closes with something unread resets the connection.
+    assert opened.recv(100) == b"get=1\n\n"
 
 
 def devices(folder: Path, count: int) -> dict[Link, Path | None]:
@@ -47,6 +53,7 @@ def test_sockets_are_asked_at_the_same_time(tmp_path: Path) -> None:
     def answer(server: socket.socket) -> None:
         opened, _ = server.accept()
         with opened:
+            assert_asked(opened)
             all_asked.wait(30)
             opened.sendall(ANSWER)
 

@@ -388,6 +388,8 @@ def test_what_the_helper_could_not_read_is_told() -> None:
         ("[::ffff:c000:201]:5", "[::ffff:192.0.2.1]:5"),
         ("[fe80::1%eth0]:5", "[fe80::1%eth0]:5"),
         ("[fe80::1%12]:5", "[fe80::1%if12]:5"),
+        ("[fe80::1%a]:b]:5", "[fe80::1%a]:b]:5"),
+        ("[fe80::1%w\u2003g]:5", "[fe80::1%w\u2003g]:5"),
     ],
 )
 def test_endpoints_have_one_spelling(given: str, spelled: str) -> None:

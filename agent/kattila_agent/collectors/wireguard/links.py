@@ -6,14 +6,11 @@ May live here: asking the kernel for the links of a kind.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 
-from kattila_agent.collectors import rtnetlink
+from kattila_agent.collectors import link_table, rtnetlink
+from kattila_agent.collectors.rtnetlink import Channel
 
-_GET_LINK = 18
-_HEADER_BYTES = 16
-_NAME = 3
-_LINK_INFO = 18
-_KIND = 1
 _NESTED = 0x8000
 _MAX_LINKS = 10_000
 
@@ -29,22 +26,27 @@ class Link:
 
 def read(kind: str) -> list[Link]:
     """Return the links of a kind, "wireguard" or "tun"; raises OSError or ValueError."""
-    marked = rtnetlink.attribute(_KIND, kind.encode() + b"\0")
-    question = bytes(_HEADER_BYTES) + rtnetlink.attribute(_LINK_INFO | _NESTED, marked)
-
-    def is_of_kind(buffer: bytes, start: int) -> bool:
-        # A kernel that has no such kind tells all links.
-        length = int.from_bytes(buffer[start - _HEADER_BYTES : start - _HEADER_BYTES + 4], rtnetlink.ORDER)
-        return marked in buffer[start : start - _HEADER_BYTES + length]
-
-    found = rtnetlink.dump(_GET_LINK, question, _MAX_LINKS, counts=is_of_kind)
-    if found.total > _MAX_LINKS:
-        raise ValueError(f"{found.total} links of the kind {kind}, more than {_MAX_LINKS}")
-    return [_link(body) for body in found.bodies]
+    found = rtnetlink.settled(lambda channel: _of_kind(channel, kind.encode() + b"\0"))
+    if len(found) > _MAX_LINKS:
+        raise ValueError(f"more than {_MAX_LINKS} links of the kind {kind}")
+    return found
 
 
-def _link(body: bytes) -> Link:
-    raw_name = rtnetlink.attributes(body, _HEADER_BYTES).get(_NAME, b"").partition(b"\0")[0]
+def _of_kind(channel: Channel, kind: bytes) -> list[Link]:
+    asked = rtnetlink.attribute(link_table.LINKINFO | _NESTED, rtnetlink.attribute(link_table.INFO_KIND, kind))
+    bodies = channel.each(link_table.RTM_GETLINK, link_table.question(asked), least=link_table.HEADER.size)
+    # A kernel that has no such kind tells all links.
+    links = (link for body in bodies if (link := _link(body, kind)) is not None)
+    return list(islice(links, _MAX_LINKS + 1))
+
+
+def _link(body: bytes, kind: bytes) -> Link | None:
+    found = rtnetlink.attributes(body, link_table.HEADER.size)
+    info = rtnetlink.attributes(found.get(link_table.LINKINFO, b""))
+    if info.get(link_table.INFO_KIND) != kind:
+        return None
+    raw_name = found.get(link_table.IFNAME, b"").partition(b"\0")[0]
     if not raw_name:
         raise ValueError("a link without a name")
-    return Link(int.from_bytes(body[4:8], rtnetlink.ORDER), rtnetlink.text(raw_name), raw_name)
+    _, _, index, _, _ = link_table.HEADER.unpack_from(body)
+    return Link(index, rtnetlink.text(raw_name), raw_name)

@@ -19,7 +19,8 @@ ScopeName = Callable[[int], str]
 
 _KEY = re.compile(rb"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
 _HEX_KEY = re.compile(rb"[0-9a-fA-F]{64}")
-_ENDPOINT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)(?:%([^\]\s]{1,64}))?\]|([0-9.]+)):([0-9]{1,5})")
+# An interface may have any name, a bracket or an odd space in it.
+_ENDPOINT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)(?:%(.{1,64}))?\]|([0-9.]+)):([0-9]{1,5})")
 _PREFIX = re.compile(r"([0-9A-Fa-f:.]+)/([0-9]{1,3})")
 _BITS = {socket.AF_INET: 32, socket.AF_INET6: 128}
 
