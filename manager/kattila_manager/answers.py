@@ -14,6 +14,8 @@ from kattila_protocol.verdict import Verdict
 
 _JSON = "application/json"
 _PROBLEM = "application/problem+json"
+# Whoever is refused for now is told when to come again, by whatever it was refused.
+_RETRY_AFTER_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,6 @@ def _problem_headers(refusal: Refusal) -> tuple[tuple[str, str], ...]:
     if refusal.status == 401:
         # Makes a browser ask for the token, as the password of any user (RFC 7617).
         headers.append(("www-authenticate", 'Basic realm="kattila", charset="UTF-8"'))
-    if refusal.retry_after_seconds is not None:
-        headers.append(("retry-after", str(refusal.retry_after_seconds)))
+    if refusal.status == 503:
+        headers.append(("retry-after", str(refusal.retry_after_seconds or _RETRY_AFTER_SECONDS)))
     return tuple(headers)

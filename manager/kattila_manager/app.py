@@ -5,6 +5,7 @@ May live here: HTTP. Every WSGI server can run this application; under the door 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -21,16 +22,16 @@ from kattila_manager.answers import Answer
 from kattila_manager.intake import Intake
 from kattila_manager.records import Filed, refused
 from kattila_manager.store import registry
+from kattila_manager.store.database import DatabaseUnusableError
 from kattila_manager.store.store import Store
-from kattila_manager.store.writer import Writer
+from kattila_manager.store.writer import COMMIT_SECONDS, Writer, not_in_time
 from kattila_protocol import canonical, message, registration
 from kattila_protocol.envelope import MAX_BODY_BYTES
-from kattila_protocol.errors import ClockSkew, Malformed, Refusal, TooLarge
+from kattila_protocol.errors import ClockSkew, Malformed, Overloaded, Refusal, TooLarge
 from kattila_protocol.freshness import check_skew
 from kattila_protocol.names import checked_id
 
-# The longest that a synchronous server waits for a commit.
-_COMMIT_SECONDS = 30
+_log = logging.getLogger("kattila.manager")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,10 @@ def _update(services: Services) -> Answer:
         return begun
     future: Future[Filed] = Future()
     services.writer.submit(begun.incoming, future)
-    filed = future.result(_COMMIT_SECONDS)
+    try:
+        filed = future.result(COMMIT_SECONDS)
+    except TimeoutError:
+        return services.intake.finish(begun, not_in_time())
     services.keys.note_used(begun.key.fingerprint, begun.incoming.received_at)
     return services.intake.finish(begun, filed)
 
@@ -143,6 +147,9 @@ def _answering(endpoint: Callable[[], Answer]) -> Callable[[], HTTPResponse]:
             return _response(endpoint())
         except Refusal as refusal:
             return _response(answers.problem(refusal))
+        except DatabaseUnusableError as error:
+            _log.error("%s %s: %s", request.method, request.path, error)
+            return _response(answers.problem(Overloaded("the database cannot be used at the moment")))
 
     return callback
 

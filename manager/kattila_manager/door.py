@@ -16,7 +16,7 @@ from kattila_manager.answers import Answer, problem
 from kattila_manager.bodies import Bodies
 from kattila_manager.intake import Begun, Intake
 from kattila_manager.records import Filed
-from kattila_manager.store.writer import Writer
+from kattila_manager.store.writer import COMMIT_SECONDS, Writer, not_in_time
 from kattila_protocol.errors import BadSignature, NoKey, Overloaded, Refusal
 from kattila_protocol.ring import Ring
 
@@ -102,7 +102,11 @@ class Door:
     async def _file(self, begun: Begun) -> Filed:
         future: asyncio.Future[Filed] = asyncio.get_running_loop().create_future()
         self._writer.submit(begun.incoming, future)
-        filed = await future
+        try:
+            async with asyncio.timeout(COMMIT_SECONDS):
+                filed = await future
+        except TimeoutError:
+            return not_in_time()
         fingerprint, used_at = begun.key.fingerprint, begun.incoming.received_at
         if used_at - self._used_at.get(fingerprint, 0) >= USE_NOTED_MS:
             self._used_at[fingerprint] = used_at
@@ -129,10 +133,17 @@ class Door:
         if self._pooled >= _MAX_POOLED:
             raise Overloaded(f"{_MAX_POOLED} requests are waiting", retry_after_seconds=1)
         self._pooled += 1
+        answering = asyncio.get_running_loop().run_in_executor(self._pool, self._bridge, scope, body)
+        # Its thread goes on even if nobody waits for it any more.
+        answering.add_done_callback(self._left_the_pool)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, self._bridge, scope, body)
-        finally:
-            self._pooled -= 1
+            async with asyncio.timeout(COMMIT_SECONDS):
+                return await asyncio.shield(answering)
+        except TimeoutError:
+            raise Overloaded(f"there was no answer within {COMMIT_SECONDS:.0f} s") from None
+
+    def _left_the_pool(self, _answering: asyncio.Future[Answer]) -> None:
+        self._pooled -= 1
 
 
 def deliver_in(loop: asyncio.AbstractEventLoop) -> Callable[[Sequence[tuple[Any, Filed]]], object]:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import pytest
+
 from support.manager import HEALTH, REGISTER, Manager, now_ms, running_manager
+from support.raw_http import JSON, all_at_once, allow_open_files, request, updates
 from support.reports import Node, body, node, nonce_of, registering, registration_nonce
 from support.small_disk import small_disk
 from support.store import sqlite
+
+BURST = 1000
 
 
 def test_a_full_disk_refuses_signed_and_recovers(tmp_path: Path) -> None:
@@ -92,6 +100,70 @@ def test_a_database_that_somebody_holds_for_three_seconds_is_waited_for(tmp_path
         assert max(took for _, took in outcomes) < 8
         assert slowest < 1
         assert "Traceback" not in manager.log
+
+
+@contextmanager
+def held_by_sqlite(manager: Manager) -> Iterator[None]:
+    """Another program is in a write transaction."""
+    with sqlite(manager.database) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.rollback()
+
+
+@contextmanager
+def held_by_lock_file(manager: Manager) -> Iterator[None]:
+    """Another writer of the manager's was stopped, as by SIGSTOP, with the lock in its hands."""
+    with manager.database.with_name(f"{manager.database.name}.lock").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.mark.parametrize("hold", [held_by_sqlite, held_by_lock_file])
+def test_a_burst_on_a_blocked_database_is_told_when_to_come_again_and_loses_nothing(
+    tmp_path: Path, hold: Callable[[Manager], AbstractContextManager[None]]
+) -> None:
+    allow_open_files(4096)
+    with running_manager(tmp_path, workers=1) as manager:
+        now, senders = now_ms(), [node(number) for number in range(1, BURST + 1)]
+        reports = [updates(body(sender, 1, now)) for sender in senders]
+        with hold(manager):
+            others = [request("POST", REGISTER, registering(node(number), now), JSON) for number in range(5000, 5120)]
+            others += [request("GET", "/status/agents")] * 30
+            began = time.monotonic()
+            refused = all_at_once(manager.port, reports + others)
+            assert time.monotonic() - began < 60
+            assert manager.get(HEALTH).status == 200
+        assert {reply.status for reply in refused[:BURST]} == {503}
+        assert {reply.status for reply in refused} <= {200, 503}
+        for sender, reply in zip(senders, refused, strict=False):
+            assert reply.verdict(nonce_of(sender, 1, 1)).outcome == "overloaded"
+        assert all(int(reply.headers["retry-after"]) > 0 for reply in refused if reply.status == 503)
+        again = all_at_once(manager.port, reports)
+        for sender, reply in zip(senders, again, strict=True):
+            assert reply.verdict(nonce_of(sender, 1, 1)).outcome in ("accepted", "duplicate")
+        assert manager.rows("SELECT count(*), count(DISTINCT agent_ref) FROM reports") == [(BURST, BURST)]
+        assert manager.get("/status/agents").status == 200
+        assert "Traceback" not in manager.log
+
+
+def test_a_database_that_cannot_be_used_is_no_fault_but_a_reason_to_come_again(tmp_path: Path) -> None:
+    with running_manager(tmp_path, workers=1) as manager:
+        with sqlite(manager.database) as other, other:
+            other.execute("ALTER TABLE agents RENAME TO gone")
+        replies = [
+            manager.get("/status/agents"),
+            manager.post(registering(node(1), now_ms()), REGISTER),
+            manager.post(body(node(1), 1, now_ms())),
+        ]
+        assert [(reply.status, reply.kind) for reply in replies] == [(503, "overloaded")] * 3
+        assert all(int(reply.headers["retry-after"]) > 0 for reply in replies)
+        assert manager.log.count("GET /status/agents: ") == 1
+        assert "no such table: agents" in manager.log
+        assert "Traceback" not in manager.log
+        with sqlite(manager.database) as other, other:
+            other.execute("ALTER TABLE gone RENAME TO agents")
+        assert outcome(manager, node(1), 2) == "accepted"
 
 
 def test_a_stop_answers_what_is_under_way_and_leaves_no_process(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from kattila_protocol.envelope import MAX_BODY_BYTES
 from support.manager import HEALTH, REGISTER, RESET, Manager, now_ms
 from support.reports import KEY, body, node, nonce_of, registering, registration_nonce, sealed_bytes
+from support.store import sqlite
 
 ADMIN = "admin-token-of-the-tests"
 SERVING = """
@@ -94,6 +95,16 @@ def test_the_rules_are_the_same(manager: Manager) -> None:
     assert manager.ask("POST", "/status/updates", captured, {"Content-Type": "text/plain"}).kind == "wrong_content_type"
     assert KEY.fingerprint in manager.log
     assert re.search(r"psk of the tests", manager.log) is None
+
+
+def test_a_blocked_database_is_told_when_to_come_again(manager: Manager) -> None:
+    sender = node(3)
+    with sqlite(manager.database) as other:
+        other.execute("BEGIN IMMEDIATE")
+        reply = manager.post(body(sender, 1, now_ms()))
+        other.rollback()
+    assert (reply.status, reply.verdict(nonce_of(sender, 1, 1)).outcome) == (503, "overloaded")
+    assert int(reply.headers["retry-after"]) > 0
 
 
 def test_it_is_one_process(manager: Manager) -> None:

@@ -24,8 +24,9 @@ from kattila_manager.presence import Presence
 from kattila_manager.records import Agent, Alarm
 from kattila_manager.store import eventlog, registry
 from kattila_manager.store.store import Store
+from kattila_manager.store.writer import COMMIT_SECONDS
 from kattila_protocol import canonical, envelope, freshness, message, names, peer, registration, report, ring, txt
-from kattila_protocol.errors import PROBLEM_PREFIX, BodyTimeout, Refusal
+from kattila_protocol.errors import PROBLEM_PREFIX, BodyTimeout, Overloaded, Refusal
 from kattila_protocol.names import MANAGER
 from kattila_protocol.peer import PeerAnswer
 from kattila_protocol.registration import Registration
@@ -222,6 +223,7 @@ def test_limits() -> None:
         str(registration.MAX_HARDWARE_ADDRESSES),
         f"{peer.MAX_SHOWN} each",
         f"{BODY_SECONDS:.0f} s, then `{BodyTimeout.kind}`",
+        f"{COMMIT_SECONDS:.0f} s, then `{Overloaded.kind}`",
         f"{MAX_AGE_SECONDS} s, then the connection is closed",
         str(canonical.MAX_INTEGER),
         str(names.MAX_COUNTER),

@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import NullPool, QueuePool
 
 # Long enough for the slowest slice of retention; the write lock keeps writers from meeting at all.
@@ -217,7 +218,7 @@ def told(path: Path) -> Iterator[None]:
         ) from None
     except OSError as error:
         raise DatabaseUnusableError(_unusable(path, error.strerror or str(error))) from None
-    except (DatabaseError, sqlite3.Error) as error:
+    except (DatabaseError, PoolTimeout, sqlite3.Error) as error:
         reason = str(error.orig if isinstance(error, DatabaseError) else error)
         raise DatabaseUnusableError(_unusable(path, reason)) from None
 

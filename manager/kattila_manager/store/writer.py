@@ -26,6 +26,9 @@ from kattila_protocol.errors import Overloaded
 MAX_BATCH = 512
 # About half a second of work; more is answered with 503 at once.
 MAX_PENDING = 4096
+# Below the ten seconds that an agent waits for an answer, so that it hears this one, and does not take the manager for
+# unreachable.
+COMMIT_SECONDS = 8.0
 _RETRY_AFTER_SECONDS = 5
 # How often the thread looks up while nothing comes in, to write counters and its heartbeat.
 _IDLE_SECONDS = 1.0
@@ -141,6 +144,15 @@ class Writer:
             _log.error("reports cannot be filed (%s); agents keep them and try again", reason)
         result = refused(Overloaded("the report could not be stored", retry_after_seconds=_RETRY_AFTER_SECONDS))
         return [(waiting.future, result) for waiting in batch]
+
+
+def not_in_time() -> Filed:
+    """Return what the sender of a report is told whose commit takes too long.
+
+    It may be filed all the same; then it is a duplicate when it comes again.
+    """
+    detail = f"the report was not stored within {COMMIT_SECONDS:.0f} s"
+    return refused(Overloaded(detail, retry_after_seconds=_RETRY_AFTER_SECONDS))
 
 
 def _file(connection: Connection, prepared: Sequence[Prepared]) -> list[Filed]:
