@@ -43,7 +43,9 @@ options:
 """
 
 _TOKEN_BYTES = 32
+_LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=(.*)")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:,*=@%+\[\]-]+")
+_NOT_SHOWN = "(not shown)"
 
 
 def main() -> None:
@@ -59,23 +61,24 @@ def main() -> None:
         add_file_common_args=True,
         supports_check_mode=True,
     )
-    path, names = Path(module.params["path"]), module.params["tokens"]
+    header, settings, names = (module.params[name] for name in ("header", "settings", "tokens"))
+    path = Path(module.params["path"])
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     tokens = {name: secrets.token_urlsafe(_TOKEN_BYTES) for name in names} | tokens_in(before, names)
-    after = text(module.params["header"], module.params["settings"], tokens)
+    after = text(header, settings, tokens)
     if after != before and not module.check_mode:
         write(module, path, after)
     changed = after != before
     if path.exists():
         changed = module.set_fs_attributes_if_different(module.load_file_common_arguments(module.params), changed)
-    shown = {"before": shown_text(before, names), "after": shown_text(after, names)}
+    shown = {"before": shown_text(before, header, settings), "after": shown_text(after, header, settings)}
     module.exit_json(changed=changed, diff=shown | {"before_header": str(path), "after_header": str(path)})
 
 
 def tokens_in(lines: str, names: Collection[str]) -> dict[str, str]:
     """Return the tokens that a file has, by name, each as it stands behind the `=`."""
-    found = (line.partition("=") for line in lines.splitlines())
-    return {name: token for name, _, token in found if name in names and token.strip()}
+    found = (match for line in lines.splitlines() if (match := _LINE.fullmatch(line)))
+    return {match[1]: match[2].strip() for match in found if match[1] in names and match[2].strip()}
 
 
 def text(header: str, settings: Mapping[str, object], tokens: Mapping[str, str]) -> str:
@@ -91,13 +94,21 @@ def quoted(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def shown_text(lines: str, names: Collection[str]) -> str:
-    """Return the lines with every token blanked."""
-    return re.sub(rf"^({'|'.join(map(re.escape, names))})=.*$", r"\1=(not shown)", lines, flags=re.MULTILINE)
+def shown_text(lines: str, header: str, settings: Collection[str]) -> str:
+    """Return the lines of which it is known that they hold no secret, and of others the name."""
+    return "".join(f"{_shown(line, header, settings)}\n" for line in lines.splitlines())
+
+
+def _shown(line: str, header: str, settings: Collection[str]) -> str:
+    match = _LINE.fullmatch(line)
+    if match:
+        return line if match[1] in settings else f"{match[1]}={_NOT_SHOWN}"
+    return line if line in ("", f"# {header}") else _NOT_SHOWN
 
 
 def write(module: AnsibleModule, path: Path, lines: str) -> None:
     """Put the file in place whole; until it has its owner and mode, root alone may read it."""
+    os.umask(0o077)
     descriptor, aside = tempfile.mkstemp(dir=module.tmpdir)
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         stream.write(lines)

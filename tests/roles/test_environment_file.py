@@ -1,0 +1,112 @@
+"""The file of settings that the manager's role writes: its tokens are drawn once, kept, and shown to nobody."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dotenv import dotenv_values
+
+from support.modules import PYTHON, SKIPPED, Answer, run_module
+
+pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason=SKIPPED)
+HEADER = "Written by a test."
+TOKENS = ["READ_TOKEN", "ADMIN_TOKEN"]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "manager.env"
+
+
+def written(path: Path, check: bool = False, **settings: Any) -> Answer:
+    return run_module(
+        "kattila_manager",
+        "kattila_environment",
+        check=check,
+        path=str(path),
+        header=HEADER,
+        settings={"DNS": "kattila.example.com", **settings},
+        tokens=TOKENS,
+        mode="0640",
+    )
+
+
+def values(path: Path) -> dict[str, str | None]:
+    return dict(dotenv_values(path, interpolate=False))
+
+
+def tokens(path: Path) -> list[str]:
+    return [str(values(path)[name]) for name in TOKENS]
+
+
+def test_tokens_are_drawn_once(path: Path) -> None:
+    assert written(path).changed
+    first = tokens(path)
+    assert len({*first}) == len(TOKENS)
+    assert min(len(token) for token in first) >= 32
+    assert not written(path).changed
+    assert written(path, MANAGER_WORKERS=3).changed
+    assert tokens(path) == first
+
+
+@pytest.mark.parametrize("line", ["READ_TOKEN=chosen-by-hand", "export READ_TOKEN = chosen-by-hand"])
+def test_a_token_that_somebody_chose_is_kept(path: Path, line: str) -> None:
+    path.write_text(f"{line}\n")
+    written(path)
+    assert values(path)["READ_TOKEN"] == "chosen-by-hand"
+
+
+def test_a_token_whose_line_was_emptied_is_drawn_anew(path: Path) -> None:
+    path.write_text("READ_TOKEN=\n")
+    written(path)
+    assert values(path)["READ_TOKEN"]
+
+
+def test_no_answer_tells_a_token(path: Path) -> None:
+    answers = [written(path), written(path), written(path, MANAGER_WORKERS=3)]
+    assert [token for token in tokens(path) for answer in answers if token in answer.text] == []
+    assert "READ_TOKEN=(not shown)" in answers[0].members["diff"]["after"]
+
+
+def test_no_line_is_shown_that_it_does_not_know(path: Path) -> None:
+    path.write_text(
+        "#READ_TOKEN=an-older-one\n  export  ADMIN_TOKEN = chosen\nPASSWORD=x-y-z\nDNS=old.example.com\nodd\n"
+    )
+    answer = written(path)
+    assert answer.members["diff"]["before"].splitlines() == [
+        "(not shown)",
+        "ADMIN_TOKEN=(not shown)",
+        "PASSWORD=(not shown)",
+        "DNS=old.example.com",
+        "(not shown)",
+    ]
+    assert [word for word in ("an-older-one", "chosen", "x-y-z", "odd") if word in answer.text] == []
+
+
+def test_check_mode_shows_the_change_and_makes_none(path: Path) -> None:
+    told = written(path, check=True)
+    assert told.changed
+    assert "DNS=kattila.example.com" in told.members["diff"]["after"]
+    assert not path.exists()
+
+
+def test_a_wrong_mode_is_a_change(path: Path) -> None:
+    written(path)
+    path.chmod(0o644)
+    assert written(path, check=True).changed
+    assert written(path).changed
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("value", ["a b", "it's", 'a"b', "back\\slash", "a#b", "a #b", "$HOME", "two\nlines"])
+def test_a_value_is_read_as_it_was_meant(path: Path, value: str) -> None:
+    written(path, LABELS=value)
+    assert values(path)["LABELS"] == value
+
+
+def test_a_setting_without_a_value_is_left_out(path: Path) -> None:
+    written(path, DNS_SERVER="")
+    assert "DNS_SERVER" not in values(path)

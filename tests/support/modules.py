@@ -1,0 +1,42 @@
+"""Runs a module of Ansible as Ansible does, with the Python that has it.
+
+May live here: how it is started and answers. Not here: what a module promises.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+PYTHON = ROOT / ".venv-deploy/bin/python"
+SKIPPED = f"Ansible is not there: make setup-deploy makes {PYTHON.parent.parent.name}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a module answered, and all the text that it did so with."""
+
+    members: dict[str, Any]
+    text: str
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.members["changed"])
+
+
+def run_module(role: str, name: str, *, check: bool = False, **arguments: Any) -> Answer:
+    """Run `roles/ROLE/library/NAME.py`."""
+    asked = {"ANSIBLE_MODULE_ARGS": arguments | {"_ansible_check_mode": check, "_ansible_diff": True}}
+    done = subprocess.run(
+        [PYTHON, ROOT / "roles" / role / "library" / f"{name}.py"],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Answer(json.loads(done.stdout), done.stdout + done.stderr)
