@@ -53,7 +53,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("MAX_INTERFACES", "1000", "most interfaces in a report; what is left out is counted in it"),
     Setting("MAX_ADDRESSES", "2000", "most addresses of all interfaces together"),
-    Setting("MAX_ROUTES", "2000", "most routes, both families together; default routes are told beyond that"),
+    Setting("MAX_ROUTES", "2000", "most routes, both families together; as many default routes are told beyond that"),
     Setting("MAX_NEIGHBOURS", "1000", "most neighbours, both families together; and most further remotes of all vxlan"),
     Setting("MAX_RULES", "256", "most policy rules, both families together"),
     Setting("MAX_PEERS", "1000", "most WireGuard peers of all interfaces together"),

@@ -81,16 +81,18 @@ def _lists(telemetry: Telemetry) -> list[_List]:
 def _row_list(telemetry: Telemetry, name: str) -> _List:
     rows = getattr(telemetry, name)
 
+    # A node without its default route looks like one without the Internet: they go when no others are left.
+    spared = [name == "routes" and _is_default(row) for row in rows]
+    if all(spared):
+        spared = [False] * len(rows)
+
     def keep(kept: int) -> Telemetry:
-        # A node without its default route looks like one without the Internet.
-        left = tuple(row for at, row in enumerate(rows) if at < kept or (name == "routes" and _is_default(row)))
+        left = tuple(row for at, (row, stays) in enumerate(zip(rows, spared, strict=True)) if at < kept or stays)
         cuts = _with_cuts(telemetry, [Cut(name, len(left), len(rows))])
         members: dict[str, Any] = {name: left, "cuts": cuts}
         return replace(telemetry, **members)
 
-    # Default routes stay in any case, so they do not count as something to take.
-    entries = sum(1 for row in rows if name != "routes" or not _is_default(row))
-    return _List(entries, len(canonical.encode(rows)), keep)
+    return _List(spared.count(False), len(canonical.encode(rows)), keep)
 
 
 def _is_default(route: Any) -> bool:

@@ -87,6 +87,21 @@ def test_50000_routes_give_a_report_that_says_so(capsys: pytest.CaptureFixture[s
         print("50,000 routes:", ", ".join(f"{name} {found[name]}" for name in ("bytes", "ms", "cpu_ms", "rss_mb")))
 
 
+def test_thousands_of_default_routes_are_cut_as_others_are() -> None:
+    """Who floods a segment with router advertisements makes that many."""
+    with new_namespace() as namespace:
+        veth(namespace)
+        batch(namespace, "".join(f"route add default via 2001:db8::fe metric {n}\n" for n in range(1, 5001)), "-6")
+        namespace.ip("route", "add", "default", "via", "192.0.2.254")
+        found = measured(namespace, routes=100)
+    (cut,) = found["telemetry"]["cuts"]
+    destinations = [route[0] for route in found["telemetry"]["routes"]]
+    assert (cut["what"], cut["kept"], len(destinations)) == ("routes", len(destinations), len(destinations))
+    assert cut["of"] >= 5001
+    assert len(destinations) <= 4 * 100
+    assert {"0.0.0.0/0", "192.0.2.0/24", "::/0"} <= set(destinations)
+
+
 # Many links would be quicker read than removed: a hundred show what a thousand would.
 def test_neighbours_interfaces_addresses_and_rules_are_cut() -> None:
     with new_namespace() as namespace:

@@ -100,6 +100,13 @@ def test_a_dump_in_several_datagrams_is_bounded_and_counted() -> None:
     assert dumped(*said) == Listed([b"a" * 5, b"b"], 4)
 
 
+def test_what_is_always_kept_is_bounded_as_well() -> None:
+    with kernel_that_says(*[message(16, b"a") * 3 + message(16, b"b") * 3] * 2, done()) as channel:
+        assert channel.dump(18, b"", 2, always=lambda buffer, start: buffer[start] == b"b"[0]) == Listed(
+            [b"a", b"a", b"b", b"b"], 12
+        )
+
+
 def test_what_answers_an_earlier_question_is_skipped() -> None:
     assert dumped(message(16, b"a", sequence=0), done(sequence=0), message(16, b"b") + done()) == Listed([b"b"], 1)
 

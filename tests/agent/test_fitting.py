@@ -78,6 +78,14 @@ def test_the_largest_list_is_cut_and_the_others_are_whole() -> None:
     assert len(fitting.encode(found, MAX_TELEMETRY_BYTES)) > MAX_TELEMETRY_BYTES * 0.99
 
 
+def test_default_routes_go_when_no_others_are_left() -> None:
+    defaults = (replace_destination("::/0"),) * 20_000
+    found = fitted(Telemetry(system=None, interfaces=(LINK,) * 10, routes=(ROUTE, *defaults)))
+    assert {route.destination for route in found.routes} == {"::/0"}
+    assert found.cuts == (Cut("routes", len(found.routes), 20_001),)
+    assert (len(found.routes) > 1000, len(found.interfaces)) == (True, 10)
+
+
 def replace_destination(destination: str) -> Route:
     return ROUTE._replace(destination=destination)
 

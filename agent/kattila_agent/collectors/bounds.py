@@ -1,6 +1,6 @@
 """How much of a long list is told, and how that is said. Pure.
 
-May live here: sharing a limit. Not here: the limits (config).
+May live here: sharing a limit, naming some of many. Not here: the limits (config).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 from kattila_protocol.report import Cut
 
 _Item = TypeVar("_Item")
+_NAMED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +36,9 @@ def shares(limit: int, counts: Sequence[int]) -> list[int]:
         granted[which] = min(counts[which], limit // (len(counts) - done))
         limit -= granted[which]
     return granted
+
+
+def some(names: Sequence[str]) -> str:
+    """Name the first of many interfaces, so that what is said of them stays within a reason's length."""
+    named = ", ".join(names[:_NAMED])
+    return named if len(names) <= _NAMED else f"{named} and {len(names) - _NAMED} more"

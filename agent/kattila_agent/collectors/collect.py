@@ -19,7 +19,7 @@ from kattila_agent.config import Limits
 from kattila_agent.measurement import Measurement
 from kattila_protocol.report import CollectorFailure, CollectorRun, Interface, Telemetry, Tunnel
 
-_MAX_REASON = 200
+_MAX_REASON = 300
 
 
 @dataclass(frozen=True, slots=True)

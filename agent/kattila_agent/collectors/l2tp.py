@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kattila_agent.collectors import genetlink, rtnetlink
-from kattila_agent.collectors.bounds import Bounded
+from kattila_agent.collectors.bounds import Bounded, some
 from kattila_agent.collectors.rtnetlink import Attributes, Channel
 from kattila_protocol.report import Interface, Tunnel
 
@@ -62,8 +62,8 @@ def parse(readings: Readings) -> Bounded[Tunnel]:
     tunnels = {_id(tunnel, _CONN_ID): tunnel for tunnel in map(_said, readings.tunnels)}
     sessions = {rtnetlink.string(session, _IFNAME): session for session in map(_said, readings.sessions)}
     told = (_tunnel(name, sessions.get(name), tunnels) for name in readings.links)
-    failures = tuple(f"the ends of {name} (l2tp): {readings.refusal}" for name in readings.links if readings.refusal)
-    return Bounded(tuple(told), failures=failures)
+    failure = f"the ends of {some(readings.links)} (l2tp): {readings.refusal}"
+    return Bounded(tuple(told), failures=(failure,) if readings.refusal else ())
 
 
 def _is_marked(link: Path) -> bool:

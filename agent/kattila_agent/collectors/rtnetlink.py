@@ -112,7 +112,7 @@ class Channel:
         counts: Callable[[bytes, int], bool] = lambda _buffer, _start: True,
         always: Callable[[bytes, int], bool] = lambda _buffer, _start: False,
     ) -> Listed:
-        """Return the first `limit` messages of a table, and those that are `always` kept; the others are counted.
+        """Return the first `limit` messages of a table, and as many more that `always` says; the others are counted.
 
         `counts` says which messages belong to the answer at all. Both are called with a buffer and where a message's
         body starts in it; a body shorter than `least` bytes is malformed.
@@ -128,7 +128,7 @@ class Channel:
             if not counts(buffer, start):
                 continue
             total += 1
-            if total <= limit or always(buffer, start):
+            if total <= limit or (len(bodies) < 2 * limit and always(buffer, start)):
                 bodies.append(buffer[start:end])
         return Listed(bodies, total)
 

@@ -82,6 +82,12 @@ def test_one_that_never_answers_is_named_and_the_others_are_told(
     assert reasons == {"wg0": f"{tmp_path}/wg0.sock gave no whole answer within 0.5 s"}
 
 
+def test_a_reason_that_holds_for_many_names_some_of_them() -> None:
+    names = [f"wg{number}" for number in range(30)]
+    found = collector._failures({**dict.fromkeys(names, "needs root"), "odd0": "is malformed"})
+    assert found == ("wg0, wg1, wg2, wg3 and 26 more: needs root", "odd0: is malformed")
+
+
 FLOOD = """
 import hashlib, resource, sys
 from kattila_agent.collectors.wireguard import helper, userspace

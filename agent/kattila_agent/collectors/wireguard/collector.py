@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from kattila_agent.collectors.bounds import Bounded
+from kattila_agent.collectors.bounds import Bounded, some
 from kattila_agent.collectors.wireguard import helper, kernel, links, userspace
 from kattila_agent.collectors.wireguard.gathering import Gathering, Limits, UnreadableError, VanishedError, told
 from kattila_agent.collectors.wireguard.links import Link
@@ -132,4 +132,4 @@ def _failures(reasons: Mapping[str, str]) -> tuple[str, ...]:
     names: defaultdict[str, list[str]] = defaultdict(list)
     for name, reason in reasons.items():
         names[reason].append(name)
-    return tuple(f"{', '.join(those)}: {reason}" for reason, those in names.items())
+    return tuple(f"{some(those)}: {reason}" for reason, those in names.items())
