@@ -26,9 +26,9 @@ from kattila_protocol.errors import Overloaded
 MAX_BATCH = 512
 # About half a second of work; more is answered with 503 at once.
 MAX_PENDING = 4096
-# Below the ten seconds that an agent waits for an answer, so that it hears this one, and does not take the manager for
-# unreachable.
-COMMIT_SECONDS = 8.0
+# Below the six seconds that an agent gives a relay, and the ten that it gives us, so that it hears this answer and does
+# not take us for unreachable.
+COMMIT_SECONDS = 5.0
 _RETRY_AFTER_SECONDS = 5
 # How often the thread looks up while nothing comes in, to write counters and its heartbeat.
 _IDLE_SECONDS = 1.0

@@ -1,0 +1,80 @@
+"""A fleet comes back to the real manager: all spools at once, answers lost at random, and no sample is."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import threading
+from pathlib import Path
+
+from kattila_protocol.report import Report
+from support.fleet import MINUTE, SECOND
+from support.manager import Manager, now_ms, running_manager
+from support.raw_http import updates
+from support.reports import Node, node, nonce_of, report, sealed
+
+INTERVAL = 30 * SECOND
+SENDERS, BEFORE, CUT = 12, 5, 40
+BACK = BEFORE + CUT + 1
+
+
+class Sender(threading.Thread):
+    """One agent that was cut off for twenty minutes: its newest sample first, then what waited, in its order."""
+
+    def __init__(self, manager: Manager, sender: Node, now: int) -> None:
+        super().__init__()
+        self._manager = manager
+        self._sender = sender
+        self._now = now
+        self._tick = 0
+        self._chance = random.Random(sender.agent_id)
+        self.outcomes: set[str] = set()
+
+    def run(self) -> None:
+        for sample in (*range(1, BEFORE + 1), BACK, *range(BEFORE + 1, BACK)):
+            while self._chance.random() < 0.3:
+                self._send_and_hear_nothing(self._signed(sample))
+            said = self._signed(sample)
+            self.outcomes.add(self._manager.post(sealed(said)).verdict(said.nonce).outcome)
+
+    def _signed(self, sample: int) -> Report:
+        self._tick += 1
+        measured_at = self._now - (BACK - sample) * INTERVAL
+        # All but what waits is sent as it is measured.
+        sampled_at = measured_at if BEFORE < sample < BACK else None
+        nonce = nonce_of(self._sender, sample, self._tick)
+        return report(self._sender, sample, now_ms(), tick=self._tick, nonce=nonce, sampled_at=sampled_at)
+
+    def _send_and_hear_nothing(self, said: Report) -> None:
+        with socket.create_connection(("127.0.0.1", self._manager.port), timeout=20) as cut:
+            cut.sendall(updates(sealed(said)))
+
+
+def test_every_sample_of_every_spool_is_there_once_and_marked_late(tmp_path: Path) -> None:
+    with running_manager(tmp_path) as manager:
+        now = now_ms()
+        senders = [Sender(manager, node(number), now) for number in range(1, SENDERS + 1)]
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            sender.join()
+        assert set.union(*(sender.outcomes for sender in senders)) <= {"accepted", "duplicate"}
+        rows = manager.rows("SELECT agent_ref, sample, sampled_at FROM reports ORDER BY agent_ref, sample")
+        assert [row[:2] for row in rows] == [
+            (ref, sample) for ref in range(1, SENDERS + 1) for sample in range(1, BACK + 1)
+        ]
+        for _, sample, sampled_at in rows:
+            is_late = BEFORE < sample < BACK
+            assert (sampled_at is not None) is is_late
+            assert not is_late or abs(sampled_at - (now - (BACK - sample) * INTERVAL)) < MINUTE
+        assert manager.rows("SELECT DISTINCT highest_sample FROM agents") == [(BACK,)]
+        for number in (1, SENDERS):
+            assert cut_off(manager, node(number)) == [CUT]
+
+
+def cut_off(manager: Manager, sender: Node) -> list[int]:
+    """Return how many samples each time that a node was cut off has; none may be missing."""
+    spans = json.loads(manager.command("history", sender.hostname, "--json").stdout)["spans"]
+    assert not [span for span in spans if span["kind"] == "missing"]
+    return [span["samples"] for span in spans if span["kind"] == "cut_off"]
