@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support import ip_says
 from support.agent_process import AGENT, environment
+from support.netns import Namespace
 from support.wireguard import joined_namespaces, new_device, wg
 
 # What the agent of another machine would have, and one that never answers.
@@ -29,10 +31,7 @@ def test_endpoints_are_looked_up_under_the_mark_of_their_interface(mark: int, tm
             key = wg("pubkey", given=wg("genkey")).strip()
             device.set("peer", key, "endpoint", endpoint.replace("%up0", f"%{index_of(here.name, 'up0')}"))
         device.set("fwmark", str(mark))
-        command = here.command(*AGENT, "-sysinfo")
-        settings = environment(WIREGUARD_HELPER=str(tmp_path / "none.sock"))
-        found = json.loads(subprocess.check_output(command, env=settings, timeout=30))
-        assert found["failures"] == []
+        found = sysinfo(here, tmp_path)
         (interface,) = found["wireguard"]
         assert (interface["name"], interface["fwmark"], len(interface["peers"])) == (device.name, mark, len(ENDPOINTS))
         lookups = {lookup["destination"]: lookup for lookup in found["lookups"]}
@@ -40,8 +39,46 @@ def test_endpoints_are_looked_up_under_the_mark_of_their_interface(mark: int, tm
         for lookup in lookups.values():
             link = "up0" if lookup["destination"] == "fe80::2" else None
             assert (lookup["purpose"], lookup["tunnel"], lookup["fwmark"]) == ("wireguard", device.name, mark)
-            assert lookup == ip_says.lookup(here, lookup, *ip_says.bound(None, link))
+            assert lookup == ip_says.lookup(here, lookup, *(("oif", link) if link else ()))
         assert lookups["198.51.100.7"]["interface"] == ("up0" if mark else device.name)
+
+
+def test_rules_for_ports_hold_for_the_ports_of_a_tunnel(tmp_path: Path) -> None:
+    with joined_namespaces() as (here, _), new_device(here) as device:
+        here.ip("link", "set", device.name, "up")
+        device.set("listen-port", "51820")
+        for table, gateway in ((78, 78), (79, 79)):
+            here.ip("route", "add", "default", "via", f"192.0.2.{gateway}", "table", str(table))
+            here.ip("-6", "route", "add", "default", "via", f"2001:db8::{gateway}", "table", str(table))
+        for family in ("-4", "-6"):
+            here.ip(
+                family, "rule", "add", "ipproto", "17", "sport", "51820", "dport", "2000", "lookup", "78", "prio", "8"
+            )
+            here.ip(family, "rule", "add", "ipproto", "17", "dport", "2000-2100", "lookup", "79", "prio", "9")
+        peers = ("198.51.100.7:2000", "198.51.100.7:2001", "198.51.100.7:2002", "[2001:db8:7::7]:2000")
+        for endpoint in (*peers, "203.0.113.9:9"):
+            device.set("peer", wg("pubkey", given=wg("genkey")).strip(), "endpoint", endpoint)
+        lookups = sysinfo(here, tmp_path)["lookups"]
+        ports = ["ipproto", "udp", "sport", "51820", "dport"]
+        for lookup in lookups:
+            port = {"192.0.2.79": "2001", None: "9"}.get(lookup["gateway"], "2000")
+            assert lookup == ip_says.lookup(here, lookup, *ports, port)
+    # Of two ports with the same way there is one row.
+    assert sorted((lookup["destination"], lookup["gateway"], lookup["error"]) for lookup in lookups) == [
+        ("198.51.100.7", "192.0.2.78", None),
+        ("198.51.100.7", "192.0.2.79", None),
+        ("2001:db8:7::7", "2001:db8::78", None),
+        ("203.0.113.9", None, "Network is unreachable"),
+    ]
+
+
+def sysinfo(namespace: Namespace, folder: Path) -> dict[str, Any]:
+    """What -sysinfo says to an agent that has no helper."""
+    command = namespace.command(*AGENT, "-sysinfo")
+    settings = environment(WIREGUARD_HELPER=str(folder / "none.sock"))
+    found: dict[str, Any] = json.loads(subprocess.check_output(command, env=settings, timeout=30))
+    assert found["failures"] == []
+    return found
 
 
 def index_of(namespace: str, link: str) -> int:

@@ -222,7 +222,7 @@ def test_lookups_of_tunnels_and_the_manager(namespace: Namespace, manager: str) 
         ("manager", None),
     ]
     for lookup, tunnel in zip(found["lookups"], [*tunnels, {}], strict=True):
-        assert lookup == ip_says.lookup(namespace, lookup, *ip_says.bound(tunnel.get("local"), tunnel.get("link")))
+        assert lookup == ip_says.lookup(namespace, lookup, *ip_says.bound(tunnel))
     # Towards that one there is only an unreachable route.
     assert (found["lookups"][-1]["error"] is None) == (manager != "2001:db8:dead::1")
 

@@ -246,13 +246,14 @@ def test_what_is_looked_up() -> None:
                 tuple(map(peer, ("192.0.2.1:1", "192.0.2.1:2", None, "[2001:db8::1]:3", "[fe80::1%eth0]:4"))),
             ),
         ),
-        tunnels=(Tunnel("vx0", "vxlan", "192.0.2.1", "198.51.100.7", link="eth0"), Tunnel("vx1", "vxlan")),
+        tunnels=(Tunnel("vx0", "vxlan", "192.0.2.1", "198.51.100.7", port=4789, link="eth0"), Tunnel("vx1", "vxlan")),
     )
     assert lookups.questions(found, "2001:db8::5") == (
-        Question("wireguard", "wg0", "192.0.2.1", 51820),
-        Question("wireguard", "wg0", "2001:db8::1", 51820),
-        Question("wireguard", "wg0", "fe80::1", 51820, link="eth0"),
-        Question("tunnel", "vx0", "198.51.100.7", 0, "192.0.2.1", "eth0"),
+        Question("wireguard", "wg0", "192.0.2.1", 51820, sport=1, dport=1),
+        Question("wireguard", "wg0", "192.0.2.1", 51820, sport=1, dport=2),
+        Question("wireguard", "wg0", "2001:db8::1", 51820, sport=1, dport=3),
+        Question("wireguard", "wg0", "fe80::1", 51820, link="eth0", sport=1, dport=4),
+        Question("tunnel", "vx0", "198.51.100.7", 0, "192.0.2.1", "eth0", dport=4789),
         Question("manager", None, "2001:db8::5"),
     )
 

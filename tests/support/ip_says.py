@@ -280,20 +280,22 @@ def lookup(namespace: Namespace, told: dict[str, Any], *words: str) -> dict[str,
         return about | dict.fromkeys(("interface", "gateway", "source", "mtu", "table")) | {"error": error}
     (said,) = json.loads(answer.stdout)
     own_mtu = next(each["mtu"] for each in namespace.listed("link") if each["ifname"] == said["dev"])
-    bound = dict(zip(words[::2], words[1::2], strict=True)).get("from")
+    source = dict(zip(words[::2], words[1::2], strict=True)).get("from")
     return about | {
         "interface": said["dev"],
         "gateway": said.get("gateway"),
-        "source": bound or said.get("prefsrc"),
+        "source": source or said.get("prefsrc"),
         "mtu": said.get("metrics", [{}])[0].get("mtu", own_mtu),
         "table": _table(said.get("table", "main")),
         "error": None,
     }
 
 
-def bound(local: str | None, link: str | None) -> tuple[str, ...]:
-    """The words that bind a packet to a source and an interface."""
-    return (*(("from", local) if local else ()), *(("oif", link) if link else ()))
+def bound(tunnel: dict[str, Any]) -> tuple[str, ...]:
+    """The words that say of a tunnel's packets what a question does beside their destination."""
+    words = {"from": tunnel.get("local"), "oif": tunnel.get("link"), "dport": tunnel.get("port")}
+    said = [word for name, value in words.items() if value is not None for word in (name, str(value))]
+    return (*said, "ipproto", "udp") if "dport" in said else tuple(said)
 
 
 def _table(name: str) -> int:

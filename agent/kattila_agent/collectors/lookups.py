@@ -13,15 +13,18 @@ from dataclasses import dataclass
 
 from kattila_agent.collectors import link_table, routes, rtnetlink
 from kattila_agent.collectors.rtnetlink import Attributes, Channel, Refused
-from kattila_protocol.report import Interface, Lookup, Telemetry
+from kattila_protocol.report import Interface, Lookup, Telemetry, Tunnel, WireguardInterface
 
 # linux/rtnetlink.h
 _RTM_GETROUTE = 26
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _LOOKUP_TABLE = 0x1000
 _RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_PREFSRC, _RTA_METRICS, _RTA_TABLE, _RTA_MARK, _RTA_UID = 1, 2, 4, 7, 8, 15, 16, 25
+_RTA_IP_PROTO, _RTA_SPORT, _RTA_DPORT = 27, 28, 29
 _RTAX_MTU = 2
 _UINT = struct.Struct("=I")
+_PORT = struct.Struct("!H")
+_UDP = bytes((socket.IPPROTO_UDP,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class Question:
     """What is asked: `destination` is an IP address, `zone` the interface that a link-local one belongs to.
 
     `source` is the address that the packets are bound to, `link` the interface; None where that is left to the kernel.
+    What has a `dport` is UDP; its `sport` is None where each flow has another. Rules and next hops are chosen by them.
     """
 
     purpose: str
@@ -37,6 +41,8 @@ class Question:
     fwmark: int = 0
     source: str | None = None
     link: str | None = None
+    sport: int | None = None
+    dport: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,7 @@ class Answer:
 
 
 def questions(found: Telemetry, manager_address: str | None) -> tuple[Question, ...]:
-    """Return what is worth asking: each WireGuard endpoint once per interface, each tunnel's remote, and the manager.
+    """Return what is worth asking: each WireGuard endpoint of an interface, each tunnel's remote, and the manager.
 
     Raises:
         ValueError: an endpoint is none.
@@ -58,15 +64,13 @@ def questions(found: Telemetry, manager_address: str | None) -> tuple[Question, 
     for interface in found.wireguard:
         for peer in interface.peers:
             if peer.endpoint is not None:
-                host, zone = _host(peer.endpoint)
-                asked[Question("wireguard", interface.name, host, interface.fwmark, link=zone)] = None
+                asked[_to_endpoint(interface, peer.endpoint)] = None
     # Packets of a tunnel that was moved here leave in the namespace that it was made in.
     moved = {interface.name for interface in found.interfaces if interface.link_netnsid is not None}
     for tunnel in found.tunnels:
         for remote in () if tunnel.interface in moved else (tunnel.remote, *tunnel.remotes):
             if remote is not None:
-                local, link = tunnel.local, tunnel.link
-                asked[Question("tunnel", tunnel.interface, remote, tunnel.fwmark, local, link)] = None
+                asked[_to_remote(tunnel, remote)] = None
     if manager_address is not None:
         host, _, zone = manager_address.partition("%")
         asked[Question("manager", None, host, link=zone or None)] = None
@@ -87,22 +91,36 @@ def read(asked: Iterable[Question]) -> tuple[list[Answer], Mapping[int, str]]:
 
 
 def parse(answers: Iterable[Answer], names: Mapping[int, str], interfaces: Iterable[Interface]) -> tuple[Lookup, ...]:
-    """Return the answers as they are told; a route without an MTU of its own has that of its interface.
+    """Return the answers as they are told, equal ones once; a route without an MTU of its own has its interface's.
 
     Raises:
         ValueError: a message is malformed.
     """
     mtus = {interface.name: interface.mtu for interface in interfaces}
-    return tuple(_lookup(answer, names, mtus) for answer in answers)
+    # Two peers behind one address differ in their port alone, which seldom makes a difference.
+    return tuple(dict.fromkeys(_lookup(answer, names, mtus) for answer in answers))
 
 
-def _host(endpoint: str) -> tuple[str, str | None]:
+def _to_endpoint(interface: WireguardInterface, endpoint: str) -> Question:
     """Take "192.0.2.1:51820" or "[fe80::1%eth0]:51820" apart."""
-    host, colon, _ = endpoint.rpartition(":")
-    if not colon:
+    host, _, port = endpoint.rpartition(":")
+    if not host or not port.isdecimal():
         raise ValueError(f"{endpoint!r} is no endpoint")
     host, _, zone = host.removeprefix("[").removesuffix("]").partition("%")
-    return host, zone or None
+    return Question(
+        "wireguard",
+        interface.name,
+        host,
+        interface.fwmark,
+        link=zone or None,
+        sport=interface.listen_port or None,
+        dport=int(port),
+    )
+
+
+def _to_remote(tunnel: Tunnel, remote: str) -> Question:
+    bound = (tunnel.local, tunnel.link)
+    return Question("tunnel", tunnel.interface, remote, tunnel.fwmark, *bound, dport=tunnel.port)
 
 
 def _ask(channel: Channel, question: Question, indexes: Mapping[str, int]) -> Answer:
@@ -139,9 +157,18 @@ def _asked(question: Question, index: int | None) -> bytes:
         # What the kernel or a daemon sends is root's; a rule may send the agent's own packets, which it speaks for
         # where nothing is said, another way (`ip rule … uidrange`).
         body += rtnetlink.attribute(_RTA_UID, _UINT.pack(0))
+    body += _ports(question)
     # IPv6 tells the table in any case, and refuses to be asked.
     flags = _LOOKUP_TABLE if family == socket.AF_INET else 0
     return _ROUTE.pack(family, bits, source_bits, 0, 0, 0, 0, 0, flags) + body
+
+
+def _ports(question: Question) -> bytes:
+    # Of other protocols than UDP and TCP the kernel takes none.
+    if question.dport is None:
+        return b""
+    udp = rtnetlink.attribute(_RTA_IP_PROTO, _UDP) + rtnetlink.attribute(_RTA_DPORT, _PORT.pack(question.dport))
+    return udp if question.sport is None else udp + rtnetlink.attribute(_RTA_SPORT, _PORT.pack(question.sport))
 
 
 def _lookup(answer: Answer, names: Mapping[int, str], mtus: Mapping[str, int]) -> Lookup:
