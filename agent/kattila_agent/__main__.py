@@ -1,7 +1,7 @@
 """The agent's command line: flags to parts, errors to exit codes.
 
 May live here: the only reading of the clock, of chance, of the environment and of the working folder. Exit codes:
-0 done, 1 failed, 2 wrong usage or configuration.
+0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFile, RingFileError
 from kattila_keys.servers import Records
 from kattila_protocol.names import is_id
+from kattila_protocol.peer import PeerAnswer
 from kattila_settings.reading import ConfigError, settings_help
 from kattila_settings.values import ALL_ADDRESSES, Listen, listen
 
@@ -44,8 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the agent with these arguments, else with the command line's, and return the exit code."""
     parser = _parser()
     flags = parser.parse_args(arguments)
-    if flags.json and not flags.check:
-        parser.error("-json goes with -check")
+    if flags.json and not (flags.check or flags.discover):
+        parser.error("-json goes with -check and -discover")
     _log_to_stderr(debug=flags.debug)
     try:
         return _run(flags)
@@ -55,6 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (StateError, RingFileError, TooMuchError, commands.CommandError, OSError) as error:
         print(f"kattila-agent: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def _run(flags: argparse.Namespace) -> int:
@@ -69,11 +72,16 @@ def _run(flags: argparse.Namespace) -> int:
     if flags.check:
         return _check(flags)
     settings = config.read(flags.env, os.environ, Path.cwd())
-    identity = Identity(settings.state_dir, ambient.new_id)
+    return _with_settings(flags, settings, ambient, Identity(settings.state_dir, ambient.new_id))
+
+
+def _with_settings(flags: argparse.Namespace, settings: Config, ambient: Ambient, identity: Identity) -> int:
     if flags.dump is not None:
         return _dump(flags.dump, settings, ambient, identity)
     if flags.reset is not None:
         return _reset(flags.reset, settings, ambient, identity)
+    if flags.discover:
+        return _discover(flags, settings, ambient, identity)
     return _serve(settings, ambient, identity)
 
 
@@ -97,6 +105,23 @@ def _check(flags: argparse.Namespace) -> int:
     )
     sys.stdout.write(checking.as_json(found) if flags.json else checking.as_table(found))
     return found.exit_code
+
+
+def _discover(flags: argparse.Namespace, settings: Config, ambient: Ambient, identity: Identity) -> int:
+    from kattila_agent import discovering, discovery  # noqa: PLC0415 - see _serve
+
+    measurement = _measure_once(_given_by(settings), ambient)
+    addresses = discovering.whom_to_ask(measurement.telemetry)
+    ring = commands.usable_ring(_keys(settings, ambient), ambient.now())
+    own_id = identity.agent_id()
+
+    def ask(address: str) -> PeerAnswer:
+        return discovery.ask(discovery.over_http, own_id, address, ring, ambient.nonce(), ambient.now())
+
+    progress = discovering.progress_on(sys.stderr)
+    found = discovering.survey(addresses, own_id, measurement.hostname, ask, ambient.monotonic, progress)
+    sys.stdout.write(discovering.as_json(found) if flags.json else discovering.as_table(found))
+    return 0
 
 
 def _dump(target: str, settings: Config, ambient: Ambient, identity: Identity) -> int:
@@ -225,6 +250,12 @@ def _parser() -> argparse.ArgumentParser:
         help="make the agent at ADDRESS, else the one on this machine, forget itself and take a new id",
     )
     once.add_argument(
+        "-discover",
+        "--discover",
+        action="store_true",
+        help="show which agents answer behind this node's tunnels, and how far from the manager each of them is",
+    )
+    once.add_argument(
         "-check",
         "--check",
         action="store_true",
@@ -238,7 +269,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     once.add_argument("-version", "--version", action="version", version=f"kattila-agent {__version__}")
     parser.add_argument("-env", "--env", metavar="FILE", help="read the settings from FILE (also KATTILA_ENV=FILE)")
-    parser.add_argument("-json", "--json", action="store_true", help="of -check: print JSON")
+    parser.add_argument("-json", "--json", action="store_true", help="of -check and -discover: print JSON")
     parser.add_argument("-v", "-debug", "--debug", action="store_true", help="log more")
     return parser
 

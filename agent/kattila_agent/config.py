@@ -33,7 +33,9 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _LABEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("DNS", "", "name of the DNS TXT record that holds the fleet's PSK; needed by the daemon and by -dump"),
+    Setting(
+        "DNS", "", "name of the DNS TXT record that holds the fleet's PSK; needed by the daemon, -dump and -discover"
+    ),
     Setting("DNS_SERVER", "", "ask this resolver, `ADDRESS` or `ADDRESS:PORT`, instead of the system's"),
     Setting("DNS_REQUIRE_AD", "no", "`yes`: take the PSK only from an answer that the resolver validated (DNSSEC)"),
     Setting("MANAGER_URL", "", "where reports go, as in `http://192.0.2.1:5086`; needed by the daemon"),

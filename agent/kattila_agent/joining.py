@@ -15,7 +15,7 @@ from kattila_agent.changes import Changes
 from kattila_agent.config import Config
 from kattila_agent.connection import Connection, Connections, Reply
 from kattila_agent.delivery import RELAY, UPDATES, Courier, Manager, post_to_relay
-from kattila_agent.discovery import Directory, Discoverer, candidates, over_http
+from kattila_agent.discovery import Directory, Discoverer, candidates, over_http, unread
 from kattila_agent.draining import Draining
 from kattila_agent.identity import Identity
 from kattila_agent.journal import Journal
@@ -70,7 +70,7 @@ class Agent:
 
         def measured(now: int, clock_offset: int | None) -> Measurement:
             measurement = measure(now, manager.address, clock_offset)
-            directory.update(candidates(measurement.telemetry))
+            directory.update(candidates(measurement.telemetry), are_all=not unread(measurement.telemetry))
             return measurement
 
         self.reporter = Reporter(

@@ -14,6 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pytest
 
 from kattila_agent.app import ForeignSource
+from kattila_agent.discovery import addresses, asking, directory
 from kattila_agent.server import MAX_AGE_SECONDS
 from kattila_manager import listing
 from kattila_manager.access import LoopbackOnly, MethodNotAllowed, NotFound, Unauthorized, UnknownAgent
@@ -222,12 +223,26 @@ def test_limits() -> None:
         f"{txt.MIN_PSK_BYTES} bytes",
         str(registration.MAX_HARDWARE_ADDRESSES),
         f"{peer.MAX_SHOWN} each",
+        f"{asking.ANSWER_SECONDS:g} s",
+        f"{addresses.MAX_SUBNET_ADDRESSES}, in all {addresses.MAX_GUESSES}",
         f"{BODY_SECONDS:.0f} s, then `{BodyTimeout.kind}`",
         f"{COMMIT_SECONDS:.0f} s, then `{Overloaded.kind}`",
         f"{MAX_AGE_SECONDS} s, then the connection is closed",
         str(canonical.MAX_INTEGER),
         str(names.MAX_COUNTER),
     ]
+
+
+def test_when_siblings_are_asked() -> None:
+    with_way, wayless, silent = tables("Peer query", "the last query was")[0]
+    assert {with_way[1], wayless[1]} == {f"{directory.REFRESH_SECONDS:g} s"}
+    calm, hurried = directory.CALM, directory.HURRIED
+    assert silent[1] == f"from {calm.first_seconds:g} s, doubling, to {calm.last_seconds:g} s"
+    assert silent[2] == f"from `min({hurried.first_seconds:g} s, interval)`, doubling, to {hurried.last_seconds:g} s"
+    text = " ".join(section("Peer query").split())
+    assert f"begin {asking.PACE_SECONDS * 1000:g} to {asking.PACE_SECONDS * 1500:g} ms apart" in text
+    assert f"up to {asking.THREADS} are under way" in text
+    assert f"within the last {directory.MAX_AGE_SECONDS:g} seconds" in text
 
 
 def test_files_of_vectors() -> None:

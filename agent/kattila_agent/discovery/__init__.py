@@ -1,11 +1,11 @@
 """Who on this node's tunnels is an agent, and how far from the manager.
 
-`candidates` says where one may answer, `asking` asks there, `directory` remembers what was said and when to ask again.
+`addresses` says where one may answer, `asking` asks there, `directory` remembers what was said and when to ask again.
 None of them knows what an agent that was found is good for (delivery).
 """
 
+from kattila_agent.discovery.addresses import candidates, unread
 from kattila_agent.discovery.asking import Discoverer, Get, ask, over_http, url_of
-from kattila_agent.discovery.candidates import candidates
 from kattila_agent.discovery.directory import Directory, Relay
 
-__all__ = ["Directory", "Discoverer", "Get", "Relay", "ask", "candidates", "over_http", "url_of"]
+__all__ = ["Directory", "Discoverer", "Get", "Relay", "ask", "candidates", "over_http", "unread", "url_of"]

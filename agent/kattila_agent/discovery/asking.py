@@ -1,7 +1,7 @@
 """Asking an agent whether it can pass reports on, and the threads that do so at a pace.
 
 May live here: one signed query from its values to its answer, and how many of them are sent. Not here: who is asked
-(candidates), when again, and what follows from an answer (directory).
+(addresses), when again, and what follows from an answer (directory).
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from http import HTTPStatus
 from kattila_agent.ambient import Ambient
 from kattila_agent.config import PORT
 from kattila_agent.connection import Connection, Page, UnreachableError, in_url, unsigned_words
+from kattila_agent.discovery.addresses import candidates, unread
 from kattila_agent.discovery.directory import Directory
 from kattila_agent.identity import StateError
 from kattila_protocol import peer
 from kattila_protocol.errors import Refusal
 from kattila_protocol.peer import PeerAnswer, PeerQuery
+from kattila_protocol.report import Telemetry
 from kattila_protocol.ring import Ring
 from kattila_settings.values import Listen
 
@@ -95,6 +97,10 @@ class Discoverer:
         """Ask in a few threads, which end with the process."""
         for number in range(THREADS):
             threading.Thread(target=self.run, name=f"discovery-{number}", daemon=True).start()
+
+    def observe(self, telemetry: Telemetry) -> None:
+        """Take from a measurement who may be asked from now on."""
+        self.directory.update(candidates(telemetry), are_all=not unread(telemetry))
 
     def run(self) -> None:
         """Ask until stopped. Several threads may do so; they keep one pace."""

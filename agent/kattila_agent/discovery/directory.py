@@ -68,7 +68,7 @@ def jittered(seconds: float, share: float) -> float:
 class _Place:
     """An address: who answered there last, when it was asked last, and how often in a row nobody answered since."""
 
-    position: int
+    position: int = 0
     asked_at: float = -math.inf
     share: float = 0.0
     failures: int = 0
@@ -125,13 +125,16 @@ class Directory:
         self._calm_since = -math.inf
         self._lock = threading.Lock()
 
-    def update(self, candidates: tuple[str, ...]) -> None:
-        """Take the addresses that are worth asking from now on, the most promising first; forget all others."""
+    def update(self, candidates: tuple[str, ...], *, are_all: bool = True) -> None:
+        """Take the addresses that are worth asking from now on, the most promising first, and forget others.
+
+        Where these are not all, as something could not be read, those at which somebody answered stay.
+        """
         with self._lock:
+            stay = {} if are_all else {address: place for address, place in self._places.items() if place.agent_id}
             known = self._places
-            self._places = {}
-            for position, address in enumerate(candidates):
-                place = self._places[address] = known.get(address) or _Place(position)
+            self._places = {address: known.get(address) or _Place() for address in candidates} | stay
+            for position, place in enumerate(self._places.values()):
                 place.position = position
             self._forget_the_homeless()
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from itertools import pairwise
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
@@ -24,11 +22,13 @@ from kattila_agent.identity import StateError
 from kattila_protocol import message, peer
 from kattila_protocol.errors import BadSignature, Malformed, NoKey, Refusal
 from kattila_protocol.peer import PeerAnswer
+from kattila_protocol.report import CollectorFailure, Telemetry, WireguardInterface, WireguardPeer
 from kattila_protocol.ring import Ring
 from kattila_protocol.signing import Key, Purpose
 from support.agent_folder import OTHER_PSK, PSK, ring_of
 from support.knot import free_port
 from support.open_files import open_files
+from support.sibling import Behaviour, close, drip, parameters, send, sends, serving, silence
 from support.wireguard import joined_namespaces
 
 OWN = "00000000-0000-4000-8000-000000000000"
@@ -38,58 +38,9 @@ NOW = 1_760_000_000_000
 RING = ring_of(PSK)
 SAID = PeerAnswer(SIBLING, "sibling", 0, None, (), (), NONCE)
 
-# Takes the handler of a GET and answers it, or does not.
-Behaviour = Callable[[BaseHTTPRequestHandler], None]
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, place: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
-        self.address_family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
-        super().__init__(place, handler)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Be silent: whoever asked has gone."""
-
-
-@contextmanager
-def serving(behave: Behaviour, host: str = "127.0.0.1") -> Iterator[int]:
-    """Run a server in a sibling's place and yield its port."""
-
-    class Handler(BaseHTTPRequestHandler):
-        timeout = 10
-
-        def do_GET(self) -> None:
-            behave(self)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    with _Server((host, 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def send(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, **headers: str) -> None:
-    handler.send_response(status)
-    for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
-        handler.send_header(name.replace("_", "-"), value)
-    handler.end_headers()
-    handler.wfile.write(body)
-
 
 def sealed(said: PeerAnswer = SAID, key: Key = RING.current) -> bytes:
     return peer.seal_answer(said, key)
-
-
-def sends(body: bytes, status: int = 200, **headers: str) -> Behaviour:
-    return lambda handler: send(handler, body, status, **headers)
 
 
 def asked_at(port: int, ring: Ring = RING, address: str = "127.0.0.1") -> PeerAnswer:
@@ -98,9 +49,8 @@ def asked_at(port: int, ring: Ring = RING, address: str = "127.0.0.1") -> PeerAn
 
 def test_a_query_is_signed_and_its_answer_read() -> None:
     def behave(handler: BaseHTTPRequestHandler) -> None:
-        parts = urlsplit(handler.path)
-        assert parts.path == "/status/peer"
-        query, key = peer.read_query(dict(parse_qsl(parts.query)), RING, frozenset({"127.0.0.1"}), NOW)
+        assert handler.path.startswith("/status/peer?")
+        query, key = peer.read_query(parameters(handler), RING, frozenset({"127.0.0.1"}), NOW)
         assert (query.agent_id, query.nonce, query.timestamp) == (OWN, NONCE, NOW)
         send(handler, sealed(key=key))
 
@@ -112,20 +62,6 @@ def test_a_query_is_signed_and_its_answer_read() -> None:
 def test_all_keys_of_the_ring_are_good(key: Key) -> None:
     with serving(sends(sealed(key=key))) as port:
         assert asked_at(port, ring_of(PSK, OTHER_PSK)) == SAID
-
-
-def silence(handler: BaseHTTPRequestHandler) -> None:
-    handler.rfile.read(1)
-
-
-def drip(handler: BaseHTTPRequestHandler) -> None:
-    for byte in b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000:
-        handler.wfile.write(bytes([byte]))
-        time.sleep(0.1)
-
-
-def close(handler: BaseHTTPRequestHandler) -> None:
-    handler.close_connection = True
 
 
 PROBLEM = b'{"type":"urn:kattila:problem:foreign_source","detail":"192.0.2.1 may not\\u001b[2J"}'
@@ -177,7 +113,7 @@ def test_either_family_is_reached(address: str) -> None:
     told: list[str] = []
 
     def behave(handler: BaseHTTPRequestHandler) -> None:
-        told.append(dict(parse_qsl(urlsplit(handler.path).query))["to"])
+        told.append(parameters(handler)["to"])
         send(handler, sealed())
 
     with joined_namespaces() as (one, two), ExitStack() as stack:
@@ -219,10 +155,10 @@ class Asked:
         self.moments: list[float] = []
         self._said = said
 
-    def __call__(self, address: str, parameters: Any) -> Page:
+    def __call__(self, address: str, given: Any) -> Page:
         self.addresses.append(address)
         self.moments.append(time.monotonic())
-        return Page(200, "", sealed(self._said(address, parameters["nonce"])))
+        return Page(200, "", sealed(self._said(address, given["nonce"])))
 
 
 def discoverer(directory: Directory, get: Get, **parts: Any) -> Discoverer:
@@ -248,6 +184,20 @@ def run_until(asking: Discoverer, is_done: Callable[[], object], seconds: float 
     assert is_done()
 
 
+def test_a_measurement_that_failed_makes_nobody_forgotten() -> None:
+    directory = Directory()
+    asking = discoverer(directory, Asked(lambda address, nonce: SAID))
+    peer_of_wg0 = WireguardPeer("key", None, ("192.0.2.1/32",), 1, 0, 0, 0, False)
+    read = Telemetry(system=None, wireguard=(WireguardInterface("wg0", "key", 51820, 0, (peer_of_wg0,)),))
+    asking.observe(read)
+    assert directory.due(0.0, hurried=False) == "192.0.2.1"
+    directory.answered("192.0.2.1", SAID, 0.01, 0.0, 0.0)
+    asking.observe(Telemetry(system=None, failures=(CollectorFailure("wireguard", "wg0: it hangs"),)))
+    assert directory.relays(OWN, 3, frozenset(), 1.0) != ()
+    asking.observe(Telemetry(system=None, failures=(CollectorFailure("rules", "not this one"),)))
+    assert directory.relays(OWN, 3, frozenset(), 1.0) == ()
+
+
 def test_siblings_are_asked_at_a_pace_by_however_many_threads() -> None:
     directory = Directory()
     directory.update(tuple(f"192.0.2.{number}" for number in range(1, 13)))
@@ -266,11 +216,11 @@ def test_one_that_keeps_silent_does_not_keep_the_others_waiting() -> None:
     directory.update(("192.0.2.1", "192.0.2.2", "192.0.2.3"))
     stop, asked = threading.Event(), Asked(lambda address, nonce: SAID)
 
-    def get(address: str, parameters: Any) -> Page:
+    def get(address: str, given: Any) -> Page:
         if address != "192.0.2.3":
             stop.wait(10)
             raise UnreachableError("late")
-        return asked(address, parameters)
+        return asked(address, given)
 
     asking = discoverer(directory, get, stop=stop)
     asking.start()

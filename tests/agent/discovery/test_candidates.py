@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kattila_agent.discovery import candidates
-from kattila_agent.discovery.candidates import MAX_GUESSES, MAX_SUBNET_ADDRESSES
+from kattila_agent.discovery.addresses import MAX_GUESSES, MAX_SUBNET_ADDRESSES
 from kattila_protocol.report import Interface, Telemetry, WireguardInterface, WireguardPeer
 
 NEVER, ONCE = 0, 1_760_000_000

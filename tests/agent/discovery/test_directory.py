@@ -278,6 +278,16 @@ def test_what_is_no_candidate_any_more_is_forgotten() -> None:
     assert ids(directory) == [B]
 
 
+def test_what_could_not_be_read_is_not_forgotten() -> None:
+    directory = directory_of("a", "b")
+    directory.answered("a", answer(A), 0.01, 0.0, 0.0)
+    directory.update(("c",), are_all=False)
+    assert ids(directory) == [A]
+    assert [directory.due(REFRESH_SECONDS, hurried=False) for _ in range(3)] == ["c", "a", None]
+    directory.update(())
+    assert ids(directory) == []
+
+
 def test_an_address_may_change_hands() -> None:
     directory = directory_of("a")
     for agent_id in (A, B, C, A):

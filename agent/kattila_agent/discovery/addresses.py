@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_int
 from itertools import islice, zip_longest
 from typing import NamedTuple
 
-from kattila_protocol.report import Interface, Telemetry, WireguardInterface
+from kattila_protocol.report import CollectorFailure, Interface, Telemetry, WireguardInterface
 
 # An IPv4 /24, an IPv6 /120. In a larger subnet too few of many addresses are hosts.
 MAX_SUBNET_ADDRESSES = 256
@@ -20,6 +20,7 @@ MAX_GUESSES = 512
 
 _Address = IPv4Address | IPv6Address
 _Network = IPv4Network | IPv6Network
+_SOURCES = frozenset(("links", "wireguard"))
 _BROADCAST = IPv4Address("255.255.255.255")
 
 
@@ -40,6 +41,11 @@ def candidates(telemetry: Telemetry) -> tuple[str, ...]:
     subnets = dict.fromkeys((each.network, each.tunnel) for each in prefixes if not each.is_single)
     guesses = _in_turns(_hosts(network, tunnel, own) for network, tunnel in subnets)
     return tuple(dict.fromkeys((*filter(None, singles), *islice(guesses, MAX_GUESSES))))
+
+
+def unread(telemetry: Telemetry) -> tuple[CollectorFailure, ...]:
+    """Return why not all candidates may be known: what could not be read is unknown, not absent."""
+    return tuple(each for each in telemetry.failures if each.collector in _SOURCES)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

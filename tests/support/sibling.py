@@ -1,0 +1,100 @@
+"""Something in a sibling agent's place: a real HTTP server that answers /status/peer as a test says."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from kattila_protocol import peer
+from kattila_protocol.peer import PeerAnswer
+from kattila_protocol.signing import Key
+
+# Takes the handler of a GET and answers it, or does not.
+Behaviour = Callable[[BaseHTTPRequestHandler], None]
+
+
+@contextmanager
+def serving(behave: Behaviour, host: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
+    """Run a server and yield its port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 10
+
+        def do_GET(self) -> None:
+            behave(self)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with _Server((host, port), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def parameters(handler: BaseHTTPRequestHandler) -> dict[str, str]:
+    """Return what was asked with."""
+    return dict(parse_qsl(urlsplit(handler.path).query))
+
+
+def send(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, **headers: str) -> None:
+    """Answer; a header given here stands beside those that are right, or in their place."""
+    handler.send_response(status)
+    for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def sends(body: bytes, status: int = 200, **headers: str) -> Behaviour:
+    """Answer always the same."""
+    return lambda handler: send(handler, body, status, **headers)
+
+
+def says(key: Key, agent_id: str, distance: int | None = 0, next_hop: str | None = None, **members: Any) -> Behaviour:
+    """Answer each query as an agent does, with these members; a `nonce` replaces that of the query."""
+
+    def behave(handler: BaseHTTPRequestHandler) -> None:
+        said = {"hostname": "sibling", "interfaces": (), "routes": (), "nonce": parameters(handler)["nonce"]} | members
+        answer = PeerAnswer(agent_id=agent_id, distance=distance, next_hop=next_hop, **said)
+        send(handler, peer.seal_answer(answer, key))
+
+    return behave
+
+
+def silence(handler: BaseHTTPRequestHandler) -> None:
+    """Say nothing until the other one goes."""
+    handler.rfile.read(1)
+
+
+def drip(handler: BaseHTTPRequestHandler) -> None:
+    """Answer a byte at a time."""
+    for byte in b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000:
+        handler.wfile.write(bytes([byte]))
+        time.sleep(0.1)
+
+
+def close(handler: BaseHTTPRequestHandler) -> None:
+    """Close the connection without a word."""
+    handler.close_connection = True
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, place: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
+        super().__init__(place, handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Be silent: whoever asked has gone."""
