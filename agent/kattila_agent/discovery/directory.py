@@ -206,6 +206,8 @@ class Directory:
             if sibling is not None:
                 sibling.known_at = sibling.passed_on_at = now
                 sibling.refusals, sibling.refused_until = 0, -math.inf
+                # Whether it answered the last query or not: here is where it answers.
+                self._best_places()[agent_id][1].failures = 0
 
     def refused(self, agent_id: str, now: float, share: float, *, knows_no_way: bool) -> None:
         """Note that a sibling did not pass a report on; `knows_no_way`: it says that it cannot reach the manager.

@@ -178,6 +178,16 @@ def test_the_nearest_is_the_first() -> None:
     assert (first.address, first.agent_id, first.hostname, first.distance) == ("c", C, "name", 0)
 
 
+def test_who_passes_on_is_there_though_it_missed_a_query() -> None:
+    directory = directory_of("a", "b")
+    directory.answered("a", answer(A), 0.01, 0.0, 0.0)
+    directory.answered("b", answer(B), 0.05, 0.0, 0.0)
+    directory.failed("a", 1.0, 0.0)
+    assert ids(directory) == [B, A]
+    directory.passed_on(A, 2.0)
+    assert ids(directory) == [A, B]
+
+
 @pytest.mark.parametrize(
     ("said", "hops_left", "excluded", "expected"),
     [
