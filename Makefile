@@ -97,7 +97,7 @@ build-manager: setup ## manager/bin/*.tar.gz, which install it offline: make bui
 
 # --- Checking it
 
-.PHONY: check lint lint-deploy test test-kernel test-arm64 format bench-ingest bench-agent
+.PHONY: check lint lint-deploy test test-kernel test-arm64 format bench-ingest bench-agent bench-spool
 check: lint lint-deploy test fleet-test ## all that CI checks: linters, tests, and the lab where it can run
 
 lint: setup ## ruff, mypy --strict, import contracts
@@ -130,6 +130,9 @@ bench-ingest: setup .venv-bench/complete ## reports per second, beside the basel
 
 bench-agent: setup ## what the agent costs a node, beside other agents where they are installed (as root)
 	@exec $(BIN)/python bench/agent.py
+
+bench-spool: setup ## what a day of reports that wait costs on disk, beside the same in SQLite
+	@exec $(BIN)/python bench/spool.py
 
 # --- The lab: nodes with systemd, SSH and WireGuard on this machine (tests/fleet)
 

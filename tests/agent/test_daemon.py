@@ -17,7 +17,7 @@ from kattila_protocol.errors import ClockSkew, IdentityConflict, Overloaded, Rep
 from kattila_protocol.names import is_id
 from kattila_protocol.signing import fingerprint
 from support.agent_folder import AGENT_ID, OTHER_PSK, PSK, dead_dns, keep_id, keep_ring, settings
-from support.agent_process import running_daemon
+from support.agent_process import run_agent, running_daemon
 from support.knot import Knot, free_port
 from support.manager_stand_in import (
     REGISTER,
@@ -308,3 +308,14 @@ def test_a_schedule_does_not_drift() -> None:
     for number in range(1, 1000):
         due = next_due(due, due + 0.7, 30)
         assert due == 1000 + 30 * number
+
+
+def test_a_second_daemon_on_one_state_folder_is_refused(knot: Knot, tmp_path: Path) -> None:
+    with running_stand_in(PSK) as manager:
+        chosen = settings(knot, manager.url, PSK) | {"AGENT_LISTEN": "127.0.0.1:0"}
+        with running_daemon(tmp_path, **chosen) as daemon:
+            daemon.wait_for_log("answers on")
+            second = run_agent(tmp_path, **chosen)
+    refused = second.stderr.decode()
+    assert second.returncode == 1
+    assert f"kattila-agent: another agent uses {tmp_path}/spool: two on one machine need a STATE_DIR each" in refused

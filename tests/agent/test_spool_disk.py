@@ -14,7 +14,7 @@ from kattila_agent.sample import Sample
 from kattila_agent.spool.sample_file import encode
 from kattila_agent.spool.spool import RESERVE_BYTES
 from support.small_disk import small_disk
-from support.spooled import BLOCK, BOOT, CLOCK, NOW, filled, later, opened, reopened, sample
+from support.spooled import BOOT, CLOCK, NOW, filled, later, opened, reopened, sample
 
 AS_NOBODY = """
 import os, pathlib, sys
@@ -54,7 +54,7 @@ def test_on_a_full_disk_the_oldest_give_way_to_the_newest(tmp_path: Path) -> Non
         assert reopened(spool, disk / "spool").waiting() == told
 
 
-def test_the_spool_leaves_room_for_the_files_without_which_no_report_is_made(tmp_path: Path) -> None:
+def test_the_spool_leaves_room_for_the_other_files_of_the_state_folder(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 256) as disk:
         spool = opened(disk / "spool")
         for number in range(1, 201):
@@ -62,17 +62,6 @@ def test_the_spool_leaves_room_for_the_files_without_which_no_report_is_made(tmp
         assert 0 < spool.waiting().count < 64
         assert spool.numbers()[-1] == 200 and spool.waiting().dropped == 200 - spool.waiting().count
         (disk / "counters.json.new").write_bytes(bytes(RESERVE_BYTES))
-
-
-def test_room_is_made_for_others_where_there_is_something_to_drop(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", 256) as disk:
-        spool = filled(disk / "spool", *range(1, 21))
-        assert not spool.make_room()
-        fill(disk, 0)
-        assert spool.make_room()
-        (disk / "counters.json.new").write_bytes(bytes(RESERVE_BYTES - BLOCK))
-        spool.clear()
-        assert not spool.make_room()
 
 
 def test_a_full_disk_with_nothing_to_drop_counts_the_newest(tmp_path: Path) -> None:
@@ -230,7 +219,8 @@ def test_a_damaged_file_is_removed_and_counted(tmp_path: Path, damage: Callable[
 def test_a_checksum_that_fits_telemetry_that_expands_without_end(tmp_path: Path) -> None:
     (tmp_path / "spool").mkdir()
     file_of(tmp_path / "spool", 1).write_bytes(encode(Sample(1, NOW, BOOT, 0, bytes(64 << 20))))
-    assert opened(tmp_path / "spool").waiting().dropped == 1
+    spool = opened(tmp_path / "spool")
+    assert (spool.read(1), spool.numbers(), spool.waiting().dropped) == (None, (), 1)
 
 
 def test_a_file_that_somebody_removed_is_counted(tmp_path: Path) -> None:

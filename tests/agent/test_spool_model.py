@@ -152,13 +152,6 @@ class SpoolMachine(RuleBasedStateMachine):
         self.spool.clear()
         self.kept, self.dropped, self.number, self.may_forget = {}, 0, 0, False
 
-    @rule()
-    def make_room(self) -> None:
-        before = len(self.kept)
-        made = self.spool.make_room()
-        self.see_what_did_not_fit()
-        assert made is (len(self.kept) < before)
-
     # --- the model
 
     def one(self, chance: random.Random) -> list[int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kattila_agent.sample import Clock, Sample
+from kattila_agent.sample import Clock
 
 # What most file systems give to files: the smallest takes as much.
 BLOCK_BYTES = 4096
@@ -24,11 +24,6 @@ class Entry:
     boot_id: str
     since_boot_ms: int
     bytes: int
-
-
-def entry_of(sample: Sample, length: int) -> Entry:
-    """Return what is remembered of a sample whose file has this length in bytes."""
-    return Entry(sample.sampled_at, sample.boot_id, sample.since_boot_ms, on_disk(length))
 
 
 def on_disk(length: int) -> int:

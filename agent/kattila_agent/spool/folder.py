@@ -15,6 +15,7 @@ from pathlib import Path
 
 from kattila_agent.sample import Sample
 from kattila_agent.spool import ledger, sample_file
+from kattila_agent.spool.bounds import Entry
 from kattila_agent.spool.ledger import Ledger
 from kattila_agent.spool.sample_file import DamagedError
 from kattila_keys import durable
@@ -84,10 +85,13 @@ class Folder:
             numbers = [sample_file.number_of(one.name) for one in found if one.is_file(follow_symlinks=False)]
         return sorted(number for number in numbers if number is not None)
 
-    def read(self, number: int) -> tuple[Sample, int]:
-        """Return a sample and the length of its file; raises also DamagedError."""
-        content = self._read(sample_file.name_of(number), sample_file.MAX_FILE_BYTES)
-        return sample_file.parse(number, content), len(content)
+    def look_at(self, number: int) -> Entry:
+        """Return what is remembered of a sample while it waits; raises also DamagedError."""
+        return sample_file.entry_of(self._read(number))
+
+    def read(self, number: int) -> Sample:
+        """Return a sample; raises also DamagedError."""
+        return sample_file.parse(number, self._read(number))
 
     def write(self, number: int, content: bytes) -> None:
         """Write a sample's file; it is on the disk when this returns."""
@@ -137,10 +141,8 @@ class Folder:
         except FileNotFoundError:
             return False
 
-    def _read(self, name: str, most: int) -> bytes:
-        file = os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with os.fdopen(file, "rb") as stream:
-            content = stream.read(most + 1)
-        if len(content) > most:
-            raise DamagedError("too long for a sample")
-        return content
+    def _read(self, number: int) -> bytes:
+        with self._path_of(number).open("rb") as file:
+            if os.fstat(file.fileno()).st_size > sample_file.MAX_FILE_BYTES:
+                raise DamagedError("too long for a sample")
+            return file.read()

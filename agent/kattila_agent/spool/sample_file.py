@@ -17,6 +17,7 @@ import sys
 import zlib
 
 from kattila_agent.sample import Sample
+from kattila_agent.spool.bounds import Entry, on_disk
 from kattila_protocol.envelope import MAX_BODY_BYTES
 
 # What is beyond is no sample of ours: zlib adds 5 bytes to each 16 KiB that it cannot compress (zlib's manual).
@@ -48,17 +49,27 @@ def encode(sample: Sample) -> bytes:
     return _HEAD % zlib.crc32(checked) + checked
 
 
+def entry_of(content: bytes) -> Entry:
+    """Return what is remembered of a sample while it waits; raises DamagedError."""
+    sampled_at, boot_id, since_boot_ms, _ = _members(content)
+    # Thousands of samples are of few boots, and share their names.
+    return Entry(int(sampled_at), sys.intern(boot_id.decode("ascii")), int(since_boot_ms), on_disk(len(content)))
+
+
 def parse(number: int, content: bytes) -> Sample:
     """Return the sample that a file of this number holds; raises DamagedError."""
+    sampled_at, boot_id, since_boot_ms, compressed = _members(content)
+    return Sample(number, int(sampled_at), boot_id.decode("ascii"), int(since_boot_ms), _decompressed(compressed))
+
+
+def _members(content: bytes) -> tuple[bytes, bytes, bytes, bytes]:
     match = _FILE.fullmatch(content)
     if match is None:
         raise DamagedError("empty" if not content else "not a file of the spool, or of another version")
     crc, checked, sampled_at, boot_id, since_boot_ms, compressed = match.groups()
     if zlib.crc32(checked) != int(crc, 16):
         raise DamagedError("the checksum is wrong")
-    # Thousands of samples are of few boots, and share their names.
-    boot = sys.intern(boot_id.decode("ascii"))
-    return Sample(number, int(sampled_at), boot, int(since_boot_ms), _decompressed(compressed))
+    return sampled_at, boot_id, since_boot_ms, compressed
 
 
 def _decompressed(compressed: bytes) -> bytes:

@@ -22,7 +22,7 @@ from kattila_agent.spool.ledger import Ledger, Renumbering
 from kattila_agent.spool.sample_file import DamagedError
 
 # The spool does not take the last of a disk: the ledger, the counters and the ring are replaced by writing a new file
-# beside the old one, and without the counters no report can be made.
+# beside the old one.
 RESERVE_BYTES = 4 * bounds.BLOCK_BYTES
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -119,7 +119,7 @@ class Spool:
             if number not in self._entries:
                 return None
             try:
-                return self._folder.read(number)[0]
+                return self._folder.read(number)
             except (DamagedError, FileNotFoundError) as error:
                 _log.warning("sample %d in %s is lost: %s", number, self._folder.path, error)
                 self._drop([number])
@@ -164,13 +164,6 @@ class Spool:
                 self._forget(number)
             if self._try(self._folder.remove_ledger):
                 self._ledger = Ledger()
-
-    def make_room(self) -> bool:
-        """Drop the oldest so that others have room on a full disk; tells whether there was something to drop."""
-        with self._guard:
-            before = len(self._entries)
-            self._try(lambda: self._make_room(0))
-            return len(self._entries) < before
 
     def waiting(self) -> Waiting:
         """Return how much waits."""
@@ -219,7 +212,7 @@ class Spool:
                 self._forget(number)
                 continue
             try:
-                entries[number] = bounds.entry_of(*self._folder.read(number))
+                entries[number] = self._folder.look_at(number)
             except DamagedError as error:
                 damaged.append(number)
                 _log.warning("sample %d in %s is lost: %s", number, self._folder.path, error)
@@ -230,7 +223,7 @@ class Spool:
     def _file(self, sample: Sample) -> str | None:
         """Write a sample down and return what is wrong nevertheless."""
         content = sample_file.encode(sample)
-        entry = bounds.entry_of(sample, len(content))
+        entry = sample_file.entry_of(content)
         if entry.bytes > self._max_bytes:
             raise OSError(errno.EFBIG, "a sample alone is more than SPOOL_MAX_BYTES")
         self._clear_the_way(sample.number)
