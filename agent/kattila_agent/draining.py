@@ -77,6 +77,9 @@ class Draining:
             self.stop()
             return
         sample = self._spool.read(number)
+        if sample is None:
+            # What is damaged is gone by now. What the disk does not give stays, and holds up nothing.
+            self._behind.add(number)
         if sample is None or self._is_settled(number, self._send(sample)):
             self._put_off()
 

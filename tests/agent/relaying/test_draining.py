@@ -141,3 +141,12 @@ def test_a_sample_that_is_gone_meanwhile_holds_up_nothing(tmp_path: Path) -> Non
     for path in (tmp_path / "spool").glob("*2"):
         path.unlink()
     assert scene.drain_one_interval() == [1, 3]
+
+
+def test_a_sample_that_the_disk_does_not_give_holds_up_nothing(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, 3)
+    for path in (tmp_path / "spool").glob("*1"):
+        path.unlink()
+        path.mkdir()
+    assert scene.drain_one_interval() == [2, 3]
+    assert scene.spool.numbers() == (1,)
