@@ -21,7 +21,7 @@ from kattila_agent.config import Config
 from kattila_agent.draining import Draining
 from kattila_agent.fitting import TooMuchError
 from kattila_agent.identity import Identity, StateError
-from kattila_agent.joining import Agent, MeasureFor
+from kattila_agent.joining import Agent, MeasureFor, over_http_to
 from kattila_agent.reporting import Reporter
 from kattila_agent.server import address_of, open_sockets, serve
 from kattila_keys.refresh import Keys
@@ -134,9 +134,9 @@ def run(config: Config, ambient: Ambient, identity: Identity, keys: Keys, measur
         ListenError: the API's address is taken.
         StateError: the state folder cannot be used.
     """
-    config.required_manager_url()
+    wire = over_http_to(config.required_manager_url())
     sockets = open_sockets(config.listen)
-    agent = Agent(config, ambient, identity, keys, measure)
+    agent = Agent(config, ambient, identity, keys, measure, wire)
     loop = Loop(ambient, keys, agent.reporter, agent.draining, config.interval_seconds)
     _log.info(
         "agent %s reports to %s every %d s and answers on %s",

@@ -8,14 +8,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from kattila_agent.ambient import Ambient
 from kattila_agent.app import Node, Standing
 from kattila_agent.changes import Changes
 from kattila_agent.config import Config
 from kattila_agent.connection import Connection, Connections, Reply
-from kattila_agent.delivery import RELAY, UPDATES, Courier, Manager, post_to_relay
-from kattila_agent.discovery import Directory, Discoverer, candidates, over_http, unread
+from kattila_agent.delivery import RELAY, UPDATES, Courier, Manager, PostToRelay, post_to_relay
+from kattila_agent.discovery import Directory, Discoverer, Get, over_http
 from kattila_agent.draining import Draining
 from kattila_agent.identity import Identity
 from kattila_agent.journal import Journal
@@ -41,36 +42,66 @@ _SPOOL = "spool"
 _log = logging.getLogger("kattila.agent")
 
 
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """How an agent reaches others.
+
+    `manager` is for the reporting thread, `onward` posts others' reports to the manager (path, body, seconds), `relay`
+    posts to an agent at an address, and `peer` asks one.
+    """
+
+    manager: Connection
+    onward: Callable[[str, bytes, float], Reply]
+    relay: PostToRelay
+    peer: Get
+
+
+def over_http_to(url: str) -> Wire:
+    """Return the real wire, to the manager at a URL."""
+    return Wire(Connection(url), Connections(url).post, post_to_relay, over_http)
+
+
 class Agent:
     """One agent: what reports, what drains, what discovers, and what the API asks of them."""
 
-    def __init__(self, config: Config, ambient: Ambient, identity: Identity, keys: Keys, measure: MeasureFor) -> None:
+    def __init__(
+        self, config: Config, ambient: Ambient, identity: Identity, keys: Keys, measure: MeasureFor, wire: Wire
+    ) -> None:
         """Join all parts; sends nothing yet.
 
         Raises:
-            ConfigError: no MANAGER_URL.
+            SpoolInUseError: another agent uses the state folder.
             StateError: the state folder cannot be used.
         """
         self._ambient, self._identity, self._keys = ambient, identity, keys
         self._spool = Spool(config.state_dir / _SPOOL, config.spool_max_bytes, config.spool_max_age_seconds)
         catch_up(identity, self._spool)
-        url = config.required_manager_url()
-        manager, changes = Manager(Connection(url)), Changes()
+        self._wire = wire
+        manager, changes = Manager(wire.manager), Changes()
         self._ways = Ways(_INTERVALS * config.interval_seconds + _CYCLE_SECONDS)
         directory = Directory(config.interval_seconds)
         self._courier = Courier(
             manager=manager,
-            post=post_to_relay,
+            post=wire.relay,
             directory=directory,
             ways=self._ways,
             monotonic=ambient.monotonic,
             share=ambient.share,
         )
         journal = Journal(changes)
+        self.discoverer = Discoverer(
+            ambient=ambient,
+            directory=directory,
+            get=wire.peer,
+            ring=keys.ring,
+            own_id=identity.agent_id,
+            hurried=self._needs_relay,
+            stop=threading.Event(),
+        )
 
         def measured(now: int, clock_offset: int | None) -> Measurement:
             measurement = measure(now, manager.address, clock_offset)
-            directory.update(candidates(measurement.telemetry), are_all=not unread(measurement.telemetry))
+            self.discoverer.observe(measurement.telemetry)
             return measurement
 
         self.reporter = Reporter(
@@ -85,16 +116,6 @@ class Agent:
         )
         self.draining = Draining(self._spool, self.reporter.send_again, ambient, config.interval_seconds, journal)
         self._near = Near(config.peer_networks, lambda: self.reporter.latest)
-        self._to_manager = Connections(url)
-        self.discoverer = Discoverer(
-            ambient=ambient,
-            directory=directory,
-            get=over_http,
-            ring=keys.ring,
-            own_id=identity.agent_id,
-            hurried=self._needs_relay,
-            stop=threading.Event(),
-        )
 
     def node(self, *, after_reset: Callable[[], None]) -> Node:
         """Return what the API asks of the agent; `after_reset` is called once it has a new id."""
@@ -133,5 +154,5 @@ class Agent:
 
     def _onward(self, way: Way, body: bytes, seconds: float) -> Reply:
         if way.relay is None:
-            return self._to_manager.post(UPDATES, body, seconds)
-        return post_to_relay(way.relay.address, RELAY, body, seconds)
+            return self._wire.onward(UPDATES, body, seconds)
+        return self._wire.relay(way.relay.address, RELAY, body, seconds)

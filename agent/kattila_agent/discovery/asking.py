@@ -109,18 +109,28 @@ class Discoverer:
             if address is not None:
                 self._ask(address)
 
+    def ask_one(self) -> bool:
+        """Ask one address that is due, without waiting; tell whether there was one."""
+        address = self._due()
+        if address is not None:
+            self._ask(address)
+        return address is not None
+
     def _next(self) -> str | None:
         """Wait for a turn, and return whom to ask then."""
         with self.turn:
             self.stop.wait(PACE_SECONDS * (1 + self.ambient.share() / 2))
             if self.stop.is_set():
                 return None
-            # Without a key nothing can be signed.
-            may_ask = bool(self.ring().entries)
-            address = self.directory.due(self.ambient.monotonic(), hurried=self.hurried()) if may_ask else None
+            address = self._due()
             if address is None:
                 self.stop.wait(LOOK_SECONDS)
             return address
+
+    def _due(self) -> str | None:
+        # Without a key nothing can be signed.
+        may_ask = bool(self.ring().entries)
+        return self.directory.due(self.ambient.monotonic(), hurried=self.hurried()) if may_ask else None
 
     def _ask(self, address: str) -> None:
         began_at = self.ambient.monotonic()
