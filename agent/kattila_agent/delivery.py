@@ -212,7 +212,8 @@ class Courier:
         now = self._monotonic()
         if isinstance(outcome, Answered):
             self._directory.passed_on(relay.agent_id, now)
-        else:
+        elif not isinstance(outcome, Busy):
+            # One that is busy now is as good as before in the next interval.
             knows_no_way = isinstance(outcome, Unsigned) and outcome.kind == NoWay.kind
             self._directory.refused(relay.agent_id, now, self._share(), knows_no_way=knows_no_way)
         return outcome

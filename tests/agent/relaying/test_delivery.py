@@ -119,7 +119,6 @@ LIES: dict[str, Callable[..., Reply]] = {
     "under a key of its own": lambda *_: Reply(200, verdict.seal(Verdict(ACCEPTED, AGENT, NONCE, NOW, 0), FOREIGN_KEY)),
     "gone": gone,
     "has no way": lambda *_: problem(NoWay("neither do I")),
-    "is busy": lambda *_: problem(Overloaded("full", retry_after_seconds=2)),
 }
 
 
@@ -131,6 +130,14 @@ def test_a_relay_that_lies_or_fails_delivers_nothing_and_another_is_asked(lie: C
     scene.asked.clear()
     scene.deliver()
     assert scene.names == ["manager", "192.0.2.2"], "it is left alone for a while"
+
+
+def test_a_relay_that_is_busy_is_asked_again_in_the_next_interval() -> None:
+    answers = [problem(Overloaded("full", retry_after_seconds=2)), verdict_reply()]
+    scene = Scene(gone, {"192.0.2.1": lambda *_: answers.pop(0)})
+    assert scene.deliver()[1] is None
+    scene.moment += 30
+    assert scene.deliver()[1] is not None
 
 
 def test_with_nobody_to_pass_it_on_the_report_waits() -> None:
