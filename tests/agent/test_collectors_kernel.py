@@ -154,7 +154,7 @@ def seen(told: tuple[dict[str, Said], dict[str, Any]]) -> dict[str, Any]:
     return told[1]
 
 
-@pytest.mark.parametrize("member", ["interfaces", "tunnels", "routes", "rules", "neighbours"])
+@pytest.mark.parametrize("member", ["interfaces", "tunnels", "routes", "rules", "policy_routes", "neighbours"])
 def test_every_column_is_as_ip_shows_it(told: tuple[dict[str, Said], dict[str, Any]], member: str) -> None:
     expected, found = told
     assert found[member] == expected[member]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kattila_agent.collectors import rtnetlink
+from kattila_agent.collectors import nexthops, rtnetlink
 from kattila_agent.collectors.rtnetlink import Interrupted, Listed, Refused
 from support import netlink
 from support.netlink import done, kernel_that_says, link, link_info, message, nla
@@ -26,6 +26,16 @@ from support.parsed import (
     parsed_rules,
     parsed_tunnels,
 )
+
+
+def nexthop(*said: bytes) -> bytes:
+    """The body of RTM_NEWNEXTHOP."""
+    return struct.pack("=BBBBI", 2, 0, 0, 0, 0) + b"".join(said)
+
+
+def parsed_objects(body: bytes) -> object:
+    return nexthops.parse([body])
+
 
 # --- Malformed bodies: each a reason, none a value
 
@@ -62,6 +72,11 @@ BAD_BODIES: list[tuple[str, Callable[[bytes], object], bytes, str]] = [
     ("hop that is cut", parsed_routes, netlink.route(nla(9, b"\x08\0\0")), SHORT),
     ("hop beyond its end", parsed_routes, netlink.route(nla(9, struct.pack("=HBBi", 64, 0, 0, 2))), "hop of 64 bytes"),
     ("hop of no length", parsed_routes, netlink.route(nla(9, bytes(8))), "hop of 0 bytes"),
+    ("object without a number", parsed_objects, nexthop(nla(5, 2)), "without its number"),
+    ("object that is cut", parsed_objects, nexthop(nla(1, 7))[:-1], "attribute of 8 bytes where 7"),
+    ("object with a short gateway", parsed_objects, nexthop(nla(1, 7), nla(6, b"abc")), "address of 3 bytes"),
+    ("group with half a member", parsed_objects, nexthop(nla(1, 7), nla(2, bytes(12))), "group of nexthops of 12"),
+    ("object's number of two bytes", parsed_routes, netlink.route(nla(30, 7, 2)), "attribute 30 has 2 bytes"),
     ("cut rule", parsed_rules, netlink.rule()[:-1], SHORT),
     ("rule with a short prefix", parsed_rules, netlink.rule(nla(2, b"\x0a"), source=8), "prefix of 1 bytes"),
     ("rule with half a port range", parsed_rules, netlink.rule(nla(24, 53, 2)), "range of 2 bytes"),

@@ -26,6 +26,14 @@ link add macvlan0 link v0 type macvlan mode bridge
 link add vrf1 type vrf table 1001
 link add u0 type veth peer name u1
 link set u0 master vrf1
+link set vrf1 up
+link set u0 addrgenmode none
+link set u1 addrgenmode none
+link set u0 up
+link set u1 up
+address add 198.51.100.1/24 dev u0
+route add default via 198.51.100.254 vrf vrf1
+route add unreachable default metric 4278198272 vrf vrf1
 
 link add bond0 type bond mode 802.3ad
 link add s0 type veth peer name s1
@@ -104,6 +112,9 @@ route add 203.0.113.176/28 encap ip id 5 dst 192.0.2.9 dev v0
 route add default via 192.0.2.254 metric 100
 route add default via 192.0.2.253 metric 200 src 192.0.2.1
 route add unreachable default metric 4278198272
+route add 10.9.0.0/16 via 192.0.2.2 table 77
+route add default via 192.0.2.2 table 77
+route add default via 192.0.2.3 table 4000000000
 """
 ROUTES6 = """
 route add 2001:db8:a0::/48 nhid 20
@@ -112,6 +123,7 @@ route add default via fe80::fe dev v0 metric 100 pref high
 route add blackhole default metric 4278198272
 route add 2001:db8:b0::/48 encap seg6 mode encap segs 2001:db8::5,2001:db8::6 dev v0
 route add 2001:db8:b1::/48 encap seg6local action End.X nh6 2001:db8::3 dev v0
+route add default via 2001:db8::44 table 88
 route add 2001:db8:b2::/48 via 2001:db8::2 expires 300
 """
 RULES = """
@@ -161,7 +173,7 @@ link add moved4 link v0 type vlan id 99
 """
 
 
-TOLD = ("interfaces", "tunnels", "routes", "rules", "neighbours")
+TOLD = ("interfaces", "tunnels", "routes", "rules", "policy_routes", "neighbours")
 
 
 class Node(NamedTuple):
@@ -238,6 +250,13 @@ def test_routes_of_every_type_and_through_nexthop_objects(odd: Node) -> None:
     assert hops == ["192.0.2.10", "192.0.2.11", "2001:db8::20", "2001:db8::21"]
 
 
+def test_default_routes_that_rules_lead_to(odd: Node) -> None:
+    tables = {route["table"] for route in odd.found["policy_routes"]}
+    assert {77, 88, 4_000_000_000} <= tables
+    # A kernel with VRFs has one here.
+    assert (1001 in tables) == ("vrf1" in {link["name"] for link in odd.found["interfaces"]})
+
+
 def test_selectors_of_rules_that_have_no_column(odd: Node) -> None:
     others = {other for rule in odd.found["rules"] for other in rule["other"]}
     assert {"realms 3/4", "realms 4", "l3mdev", "tun_id 7", "suppress_ifgroup 5", "uidrange 5-9"} <= others
@@ -260,6 +279,51 @@ def test_a_link_with_all_names_that_it_may_have_hides_no_other() -> None:
         node = told(namespace)
     assert node.found == node.found | node.expected
     assert {"lo", "v0", "v1"} <= {each["name"] for each in node.found["interfaces"]}
+
+
+def test_nexthop_objects_are_looked_up_where_routes_name_them_alone() -> None:
+    """With nexthop_compat_mode=0, as large routers have it; with 1 the kernel tells what they stand for by itself."""
+    with new_namespace() as namespace:
+        namespace.ip("link", "add", "v0", "type", "veth", "peer", "name", "v1")
+        for link in ("lo", "v0", "v1"):
+            namespace.ip("link", "set", link, "addrgenmode", "none", "up")
+        assert namespace.ip_lines(OBJECTS) == namespace.ip_lines(OBJECTS6, "-6") == []
+        spelled_out = sysinfo(namespace)
+        assert spelled_out["routes"] == ip_says.routes(namespace)
+        assert spelled_out["policy_routes"] == ip_says.policy_routes(namespace)
+        off = ("sh", "-c", "echo 0 > /proc/sys/net/ipv4/nexthop_compat_mode")
+        subprocess.run(namespace.command(*off), check=True)
+        assert [route for route in namespace.listed("route") if "nhid" in route and "dev" not in route]
+        alone = sysinfo(namespace)
+    for member in ("routes", "policy_routes"):
+        assert alone[member] == spelled_out[member]
+    assert [route["gateway"] for route in alone["policy_routes"]] == ["192.0.2.10", "192.0.2.11", "2001:db8::20"]
+
+
+OBJECTS = """
+address add 192.0.2.1/24 dev v0
+address add 2001:db8::1/64 dev v0 nodad
+nexthop add id 10 via 192.0.2.10 dev v0
+nexthop add id 11 via 192.0.2.11 dev v0
+nexthop add id 12 group 10/11,3
+nexthop add id 14 dev v0
+nexthop add id 20 via 2001:db8::20 dev v0
+nexthop add id 21 via 2001:db8::21 dev v0
+nexthop add id 22 group 20/21
+route add default nhid 12
+route add default nhid 12 table 77
+route add 203.0.113.0/28 nhid 10
+route add 203.0.113.32/28 nhid 14
+route add 203.0.113.48/28 nhid 20
+route add 203.0.113.64/28 nexthop via 192.0.2.7 nexthop via 192.0.2.8
+rule add lookup 77
+"""
+OBJECTS6 = """
+route add default nhid 22
+route add default nhid 20 table 77
+route add 2001:db8:3::/48 nhid 20
+rule add lookup 77
+"""
 
 
 def test_three_hundred_vlans() -> None:

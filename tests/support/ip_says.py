@@ -35,7 +35,7 @@ def agreed(namespace: Namespace, read: Callable[[], dict[str, Any]]) -> tuple[di
 
 def everything(namespace: Namespace) -> dict[str, Said]:
     """What `ip` says of all tables, by the member of the report that tells them."""
-    tables = (interfaces, tunnels, routes, rules, neighbours)
+    tables = (interfaces, tunnels, routes, rules, policy_routes, neighbours)
     return {table.__name__: table(namespace) for table in tables}
 
 
@@ -181,16 +181,34 @@ def _destination(text: str, version: int) -> str:
     return str(ipaddress.ip_network(default if text == "default" else text))
 
 
-def policy_routes(namespace: Namespace, tables: dict[int, tuple[int, ...]]) -> Said:
-    """What `ip route` says of the default routes of these tables, by version of IP."""
+def policy_routes(namespace: Namespace) -> Said:
+    """What `ip route` says of the default routes of the tables that `ip rule` names, main and local aside."""
+    found = {
+        (version, table): None
+        for version in FAMILIES
+        for rule in namespace.listed(f"-{version}", "rule")
+        for table in _tables(namespace, rule)
+    }
     return [
         {"table": table, **_route(route, hop, version)}
-        for version, numbers in tables.items()
-        for table in numbers
-        for route in namespace.listed(f"-{version}", "route", "show", "table", str(table))
-        if route["dst"] == "default"
+        for version, table in found
+        for route in _default_routes(namespace, version, table)
         for hop in route.get("nexthops", [route])
     ]
+
+
+def _tables(namespace: Namespace, rule: dict[str, Any]) -> list[int]:
+    if "l3mdev" in rule:
+        links = namespace.listed("link", "show", "type", "vrf")
+        return [link["linkinfo"]["info_data"]["table"] for link in links]
+    table = _table(rule.get("table", "main"))
+    return [] if table in (254, 255) else [table]
+
+
+def _default_routes(namespace: Namespace, version: int, table: int) -> Said:
+    words = (f"-{version}", "route", "show", "table", str(table))
+    # ip fails where a table has no route yet.
+    return [each for each in namespace.listed(*words) if each["dst"] == "default"] if namespace.has(*words) else []
 
 
 def rules(namespace: Namespace) -> Said:

@@ -11,7 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from kattila_agent import config
-from kattila_agent.collectors import clock, flooding, l2tp, links, lookups, neighbours, routes, rules, system, tunnels
+from kattila_agent.collectors import (
+    clock,
+    flooding,
+    l2tp,
+    links,
+    lookups,
+    neighbours,
+    policy_routes,
+    routes,
+    rules,
+    system,
+    tunnels,
+)
 from kattila_agent.collectors.bounds import Bounded
 from kattila_agent.collectors.wireguard import collector as wireguard
 from kattila_agent.collectors.wireguard.gathering import Limits as WireguardLimits
@@ -64,8 +76,8 @@ COLLECTORS: tuple[Collector, ...] = (
     Collector(
         "policy routes",
         "policy_routes",
-        lambda given, found: routes.parse_policy(
-            routes.read_policy(found.rules, given.limits.routes), given.limits.routes
+        lambda given, found: policy_routes.parse(
+            policy_routes.read(found.rules, given.limits.routes), given.limits.routes
         ),
     ),
     Collector(

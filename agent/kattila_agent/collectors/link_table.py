@@ -1,14 +1,17 @@
-"""Asking the kernel for its table of links (RTM_GETLINK), and the names of all links by their number.
+"""Asking the kernel for its table of links (RTM_GETLINK), or for the links of a kind, and their names by number.
 
-May live here: what every such question needs, and what says nothing but which link is which. Not here: what a link says
-of itself (links) or of its ends (tunnels).
+May live here: what every such question and answer has. Not here: what a link says of itself (links) or of its ends
+(tunnels).
 """
 
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
+from itertools import islice
 
 from kattila_agent.collectors import rtnetlink
+from kattila_agent.collectors.rtnetlink import Attributes, Channel
 
 # linux/rtnetlink.h: struct ifinfomsg, and its type, index and flags
 RTM_GETLINK = 18
@@ -18,16 +21,59 @@ IFNAME, LINKINFO, NETNSID = 3, 18, 37
 INFO_KIND, INFO_DATA = 1, 2
 
 _EXT_MASK = 29
+_NESTED = 0x8000
+_MAX_OF_A_KIND = 10_000
 # A dump that asks for nothing special ends without a word before a link whose message is larger than the kernel's usual
 # buffer, as that of one with hundreds of alternative names. Any bit of the mask has the kernel measure them all first:
 # RTEXT_FILTER_MRP adds nothing outside of bridges' own dumps, RTEXT_FILTER_SKIP_STATS leaves the counters out.
 _WHOLE, _WITHOUT_COUNTERS = 1 << 4, 1 << 3
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A message about a link, opened; `type` is its ARPHRD_*, `kind` None for hardware."""
+
+    type: int
+    index: int
+    flags: int
+    name: str
+    kind: str | None
+    found: Attributes
+    info: Attributes
+
+    @classmethod
+    def of(cls, body: bytes) -> Link:
+        """Open a message; raises ValueError if it is malformed or has no name."""
+        _, link_type, index, flags, _ = rtnetlink.header(HEADER, body)
+        found = rtnetlink.attributes(body, HEADER.size)
+        info = rtnetlink.attributes(found.get(LINKINFO, b""))
+        name = rtnetlink.string(found, IFNAME)
+        if name is None:
+            raise ValueError(f"link {index} has no name")
+        return cls(link_type, index, flags, name, rtnetlink.string(info, INFO_KIND), found, info)
+
+    @property
+    def details(self) -> Attributes:
+        """What only links of its kind have; raises ValueError if it is malformed."""
+        return rtnetlink.attributes(self.info.get(INFO_DATA, b""))
+
+
 def question(*selecting: bytes, counters: bool = False) -> bytes:
     """Return the body that asks for all links, or for those that further attributes select."""
     mask = struct.pack("=I", _WHOLE if counters else _WITHOUT_COUNTERS)
     return bytes(HEADER.size) + rtnetlink.attribute(_EXT_MASK, mask) + b"".join(selecting)
+
+
+def of_kind(kind: str) -> list[Link]:
+    """Return the links of a kind, as "wireguard", which takes no privilege.
+
+    Raises:
+        OSError, ValueError: see `rtnetlink.settled`, or there are more than 10,000.
+    """
+    found = rtnetlink.settled(lambda channel: _of_kind(channel, kind))
+    if len(found) > _MAX_OF_A_KIND:
+        raise ValueError(f"more than {_MAX_OF_A_KIND} links of the kind {kind}")
+    return found
 
 
 def names_by_index() -> dict[int, str]:
@@ -41,6 +87,13 @@ def names_by_index() -> dict[int, str]:
     return rtnetlink.settled(
         lambda channel: dict(map(_named, channel.each(RTM_GETLINK, question(), least=HEADER.size)))
     )
+
+
+def _of_kind(channel: Channel, kind: str) -> list[Link]:
+    wanted = rtnetlink.attribute(LINKINFO | _NESTED, rtnetlink.attribute(INFO_KIND, kind.encode() + b"\0"))
+    bodies = channel.each(RTM_GETLINK, question(wanted), least=HEADER.size)
+    # A kernel that has no such kind tells all links.
+    return list(islice((link for link in map(Link.of, bodies) if link.kind == kind), _MAX_OF_A_KIND + 1))
 
 
 def _named(body: bytes) -> tuple[int, str]:

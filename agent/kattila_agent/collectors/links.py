@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from kattila_agent.collectors import link_table, rtnetlink
 from kattila_agent.collectors.bounds import Bounded, cut
+from kattila_agent.collectors.link_table import Link
 from kattila_agent.collectors.rtnetlink import Attributes, Listed
 from kattila_protocol.report import Interface
 
@@ -87,7 +88,7 @@ def parse(readings: Readings) -> Bounded[Interface]:
     Raises:
         ValueError: a message is malformed or lacks what every link or address has.
     """
-    links = [_Link.of(body) for body in readings.links.bodies]
+    links = [Link.of(body) for body in readings.links.bodies]
     # A link may have gone, or come, between two of the three questions.
     names = {**readings.names, **{link.index: link.name for link in links}}
     by_link = _by_link(readings.addresses.bodies)
@@ -111,27 +112,6 @@ def flag_names(flags: int) -> tuple[str, ...]:
     return tuple(no_carrier + named + ([f"{rest:x}"] if rest else []))
 
 
-@dataclass(frozen=True, slots=True)
-class _Link:
-    """A message about a link, opened."""
-
-    type: int
-    index: int
-    flags: int
-    name: str
-    found: Attributes
-    info: Attributes
-
-    @classmethod
-    def of(cls, body: bytes) -> _Link:
-        _, link_type, index, flags, _ = rtnetlink.header(link_table.HEADER, body)
-        found = rtnetlink.attributes(body, link_table.HEADER.size)
-        name = rtnetlink.string(found, link_table.IFNAME)
-        if name is None:
-            raise ValueError(f"link {index} has no name")
-        return cls(link_type, index, flags, name, found, rtnetlink.attributes(found.get(link_table.LINKINFO, b"")))
-
-
 def _by_link(bodies: Iterable[bytes]) -> defaultdict[int, list[str]]:
     by_link: defaultdict[int, list[str]] = defaultdict(list)
     for body in bodies:
@@ -147,19 +127,18 @@ def _by_link(bodies: Iterable[bytes]) -> defaultdict[int, list[str]]:
     return by_link
 
 
-def _interface(link: _Link, names: Mapping[int, str], addresses: tuple[str, ...]) -> Interface:
+def _interface(link: Link, names: Mapping[int, str], addresses: tuple[str, ...]) -> Interface:
     found, info = link.found, link.info
     mtu = rtnetlink.number(found, _IFLA_MTU, 4)
     if mtu is None:
         raise ValueError(f"{link.name} has no MTU")
-    kind = rtnetlink.string(info, link_table.INFO_KIND)
     slave_kind = rtnetlink.string(info, _INFO_SLAVE_KIND)
     below = rtnetlink.number(found, _IFLA_LINK, 4)
     netnsid = _signed(rtnetlink.number(found, link_table.NETNSID, 4))
     return Interface(
         index=link.index,
         name=link.name,
-        kind=kind,
+        kind=link.kind,
         flags=flag_names(link.flags),
         operstate=_named(_OPERSTATES, rtnetlink.number(found, _IFLA_OPERSTATE, 1) or 0),
         mtu=mtu,
@@ -172,7 +151,7 @@ def _interface(link: _Link, names: Mapping[int, str], addresses: tuple[str, ...]
         permanent_address=_hardware_address(link.type, found.get(_IFLA_PERM_ADDRESS)),
         link_index=below or None,
         link_netnsid=netnsid,
-        vlan_id=_vlan_id(kind, info),
+        vlan_id=_vlan_id(link),
         slave_kind=slave_kind,
         slave_state=_slave_state(slave_kind, info),
     )
@@ -186,10 +165,8 @@ def _counters(stats: bytes | None) -> dict[str, int]:
     return dict(zip(_COUNTERS, _STATS.unpack_from(stats), strict=True))
 
 
-def _vlan_id(kind: str | None, info: Attributes) -> int | None:
-    if kind != "vlan":
-        return None
-    return rtnetlink.number(rtnetlink.attributes(info.get(link_table.INFO_DATA, b"")), _VLAN_ID, 2)
+def _vlan_id(link: Link) -> int | None:
+    return rtnetlink.number(link.details, _VLAN_ID, 2) if link.kind == "vlan" else None
 
 
 def _slave_state(slave_kind: str | None, info: Attributes) -> str | None:

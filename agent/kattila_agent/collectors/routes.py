@@ -1,8 +1,7 @@
-"""The routes of both families: of the main table all, of the tables that policy rules look up the default ones.
+"""The routes of the main table of both families, as `ip -details route` shows them.
 
-As `ip -details route show table …` shows them.
-
-May live here: reading routes and naming what they hold. Not here: the rules themselves (rules).
+May live here: reading routes and naming what they hold. Not here: other tables (policy_routes) and the rules that lead
+to them (rules).
 """
 
 from __future__ import annotations
@@ -10,29 +9,29 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from kattila_agent.collectors import link_table, rtnetlink
+from kattila_agent.collectors import link_table, nexthops, rtnetlink
 from kattila_agent.collectors.bounds import Bounded, cut, shares
-from kattila_agent.collectors.rtnetlink import Attributes, Listed
-from kattila_protocol.report import PolicyRoute, Route, Rule
+from kattila_agent.collectors.nexthops import Hop, Hops
+from kattila_agent.collectors.rtnetlink import Attributes, Channel, Listed
+from kattila_protocol.report import Route
 
 # linux/rtnetlink.h
-_RTM_GETROUTE = 26
-_ROUTE = struct.Struct("=BBBBBBBBI")
+RTM_GETROUTE = 26
+HEADER = struct.Struct("=BBBBBBBBI")
 _FLAGS = struct.Struct("=8xI")
 _TABLE = struct.Struct("=I")
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_MULTIPATH = 1, 4, 5, 6, 7, 9
-_RTA_TABLE, _RTA_VIA = 15, 18
+_RTA_TABLE, _RTA_VIA, _RTA_NH_ID = 15, 18, 30
+# struct rtattr of the number of a nexthop object
+_NH_ID_BEGINS = struct.pack("=HH", 8, _RTA_NH_ID)
 _HOP = struct.Struct("=HBBi")
-_FAMILIES = {socket.AF_INET: "inet", socket.AF_INET6: "inet6"}
+FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
 
-_MAIN_TABLE = 254
-_LOCAL_TABLE = 255
-_COMPAT_TABLE = 252
-# Each is a dump of its own, of all that the table holds.
-_MAX_POLICY_TABLES = 64
+MAIN_TABLE = 254
+_TABLE_AT = 4
 _CLONED = 0x200
 _TYPES = (
     "unspec",
@@ -78,21 +77,12 @@ _PROTOCOLS = {
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """What the kernel says: RTM_NEWROUTE of both families, and the names of the links by index."""
+    """What the kernel says: RTM_NEWROUTE of both families, the names of the links by index, and nexthop objects."""
 
     inet: Listed
     inet6: Listed
     names: Mapping[int, str]
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyReadings:
-    """What the kernel says of the default routes of other tables: RTM_NEWROUTE; `asked` of `tables` were asked for."""
-
-    defaults: tuple[Listed, ...]
-    asked: int
-    tables: int
-    names: Mapping[int, str]
+    objects: tuple[bytes, ...] = ()
 
 
 def read(limit: int) -> Readings:
@@ -100,8 +90,8 @@ def read(limit: int) -> Readings:
 
     The others are counted: a million take 1 s. Raises OSError or ValueError.
     """
-    inet, inet6 = (_dump(family, _MAIN_TABLE, limit) for family in _FAMILIES)
-    return Readings(inet, inet6, link_table.names_by_index())
+    inet, inet6 = (_main_table(family, limit) for family in FAMILIES.values())
+    return Readings(inet, inet6, link_table.names_by_index(), read_objects((*inet.bodies, *inet6.bodies)))
 
 
 def parse(readings: Readings, limit: int) -> Bounded[Route]:
@@ -115,40 +105,35 @@ def parse(readings: Readings, limit: int) -> Bounded[Route]:
     """
     families = (readings.inet, readings.inet6)
     granted = shares(limit, [family.total for family in families])
+    hops = nexthops.parse(readings.objects)
     told: list[Route] = []
     messages = 0
     for family, share in zip(families, granted, strict=True):
         for number, body in enumerate(family.bodies):
-            if number < share or _is_default(body, 0):
-                told += _routes(body, readings.names)
+            if number < share or is_default(body):
+                told += rows(body, readings.names, hops)
                 messages += 1
     return Bounded(tuple(told), cut("routes", messages, sum(family.total for family in families)))
 
 
-def read_policy(rules: Iterable[Rule], limit: int) -> PolicyReadings:
-    """Ask the kernel for the default routes of the tables that rules look up, main and local aside.
+def read_table(family: int, table: int, read_answer: Callable[[Channel, bytes], Listed]) -> Listed:
+    """Have the answer to the question for a table read; it may hold routes of others.
 
-    Of 64 tables at most. Raises OSError or ValueError.
+    A kernel before 4.20 does not filter, and one without IPv6 answers with IPv4. Raises OSError or ValueError.
     """
-    wanted = _policy_tables(rules)
-    asked = wanted[:_MAX_POLICY_TABLES]
-    found = tuple(_dump(family, table, limit, defaults_only=True) for family, table in asked)
-    return PolicyReadings(found, len(asked), len(wanted), link_table.names_by_index() if asked else {})
+    question = HEADER.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + rtnetlink.attribute(_RTA_TABLE, _TABLE.pack(table))
+    try:
+        return rtnetlink.settled(lambda channel: read_answer(channel, question))
+    except OSError as error:
+        # A namespace has no such table before its first route.
+        if error.errno != errno.ENOENT:
+            raise
+        return Listed([], 0)
 
 
-def parse_policy(readings: PolicyReadings, limit: int) -> Bounded[PolicyRoute]:
-    """Return these default routes, in the order of the rules; one with several next hops becomes one for each.
-
-    Raises:
-        ValueError: a message is malformed or lacks what every route has.
-    """
-    bodies = [body for listed in readings.defaults for body in listed.bodies][:limit]
-    # A kernel before 4.20 tells every table beyond 255 to each question.
-    told = dict.fromkeys(
-        PolicyRoute(_table(body), *route) for body in bodies for route in _routes(body, readings.names)
-    )
-    cuts = cut("policy_routes", len(bodies), sum(listed.total for listed in readings.defaults))
-    return Bounded(tuple(told), cuts + cut("policy_tables", readings.asked, readings.tables))
+def read_objects(bodies: Iterable[bytes]) -> tuple[bytes, ...]:
+    """Ask the kernel for nexthop objects, if a route names one and says no more; raises OSError or ValueError."""
+    return tuple(nexthops.read().bodies) if any(map(_names_an_object_alone, bodies)) else ()
 
 
 def gateway(found: Attributes, family: int) -> str | None:
@@ -160,56 +145,41 @@ def gateway(found: Attributes, family: int) -> str | None:
     return rtnetlink.address(found, _RTA_GATEWAY, family)
 
 
+def table_of(found: Attributes, body: bytes) -> int:
+    """Return the number of a route's table, which may not fit into its byte of the header."""
+    told = rtnetlink.number(found, _RTA_TABLE, 4)
+    return body[_TABLE_AT] if told is None else told
+
+
 def is_cloned(buffer: bytes, start: int) -> bool:
     """Tell whether the route whose body starts there is an exception that the kernel derived, as of path MTU."""
     return bool(_FLAGS.unpack_from(buffer, start)[0] & _CLONED)
 
 
-def _is_default(buffer: bytes, start: int) -> bool:
+def is_default(buffer: bytes, start: int = 0) -> bool:
+    """Tell whether the route whose body starts there is for every destination."""
     return buffer[start + 1] == 0
 
 
-def _policy_tables(rules: Iterable[Rule]) -> list[tuple[int, int]]:
-    """Return (family, table) of each lookup, once, in the order of the rules; `l3mdev` names its table elsewhere."""
-    numbers = {name: number for number, name in _FAMILIES.items()}
-    known = {0, _MAIN_TABLE, _LOCAL_TABLE}
-    lookups = (rule for rule in rules if rule.action == "lookup" and rule.family in numbers and rule.table not in known)
-    return list(dict.fromkeys((numbers[rule.family], rule.table) for rule in lookups))
-
-
-def _dump(family: int, table: int, limit: int, *, defaults_only: bool = False) -> Listed:
-    """Read the first `limit` routes of a table, and as many default routes more."""
-
+def _main_table(family: int, limit: int) -> Listed:
     def counts(buffer: bytes, start: int) -> bool:
-        # A kernel that does not filter tells all tables, and one without IPv6 answers with IPv4.
-        belongs = buffer[start] == family and buffer[start + 4] == shown and not is_cloned(buffer, start)
-        return belongs and (not defaults_only or _is_default(buffer, start))
+        return buffer[start] == family and buffer[start + _TABLE_AT] == MAIN_TABLE and not is_cloned(buffer, start)
 
-    # What does not fit into its byte stands in an attribute alone.
-    shown = table if table <= 0xFF else _COMPAT_TABLE
-    question = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + rtnetlink.attribute(_RTA_TABLE, _TABLE.pack(table))
-    try:
-        return rtnetlink.dump(_RTM_GETROUTE, question, limit, least=_ROUTE.size, counts=counts, always=_is_default)
-    except OSError as error:
-        # A namespace has no such table before its first route.
-        if error.errno != errno.ENOENT:
-            raise
-        return Listed([], 0)
+    def first(channel: Channel, asked: bytes) -> Listed:
+        return channel.dump(RTM_GETROUTE, asked, limit, least=HEADER.size, counts=counts, always=is_default)
+
+    return read_table(family, MAIN_TABLE, first)
 
 
-def _table(body: bytes) -> int:
-    told = rtnetlink.number(rtnetlink.attributes(body, _ROUTE.size), _RTA_TABLE, 4)
-    return body[4] if told is None else told
-
-
-def _routes(body: bytes, names: Mapping[int, str]) -> Iterator[Route]:
-    family, length, _, _, _, protocol, _, kind, _ = rtnetlink.header(_ROUTE, body)
-    found = rtnetlink.attributes(body, _ROUTE.size)
-    for index, hop in _hops(found):
+def rows(body: bytes, names: Mapping[int, str], objects: Hops) -> Iterator[Route]:
+    """Yield a row for each next hop; raises ValueError if the message is malformed."""
+    family, length, _, _, _, protocol, _, kind, _ = rtnetlink.header(HEADER, body)
+    found = rtnetlink.attributes(body, HEADER.size)
+    for oif, via in _hops(found, family, objects):
         yield Route(
             destination=_destination(found, family, length),
-            gateway=gateway(hop, family),
-            interface=None if index is None else names.get(index, f"if{index}"),
+            gateway=via,
+            interface=None if oif is None else names.get(oif, f"if{oif}"),
             source=rtnetlink.address(found, _RTA_PREFSRC, family),
             metric=rtnetlink.number(found, _RTA_PRIORITY, 4) or 0,
             protocol=_PROTOCOLS.get(protocol, str(protocol)),
@@ -217,17 +187,30 @@ def _routes(body: bytes, names: Mapping[int, str]) -> Iterator[Route]:
         )
 
 
-def _hops(found: Attributes) -> Iterator[tuple[int | None, Attributes]]:
-    """Yield the outgoing interface of each next hop, and the attributes that name its gateway."""
-    if _RTA_MULTIPATH not in found:
-        yield rtnetlink.number(found, _RTA_OIF, 4), found
+def _names_an_object_alone(body: bytes) -> bool:
+    # Most do not have its number anywhere, and need not be taken apart for that.
+    if _NH_ID_BEGINS not in body:
+        return False
+    found = rtnetlink.attributes(body, HEADER.size)
+    return _RTA_NH_ID in found and _RTA_OIF not in found and _RTA_MULTIPATH not in found
+
+
+def _hops(found: Attributes, family: int, objects: Hops) -> Iterator[Hop]:
+    if _RTA_MULTIPATH in found:
+        yield from _paths(found[_RTA_MULTIPATH], family)
         return
-    hops, at = found[_RTA_MULTIPATH], 0
+    hop = Hop(rtnetlink.number(found, _RTA_OIF, 4), gateway(found, family))
+    number = rtnetlink.number(found, _RTA_NH_ID, 4)
+    yield from objects.get(number, (hop,)) if number is not None and hop.oif is None else (hop,)
+
+
+def _paths(hops: bytes, family: int) -> Iterator[Hop]:
+    at = 0
     while at < len(hops):
         length, _, _, index = rtnetlink.header(_HOP, hops[at:])
         if not _HOP.size <= length <= len(hops) - at:
             raise ValueError(f"a next hop of {length} bytes where {len(hops) - at} are left")
-        yield index, rtnetlink.attributes(hops[at : at + length], _HOP.size)
+        yield Hop(index, gateway(rtnetlink.attributes(hops[at : at + length], _HOP.size), family))
         at += (length + 3) & ~3
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from kattila_agent.collectors import link_table, rtnetlink
+from kattila_agent.collectors.link_table import Link
 from kattila_agent.collectors.rtnetlink import Attributes
 from kattila_protocol.report import Interface, Tunnel
 
@@ -69,21 +70,15 @@ def parse(bodies: Iterable[bytes], names: Mapping[int, str]) -> tuple[Tunnel, ..
 
 
 def _tunnel(body: bytes, names: Mapping[int, str]) -> Tunnel | None:
-    _, _, index, _, _ = rtnetlink.header(link_table.HEADER, body)
-    found = rtnetlink.attributes(body, link_table.HEADER.size)
-    info = rtnetlink.attributes(found.get(link_table.LINKINFO, b""))
-    kind = rtnetlink.string(info, link_table.INFO_KIND)
-    if kind is None or kind not in KINDS:
+    link = Link.of(body)
+    if link.kind is None or link.kind not in KINDS:
         return None
-    name = rtnetlink.string(found, link_table.IFNAME)
-    if name is None:
-        raise ValueError(f"link {index} has no name")
-    said, at = rtnetlink.attributes(info.get(link_table.INFO_DATA, b"")), KINDS[kind]
+    said, at = link.details, KINDS[link.kind]
     # An index of another network namespace names nothing here.
-    below = None if link_table.NETNSID in found else rtnetlink.number(said, at.link, 4)
+    below = None if link_table.NETNSID in link.found else rtnetlink.number(said, at.link, 4)
     return Tunnel(
-        interface=name,
-        kind=kind,
+        interface=link.name,
+        kind=link.kind,
         local=_address(said, at.local, at.local6),
         remote=_address(said, at.remote, at.remote6),
         id=rtnetlink.number(said, at.id, 4),

@@ -1,0 +1,63 @@
+"""Nexthop objects, as `ip nexthop` shows them: where a route goes that names one and says no more.
+
+The kernel tells such a route like any other, unless net.ipv4.nexthop_compat_mode is 0. May live here: reading the
+objects. Not here: routes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from kattila_agent.collectors import rtnetlink
+from kattila_agent.collectors.rtnetlink import Attributes, Listed
+
+# linux/nexthop.h
+_RTM_GETNEXTHOP = 106
+_HEADER = struct.Struct("=BxxxI")
+_ID, _GROUP, _OIF, _GATEWAY = 1, 2, 5, 6
+_MEMBER = struct.Struct("=IBBH")
+_MAX_OBJECTS = 10_000
+
+
+class Hop(NamedTuple):
+    """One next hop: the number of the outgoing interface, and the gateway, None where there is none."""
+
+    oif: int | None
+    gateway: str | None
+
+
+Hops = Mapping[int, tuple[Hop, ...]]
+
+
+def read() -> Listed:
+    """Ask the kernel for all objects, the first 10,000; raises OSError or ValueError."""
+    return rtnetlink.dump(_RTM_GETNEXTHOP, bytes(_HEADER.size), _MAX_OBJECTS, least=_HEADER.size)
+
+
+def parse(bodies: Iterable[bytes]) -> Hops:
+    """Return the hops of each object by its number, of a group those of its members; raises ValueError."""
+    objects = [(body[0], rtnetlink.attributes(body, _HEADER.size)) for body in bodies]
+    single = {_id(found): _hop(found, family) for family, found in objects if _GROUP not in found}
+    groups = {_id(found): tuple(_members(found[_GROUP])) for _, found in objects if _GROUP in found}
+    # A member may have gone, or come, while they were told.
+    of_groups = {group: tuple(single[each] for each in members if each in single) for group, members in groups.items()}
+    return {number: (hop,) for number, hop in single.items()} | of_groups
+
+
+def _id(found: Attributes) -> int:
+    number = rtnetlink.number(found, _ID, 4)
+    if number is None:
+        raise ValueError("a nexthop without its number")
+    return number
+
+
+def _hop(found: Attributes, family: int) -> Hop:
+    return Hop(rtnetlink.number(found, _OIF, 4), rtnetlink.address(found, _GATEWAY, family))
+
+
+def _members(group: bytes) -> Iterator[int]:
+    if len(group) % _MEMBER.size:
+        raise ValueError(f"a group of nexthops of {len(group)} bytes")
+    return (number for number, *_ in _MEMBER.iter_unpack(group))
