@@ -159,6 +159,13 @@ fleet-test: setup-fleet ## boot the lab anew, prove all that is promised of node
 build-for-fleet: build-agent
 	@$(BIN)/python release/build_manager.py --pythons 3.11 --arches $$(dpkg --print-architecture)
 
+# --- The promises about nodes, kept or not (tests/deploy)
+
+.PHONY: verify
+verify: setup-deploy ## is every node of a fleet as it was promised? make verify INVENTORY=inventory/hosts.yml
+	@test -n "$(INVENTORY)" || { echo "Which fleet? make verify INVENTORY=inventory/hosts.yml" >&2; exit 2; }
+	@PATH="$(CURDIR)/.venv-deploy/bin:$$PATH" exec .venv-deploy/bin/pytest tests/deploy --ansible-inventory="$(INVENTORY)" $(ARGS)
+
 # --- Keeping it
 
 .PHONY: docs requirements clean
