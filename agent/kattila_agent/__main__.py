@@ -65,6 +65,10 @@ def _run(flags: argparse.Namespace) -> int:
         from kattila_agent import wireguard_helper  # noqa: PLC0415 - one of the two runs, never both
 
         return wireguard_helper.main([])
+    if flags.clock_helper:
+        from kattila_agent import clock_helper  # noqa: PLC0415 - see above
+
+        return clock_helper.main([])
     ambient = _ambient()
     if flags.sysinfo:
         sys.stdout.buffer.write(commands.show(_measure_once(_given(flags.env), ambient)).encode())
@@ -89,8 +93,7 @@ def _serve(settings: Config, ambient: Ambient, identity: Identity) -> int:
     from kattila_agent import daemon  # noqa: PLC0415 - the server and requests, which the commands are spared
 
     def measured(now: int, manager_address: str | None, clock_offset: int | None) -> Measurement:
-        given = Given(settings.labels, settings.limits, manager_address, clock_offset, settings.wireguard_helper)
-        return measure(given, now, ambient.monotonic)
+        return measure(_given_by(settings, manager_address, clock_offset), now, ambient.monotonic)
 
     return daemon.run(settings, ambient, identity, _keys(settings, ambient), measured)
 
@@ -110,7 +113,7 @@ def _check(flags: argparse.Namespace) -> int:
 def _discover(flags: argparse.Namespace, settings: Config, ambient: Ambient, identity: Identity) -> int:
     from kattila_agent import discovering, discovery  # noqa: PLC0415 - see _serve
 
-    measurement = _measure_once(_given_by(settings), ambient)
+    measurement = _measure_once(_given_once(settings), ambient)
     addresses = discovering.whom_to_ask(measurement.telemetry)
     ring = commands.usable_ring(_keys(settings, ambient), ambient.now())
     own_id = identity.agent_id()
@@ -126,7 +129,7 @@ def _discover(flags: argparse.Namespace, settings: Config, ambient: Ambient, ide
 
 def _dump(target: str, settings: Config, ambient: Ambient, identity: Identity) -> int:
     ring = commands.usable_ring(_keys(settings, ambient), ambient.now())
-    measurement = _measure_once(_given_by(settings), ambient)
+    measurement = _measure_once(_given_once(settings), ambient)
     numbers = identity.take()
     clock = Clock(ambient.now(), measurement.boot_id, ambient.since_boot_ms())
     report = commands.signed_once(measurement, numbers, ambient.nonce(), clock, ring)
@@ -177,15 +180,26 @@ def _measure_once(given: Given, ambient: Ambient) -> Measurement:
 def _given(env_file: str | None) -> Given:
     """Return what the settings say; what this machine looks like is worth showing without them."""
     try:
-        return _given_by(config.read(env_file, os.environ, Path.cwd()))
+        return _given_once(config.read(env_file, os.environ, Path.cwd()))
     except ConfigError as error:
         print(f"kattila-agent: shown without settings: {error}", file=sys.stderr)
         return Given({}, config.default_limits())
 
 
-def _given_by(settings: Config) -> Given:
-    address = commands.resolved(settings.manager_url) if settings.manager_url else None
-    return Given(settings.labels, settings.limits, address, wireguard_helper=settings.wireguard_helper)
+def _given_once(settings: Config) -> Given:
+    return _given_by(settings, commands.resolved(settings.manager_url) if settings.manager_url else None)
+
+
+def _given_by(settings: Config, manager_address: str | None, clock_offset: int | None = None) -> Given:
+    return Given(
+        settings.labels,
+        settings.limits,
+        manager_address,
+        clock_offset,
+        settings.wireguard_helper,
+        settings.clock_helper,
+        settings.boot_id,
+    )
 
 
 def _keys(settings: Config, ambient: Ambient) -> Keys:
@@ -266,6 +280,12 @@ def _parser() -> argparse.ArgumentParser:
         "--wireguard-helper",
         action="store_true",
         help="tell the agent what WireGuard says, without its keys; for systemd to start, as root, behind a socket",
+    )
+    once.add_argument(
+        "-clock-helper",
+        "--clock-helper",
+        action="store_true",
+        help="tell the agent how well the kernel's clock is disciplined; for systemd to start behind a socket",
     )
     once.add_argument("-version", "--version", action="version", version=f"kattila-agent {__version__}")
     parser.add_argument("-env", "--env", metavar="FILE", help="read the settings from FILE (also KATTILA_ENV=FILE)")

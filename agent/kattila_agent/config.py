@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from kattila_keys.servers import Server
 from kattila_settings import reading, values
-from kattila_settings.reading import Setting, Settings, required
+from kattila_settings.reading import ConfigError, Setting, Settings, required
 from kattila_settings.values import Listen
 
 PORT = 5087
@@ -27,6 +28,9 @@ MAX_SPOOL_AGE_SECONDS = 366 * 24 * 3600
 MIN_SPOOL_BYTES = 4096
 MAX_SPOOL_BYTES = 2**40
 WIREGUARD_HELPER = Path("/run/kattila/wireguard.sock")
+CLOCK_HELPER = Path("/run/kattila/clock.sock")
+# A unit says it (systemd's %b), as the /proc that a confined service has is not that of its container.
+BOOT_ID_VARIABLE = "KATTILA_BOOT_ID"
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -53,6 +57,11 @@ SETTINGS: tuple[Setting, ...] = (
         str(WIREGUARD_HELPER),
         "socket of the helper, which reads WireGuard for an agent without privilege; used if it is there",
     ),
+    Setting(
+        "CLOCK_HELPER",
+        str(CLOCK_HELPER),
+        "socket of the helper that asks for the clock's state where the agent's service may not; used if it is there",
+    ),
     Setting("MAX_INTERFACES", "1000", "most interfaces in a report; what is left out is counted in it"),
     Setting("MAX_ADDRESSES", "2000", "most addresses of all interfaces together"),
     Setting("MAX_ROUTES", "2000", "most routes, both families together; as many default routes are told beyond that"),
@@ -78,7 +87,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All settings, checked. `dns` and `manager_url` are None while they are not set."""
+    """All settings, checked. `dns` and `manager_url` are None while they are not set.
+
+    `boot_id` is what the environment calls this boot, None where it says nothing.
+    """
 
     dns: str | None
     dns_server: Server | None
@@ -92,7 +104,9 @@ class Config:
     spool_max_age_seconds: int
     spool_max_bytes: int
     wireguard_helper: Path
+    clock_helper: Path
     limits: Limits
+    boot_id: str | None
 
     def required_dns(self) -> str:
         """Return the name of the TXT record; raises ConfigError if it is not set."""
@@ -115,7 +129,7 @@ def read(env_file: str | None, environment: Mapping[str, str], folder: Path) -> 
         ConfigError: a file that was asked for cannot be read, a line is no setting, or a value is wrong.
     """
     settings = reading.read(SETTINGS, env_file, environment, folder)
-    return _parse(settings, default_state_dir=_default_state_dir(environment, folder))
+    return _parse(settings, _default_state_dir(environment, folder), _boot_id(environment))
 
 
 def settings_table() -> str:
@@ -123,7 +137,7 @@ def settings_table() -> str:
     return reading.settings_table(SETTINGS)
 
 
-def _parse(settings: Settings, default_state_dir: Path) -> Config:
+def _parse(settings: Settings, default_state_dir: Path, boot_id: str | None) -> Config:
     return Config(
         dns=settings.checked("DNS", values.optional(values.dns_name)),
         dns_server=settings.checked("DNS_SERVER", values.optional(Server.parse)),
@@ -141,7 +155,9 @@ def _parse(settings: Settings, default_state_dir: Path) -> Config:
             "SPOOL_MAX_BYTES", values.whole_number(MIN_SPOOL_BYTES, MAX_SPOOL_BYTES, "bytes")
         ),
         wireguard_helper=settings.checked("WIREGUARD_HELPER", _absolute_path),
+        clock_helper=settings.checked("CLOCK_HELPER", _absolute_path),
         limits=_limits(settings),
+        boot_id=boot_id,
     )
 
 
@@ -153,6 +169,15 @@ def _limits(settings: Settings) -> Limits:
 def _default_state_dir(environment: Mapping[str, str], folder: Path) -> Path:
     # systemd gives several folders separated by colons (systemd.exec(5), StateDirectory=).
     return folder / environment.get("STATE_DIRECTORY", "").split(":")[0]
+
+
+def _boot_id(environment: Mapping[str, str]) -> str | None:
+    text = environment.get(BOOT_ID_VARIABLE)
+    try:
+        # systemd writes it without dashes.
+        return str(UUID(text)) if text else None
+    except ValueError:
+        raise ConfigError(f"{BOOT_ID_VARIABLE}={text} (the environment): not a UUID, as systemd's %b is") from None
 
 
 def _url(text: str) -> str:

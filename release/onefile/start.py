@@ -16,7 +16,7 @@ from zipimport import zipimporter
 
 from onefile import libraries
 
-HELPER_FLAGS = ("-wireguard-helper", "--wireguard-helper")
+HELPERS = {"-wireguard-helper": "kattila_agent.wireguard_helper", "-clock-helper": "kattila_agent.clock_helper"}
 # What `uname -m` says where the file runs; the build writes it.
 MACHINE_FILE = "onefile/machine"
 
@@ -26,7 +26,7 @@ class WrongMachineError(Exception):
 
 
 def start(arguments: list[str]) -> int:
-    """Run the agent, or the helper, with these arguments; return the exit code."""
+    """Run the agent, or one of its helpers, with these arguments; return the exit code."""
     sys.path[0] = held(sys.path[0])
     archive = zipimporter(sys.path[0])
     try:
@@ -34,8 +34,8 @@ def start(arguments: list[str]) -> int:
     except WrongMachineError as error:
         sys.stderr.write(f"kattila-agent: {error}\n")
         return 1
-    if arguments and arguments[0] in HELPER_FLAGS:
-        return _run("kattila_agent.wireguard_helper", arguments[1:])
+    if arguments and (helper := HELPERS.get(arguments[0].replace("--", "-", 1))):
+        return _run(helper, arguments[1:])
     libraries.load_from(archive)
     return _run("kattila_agent.__main__", arguments)
 

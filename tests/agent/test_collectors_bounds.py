@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kattila_agent.collectors import clock
 from kattila_agent.collectors.bounds import shares
 from kattila_agent.fitting import MAX_TELEMETRY_BYTES
 from support.agent_process import AGENT, environment
@@ -210,27 +207,3 @@ def test_names_of_any_bytes_arrive_whole() -> None:
     assert [neighbour["interface"] for neighbour in found["neighbours"]] == [name]
     assert name in [rule["iif"] for rule in found["rules"]]
     assert [tunnel["link"] for tunnel in found["tunnels"]] == [name]
-
-
-# --- The clock, which is the machine's
-
-
-def test_the_clock_is_read_as_c_reads_it(tmp_path: Path) -> None:
-    source = tmp_path / "clock.c"
-    source.write_text(
-        "#include <stdio.h>\n#include <sys/timex.h>\n"
-        "int main(void) { struct timex t = {0}; adjtimex(&t); "
-        'printf("%ld %ld %zu", t.esterror, t.maxerror, sizeof t); return 0; }\n'
-    )
-    try:
-        subprocess.run(["cc", "-o", tmp_path / "clock", source], check=True, capture_output=True)
-    except OSError as error:
-        pytest.skip(f"no C compiler: {error}")
-    estimated, maximum, size = map(int, subprocess.check_output([tmp_path / "clock"]).split())
-    found = clock.parse(clock.read(), -20)
-    assert found.estimated_error_us == estimated
-    # It grows by 500 a second while nobody corrects the clock.
-    assert 0 <= found.maximum_error_us - maximum <= 5000
-    assert found.synchronised == (maximum < 16_000_000)
-    assert found.clock_offset == -20
-    assert ctypes.sizeof(clock.Timex) >= size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +330,12 @@ def test_a_failing_collector_is_data_and_the_others_go_on() -> None:
     assert len(found.telemetry.failures[1].reason) == 300
     assert found.telemetry.interfaces == ()
     assert found.telemetry.system is not None
+
+
+def test_this_boot_is_called_what_the_unit_calls_it() -> None:
+    boot_id = "9d3b6c21-5e7f-4a80-b1c2-fedcba987654"
+    assert measure(replace(GIVEN, boot_id=boot_id), 5, clock, ()).boot_id == boot_id
+    assert measure(GIVEN, 5, clock, ()).boot_id == system.read_boot_id()
 
 
 def test_each_run_is_timed() -> None:

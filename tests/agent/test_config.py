@@ -41,7 +41,9 @@ def test_nothing_is_set_and_there_is_no_file(tmp_path: Path) -> None:
         spool_max_age_seconds=86_400,
         spool_max_bytes=64 * 2**20,
         wireguard_helper=Path("/run/kattila/wireguard.sock"),
+        clock_helper=Path("/run/kattila/clock.sock"),
         limits=config.default_limits(),
+        boot_id=None,
     )
 
 
@@ -164,6 +166,16 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
 )
 def test_the_state_folder(tmp_path: Path, environment: dict[str, str], folder: str) -> None:
     assert config.read(None, environment, tmp_path).state_dir == Path(folder)
+
+
+def test_the_boot_as_systemd_calls_it(tmp_path: Path) -> None:
+    boot_id = "9d3b6c21-5e7f-4a80-b1c2-fedcba987654"
+    for text in (boot_id, boot_id.replace("-", "")):
+        assert config.read(None, {"KATTILA_BOOT_ID": text}, tmp_path).boot_id == boot_id
+    with pytest.raises(ConfigError, match=r"KATTILA_BOOT_ID=today .*not a UUID"):
+        config.read(None, {"KATTILA_BOOT_ID": "today"}, tmp_path)
+    (tmp_path / ".env").write_text(f"KATTILA_BOOT_ID={boot_id}\n")  # A file stays when the boot is over.
+    assert config.read(None, {}, tmp_path).boot_id is None
 
 
 def test_what_is_needed_says_so(tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from typing import Any, ClassVar
 sys.path[:0] = [str(Path(__file__).parent / "agent"), str(Path(__file__).parent / "protocol")]
 
 from kattila_agent.collectors import genetlink, rtnetlink  # noqa: E402
+from kattila_agent.collectors.unix_socket import UnreadableError  # noqa: E402
 from kattila_agent.collectors.wireguard import collector, kernel, links  # noqa: E402
-from kattila_agent.collectors.wireguard.gathering import Limits, UnreadableError, VanishedError, told  # noqa: E402
+from kattila_agent.collectors.wireguard.gathering import Limits, VanishedError, told  # noqa: E402
 
 HELPER = Path("/run/kattila/wireguard.sock")
 NOWHERE = Path("/nonexistent.sock")

@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import stat
@@ -184,6 +185,11 @@ def test_the_helper_answers(agent: str) -> None:
     greeting, *_, last = found.stdout.splitlines()
     assert greeting == b"kattila-wireguard 1"
     assert last.startswith((b"end ", b"failed ")), found
+
+
+def test_the_clocks_helper_answers(agent: str) -> None:
+    found = run(sys.executable, "-I", agent, "--clock-helper", stdin=subprocess.DEVNULL)
+    assert re.fullmatch(rb"kattila-clock 1 [0-9]+ [0-9]+\n", found.stdout), found
 
 
 @pytest.mark.parametrize("flag", ["-version", "--version"])

@@ -39,7 +39,8 @@ class Given:
     """What the collectors are told: the node's labels and limits, and what the rest of the agent knows.
 
     `manager_address` is the IP address that reports go to, `clock_offset` that of the last verdict in ms; both are None
-    while unknown. `wireguard_helper` is where the helper's socket is, if there is a helper.
+    while unknown. `wireguard_helper` and `clock_helper` are where their sockets are, if there are helpers. `boot_id` is
+    that of this boot where the kernel's own word for it may not be seen.
     """
 
     labels: Mapping[str, str]
@@ -47,6 +48,8 @@ class Given:
     manager_address: str | None = None
     clock_offset: int | None = None
     wireguard_helper: Path = config.WIREGUARD_HELPER
+    clock_helper: Path = config.CLOCK_HELPER
+    boot_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ class Collector:
 
 COLLECTORS: tuple[Collector, ...] = (
     Collector("system", "system", lambda given, _: system.parse(system.read(), given.labels)),
-    Collector("clock", "clock", lambda given, _: clock.parse(clock.read(), given.clock_offset)),
+    Collector("clock", "clock", lambda given, _: clock.parse(clock.read(given.clock_helper), given.clock_offset)),
     Collector(
         "links",
         "interfaces",
@@ -119,7 +122,7 @@ def measure(
         telemetry = _collected(telemetry, collector, given)
         run = CollectorRun(collector.name, round((monotonic() - started) * 1_000_000))
         telemetry = replace(telemetry, runs=(*telemetry.runs, run))
-    return Measurement(telemetry, sampled_at=now, boot_id=system.read_boot_id())
+    return Measurement(telemetry, sampled_at=now, boot_id=given.boot_id or system.read_boot_id())
 
 
 def _tunnels(interfaces: tuple[Interface, ...], limits: Limits) -> Bounded[Tunnel]:

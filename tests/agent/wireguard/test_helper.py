@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from kattila_agent.collectors.unix_socket import UnreadableError, ask
 from kattila_agent.collectors.wireguard import helper, spelling, userspace
-from kattila_agent.collectors.wireguard.gathering import Limits, UnreadableError, VanishedError
-from kattila_agent.collectors.wireguard.unix_socket import ask
+from kattila_agent.collectors.wireguard.gathering import Limits, VanishedError
 from support.wireguard import serving
 
 KEY = "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXphYmNkZWY="

@@ -9,8 +9,9 @@ import struct
 
 import pytest
 
+from kattila_agent.collectors.unix_socket import UnreadableError
 from kattila_agent.collectors.wireguard import curve25519, dump, helper, kernel, userspace
-from kattila_agent.collectors.wireguard.gathering import Gathering, Limits, UnreadableError, told
+from kattila_agent.collectors.wireguard.gathering import Gathering, Limits, told
 from kattila_protocol.report import Cut, WireguardInterface, WireguardPeer
 from support import wireguard_packets as packets
 from support.wireguard import wg

@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from kattila_agent.collectors.bounds import Bounded, some
+from kattila_agent.collectors.unix_socket import UnreadableError
 from kattila_agent.collectors.wireguard import helper, kernel, links, userspace
-from kattila_agent.collectors.wireguard.gathering import Gathering, Limits, UnreadableError, VanishedError, told
+from kattila_agent.collectors.wireguard.gathering import Gathering, Limits, VanishedError, told
 from kattila_agent.collectors.wireguard.links import Link
 from kattila_protocol.report import WireguardInterface
 

@@ -15,10 +15,6 @@ from kattila_protocol.report import Cut, WireguardInterface, WireguardPeer
 MAX_INTEGER = 2**63 - 1
 
 
-class UnreadableError(Exception):
-    """An interface, or all of them, cannot be read; the text says why and holds nothing of a key."""
-
-
 class VanishedError(Exception):
     """The interface was there a moment ago and is no longer: no failure."""
 

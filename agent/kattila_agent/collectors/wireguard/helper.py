@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kattila_agent.collectors.rtnetlink import text
+from kattila_agent.collectors.unix_socket import UnreadableError, ask, lines
 from kattila_agent.collectors.wireguard import dump, spelling
-from kattila_agent.collectors.wireguard.gathering import Gathering, Limits, UnreadableError
+from kattila_agent.collectors.wireguard.gathering import Gathering, Limits
 from kattila_agent.collectors.wireguard.spelling import ScopeName
-from kattila_agent.collectors.wireguard.unix_socket import ask, lines
 
 GREETING = b"kattila-wireguard 1"
 UNREADABLE = b"(unreadable)"

@@ -9,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from kattila_agent.collectors.unix_socket import UnreadableError, ask, lines
 from kattila_agent.collectors.wireguard import curve25519, spelling
 from kattila_agent.collectors.wireguard.gathering import (
     MAX_INTEGER,
     Gathering,
     Limits,
     Peer,
-    UnreadableError,
     VanishedError,
     whole_number,
 )
 from kattila_agent.collectors.wireguard.spelling import ScopeName
-from kattila_agent.collectors.wireguard.unix_socket import ask, lines
 
 FOLDER = Path("/var/run/wireguard")
 

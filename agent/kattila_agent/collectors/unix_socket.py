@@ -11,12 +11,14 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from kattila_agent.collectors.wireguard.gathering import UnreadableError
-
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 TIMEOUT_SECONDS = 15.0
 
 _CHUNK = 64 * 1024
+
+
+class UnreadableError(Exception):
+    """Something cannot be read, or not whole; the text says why and holds nothing of a key."""
 
 
 def ask(
