@@ -63,6 +63,7 @@ class Draining:
             self.due_at = None
             self._journal.has_drained()
             return
+        self._journal.sends_what_waited(waiting)
         self._gap_seconds = self._interval_seconds / per_interval(waiting)
         self._put_off()
 

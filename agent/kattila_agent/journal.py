@@ -51,6 +51,11 @@ class Journal:
                     text = f"what is measured waits on disk ({_samples(waiting.count)})"
                     self._changes.note("waiting", "some", logging.WARNING, text)
 
+    def sends_what_waited(self, count: int) -> None:
+        """Reports arrive, and so many samples wait: said here only of those that an earlier run left."""
+        text = f"{_samples(count)} of before {'waits' if count == 1 else 'wait'} on disk, to be sent beside the reports"
+        self._changes.note("waiting", "some", logging.INFO, text)
+
     def has_drained(self) -> None:
         """Nothing waits any more."""
         level = logging.INFO if self._changes.was_said("waiting") else logging.DEBUG

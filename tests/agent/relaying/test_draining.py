@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -12,7 +13,7 @@ import pytest
 from kattila_agent.ambient import Ambient
 from kattila_agent.changes import Changes
 from kattila_agent.delivery import Answered, Outcome, Unreachable
-from kattila_agent.draining import Draining, per_interval
+from kattila_agent.draining import LEAST_PER_INTERVAL, Draining, per_interval
 from kattila_agent.journal import Journal
 from kattila_agent.sample import Clock, Sample
 from kattila_agent.spool import Spool
@@ -150,3 +151,17 @@ def test_a_sample_that_the_disk_does_not_give_holds_up_nothing(tmp_path: Path) -
         path.mkdir()
     assert scene.drain_one_interval() == [2, 3]
     assert scene.spool.numbers() == (1,)
+
+
+def test_what_an_earlier_run_left_is_told_once_and_once_that_it_has_arrived(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        scene = Scene(tmp_path, LEAST_PER_INTERVAL + 2)
+        for _ in range(3):
+            scene.drain_one_interval()
+        scene.draining.begin()
+    assert caplog.messages == [
+        "12 samples of before wait on disk, to be sent beside the reports",
+        "all that waited on disk has arrived",
+    ]
