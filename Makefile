@@ -63,7 +63,7 @@ setup-deploy: .venv-deploy/complete ## create .venv-deploy with Ansible and what
 	@touch $@
 
 # Programs that tests use, each with its Debian package.
-TEST_PROGRAMS := knotd/knot ip/iproute2 mke2fs/e2fsprogs wg/wireguard-tools wireguard-go/wireguard-go
+TEST_PROGRAMS := knotd/knot ip/iproute2 mke2fs/e2fsprogs nft/nftables wg/wireguard-tools wireguard-go/wireguard-go
 FLEET_PROGRAMS := ip/iproute2 mmdebstrap/mmdebstrap setpriv/util-linux ssh/openssh-client sysctl/procps \
 	systemd-nspawn/systemd-container unshare/util-linux
 

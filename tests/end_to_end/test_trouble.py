@@ -14,7 +14,7 @@ import pytest
 from support.manager import HEALTH, REGISTER, Manager, now_ms, running_manager
 from support.raw_http import JSON, all_at_once, allow_open_files, request, updates
 from support.reports import Node, body, node, nonce_of, registering, registration_nonce
-from support.small_disk import small_disk
+from support.small_disk import fill, small_disk
 from support.store import sqlite
 
 BURST = 1000
@@ -52,15 +52,6 @@ def test_a_full_disk_refuses_signed_and_recovers(tmp_path: Path) -> None:
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             # What was refused was not kept, and what was accepted was.
             assert connection.execute("SELECT count(*) FROM reports").fetchone() == (sample - 20,)
-
-
-def fill(ballast: Path) -> None:
-    with ballast.open("wb", buffering=0) as stream:
-        try:
-            while True:
-                stream.write(b"\0" * 4096)
-        except OSError:
-            return
 
 
 def outcome(manager: Manager, sender: Node, sample: int) -> str:

@@ -6,9 +6,11 @@ device with an address in one overlay, and a peer for each tunnel; agents run in
 
 from __future__ import annotations
 
+import http.client
+import json
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,23 @@ from support.agent_folder import keep_ring
 from support.agent_process import AGENT, Daemon
 from support.manager import Manager
 from support.netns import Namespace, new_namespace
-from support.reports import PSK
+from support.reports import PSK, RING
 from support.wireguard import Device, new_device
 
 MANAGER_ADDRESS = "198.51.100.1"
 MANAGER_PORT = 5086
-# Fast enough for a test, slow enough for two cores.
-INTERVAL_SECONDS = 2
+AGENT_PORT = 5087
+# Fast enough for a test, slow enough for two cores and a few nodes.
+INTERVAL_SECONDS = 1
+# A machine that is busy with other tests may take long for anything.
+PATIENCE_SECONDS = 60
+
+# The first segment of a POST begins with that word, whatever its TCP options: "POST" in the payload's first 32 bits.
+_COUNT_POSTS = (
+    "add table inet count; add counter inet count posts; "
+    "add chain inet count in { type filter hook input priority 0; }; "
+    f"add rule inet count in tcp dport {AGENT_PORT} @ih,0,32 0x504f5354 counter name posts"
+)
 
 
 class MeshNode:
@@ -51,8 +63,14 @@ class MeshNode:
         return sorted(int(path.name) for path in (self.folder / "spool").glob("[0-9]" * 16))
 
     @property
+    def last_sample(self) -> int:
+        """Return the number that its agent gave last, 0 before the first."""
+        kept = self.folder / "counters.json"
+        return int(json.loads(kept.read_bytes())["sample"]) if kept.exists() else 0
+
+    @property
     def log(self) -> str:
-        """Return what its agent logged so far."""
+        """Return what its agent logged since it was started last."""
         return self.daemon.log if self.daemon else ""
 
     def settings(self, **more: str) -> dict[str, str]:
@@ -61,17 +79,18 @@ class MeshNode:
             "DNS": "kattila.example.org",
             "DNS_SERVER": "127.0.0.1:9",
             "MANAGER_URL": f"http://{MANAGER_ADDRESS}:{MANAGER_PORT}",
-            "AGENT_LISTEN": "*:5087",
+            "AGENT_LISTEN": f"*:{AGENT_PORT}",
             "INTERVAL": str(INTERVAL_SECONDS),
         } | more
 
-    def start(self, **more: str) -> None:
-        """Start its agent."""
-        program = self.namespace.command("unshare", "--uts", "sh", "-c", f'hostname {self.name}; exec "$@"', "sh")
-        self.daemon = Daemon(self.folder, program=[*program, *AGENT], **self.settings(**more))
+    def start(self, program: Sequence[str] = AGENT, **more: str) -> None:
+        """Start its agent, or another program in its place."""
+        under_its_name = ["unshare", "--uts", "sh", "-c", f'hostname {self.name}; exec "$@"', "sh"]
+        command = self.namespace.command(*under_its_name, *program)
+        self.daemon = Daemon(self.folder, program=command, **self.settings(**more))
 
     def stop(self) -> None:
-        """Kill its agent, if it runs."""
+        """Kill its agent (SIGKILL), if it runs."""
         if self.daemon is not None and self.daemon.process.poll() is None:
             self.daemon.process.kill()
             self.daemon.process.wait()
@@ -95,6 +114,25 @@ class MeshNode:
     def stop_dropping(self) -> None:
         """Take that back."""
         subprocess.run(self.namespace.command("nft", "delete", "table", "inet", "block"), check=True)
+
+    def count_posts(self) -> None:
+        """Let the kernel count from now on what is posted to its agent, whatever becomes of it there."""
+        subprocess.run(self.namespace.command("nft", _COUNT_POSTS), check=True)
+
+    def posts(self) -> int:
+        """Return how many POSTs came to its agent since then."""
+        listed = subprocess.check_output(self.namespace.command("nft", "-j", "list", "counters"))
+        [packets] = [entry["counter"]["packets"] for entry in json.loads(listed)["nftables"] if "counter" in entry]
+        return int(packets)
+
+    def connect(self, address: str, port: int = AGENT_PORT, seconds: float = 20) -> http.client.HTTPConnection:
+        """Return a connection from this node to an address, for `support.manager.exchange`."""
+        connection = http.client.HTTPConnection(address, port, timeout=seconds)
+        with self.namespace.entered():
+            connection.connect()
+        # Opened anew it would be a connection from elsewhere.
+        connection.auto_open = 0
+        return connection
 
 
 class Mesh:
@@ -122,11 +160,13 @@ class Mesh:
         rows = self._reports("sample, reports.relay_path", name)
         return {sample: [names[relay] for relay in path.split(",")] if path else [] for sample, path in rows}
 
+    def moments(self, name: str) -> dict[int, int | None]:
+        """Return when each sample that came late was measured, by the manager's clock; None of those in their order."""
+        return dict(self._reports("sample, reports.sampled_at", name))
+
     def late(self, name: str) -> dict[int, bool]:
         """Tell of each report of a node, by its sample, whether it came late."""
-        return {
-            sample: sampled_at is not None for sample, sampled_at in self._reports("sample, reports.sampled_at", name)
-        }
+        return {sample: sampled_at is not None for sample, sampled_at in self.moments(name).items()}
 
     def _reports(self, columns: str, name: str) -> list[tuple[Any, ...]]:
         query = f"SELECT {columns} FROM reports JOIN agents ON ref = agent_ref WHERE agent_id = ? ORDER BY sample"
@@ -152,6 +192,10 @@ class Mesh:
         self.wait_until(lambda: path in [way for sample, way in self.paths(name).items() if sample > before], seconds)
         return max(sample for sample, way in self.paths(name).items() if way == path)
 
+    def reports_directly(self, name: str, since: int = 0) -> bool:
+        """Tell whether the manager got a report of a node, newer than this sample, from the node itself."""
+        return any(sample > since and not path for sample, path in self.paths(name).items())
+
 
 def full_mesh(names: Iterable[str]) -> list[tuple[str, str]]:
     """Return a tunnel for each pair."""
@@ -160,8 +204,17 @@ def full_mesh(names: Iterable[str]) -> list[tuple[str, str]]:
 
 
 @contextmanager
-def new_mesh(folder: Path, names: Iterable[str], tunnels: Iterable[tuple[str, str]]) -> Iterator[Mesh]:
-    """Make nodes and tunnels between them; nothing runs yet, and nothing stays."""
+def new_mesh(
+    folder: Path,
+    names: Iterable[str],
+    tunnels: Iterable[tuple[str, str]],
+    data_folder: Path | None = None,
+    **settings: str,
+) -> Iterator[Mesh]:
+    """Make nodes and tunnels between them; nothing runs yet, and nothing stays.
+
+    The manager's database lies in `data_folder`, else in a folder of the manager's; `settings` are the manager's.
+    """
     with ExitStack() as stack:
         middle = stack.enter_context(new_namespace())
         middle.ip("link", "add", "br0", "type", "bridge", "forward_delay", "0")
@@ -174,7 +227,16 @@ def new_mesh(folder: Path, names: Iterable[str], tunnels: Iterable[tuple[str, st
             _join(nodes[second], nodes[first])
         place = folder / "manager"
         place.mkdir()
-        manager = Manager(place, listen=MANAGER_ADDRESS, within=middle, port=MANAGER_PORT)
+        manager = Manager(
+            place,
+            within=middle,
+            data_folder=data_folder,
+            listen=MANAGER_ADDRESS,
+            port=MANAGER_PORT,
+            ring=RING,
+            workers=2,
+            **settings,
+        )
         stack.callback(manager.kill)
         yield Mesh(folder, middle, nodes, manager)
 

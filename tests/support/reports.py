@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import uuid
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from kattila_protocol import canonical, envelope, registration
+from kattila_protocol.envelope import Envelope
 from kattila_protocol.names import MANAGER
 from kattila_protocol.registration import Registration
 from kattila_protocol.report import Interface, Report, Route, System, Telemetry
@@ -109,13 +111,17 @@ def sealed(said: Report, key: Key = KEY, recipient: str = MANAGER) -> bytes:
     return sealed_bytes(canonical.encode(said), key, recipient)
 
 
+def carried(said: Report, *way: str, key: Key = KEY) -> Envelope:
+    """Return a report addressed to the last of these ids, having passed those before it, and every hop is signed."""
+    parts = envelope.seal(canonical.encode(said), key, way[0])
+    for relay_id, following in pairwise(way):
+        parts = envelope.pass_on(parts, relay_id, key, following)
+    return parts
+
+
 def relayed(said: Report, *relays: Node, key: Key = KEY) -> bytes:
     """Return the body that carries a report to the manager through these relays, the origin's first one first."""
-    ids = [relay.agent_id for relay in relays]
-    carried = envelope.seal(canonical.encode(said), key, ids[0])
-    for relay_id, recipient in zip(ids, [*ids[1:], MANAGER], strict=True):
-        carried = envelope.pass_on(carried, relay_id, key, recipient)
-    return carried.to_bytes()
+    return carried(said, *(relay.agent_id for relay in relays), MANAGER, key=key).to_bytes()
 
 
 def sealed_bytes(data: bytes, key: Key = KEY, recipient: str = MANAGER) -> bytes:

@@ -1,4 +1,4 @@
-"""Something in a sibling agent's place: a real HTTP server that answers /status/peer as a test says."""
+"""Something in a sibling agent's place: a real HTTP server that answers as a test says."""
 
 from __future__ import annotations
 
@@ -15,19 +15,27 @@ from kattila_protocol import peer
 from kattila_protocol.peer import PeerAnswer
 from kattila_protocol.signing import Key
 
-# Takes the handler of a GET and answers it, or does not.
+# Takes the handler of a request and answers it, or does not.
 Behaviour = Callable[[BaseHTTPRequestHandler], None]
 
 
+def close(handler: BaseHTTPRequestHandler) -> None:
+    """Close the connection without a word."""
+    handler.close_connection = True
+
+
 @contextmanager
-def serving(behave: Behaviour, host: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
-    """Run a server and yield its port."""
+def serving(behave: Behaviour, host: str = "127.0.0.1", port: int = 0, *, on_post: Behaviour = close) -> Iterator[int]:
+    """Run a server, which behaves so when it is asked and so when it is posted to, and yield its port."""
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 10
 
         def do_GET(self) -> None:
             behave(self)
+
+        def do_POST(self) -> None:
+            on_post(self)
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
@@ -82,11 +90,6 @@ def drip(handler: BaseHTTPRequestHandler) -> None:
     for byte in b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000:
         handler.wfile.write(bytes([byte]))
         time.sleep(0.1)
-
-
-def close(handler: BaseHTTPRequestHandler) -> None:
-    """Close the connection without a word."""
-    handler.close_connection = True
 
 
 class _Server(ThreadingHTTPServer):

@@ -1,0 +1,114 @@
+"""The manager stores a report and its answer is lost, a thousand times: each report is stored once, and none waits on.
+
+The parts of real agents, joined as in the daemon, but driven without its pauses; sockets, disk and manager are real.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from kattila_agent import config
+from kattila_agent.ambient import Ambient
+from kattila_agent.identity import Identity
+from kattila_agent.joining import Agent, over_http_to
+from kattila_agent.measurement import Measurement
+from kattila_keys.refresh import Keys
+from kattila_keys.ring_file import RingFile
+from kattila_keys.servers import DnsError, Records
+from support.agent_folder import keep_id, keep_ring
+from support.cutting_proxy import CuttingProxy, running_proxy
+from support.manager import Manager, now_ms, running_manager
+from support.reports import PSK, node, telemetry
+
+LOST = 1000
+AGENTS = 4
+PATIENCE_SECONDS = 240
+
+
+class Driven:
+    """The parts of one agent, and how it is driven; `failure` is what ended that, if anything did."""
+
+    def __init__(self, number: int, folder: Path, url: str, chance: random.Random) -> None:
+        """Make its folder, with an id and the ring as if DNS had answered before."""
+        folder.mkdir()
+        self.agent_id = node(number).agent_id
+        keep_id(folder, self.agent_id)
+        keep_ring(folder, PSK)
+        ambient = Ambient(
+            now=now_ms,
+            monotonic=time.monotonic,
+            since_boot_ms=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000,
+            nonce=lambda: uuid.uuid4().hex,
+            new_id=lambda: str(uuid.uuid4()),
+            share=chance.random,
+        )
+        settings = config.read(None, {"DNS": "kattila.example.org", "MANAGER_URL": url}, folder)
+        self.identity = Identity(folder, ambient.new_id)
+        keys = Keys(RingFile(folder / "ring.json"), no_dns, chance.random)
+
+        def measured(now: int, _address: str | None, _offset: int | None) -> Measurement:
+            return Measurement(telemetry(node(number)), now, node(number).boot_id)
+
+        self.agent = Agent(settings, ambient, self.identity, keys, measured, over_http_to(url))
+        self.failure: BaseException | None = None
+
+    @property
+    def waiting(self) -> tuple[int, ...]:
+        """The numbers of what waits."""
+        return self.agent.reporter.spool.numbers()
+
+    def report_until_all_arrived(self, proxy: CuttingProxy, deadline: float) -> None:
+        """Report, and send what waits, until enough answers were lost and nothing waits any more."""
+        try:
+            while (proxy.cuts < LOST or self.waiting) and time.monotonic() < deadline:
+                if self.agent.reporter.cycle():
+                    self.agent.draining.begin()
+                while self.agent.draining.due_at is not None:
+                    self.agent.draining.step()
+        except BaseException as error:  # shown by the test, a thread's own end is not
+            self.failure = error
+
+
+def no_dns() -> Records:
+    raise DnsError("no resolver here")
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    seed = random.SystemRandom().randrange(10**9)
+    print(f"seed {seed}")  # pytest shows it when the test fails
+    return random.Random(seed)
+
+
+def test_a_thousand_lost_answers_double_nothing_and_leave_nothing_behind(tmp_path: Path, chance: random.Random) -> None:
+    with running_manager(tmp_path) as manager, running_proxy(manager.port, chance, LOST) as proxy:
+        agents = [
+            Driven(number, tmp_path / f"agent-{number}", proxy.url, random.Random(chance.random()))
+            for number in range(AGENTS)
+        ]
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        threads = [
+            threading.Thread(target=agent.report_until_all_arrived, args=(proxy, deadline), daemon=True)
+            for agent in agents
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_SECONDS)
+        assert [agent.failure for agent in agents] == [None] * AGENTS
+        assert proxy.cuts == LOST
+        for agent in agents:
+            assert agent.waiting == ()
+            assert agent.agent.reporter.spool.waiting().dropped == 0
+            assert stored(manager, agent.agent_id) == list(range(1, agent.identity.last().sample + 1))
+
+
+def stored(manager: Manager, agent_id: str) -> list[int]:
+    query = "SELECT sample FROM reports JOIN agents ON ref = agent_ref WHERE agent_id = ? ORDER BY sample"
+    return [sample for (sample,) in manager.rows(query, agent_id)]
