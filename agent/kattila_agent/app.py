@@ -9,7 +9,7 @@ import ipaddress
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -29,6 +29,7 @@ from kattila_protocol.message import MAX_MESSAGE_BYTES, check_content_type
 from kattila_protocol.peer import MAX_SHOWN, PeerAnswer
 from kattila_protocol.reset import ResetAnswer
 from kattila_protocol.ring import Ring
+from kattila_protocol.signing import Key
 
 _LOOPBACK = frozenset(("127.0.0.1", "::1"))
 _PROBLEM = "application/problem+json"
@@ -101,7 +102,17 @@ def _peer(node: Node, seen: SeenNonces) -> bytes:
         routes=measurement.telemetry.routes[:MAX_SHOWN] if measurement else (),
         nonce=query.nonce,
     )
-    return peer.seal_answer(answer, key)
+    return _sealed_to_fit(answer, key)
+
+
+def _sealed_to_fit(answer: PeerAnswer, key: Key) -> bytes:
+    """Seal an answer, with fewer interfaces and routes where they have so many addresses that it would be too large."""
+    sealed, shown = peer.seal_answer(answer, key), MAX_SHOWN
+    while len(sealed) > MAX_MESSAGE_BYTES and shown:
+        shown //= 2
+        shorter = replace(answer, interfaces=answer.interfaces[:shown], routes=answer.routes[:shown])
+        sealed = peer.seal_answer(shorter, key)
+    return sealed
 
 
 def _relay(node: Node) -> Reply:

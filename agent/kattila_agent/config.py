@@ -47,7 +47,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("INTERVAL", "30", f"seconds from one report to the next, 1 to {MAX_INTERVAL_SECONDS}"),
     Setting("LABELS", "", "what is told of this node in its reports, as in `site=north,role=hub`"),
     Setting("AGENT_LISTEN", f"*:{PORT}", "where the agent's own API listens: `ADDRESS:PORT`, several with commas"),
-    Setting("PEER_NETWORKS", "", "prefixes that may ask for /status/peer and /status/reset, beside this machine"),
+    Setting(
+        "PEER_NETWORKS",
+        "",
+        "prefixes that may call /status/peer, /status/relay and /status/reset, beside this machine and its tunnels",
+    ),
     Setting(
         "SPOOL_MAX_AGE", "86400", "seconds that a report waits on disk to be delivered; then it is dropped, and counted"
     ),

@@ -159,6 +159,9 @@ def _outcome(ask: Callable[[_Request], _Answer], request: _Request) -> _Answer |
         return ask(request)
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         return _Failure(_reason(error))
+    except ValueError:
+        # What the libraries below say of lines that they cannot read.
+        return _Failure("its answer is no HTTP")
 
 
 class _Sockets:
@@ -322,8 +325,19 @@ def _named_address(url: str) -> str | None:
         return None
 
 
+class _Session(requests.Session):
+    """A session for which no answer is a redirect.
+
+    Told not to follow one, requests still reads and unpacks the whole body and parses where it leads: all of it as
+    large and as odd as a stranger likes.
+    """
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 - the signature is theirs
+        return None
+
+
 def _session(adapter: HTTPAdapter) -> requests.Session:
-    session = requests.Session()
+    session = _Session()
     # Reports go where the settings say: no proxy and no .netrc of whoever started the agent.
     session.trust_env = False
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))

@@ -15,7 +15,6 @@ from kattila_agent.connection import Connection, Reply, UnreachableError, in_url
 from kattila_agent.discovery import Directory, Relay
 from kattila_agent.ways import Way, Ways
 from kattila_protocol import verdict
-from kattila_protocol.envelope import MAX_HOPS
 from kattila_protocol.errors import PROBLEM_PREFIX, NoWay, Overloaded, Refusal
 from kattila_protocol.names import MANAGER
 from kattila_protocol.ring import Ring
@@ -32,6 +31,8 @@ BUDGET = "Kattila-Budget-Ms"
 MAX_RELAYS_TRIED = 3
 # For one relay, which may need as long as we do to find that its next one does not answer.
 RELAY_SECONDS = 6.0
+# A report of the same cycle waits behind it.
+_REGISTER_SECONDS = 5.0
 # A relay is near.
 _CONNECT_SECONDS = 2.0
 # For all relays of one report together: what is left of an interval after the manager did not answer.
@@ -39,7 +40,7 @@ _RELAYS_SECONDS = 12.0
 # A relay that is asked for less than this could not do anything.
 LEAST_SECONDS = 0.5
 # However long a server asks to be left alone, it is asked again after this.
-_MOST_BUSY_SECONDS = 300
+_MOST_BUSY_SECONDS = 30
 
 # Posts a body to the agent at an address; raises UnreachableError, also when the seconds are over.
 PostToRelay = Callable[[str, str, bytes, float], Reply]
@@ -102,13 +103,14 @@ class Parcel:
 class Carried:
     """What became of a parcel: the outcome that counts, and the way it came by.
 
-    `relay` is None where the manager itself was the last to be asked; `direct` is what it said or why it could not be
-    asked.
+    `relay` is who passed it on, None if nobody did; `direct` is what the manager itself said or why it could not be
+    asked, and `failed` are the relays that were asked in vain, with what they said.
     """
 
     outcome: Outcome
     direct: Outcome
     relay: Relay | None = None
+    failed: tuple[tuple[Relay, Outcome], ...] = ()
 
 
 class Manager:
@@ -129,11 +131,11 @@ class Manager:
 
     def register(self, registration: bytes, nonce: str, ring: Ring) -> Outcome:
         """Post a sealed registration; `nonce` is the one in it."""
-        return self._post(REGISTER, registration, nonce, ring)
+        return self._post(REGISTER, registration, nonce, ring, _REGISTER_SECONDS)
 
-    def _post(self, path: str, body: bytes, nonce: str, ring: Ring) -> Outcome:
+    def _post(self, path: str, body: bytes, nonce: str, ring: Ring, seconds: float | None = None) -> Outcome:
         try:
-            return read(self._connection.post(path, body), nonce, ring)
+            return read(self._connection.post(path, body, total_seconds=seconds), nonce, ring)
         except UnreachableError as error:
             return Unreachable(str(error))
 
@@ -159,18 +161,27 @@ class Courier:
         self._monotonic = monotonic
         self._share = share
         self._busy_until = 0.0
+        self._was_busy = False
         self._under_way = ""
 
     def has_made(self, mac: str) -> bool:
         """Tell whether the report with this MAC is the one that is under way from here. For any thread."""
         return mac == self._under_way
 
+    def busy_seconds(self) -> float:
+        """Return how long the manager is still to be left alone, 0 if it is not. For any thread."""
+        return max(0.0, self._busy_until - self._monotonic())
+
     def deliver(self, parcel: Parcel, own_id: str) -> Carried:
         """Take a report to the manager, else to relays, nearest first; `own_id` is whom they must not lead back to."""
         self._under_way = parcel.mac
         direct = self._ask_manager(parcel)
-        if isinstance(direct, Answered | Busy):
+        if isinstance(direct, Answered):
             self._ways.found(Way(None), self._monotonic())
+            return Carried(direct, direct)
+        # Anybody may say so unsigned. It is believed for one report, not for a whole day.
+        was_busy, self._was_busy = self._was_busy, isinstance(direct, Busy)
+        if self._was_busy and not was_busy:
             return Carried(direct, direct)
         return self._through_relays(parcel, own_id, direct)
 
@@ -185,7 +196,7 @@ class Courier:
         return self._ask(way.relay, parcel, RELAY_SECONDS)
 
     def _ask_manager(self, parcel: Parcel) -> Outcome:
-        left = self._busy_until - self._monotonic()
+        left = self.busy_seconds()
         if left > 0:
             return Busy(round(left), "it asked to be left alone for a while")
         outcome = self._manager.deliver(parcel)
@@ -195,17 +206,18 @@ class Courier:
 
     def _through_relays(self, parcel: Parcel, own_id: str, direct: Outcome) -> Carried:
         deadline = self._monotonic() + _RELAYS_SECONDS
-        known = self._directory.relays(own_id, MAX_HOPS, frozenset(), self._monotonic())
-        for relay in known[:MAX_RELAYS_TRIED]:
+        failed: list[tuple[Relay, Outcome]] = []
+        for relay in self._directory.relays(own_id, self._monotonic())[:MAX_RELAYS_TRIED]:
             left = deadline - self._monotonic()
             if left < LEAST_SECONDS:
                 break
             outcome = self._ask(relay, parcel, min(left, RELAY_SECONDS))
             if isinstance(outcome, Answered):
                 self._ways.found(Way(relay), self._monotonic())
-                return Carried(outcome, direct, relay)
+                return Carried(outcome, direct, relay, tuple(failed))
+            failed.append((relay, outcome))
         self._ways.lost()
-        return Carried(direct, direct)
+        return Carried(direct, direct, None, tuple(failed))
 
     def _ask(self, relay: Relay, parcel: Parcel, seconds: float) -> Outcome:
         outcome = self._outcome_at(relay, parcel, seconds)

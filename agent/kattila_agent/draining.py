@@ -51,14 +51,13 @@ class Draining:
         self._interval_seconds = interval_seconds
         self._journal = journal
         self._gap_seconds = interval_seconds
-        # Refused, and put behind the others, so that one bad sample holds up none.
+        # They had their turn and did not arrive: so that a bad one holds up none, the others come first.
         self._behind: set[int] = set()
         self.due_at: float | None = None
 
     def begin(self) -> None:
         """Go on for one interval, now that the newest report has arrived."""
         waiting = len(self._spool.numbers())
-        self._behind.clear()
         if waiting == 0:
             self.due_at = None
             self._journal.has_drained()
@@ -75,6 +74,7 @@ class Draining:
         """Send the next one, and choose when the one after it is due."""
         number = next((each for each in self._spool.numbers() if each not in self._behind), None)
         if number is None:
+            self._behind.clear()
             self.stop()
             return
         sample = self._spool.read(number)
@@ -86,7 +86,11 @@ class Draining:
 
     def _is_settled(self, number: int, outcome: Outcome) -> bool:
         """Do what the outcome asks for; tell whether the next sample is worth sending."""
+        if not isinstance(outcome, Answered):
+            # Perhaps none gets through at the moment, perhaps only this one does not, for its size say.
+            self._behind.add(number)
         if not isinstance(outcome, Answered) or outcome.verdict.outcome in _ABOUT_ALL:
+            self._journal.has_paused(outcome)
             self.stop()
             return False
         if not settle(self._spool, number, outcome.verdict):

@@ -124,6 +124,7 @@ class Agent:
                 agent_id=self._identity.agent_id,
                 verify=self._keys.verify,
                 has_made=self._courier.has_made,
+                busy_seconds=self._courier.busy_seconds,
                 ways=self._ways,
                 onward=self._onward,
                 now=self._ambient.now,
@@ -132,6 +133,8 @@ class Agent:
         )
 
         def reset(old_id: str) -> str:
+            # Before, so that nothing of the old id goes out under the new one; after, for what came meanwhile.
+            self._spool.clear()
             fresh = self._identity.replace(old_id)
             self._spool.clear()
             _log.warning("reset: %s is now %s", old_id, fresh)

@@ -36,7 +36,9 @@ class Journal:
         self._changes.note("disk", problem or "", level, text)
         grown = 0 if self._dropped is None else waiting.dropped - self._dropped
         self._dropped = waiting.dropped
-        text = f"{_samples(grown)} had to be given up (too old, too many, or no space); {waiting.dropped} so far"
+        text = (
+            f"{_samples(grown)} had to be given up, as too old, too many, damaged or refused; {waiting.dropped} so far"
+        )
         self._changes.note("dropped", "yes" if grown > 0 else "", logging.WARNING if grown > 0 else logging.DEBUG, text)
 
     def has_sent(self, carried: Carried, waiting: Waiting) -> None:
@@ -46,6 +48,8 @@ class Journal:
                 self._has_arrived(carried)
             case outcome:
                 state, text = _why_not(outcome)
+                if not isinstance(outcome, Answered):
+                    state, text = f"{state} {bool(carried.failed)}", f"{text}; {_in_vain(carried.failed)}"
                 self._changes.note("delivery", state, logging.WARNING, text)
                 if waiting.count:
                     text = f"what is measured waits on disk ({_samples(waiting.count)})"
@@ -59,7 +63,13 @@ class Journal:
     def has_drained(self) -> None:
         """Nothing waits any more."""
         level = logging.INFO if self._changes.was_said("waiting") else logging.DEBUG
-        self._changes.note("waiting", "", level, "all that waited on disk has arrived")
+        self._changes.note("waiting", "", level, "nothing waits on disk any more")
+        self._changes.note("draining", "", logging.DEBUG, "nothing holds up what waits")
+
+    def has_paused(self, outcome: Outcome) -> None:
+        """A sample that waited did not arrive, and neither would the others."""
+        state, text = _why_not(outcome)
+        self._changes.note("draining", state, logging.WARNING, f"what waits stays on disk for now: {text}")
 
     def goes_on_above(self, tick: int, highest_tick: int, highest_sample: int) -> None:
         """The manager knows higher numbers than this node."""
@@ -98,6 +108,25 @@ def _why_not(outcome: Outcome) -> tuple[str, str]:
             return f"{status} {words or reason}", text
         case Unreachable(reason):
             return reason, f"the manager cannot be reached: {reason}"
+
+
+def _in_vain(failed: tuple[tuple[Relay, Outcome], ...]) -> str:
+    if not failed:
+        return "no relay is known"
+    said = (f"{_name(relay)}: {_in_short(outcome)}" for relay, outcome in failed)
+    return f"{len(failed)} {'relay' if len(failed) == 1 else 'relays'} passed nothing on ({', '.join(said)})"
+
+
+def _in_short(outcome: Outcome) -> str:
+    match outcome:
+        case Unsigned(status, _, _, kind):
+            return kind or f"HTTP {status}"
+        case Unreachable(reason):
+            return reason
+        case Busy():
+            return "busy"
+        case Answered(verdict):
+            return verdict.outcome
 
 
 def _refused(verdict: Verdict) -> str:

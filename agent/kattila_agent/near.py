@@ -12,6 +12,9 @@ from kattila_agent.config import Network
 from kattila_agent.measurement import Measurement
 from kattila_protocol.report import Telemetry
 
+# Of a prefix that tells who is there, by the version of IP.
+_LEAST_LENGTH = {4: 8, 6: 16}
+
 
 class Near:
     """The networks from which callers are served. Safe for several threads."""
@@ -39,10 +42,10 @@ class Near:
 def tunnelled(telemetry: Telemetry) -> tuple[Network, ...]:
     """Return the prefixes that a node's WireGuard tunnels lead to: their own subnets, and their peers' AllowedIPs.
 
-    A default route is none of them: it says where packets go, not who is there.
+    A default route is none of them, nor are its halves and quarters: they say where packets go, not who is there.
     """
     names = {interface.name for interface in telemetry.wireguard}
     own = [prefix for interface in telemetry.interfaces if interface.name in names for prefix in interface.addresses]
     allowed = [prefix for interface in telemetry.wireguard for peer in interface.peers for prefix in peer.allowed_ips]
     networks = {ipaddress.ip_network(prefix, strict=False) for prefix in (*own, *allowed)}
-    return tuple(network for network in networks if network.prefixlen > 0)
+    return tuple(network for network in networks if network.prefixlen >= _LEAST_LENGTH[network.version])

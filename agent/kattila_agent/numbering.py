@@ -15,8 +15,8 @@ def catch_up(identity: Identity, spool: Spool) -> None:
     identity.raise_above(identity.agent_id(), 0, spool.waiting().highest)
 
 
-def go_on_above(identity: Identity, spool: Spool, agent_id: str, tick: int, sample: int, boot_id: str) -> bool:
-    """Go on above the numbers that the manager knows of an id; tell whether samples that wait got new numbers.
+def go_on_above(identity: Identity, spool: Spool, agent_id: str, tick: int, sample: int, boot_id: str) -> None:
+    """Go on above the numbers that the manager knows of an id.
 
     If the manager knows a sample that this node has not numbered yet, the state folder was set back, and what was
     measured since then carries numbers of other measurements. That can only be samples of this boot.
@@ -24,11 +24,9 @@ def go_on_above(identity: Identity, spool: Spool, agent_id: str, tick: int, samp
     Raises:
         StateError: the state folder cannot be used.
     """
-    is_set_back = sample > identity.last().sample
-    if is_set_back:
+    if sample > identity.last().sample:
         sample = spool.renumber(boot_id, sample + 1) - 1
     identity.raise_above(agent_id, tick, sample)
-    return is_set_back
 
 
 def leave(identity: Identity, spool: Spool, old_id: str, issued_id: str | None, boot_id: str) -> str:

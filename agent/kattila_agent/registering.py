@@ -40,8 +40,10 @@ class Registrar:
         self._due_at = 0.0
         self._retry_seconds = FIRST_RETRY_SECONDS
 
-    def ensure(self, measurement: Measurement) -> None:
-        """Register the present id, unless this run did or a failed attempt is too recent.
+    def ensure(self, measurement: Measurement) -> bool:
+        """Register the present id, unless this run did or a failed attempt is too recent; tell whether it was adopted.
+
+        The manager may have issued another id then, or told numbers above which this node goes on.
 
         Raises:
             NoKey: the ring is empty.
@@ -49,12 +51,13 @@ class Registrar:
         """
         agent_id = self._identity.agent_id()
         if agent_id == self._registered_id or self._ambient.monotonic() < self._due_at:
-            return
+            return False
         outcome = self._send(agent_id, measurement)
         if isinstance(outcome, Answered) and outcome.verdict.disposition is Disposition.DELIVERED:
             self._adopt(agent_id, outcome.verdict, measurement.boot_id)
-        else:
-            self._put_off(outcome)
+            return True
+        self._put_off(outcome)
+        return False
 
     def forget(self) -> None:
         """Register anew at the next occasion, as the id was lost."""

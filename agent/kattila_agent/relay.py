@@ -9,6 +9,7 @@ makes no more attempts than its agents make for their own reports.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -44,12 +45,14 @@ class Surroundings:
     """What a relay asks of the rest of the agent.
 
     `verify` runs an operation with the ring, and once more with a fresh one if no key fits; `has_made` tells whether a
-    MAC is of a report that is under way from this node; `now` is ms UTC.
+    MAC is of a report that is under way from this node, and `busy_seconds` how long the manager is to be left alone, as
+    it asked; `now` is ms UTC.
     """
 
     agent_id: Callable[[], str]
     verify: Callable[[Callable[[Ring], Any], int], Any]
     has_made: Callable[[str], bool]
+    busy_seconds: Callable[[], float]
     ways: Ways
     onward: Onward
     now: Callable[[], int]
@@ -86,7 +89,9 @@ class Relaying:
             raise RelayLoop("this agent made the report itself")
         way = self._way_for(parts, own_id, began)
         onward = envelope.pass_on(parts, own_id, key, way.next_hop or MANAGER)
-        return self._asked(way, onward, key, began + min(allowed_seconds or RELAY_SECONDS, RELAY_SECONDS))
+        return self._asked(
+            way, onward, key, began + min(RELAY_SECONDS if allowed_seconds is None else allowed_seconds, RELAY_SECONDS)
+        )
 
     def _way_for(self, parts: Envelope, own_id: str, now: float) -> Way:
         way = self._is.ways.current(now)
@@ -102,6 +107,9 @@ class Relaying:
         return way
 
     def _asked(self, way: Way, onward: Envelope, key: Key, deadline: float) -> Reply:
+        busy_seconds = self._is.busy_seconds()
+        if way.relay is None and busy_seconds > 0:
+            raise Overloaded("the manager asks to be left alone", retry_after_seconds=math.ceil(busy_seconds))
         if not self._slots.acquire(blocking=False):
             raise Overloaded(f"{SLOTS} reports are being passed on", retry_after_seconds=_RETRY_AFTER_SECONDS)
         try:
@@ -111,20 +119,20 @@ class Relaying:
             reply = self._answer(way, onward, seconds)
         finally:
             self._slots.release()
-        return self._checked(reply, onward.mac, key)
+        return self._checked(reply, way, onward.mac, key)
 
     def _answer(self, way: Way, onward: Envelope, seconds: float) -> Reply:
         try:
             return self._is.onward(way, onward.to_bytes(), seconds)
         except UnreachableError as error:
             if seconds >= CONNECT_SECONDS:
-                # Until this node's own next report has found a way.
-                self._is.ways.lost()
+                # Until this node's own next report has found one.
+                self._is.ways.lost(way)
             raise NoWay(
                 f"{'the manager' if way.relay is None else 'the next relay'} does not answer: {error}"
             ) from None
 
-    def _checked(self, reply: Reply, mac: str, key: Key) -> Reply:
+    def _checked(self, reply: Reply, way: Way, mac: str, key: Key) -> Reply:
         try:
             # The manager answers under the key that verified the report.
             message.unseal(Purpose.VERDICT, Ring((RingEntry(key, first_seen_at=0),)), reply.body)
@@ -134,7 +142,7 @@ class Relaying:
                     "the way to the manager is busy", retry_after_seconds=reply.retry_after_seconds
                 ) from None
             if reply.status == NoWay.status:
-                self._is.ways.lost()
+                self._is.ways.lost(way)
             raise NoWay(f"what answers is not the manager (HTTP {reply.status}): {error.detail}") from None
         self._verdicts.add(mac, reply)
         return reply

@@ -53,6 +53,7 @@ class Reporter:
     journal: Journal
     latest: Measurement | None = None
     clock_offset: int | None = None
+    goes_direct: bool = True
 
     def cycle(self) -> bool:
         """Measure and report once, and tell whether the report arrived; if not, it waits on disk.
@@ -66,14 +67,14 @@ class Reporter:
         """
         since_boot_ms = self.ambient.since_boot_ms()
         measurement = self.latest = self.measure(self.ambient.now(), self.clock_offset)
-        has_key = bool(self.keys.ring().entries)
-        if has_key:
-            self.registrar.ensure(measurement)
         numbers = self.identity.take()
         newest = self._kept(measurement, numbers.sample, since_boot_ms)
-        if not has_key:
+        if not self.keys.ring().entries:
             self.journal.has_no_key(self.spool.waiting())
             return False
+        # Where the manager did not answer the last report, asking it for an id would only hold up the next.
+        if self.goes_direct and self.registrar.ensure(measurement) and self.identity.last() != numbers:
+            newest, numbers = self._with_its_number(newest), self.identity.take_tick()
         return self._report(newest, numbers, measurement)
 
     def send_again(self, waiting: Sample) -> Outcome:
@@ -106,6 +107,7 @@ class Reporter:
     def _sent(self, newest: Sample, numbers: Numbers) -> Attempt:
         ring = self.keys.ring()
         carried = self.courier.deliver(self._parcel(newest, numbers, ring), numbers.agent_id)
+        self.goes_direct = carried.relay is None and isinstance(carried.outcome, Answered)
         if isinstance(carried.outcome, Answered):
             self.clock_offset = carried.outcome.verdict.clock_offset
         return Attempt(numbers, ring, carried)
@@ -142,7 +144,8 @@ class Reporter:
         fresh = numbering.leave(self.identity, self.spool, numbers.agent_id, None, measurement.boot_id)
         self.journal.has_new_id(numbers.agent_id, fresh)
         self.registrar.forget()
-        self.registrar.ensure(measurement)
+        if self.goes_direct:
+            self.registrar.ensure(measurement)
 
     def _with_its_number(self, newest: Sample) -> Sample:
         """Return the newest sample under the number that it has now, as mending may have given it another."""

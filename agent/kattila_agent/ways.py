@@ -1,7 +1,7 @@
 """Which way this node's own reports go at the moment: what it tells its siblings, and where it sends their reports.
 
-May live here: the one value that the reporting thread sets and the API's threads read. Not here: who may relay
-(discovery), or how a way is tried (delivery).
+May live here: the one value that the reporting thread finds and the API's threads use, and lose where it fails them.
+Not here: who may relay (discovery), or how a way is tried (delivery).
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Ways:
         with self._lock:
             self._way, self._found_at = way, now
 
-    def lost(self) -> None:
-        """Forget it: a report did not arrive."""
+    def lost(self, way: Way | None = None) -> None:
+        """Forget a way by which a report did not arrive, unless another was found meanwhile; None: whichever it is."""
         with self._lock:
-            self._way = None
+            if way is None or way == self._way:
+                self._way = None

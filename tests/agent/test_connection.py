@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from socket import SHUT_RDWR, create_server, getaddrinfo, socket
 from typing import Any
@@ -246,13 +246,36 @@ def test_a_redirect_is_not_followed() -> None:
         connection.close()
 
 
-def test_a_compressed_answer_is_not_unpacked() -> None:
+@pytest.mark.parametrize("location", [b"http://[::1", b"\xff\xfe", b"", b"/\x00", b"http://192.0.2.1:99999999/"])
+def test_where_a_redirect_leads_is_not_even_read(location: bytes) -> None:
     def answer(connection: socket) -> None:
-        connection.sendall(HEAD + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x08\x00")
+        connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: " + location + b"\r\nContent-Length: 0\r\n\r\n")
 
     with serving(answer) as address:
         connection = Connection(f"http://{address}")
-        assert connection.post("/", b"{}") == (200, b"\x1f\x8b\x08\x00", None)
+        assert connection.post("/", b"{}") == (302, b"", None)
+        connection.close()
+
+
+def test_a_redirect_with_an_endless_body_costs_no_more_than_any_other_answer() -> None:
+    def answer(connection: socket) -> None:
+        connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: http://192.0.2.1/\r\n\r\n")
+        with suppress(OSError):
+            for _ in range(1000):
+                connection.sendall(bytes(65536))
+
+    with serving(answer) as address:
+        assert failure(f"http://{address}") == "its answer is over 262144 bytes"
+
+
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 302 Found\r\nLocation: /\r\n"])
+def test_a_compressed_answer_is_not_unpacked(head: bytes) -> None:
+    def answer(connection: socket) -> None:
+        connection.sendall((head or HEAD) + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x08\x00")
+
+    with serving(answer) as address:
+        connection = Connection(f"http://{address}")
+        assert connection.post("/", b"{}") == (302 if head else 200, b"\x1f\x8b\x08\x00", None)
         connection.close()
 
 

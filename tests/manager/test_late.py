@@ -83,6 +83,18 @@ def test_a_late_sample_is_never_of_the_future_nor_before_1970(fleet: Fleet, samp
     assert marks(fleet)[10] == dated
 
 
+@pytest.mark.parametrize("clock", [0, NOON + DAY, NOON - 400 * DAY])
+def test_a_boot_with_another_clock_is_dated_between_its_neighbours(fleet: Fleet, clock: int) -> None:
+    fleet.file(report(ONE, 1, NOON))
+    fleet.file(report(ONE, 40, NOON + HOUR), at=NOON + HOUR)
+    for sample in (2, 3, 4):
+        fleet.file(late(sample, 40 + sample, clock + sample * SECOND, NOON + HOUR), at=NOON + HOUR)
+    moments = [at or NOON for at in list(marks(fleet).values())[:-1]]
+    assert moments == sorted(moments)
+    assert min(moments) >= NOON
+    assert max(moments) <= NOON + HOUR
+
+
 def test_a_report_tells_that_it_came_late(fleet: Fleet) -> None:
     fleet.file(report(ONE, 20, NOON))
     fleet.file(late(10, 21, NOON - MINUTE))
@@ -135,9 +147,11 @@ def test_whatever_order_samples_come_in_none_is_missing_and_the_newest_counts(or
             named = replace(ONE, hostname=f"named-at-{sample}.example.net")
             assert fleet.file(report(named, sample, NOON, tick=tick, sampled_at=measured_at)).outcome == "accepted"
             is_late, highest = sample < highest, max(sample, highest)
-            assert marks(fleet)[sample] == (measured_at if is_late else None)
+            assert (marks(fleet)[sample] is not None) == is_late
             assert fleet.members(ONE.agent_id)["hostname"] == f"named-at-{highest}.example.net"
         assert list(marks(fleet)) == sorted(order)
+        moments = [NOON if at is None else at for at in marks(fleet).values()]
+        assert moments == sorted(moments)
 
 
 # --- What a node tells of its spool

@@ -107,7 +107,14 @@ class Discoverer:
         while not self.stop.is_set():
             address = self._next()
             if address is not None:
-                self._ask(address)
+                self._ask_or_log(address)
+
+    def _ask_or_log(self, address: str) -> None:
+        try:
+            self._ask(address)
+        except Exception:
+            # One odd answer does not end discovery for good.
+            _log.exception("asking %s failed; this is a mistake in the agent", address)
 
     def ask_one(self) -> bool:
         """Ask one address that is due, without waiting; tell whether there was one."""

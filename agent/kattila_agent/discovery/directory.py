@@ -180,8 +180,8 @@ class Directory:
                 place.asked(now, share)
                 place.failures += 1
 
-    def relays(self, own_id: str, hops_left: int, excluded: frozenset[str], now: float) -> tuple[Relay, ...]:
-        """Return who may pass on a report that may take so many more hops, the best first.
+    def relays(self, own_id: str, now: float) -> tuple[Relay, ...]:
+        """Return who may pass on this node's own reports, the best first.
 
         A sibling whose own reports go through `own_id` is none. The nearest comes first; of those equally near the one
         that passed on last, then the shortest round trip. Whose address did not answer the last question comes last.
@@ -190,9 +190,9 @@ class Directory:
             found = []
             for agent_id, (address, place) in self._best_places().items():
                 sibling = self._siblings[agent_id]
-                if agent_id == own_id or agent_id in excluded or sibling.next_hop == own_id:
+                if own_id in (agent_id, sibling.next_hop):
                     continue
-                if sibling.distance is None or sibling.distance >= hops_left or not sibling.may_pass_on(now):
+                if sibling.distance is None or not sibling.may_pass_on(now):
                     continue
                 relay = Relay(address, agent_id, sibling.hostname, sibling.distance)
                 rank = (place.failures > 0, sibling.distance, -sibling.passed_on_at, place.round_trip, place.position)

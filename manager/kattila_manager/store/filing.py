@@ -92,6 +92,25 @@ class Filing:
         mine = (reports.c.agent_ref == state.ref) & (reports.c.sample == report.sample)
         return self._connection.execute(select(reports.c.id).where(mine)).first() is not None
 
+    def _sampled_at(self, state: State, incoming: Incoming) -> int | None:
+        """Return when a sample that comes late was measured; None if it comes in its order.
+
+        Samples are numbered in the order of their measurement, which no wrong clock changes: so each is dated between
+        its neighbours.
+        """
+        at = sampled_at(state, incoming)
+        if at is None:
+            return None
+        self._write_rows()
+        mine, number = reports.c.agent_ref == state.ref, incoming.report.sample
+        moments = select(func.coalesce(reports.c.sampled_at, reports.c.received_at)).where(mine).limit(1)
+        before = moments.where(reports.c.sample < number).order_by(reports.c.sample.desc())
+        after = moments.where(reports.c.sample > number).order_by(reports.c.sample)
+        least = self._connection.execute(before).scalar()
+        most = self._connection.execute(after).scalar()
+        at = at if least is None else max(at, least)
+        return at if most is None else min(at, most)
+
     def _append(self, state: State, prepared: Prepared) -> int:
         incoming, report_id = prepared.incoming, self._next_id
         self._next_id += 1
@@ -102,7 +121,7 @@ class Filing:
                 incoming.report.sample,
                 incoming.report.tick,
                 incoming.received_at,
-                _sampled_at(state, incoming),
+                self._sampled_at(state, incoming),
                 bytes.fromhex(incoming.fingerprint),
                 incoming.mac,
                 ",".join(incoming.relay_path) or None,
@@ -133,8 +152,8 @@ def hostname_of(report: Report) -> str:
     return report.telemetry.system.hostname if report.telemetry.system else ""
 
 
-def _sampled_at(state: State, incoming: Incoming) -> int | None:
-    """Return when a sample that comes late was measured, by our clock; None if it comes in its order.
+def sampled_at(state: State, incoming: Incoming) -> int | None:
+    """Return when a sample that comes late says it was measured, by our clock; None if it comes in its order.
 
     Late is what lies below the highest sample that is known, and what was signed long after it was measured. Both of
     these moments are the sender's, so that the difference holds whatever its clock shows.

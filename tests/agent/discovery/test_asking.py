@@ -193,9 +193,9 @@ def test_a_measurement_that_failed_makes_nobody_forgotten() -> None:
     assert directory.due(0.0, hurried=False) == "192.0.2.1"
     directory.answered("192.0.2.1", SAID, 0.01, 0.0, 0.0)
     asking.observe(Telemetry(system=None, failures=(CollectorFailure("wireguard", "wg0: it hangs"),)))
-    assert directory.relays(OWN, 3, frozenset(), 1.0) != ()
+    assert directory.relays(OWN, 1.0) != ()
     asking.observe(Telemetry(system=None, failures=(CollectorFailure("rules", "not this one"),)))
-    assert directory.relays(OWN, 3, frozenset(), 1.0) == ()
+    assert directory.relays(OWN, 1.0) == ()
 
 
 def test_siblings_are_asked_at_a_pace_by_however_many_threads() -> None:
@@ -208,7 +208,7 @@ def test_siblings_are_asked_at_a_pace_by_however_many_threads() -> None:
     assert asked.addresses == [f"192.0.2.{number}" for number in range(1, 13)]
     pauses = [later - before for before, later in pairwise(asked.moments)]
     assert min(pauses) >= PACE_SECONDS * 0.9
-    assert len(directory.relays(OWN, 3, frozenset(), time.monotonic())) == 12
+    assert len(directory.relays(OWN, time.monotonic())) == 12
 
 
 def test_one_that_keeps_silent_does_not_keep_the_others_waiting() -> None:
@@ -224,7 +224,7 @@ def test_one_that_keeps_silent_does_not_keep_the_others_waiting() -> None:
 
     asking = discoverer(directory, get, stop=stop)
     asking.start()
-    run_until(asking, lambda: directory.relays(OWN, 3, frozenset(), time.monotonic()), seconds=5)
+    run_until(asking, lambda: directory.relays(OWN, time.monotonic()), seconds=5)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_who_is_no_relay(said: PeerAnswer) -> None:
     directory.update(("192.0.2.1",))
     asking = discoverer(directory, asked)
     run_until(asking, lambda: asked.addresses)
-    assert directory.relays("another id", 3, frozenset(), time.monotonic()) == ()
+    assert directory.relays("another id", time.monotonic()) == ()
     assert directory.due(time.monotonic(), hurried=True) is None
 
 

@@ -28,7 +28,6 @@ from kattila_protocol.peer import PeerAnswer
 
 OWN = "00000000-0000-4000-8000-000000000000"
 A, B, C = (f"{letter * 8}-0000-4000-8000-000000000000" for letter in "abc")
-NOBODY: frozenset[str] = frozenset()
 INTERVAL = 30.0
 
 
@@ -46,10 +45,8 @@ def directory_of(*addresses: str) -> Directory:
     return directory
 
 
-def ids(
-    directory: Directory, now: float = 1.0, hops_left: int = MAX_HOPS, excluded: frozenset[str] = NOBODY
-) -> list[str]:
-    return [relay.agent_id for relay in directory.relays(OWN, hops_left, excluded, now)]
+def ids(directory: Directory, now: float = 1.0) -> list[str]:
+    return [relay.agent_id for relay in directory.relays(OWN, now)]
 
 
 def asked_until(
@@ -174,7 +171,7 @@ def test_the_nearest_is_the_first() -> None:
     assert ids(directory) == [B, C, A]
     directory.failed("b", 0.7, 0.0)
     assert ids(directory) == [C, A, B]
-    [first, *_] = directory.relays(OWN, MAX_HOPS, NOBODY, 1.0)
+    [first, *_] = directory.relays(OWN, 1.0)
     assert (first.address, first.agent_id, first.hostname, first.distance) == ("c", C, "name", 0)
 
 
@@ -189,25 +186,22 @@ def test_who_passes_on_is_there_though_it_missed_a_query() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "hops_left", "excluded", "expected"),
+    ("said", "expected"),
     [
-        (answer(A, 0), 1, NOBODY, [A]),
-        (answer(A, 0), 0, NOBODY, []),
-        (answer(A, 2), 3, NOBODY, [A]),
-        (answer(A, 2), 2, NOBODY, []),
-        (answer(A, 3), 3, NOBODY, []),
-        (answer(A, 10**9), 3, NOBODY, []),
-        (answer(A, None), 3, NOBODY, []),
-        (answer(A, 1, next_hop=OWN), 3, NOBODY, []),
-        (answer(A, 1, next_hop=B), 3, NOBODY, [A]),
-        (answer(OWN, 0), 3, NOBODY, []),
-        (answer(A, 0), 3, frozenset({A}), []),
+        (answer(A, 0), [A]),
+        (answer(A, 2), [A]),
+        (answer(A, 3), []),
+        (answer(A, 10**9), []),
+        (answer(A, None), []),
+        (answer(A, 1, next_hop=OWN), []),
+        (answer(A, 1, next_hop=B), [A]),
+        (answer(OWN, 0), []),
     ],
 )
-def test_who_may_pass_on(said: PeerAnswer, hops_left: int, excluded: frozenset[str], expected: list[str]) -> None:
+def test_who_may_pass_on(said: PeerAnswer, expected: list[str]) -> None:
     directory = directory_of("a")
     directory.answered("a", said, 0.01, 0.0, 0.0)
-    assert ids(directory, hops_left=hops_left, excluded=excluded) == expected
+    assert ids(directory) == expected
 
 
 def test_knowledge_grows_old_unless_it_is_confirmed() -> None:
@@ -259,12 +253,12 @@ def test_two_addresses_of_one_agent_are_one_relay_with_something_to_fall_back_on
     directory = directory_of("192.0.2.1", "2001:db8::1")
     directory.answered("192.0.2.1", answer(A), 0.05, 0.0, 0.0)
     directory.answered("2001:db8::1", answer(A), 0.01, 0.0, 0.0)
-    assert [relay.address for relay in directory.relays(OWN, 3, NOBODY, 1.0)] == ["2001:db8::1"]
+    assert [relay.address for relay in directory.relays(OWN, 1.0)] == ["2001:db8::1"]
     directory.failed("2001:db8::1", 1.0, 0.0)
-    assert [relay.address for relay in directory.relays(OWN, 3, NOBODY, 1.0)] == ["192.0.2.1"]
+    assert [relay.address for relay in directory.relays(OWN, 1.0)] == ["192.0.2.1"]
     directory.answered("2001:db8::1", answer(A), 0.01, 2.0, 0.0)
     directory.refused(A, 2.0, 0.0, knows_no_way=False)
-    assert [relay.address for relay in directory.relays(OWN, 3, NOBODY, 40.0)] == ["192.0.2.1"]
+    assert [relay.address for relay in directory.relays(OWN, 40.0)] == ["192.0.2.1"]
 
 
 def test_in_a_hurry_one_address_speaks_for_an_agent() -> None:
@@ -381,10 +375,9 @@ def test_whatever_siblings_do_they_are_asked_at_a_bounded_rate_and_no_wrong_one_
             directory.refused(touched, now, data.draw(SHARES), knows_no_way=data.draw(st.booleans()))
         elif data.draw(st.booleans()):
             directory.passed_on(touched, now)
-        hops_left, excluded = data.draw(st.integers(0, 3)), data.draw(st.sampled_from([NOBODY, frozenset({B})]))
-        relays = directory.relays(OWN, hops_left, excluded, now)
-        assert all(relay.distance + 1 <= hops_left for relay in relays)
-        assert not {relay.agent_id for relay in relays} & {OWN, *excluded}
+        relays = directory.relays(OWN, now)
+        assert all(relay.distance + 1 <= MAX_HOPS for relay in relays)
+        assert OWN not in {relay.agent_id for relay in relays}
         assert max(Counter(relay.agent_id for relay in relays).values(), default=1) == 1
     for moments in asked.values():
         pauses = [later - before for before, later in pairwise(moments)]

@@ -300,14 +300,13 @@ def test_real_siblings_become_relays_and_a_way_that_opens_is_found(fleet: Fleet)
         near, behind = relays(directory)
         assert (near.hostname, near.distance, behind.hostname, behind.distance) == ("near", 0, "behind", 1)
         assert near.address in (fleet.overlay("near"), V6["near"])
-        assert [each.agent_id for each in relays(directory, hops_left=1)] == [NEAR]
         fleet.mesh["far"].unblock()
         fleet.mesh.wait_until(lambda: {each.agent_id for each in relays(directory)} == {NEAR, BEHIND, FAR}, 60)
         fleet.mesh["far"].block()
 
 
-def relays(directory: Directory, hops_left: int = 3) -> tuple[Relay, ...]:
-    return directory.relays(HERE, hops_left, frozenset(), time.monotonic())
+def relays(directory: Directory) -> tuple[Relay, ...]:
+    return directory.relays(HERE, time.monotonic())
 
 
 def test_when_the_time_is_over_the_rest_is_not_asked() -> None:

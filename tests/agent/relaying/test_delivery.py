@@ -72,7 +72,7 @@ class Scene:
             share=lambda: 0.0,
         )
 
-    def post(self, path: str, body: bytes) -> Reply:
+    def post(self, path: str, body: bytes, *, total_seconds: float | None = None) -> Reply:
         self.asked.append(("manager", body, 0))
         return self.manager(path, body)
 
@@ -171,21 +171,24 @@ def test_a_refusal_that_the_manager_signed_ends_the_search() -> None:
 
 
 def test_a_busy_manager_is_left_alone_as_long_as_it_asks_and_no_relay_troubles_it() -> None:
-    scene = Scene(
-        lambda *_: problem(Overloaded("full", retry_after_seconds=40)), {"192.0.2.1": lambda *_: verdict_reply()}
-    )
-    assert scene.deliver()[0] == Busy(40, "'full'")
+    answers = [problem(Overloaded("full", retry_after_seconds=20)), verdict_reply()]
+    scene = Scene(lambda *_: answers.pop(0), {"192.0.2.1": lambda *_: verdict_reply()})
+    assert scene.deliver() == (Busy(20, "'full'"), None)
+    assert scene.courier.busy_seconds() == 20
     scene.moment += 30
-    assert isinstance(scene.deliver()[0], Busy)
-    assert scene.names == ["manager"]
-    scene.moment += 11
-    scene.deliver()
+    assert isinstance(scene.deliver()[0], Answered)
     assert scene.names == ["manager", "manager"]
 
 
-def test_an_hour_is_longer_than_it_is_left_alone() -> None:
-    scene = Scene(lambda *_: problem(Overloaded("full", retry_after_seconds=3600)))
-    assert scene.deliver()[0] == Busy(300, "'full'")
+def test_what_says_so_again_and_again_is_believed_once() -> None:
+    scene = Scene(
+        lambda *_: problem(Overloaded("full", retry_after_seconds=3600)), {"192.0.2.1": lambda *_: verdict_reply()}
+    )
+    assert scene.deliver() == (Busy(30, "'full'"), None)
+    assert scene.ways.current(scene.moment) is None, "nobody has reached the manager this way"
+    for _ in range(3):
+        scene.moment += 29
+        assert scene.deliver()[1] is not None
 
 
 def test_what_says_503_without_a_time_is_no_manager_that_is_busy() -> None:

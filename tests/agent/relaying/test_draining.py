@@ -129,6 +129,21 @@ def test_what_holds_for_all_ends_it_until_the_next_report_arrives(tmp_path: Path
     assert scene.spool.numbers() == (1, 2, 3, 4, 5)
 
 
+def test_one_that_never_gets_an_answer_holds_up_only_itself(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, 20, lambda number: Unreachable("413") if number == 1 else answered(ACCEPTED))
+    for _ in range(4):
+        scene.drain_one_interval()
+    assert scene.spool.numbers() == (1,)
+    assert scene.drain_one_interval() == [1]
+
+
+def test_many_that_are_refused_hold_up_nobody(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, 30, lambda number: answered(Superseded.kind if number <= 15 else ACCEPTED))
+    for _ in range(4):
+        scene.drain_one_interval()
+    assert scene.spool.numbers() == tuple(range(1, 16))
+
+
 def test_nothing_goes_while_the_newest_report_does_not_arrive(tmp_path: Path) -> None:
     scene = Scene(tmp_path, 5)
     assert scene.draining.due_at is None

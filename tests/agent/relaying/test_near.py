@@ -61,5 +61,6 @@ def test_what_was_measured_last_counts() -> None:
     assert not near.includes("192.0.2.200")
 
 
-def test_a_default_route_makes_nobody_near() -> None:
-    assert all(network.prefixlen for network in tunnelled(TELEMETRY))
+@pytest.mark.parametrize("prefix", ["0.0.0.0/0", "::/0", "0.0.0.0/1", "128.0.0.0/1", "8000::/1", "2000::/3"])
+def test_a_default_route_or_a_part_of_one_makes_nobody_near(prefix: str) -> None:
+    assert tunnelled(replace(TELEMETRY, interfaces=(), wireguard=(tunnel("wg0", prefix),))) == ()

@@ -57,6 +57,7 @@ class Scene:
     ways: Ways = field(default_factory=lambda: Ways(90))
     moment: float = 1000.0
     made: str = ""
+    busy_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self.ways.found(Way(None), self.moment)
@@ -65,6 +66,7 @@ class Scene:
                 agent_id=lambda: OWN,
                 verify=lambda operation, now: operation(RING),
                 has_made=lambda mac: mac == self.made,
+                busy_seconds=lambda: self.busy_seconds,
                 ways=self.ways,
                 onward=self.onward,
                 now=lambda: NOW,
@@ -213,6 +215,24 @@ def test_a_way_that_fails_is_lost_until_its_own_next_report() -> None:
     assert scene.ways.current(scene.moment) is None
 
 
+def test_a_way_that_was_found_meanwhile_is_not_lost_with_the_one_that_failed() -> None:
+    def fails_late(seconds: float) -> Reply:
+        scene.ways.found(THROUGH_NEXT, scene.moment)
+        raise UnreachableError("it does not answer in time")
+
+    scene = Scene(fails_late)
+    with pytest.raises(NoWay):
+        scene.pass_on()
+    assert scene.ways.current(scene.moment) == THROUGH_NEXT
+
+
+def test_a_manager_that_asked_to_be_left_alone_is_left_alone_by_others_as_well() -> None:
+    scene = Scene(busy_seconds=3.2)
+    with pytest.raises(Overloaded) as raised:
+        scene.pass_on()
+    assert (raised.value.retry_after_seconds, scene.sent) == (4, [])
+
+
 def test_a_way_that_failed_for_want_of_time_is_not_lost() -> None:
     scene = Scene(fails)
     with pytest.raises(NoWay):
@@ -251,7 +271,7 @@ def test_its_time_is_what_the_caller_allows_less_what_it_needs_itself(allowed: f
     assert scene.sent[0][2] == pytest.approx(given)
 
 
-@pytest.mark.parametrize("allowed", [0.001, 0.5, 0.79])
+@pytest.mark.parametrize("allowed", [0.0, 0.001, 0.5, 0.79])
 def test_a_budget_that_is_spent(allowed: float) -> None:
     scene = Scene()
     with pytest.raises(BudgetSpent):
