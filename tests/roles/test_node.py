@@ -1,4 +1,4 @@
-"""What the manager's role asks a node before it changes it: who listens at a port, and how much room there is."""
+"""What the manager's role asks a node before it changes it: who listens, how much room there is, what is there."""
 
 from __future__ import annotations
 
@@ -44,3 +44,16 @@ def test_room_is_told_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
     assert room[coming]["used_mib"] == 0
     assert abs(room[coming]["free_mib"] - room[there]["free_mib"]) < 1024
     assert room[there]["free_mib"] > 0
+
+
+def test_what_is_there_is_told_with_where_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "dangling").symlink_to("nothing")
+    names = ["file", "link", "dangling", "nothing"]
+    there = told(paths=[str(tmp_path / name) for name in names])["there"]
+    assert there == {
+        str(tmp_path / "file"): "",
+        str(tmp_path / "link"): "file",
+        str(tmp_path / "dangling"): "nothing",
+    }

@@ -16,7 +16,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = """
 module: kattila_node
-short_description: Tell who listens at ports of a node, and how much room its folders have
+short_description: Tell who listens at ports of a node, how much room its folders have, and which paths are there
 options:
   ports:
     description: TCP ports, of which is told who listens there.
@@ -25,6 +25,11 @@ options:
     default: []
   folders:
     description: Folders, of which is told how much can be written. They need not be there yet.
+    type: list
+    elements: path
+    default: []
+  paths:
+    description: Paths, of which is told whether they are there.
     type: list
     elements: path
     default: []
@@ -37,7 +42,10 @@ listeners:
   type: list
   elements: dict
 room:
-  description: By folder, how many MiB can be written, and how many it takes now.
+  description: By folder, how many MiB can be written (C(free_mib)), and how many its files have now (C(used_mib)).
+  type: dict
+there:
+  description: By path, for those that are there, where it leads, if it is a symbolic link, or nothing.
   type: dict
 """
 
@@ -51,16 +59,17 @@ def main() -> None:
         argument_spec={
             "ports": {"type": "list", "elements": "int", "default": []},
             "folders": {"type": "list", "elements": "path", "default": []},
+            "paths": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,
     )
-    found = [listener for port in module.params["ports"] for listener in read_listeners(port)]
+    ports, folders, paths = (module.params[name] for name in ("ports", "folders", "paths"))
     module.exit_json(
         changed=False,
-        listeners=found,
-        room={folder: {"free_mib": read_free_mib(Path(folder)), "used_mib": read_used_mib(Path(folder))}
-              for folder in module.params["folders"]},
-    )  # fmt: skip
+        listeners=[listener for port in ports for listener in read_listeners(port)],
+        room={folder: read_room(Path(folder)) for folder in folders},
+        there={path: read_link(Path(path)) for path in paths if os.path.lexists(path)},
+    )
 
 
 def read_listeners(port: int, system: Path = Path("/proc")) -> list[dict[str, object]]:
@@ -87,17 +96,18 @@ def parse_unit(groups: str) -> str:
     return str(found[0]) if found else ""
 
 
-def read_free_mib(folder: Path) -> int:
-    """Return how many MiB can be written in a folder, or will be once it is made."""
+def read_room(folder: Path) -> dict[str, int]:
+    """Return what can be written in a folder, or will be once it is made, and what the files directly in it have."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
-    told = os.statvfs(there)
-    return told.f_bavail * told.f_frsize // _MIB
-
-
-def read_used_mib(folder: Path) -> int:
-    """Return how many MiB the files directly in a folder have."""
+    disk = os.statvfs(there)
     files = folder.iterdir() if folder.is_dir() else ()
-    return sum(path.lstat().st_size for path in files) // _MIB
+    used = sum(path.lstat().st_size for path in files)
+    return {"free_mib": disk.f_bavail * disk.f_frsize // _MIB, "used_mib": used // _MIB}
+
+
+def read_link(path: Path) -> str:
+    """Return where a symbolic link leads; of anything else nothing."""
+    return str(path.readlink()) if path.is_symlink() else ""
 
 
 def _told(process: Path, port: int) -> dict[str, object]:

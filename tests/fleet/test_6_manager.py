@@ -1,0 +1,200 @@
+"""The manager on its node: backups, pages by nginx, upgrade and downgrade, and that nothing is left of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from fleet import releases
+from fleet.nodes import ROLL_OUT, Fleet, Run
+from fleet.plan import LAB
+from fleet.system import LabError
+
+PROGRAMS = "/opt/kattila-manager"
+BACKUPS = "/var/backups/kattila-manager"
+DATABASE = "/var/lib/kattila-manager/kattila_manager.db"
+SERVICES = "kattila-manager kattila-publish kattila-backup.timer"
+NAME = f"{LAB.manager}.{LAB.zone}"
+# Of the network that manager and DNS server are in.
+READERS = ["203.0.113.0/26", "2001:db8:0:1::/64"]
+ASK = """
+import http.client, ssl, sys
+method, scheme, name, path, certificate = sys.argv[1:]
+if scheme == "https":
+    connection = http.client.HTTPSConnection(name, context=ssl.create_default_context(cadata=certificate), timeout=10)
+else:
+    connection = http.client.HTTPConnection(name, timeout=10)
+connection.request(method, path)
+answer = connection.getresponse()
+print(answer.status, answer.headers.get("Location", answer.read().decode()))
+"""
+
+pytestmark = pytest.mark.skipif(not ROLL_OUT.exists(), reason="the roll-out is not there yet")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rolled_out(fleet: Fleet) -> None:
+    """These tests need a manager, and also run alone."""
+    if not fleet.on(LAB.manager, "ls /etc/kattila/manager.env 2>/dev/null || true"):
+        roll_out(fleet)
+
+
+def roll_out(fleet: Fleet, **variables: Any) -> Run:
+    ran = fleet.playbook("manager.yml", "-e", json.dumps(variables))
+    assert ran.code == 0, ran.text[-5000:]
+    return ran
+
+
+def on_manager(fleet: Fleet, command: str) -> str:
+    return fleet.on(LAB.manager, command)
+
+
+def agents(fleet: Fleet) -> set[str]:
+    """The ids that the manager knows."""
+    return {agent["agent_id"] for agent in fleet.manager("agents")["agents"]}
+
+
+def stored(fleet: Fleet, database: str, question: str) -> set[str]:
+    """The first column of what a database, or a backup, answers."""
+    script = "import sqlite3, sys; print(*(row[0] for row in sqlite3.connect(sys.argv[1]).execute(sys.argv[2])))"
+    return set(on_manager(fleet, shlex.join(["python3", "-c", script, database, question])).split())
+
+
+def schema(fleet: Fleet) -> str:
+    return stored(fleet, DATABASE, "SELECT version_num FROM alembic_version").pop()
+
+
+def names(fleet: Fleet, pattern: str) -> list[str]:
+    """What is there by this pattern, oldest first."""
+    return on_manager(fleet, f"ls -d {pattern} 2>/dev/null || true").split()
+
+
+def current(fleet: Fleet) -> str:
+    return on_manager(fleet, f"readlink {PROGRAMS}/current")
+
+
+def ask(fleet: Fleet, node: str, url: str, method: str = "GET", certificate: str = "") -> tuple[int, str]:
+    """What a node is answered: the status, and where it is sent or else the text."""
+    scheme, _, rest = url.partition("://")
+    name, _, path = rest.partition("/")
+    words = [method, scheme, name, f"/{path}", certificate]
+    status, _, text = fleet.on(node, f"python3 - {shlex.join(words)}", ASK).partition(" ")
+    return int(status), text
+
+
+@pytest.fixture(scope="module")
+def certificate(fleet: Fleet) -> str:
+    """A certificate in the manager's name, which lies on its node beside its key."""
+    key, name, now = ec.generate_private_key(ec.SECP256R1()), x509.Name([]), datetime.now(UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(1))
+    signed = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=True).sign(key, SHA256())
+    text = signed.public_bytes(serialization.Encoding.PEM).decode()
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+    fleet.on(LAB.manager, "mkdir -p /etc/ssl; cat >/etc/ssl/pages.pem", text)
+    fleet.on(LAB.manager, "umask 077; cat >/etc/ssl/pages.key", private)
+    return str(text)
+
+
+@pytest.fixture(scope="module")
+def newer(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with a newer release than the one that runs."""
+    return releases.build_newer(fleet.place.checkout, tmp_path_factory.mktemp("newer"))
+
+
+def test_a_backup_is_made_and_put_back_as_the_readme_says(fleet: Fleet) -> None:
+    known = agents(fleet)
+    on_manager(fleet, "systemctl start kattila-backup")
+    assert names(fleet, f"{BACKUPS}/*.db")
+    on_manager(fleet, "systemctl stop kattila-publish kattila-manager")
+    said = on_manager(fleet, "kattila-manager restore --latest")
+    on_manager(fleet, "systemctl start kattila-manager kattila-publish")
+    assert f"kept as {DATABASE}.before-" in said
+    assert agents(fleet) >= known
+
+
+def test_nginx_shows_the_pages_by_tls_and_nothing_else(fleet: Fleet, certificate: str) -> None:
+    roll_out(
+        fleet,
+        kattila_manager_nginx=True,
+        kattila_manager_nginx_name=NAME,
+        kattila_manager_nginx_allow=READERS,
+        kattila_manager_nginx_certificate="/etc/ssl/pages.pem",
+        kattila_manager_nginx_certificate_key="/etc/ssl/pages.key",
+    )
+    reader, site = LAB.resolver, f"https://{NAME}"
+    status, page = ask(fleet, reader, f"{site}/", certificate=certificate)
+    assert (status, page[:15]) == (200, "<!DOCTYPE html>")
+    assert ask(fleet, reader, f"http://{NAME}/") == (301, f"{site}/")
+    for path in ("status/agents", "status/healthcheck", ".current/index.html", ".versions/"):
+        assert ask(fleet, reader, f"{site}/{path}", certificate=certificate)[0] == 404
+    assert ask(fleet, reader, f"{site}/", method="POST", certificate=certificate)[0] == 403
+    assert ask(fleet, "south-web", f"{site}/", certificate=certificate)[0] == 403
+
+
+def test_an_upgrade_keeps_database_and_tokens_and_the_release_before(fleet: Fleet, newer: Path) -> None:
+    known, secrets, before, old = agents(fleet), fleet.secrets(), schema(fleet), current(fleet)
+    on_manager(fleet, f"mkdir {PROGRAMS}/0.0.1-00000000")
+    roll_out(fleet, kattila_manager_tarballs=str(newer))
+    assert current(fleet).startswith(f"{releases.VERSION}-")
+    assert schema(fleet) == releases.REVISION
+    assert agents(fleet) >= known
+    assert fleet.secrets() == secrets
+    assert names(fleet, f"{BACKUPS}/*-schema-{before}.db")
+    assert on_manager(fleet, f"readlink {PROGRAMS}/previous") == old
+    assert {Path(path).name for path in names(fleet, f"{PROGRAMS}/*-*")} == {old, current(fleet)}
+
+
+def test_a_site_that_is_no_longer_wanted_is_gone(fleet: Fleet, newer: Path) -> None:
+    assert names(fleet, "/etc/nginx/conf.d/*") == []
+    with pytest.raises(LabError, match="refused"):
+        ask(fleet, LAB.resolver, f"https://{NAME}/")
+
+
+def test_a_downgrade_without_a_backup_leaves_the_newer_release_running(fleet: Fleet, newer: Path) -> None:
+    on_manager(fleet, f"mkdir {BACKUPS}.aside; mv {BACKUPS}/* {BACKUPS}.aside/")
+    ran = fleet.playbook("manager.yml")
+    on_manager(fleet, f"mv {BACKUPS}.aside/* {BACKUPS}/; rmdir {BACKUPS}.aside")
+    assert ran.code != 0
+    assert "has no backup with schema" in ran.text
+    assert current(fleet).startswith(f"{releases.VERSION}-")
+    assert on_manager(fleet, f"systemctl is-active {SERVICES}").split() == ["active"] * 3
+
+
+def test_a_downgrade_restores_the_backup_and_keeps_the_newer_database(fleet: Fleet, newer: Path) -> None:
+    known = stored(fleet, names(fleet, f"{BACKUPS}/*")[-1], "SELECT agent_id FROM agents")
+    left = set(names(fleet, f"{DATABASE}.before-*"))
+    ran = roll_out(fleet)
+    (kept,) = set(names(fleet, f"{DATABASE}.before-*")) - left
+    assert kept in ran.text
+    assert schema(fleet) < releases.REVISION
+    assert agents(fleet) >= known
+    assert on_manager(fleet, f"systemctl is-active {SERVICES}").split() == ["active"] * 3
+
+
+def test_database_and_backups_can_be_kept_by_who_removes_the_rest(fleet: Fleet) -> None:
+    words = ["-e", json.dumps({"kattila_manager_state": "absent", "kattila_manager_remove_data": False})]
+    tried = fleet.playbook("manager.yml", "--check", "--diff", *words)
+    assert tried.code == 0, tried.text[-5000:]
+    changed = set(re.findall(r"^changed: \[.*\(item=(/.*)\)$", tried.text, re.MULTILINE))
+    assert {PROGRAMS, "/var/lib/kattila-pages"} <= changed
+    assert not {str(Path(DATABASE).parent), BACKUPS} & changed
+
+
+def test_absent_leaves_nothing_on_the_node(fleet: Fleet) -> None:
+    roll_out(fleet, kattila_manager_state="absent")
+    assert on_manager(fleet, "find / -xdev -name '*kattila*' -not -path '/proc/*'") == ""
+    assert on_manager(fleet, "cat /etc/passwd /etc/group | grep kattila || true") == ""
+    assert on_manager(fleet, "systemctl list-units --all --plain --no-legend '*kattila*'") == ""
+    assert roll_out(fleet, kattila_manager_state="absent").counts("changed") == {LAB.manager: 0}
