@@ -26,6 +26,7 @@ OPTIONAL = {
     "tun": ("tuntap", "add", "dev", "tun0", "mode", "tun"),
     "wireguard": ("link", "add", "wg0", "type", "wireguard"),
 }
+MEMBERS = ("interfaces", "tunnels", "routes", "rules", "policy_routes", "neighbours")
 ENDS = ("local", "192.0.2.1", "remote", "198.51.100.9")
 ENDS6 = ("local", "2001:db8::1", "remote", "2001:db8:5::9")
 TUNNELS = {
@@ -154,7 +155,7 @@ def seen(told: tuple[dict[str, Said], dict[str, Any]]) -> dict[str, Any]:
     return told[1]
 
 
-@pytest.mark.parametrize("member", ["interfaces", "tunnels", "routes", "rules", "policy_routes", "neighbours"])
+@pytest.mark.parametrize("member", MEMBERS)
 def test_every_column_is_as_ip_shows_it(told: tuple[dict[str, Said], dict[str, Any]], member: str) -> None:
     expected, found = told
     assert found[member] == expected[member]
@@ -206,6 +207,42 @@ def test_multicast_is_no_neighbour(seen: dict[str, Any]) -> None:
     destinations = {neighbour["destination"] for neighbour in seen["neighbours"]}
     assert {"192.0.2.9", "192.0.2.8", "2001:db8::9"} <= destinations
     assert "192.0.2.7" not in destinations
+
+
+# Measures as root, then as nobody.
+TWICE = """
+import json, os, time
+import psutil
+from kattila_agent import config
+from kattila_agent.collectors.collect import Given, measure
+from kattila_protocol import canonical
+
+def told():
+    given = Given({}, config.default_limits(), "198.51.100.200")
+    return json.loads(canonical.encode(measure(given, 0, time.monotonic).telemetry))
+
+as_root = told()
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+print(json.dumps([as_root, told()]))
+"""
+
+
+def test_an_agent_without_privilege_is_told_the_same(namespace: Namespace) -> None:
+    command = namespace.command(sys.executable, "-c", TWICE)
+    as_root, as_nobody = json.loads(subprocess.check_output(command, timeout=60))
+    for member in (*MEMBERS, "lookups"):
+        assert len(as_root[member]) > 0
+        assert without_counters(as_nobody[member]) == without_counters(as_root[member])
+    # Of a kernel that has it.
+    assert {failure["collector"] for failure in as_nobody["failures"]} <= {"wireguard"}
+
+
+def without_counters(rows: list[Any]) -> list[Any]:
+    moving = ("rx_bytes", "tx_bytes", "rx_dropped", "tx_dropped", "rx_errors", "tx_errors")
+    return [
+        {name: value for name, value in row.items() if name not in moving} if isinstance(row, dict) else row
+        for row in rows
+    ]
 
 
 # --- Which way packets go

@@ -25,6 +25,8 @@ _RTAX_MTU = 2
 _UINT = struct.Struct("=I")
 _PORT = struct.Struct("!H")
 _UDP = bytes((socket.IPPROTO_UDP,))
+# fe80::/10
+_LINK_LOCAL = ("fe8", "fe9", "fea", "feb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,9 @@ def _to_remote(tunnel: Tunnel, remote: str) -> Question:
 
 def _ask(channel: Channel, question: Question, indexes: Mapping[str, int]) -> Answer:
     link = question.link
+    if link is None and question.destination.lower().startswith(_LINK_LOCAL):
+        # The kernel would name any interface. wireguard-go does not tell which one it is.
+        return Answer(question, None, "which interface the link-local address is behind is not told")
     index = None if link is None else indexes.get(link, _number(link))
     if link is not None and index is None:
         return Answer(question, None, f"there is no interface {link}")
