@@ -24,15 +24,14 @@ class FilterModule:
         return {"kattila_who_reports": who_reports, "kattila_table_of_reports": table_of_reports}
 
 
-def who_reports(ids: Mapping[str, str], answer: str, since: int = 0) -> list[Row]:
+def who_reports(counters: Mapping[str, str], answer: str) -> list[Row]:
     """Return a row for each host, in the order of the inventory; `problem` is empty if it reports.
 
-    ids: by host the id of its agent, empty where the host could not tell it. answer: the text that
-    `kattila-manager agents --json` printed, empty if it failed. since: ms UTC of the manager's clock; a report that
-    came before is none.
+    counters: by host the text of its agent's counters.json, empty where the host could not tell it. answer: the text
+    that `kattila-manager agents --json` printed, empty if it failed.
     """
     known = {agent["agent_id"]: agent for agent in json.loads(answer)["agents"]} if answer else {}
-    return [_row(host, agent_id, known.get(agent_id), since) for host, agent_id in ids.items()]
+    return [_row(host, json.loads(text or "{}"), known) for host, text in counters.items()]
 
 
 def table_of_reports(rows: Sequence[Row], current_key: str = "") -> list[str]:
@@ -42,18 +41,21 @@ def table_of_reports(rows: Sequence[Row], current_key: str = "") -> list[str]:
     return ["  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
-def _row(host: str, agent_id: str, agent: Mapping[str, Any] | None, since: int) -> Row:
-    return {"host": host, "agent_id": agent_id, "agent": agent, "problem": _problem(agent_id, agent, since)}
+def _row(host: str, counted: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]) -> Row:
+    agent_id = counted.get("agent_id", "")
+    agent = known.get(agent_id)
+    return {"host": host, "agent_id": agent_id, "agent": agent, "problem": _problem(counted, agent)}
 
 
-def _problem(agent_id: str, agent: Mapping[str, Any] | None, since: int) -> str:
-    if not agent_id:
-        return "the host told no agent id"
+def _problem(counted: Mapping[str, Any], agent: Mapping[str, Any] | None) -> str:
+    if not counted:
+        return "the host told of no agent"
     if agent is None:
         return "the manager has not heard of it"
     if agent["state"] not in HEARD:
         return str(agent["state"])
-    return "" if agent["last_seen_at"] > since else "not since it was set up"
+    # What it measured last may be from after a restart, of which what came before says nothing.
+    return "" if agent["highest_sample"] >= counted["sample"] else f"its sample {counted['sample']} has not come"
 
 
 def _line(row: Row, current_key: str) -> tuple[str, ...]:
