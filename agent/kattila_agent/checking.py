@@ -153,7 +153,10 @@ def _check_manager(url: str) -> ManagerCheck:
     try:
         answer = Connection(url, total_seconds=_PATIENCE_SECONDS).get(_HEALTH)
     except UnreachableError as error:
-        return ManagerCheck(ok=False, url=url, absent=_is_refused(url), problem=f"{url} does not answer: {error}")
+        absent = _is_refused(url)
+        # Of several addresses the error is that of the last one, which this node may have no way to.
+        why = "connection refused" if absent else error
+        return ManagerCheck(ok=False, url=url, absent=absent, problem=f"{url} does not answer: {why}")
     if answer.status != HTTPStatus.OK or not _is_healthy(answer.body):
         return ManagerCheck(
             ok=False,
