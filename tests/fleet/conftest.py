@@ -17,6 +17,7 @@ import pytest
 from fleet.lab import bring_up, skip_reason, take_down
 from fleet.nodes import Fleet
 from fleet.place import here
+from fleet.plan import LAB
 
 STARTED = time.monotonic()
 
@@ -45,6 +46,14 @@ def fleet(able: None, request: pytest.FixtureRequest) -> Iterator[Fleet]:
     finally:
         if not _is_set("KEEP"):
             take_down(place)
+
+
+@pytest.fixture(scope="session")
+def rolled_out(fleet: Fleet) -> None:
+    """A fleet that reports, also for tests that run alone."""
+    if not fleet.on(LAB.manager, "ls /etc/kattila 2>/dev/null || true"):
+        ran = fleet.playbook("site.yml")
+        assert ran.code == 0, ran.text[-5000:]
 
 
 def _is_set(name: str) -> bool:

@@ -7,12 +7,12 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fleet import wireguard
 from fleet.place import Place, here
@@ -31,6 +31,8 @@ CHANGES_ANYWAY = re.compile(
     r"^(run|tmp|var/tmp|var/log|var/lib/systemd|var/lib/knot|var/lib/knot-other|root/\.ansible)$|/__pycache__$"
 )
 SETTLED = "systemctl is-system-running --wait"
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,15 @@ class Fleet:
         lines = [f"server {server}", f"zone {LAB.zone}", f"del {LAB.key_record} TXT"]
         lines += [f'add {LAB.key_record} 5 TXT "{value}"' for value in values]
         self.on(LAB.resolver, "knsupdate -k /etc/knot/update.key", "\n".join([*lines, "send", ""]))
+
+
+def eventually(seconds: float, ask: Callable[[], Answer], told: Callable[[Answer], bool]) -> Answer:
+    """Ask until the answer tells what is wanted, and return it. Fails with the last one after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not told(answer := ask()):
+        assert time.monotonic() < deadline, answer
+        time.sleep(1)
+    return answer
 
 
 def _entries(upper: Path, folder: Path) -> Iterator[tuple[str, tuple[int, int, int]]]:

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from typing import TypeVar
-
 import pytest
 
-from fleet.nodes import AGENTS, ROLL_OUT, Fleet
-from fleet.plan import LAB
+from fleet.nodes import AGENTS, ROLL_OUT, Fleet, eventually
 
 AGAIN_SECONDS = 90
 TOLD_APART_SECONDS = 240
 ID = "cat /var/lib/kattila-agent/agent_id.txt"
-Answer = TypeVar("Answer")
 
-pytestmark = pytest.mark.skipif(not ROLL_OUT.exists(), reason="the roll-out is not there yet")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def rolled_out(fleet: Fleet) -> None:
-    """These tests need a fleet that reports, and also run alone."""
-    if not fleet.on(LAB.manager, "ls /etc/kattila 2>/dev/null || true"):
-        ran = fleet.playbook("site.yml")
-        assert ran.code == 0, ran.text[-5000:]
-
-
-def eventually(seconds: float, ask: Callable[[], Answer], told: Callable[[Answer], bool]) -> Answer:
-    deadline = time.monotonic() + seconds
-    while not told(answer := ask()):
-        assert time.monotonic() < deadline, answer
-        time.sleep(1)
-    return answer
+pytestmark = [
+    pytest.mark.skipif(not ROLL_OUT.exists(), reason="the roll-out is not there yet"),
+    pytest.mark.usefixtures("rolled_out"),
+]
 
 
 def test_a_node_that_reboots_reports_again_with_its_id_and_a_higher_tick(fleet: Fleet) -> None:
