@@ -178,5 +178,5 @@ def test_what_an_earlier_run_left_is_told_once_and_once_that_it_has_arrived(
         scene.draining.begin()
     assert caplog.messages == [
         "12 samples of before wait on disk, to be sent beside the reports",
-        "all that waited on disk has arrived",
+        "nothing waits on disk any more",
     ]

@@ -71,7 +71,10 @@ def test_within_two_intervals_reports_go_through_the_neighbour_and_mended_direct
     assert shown(mesh, "b") == ("reporting", [])
     assert "reported via a" in mesh.manager.command("history", mesh["b"].agent_id).stdout
     mesh.has_all("b", directly[0], PATIENCE_SECONDS)
-    assert said_of_delivery(mesh["b"].log[said_before:]) == [
+    said = said_of_delivery(mesh["b"].log[said_before:])
+    assert sorted(said) == sorted(set(said))
+    # In the first report it may still have to find out that A has a way to the manager by now.
+    assert [line for line in said if "no relay is known" not in line and "waits" not in line] == [
         f"the manager cannot be reached: {why}; reports go through a at 203.0.113.11",
         "the manager takes the reports",
     ]
