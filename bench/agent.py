@@ -110,7 +110,7 @@ def _outside(what: str, shape: Shape, cycles: int) -> Cost:
 def _inside(what: str, tunnel: str, *, cycles: int) -> Cost:
     for shape in SHAPES:
         if shape.name == what:
-            return _agent(shape, tunnel, cycles)
+            return _agent(shape, tunnel, min(cycles, shape.most_cycles))
     return _rival(next(kind for kind in KINDS if kind.name == what), cycles)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kattila_agent.collectors import nexthops, rtnetlink
+from kattila_agent.collectors import link_table, nexthops, rtnetlink
 from kattila_agent.collectors.rtnetlink import Interrupted, Listed, Refused
 from support import netlink
 from support.netlink import done, kernel_that_says, link, link_info, message, nla
@@ -155,6 +155,14 @@ def test_a_question_without_an_answer_fails() -> None:
         channel.ask(26, b"")
 
 
+def test_of_names_some_are_better_than_none() -> None:
+    interrupted = message(16, link(2, "eth0"), flags=0x12) + message(16, link(3, "eth1")) + done()
+    with kernel_that_says(interrupted) as channel:
+        assert link_table._names(channel, changing=True) == {2: "eth0", 3: "eth1"}
+    with kernel_that_says(interrupted) as channel, pytest.raises(Interrupted):
+        link_table._names(channel)
+
+
 def test_a_table_that_keeps_changing_fails_after_some_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
@@ -165,4 +173,4 @@ def test_a_table_that_keeps_changing_fails_after_some_attempts(monkeypatch: pyte
     monkeypatch.setattr(rtnetlink.Channel, "dump", changing)
     with pytest.raises(OSError, match="kept changing"):
         rtnetlink.dump(18, b"", 1)
-    assert len(asked) == 3
+    assert len(asked) == 20

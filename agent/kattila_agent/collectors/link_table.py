@@ -79,14 +79,20 @@ def of_kind(kind: str) -> list[Link]:
 def names_by_index() -> dict[int, str]:
     """Return the names of all links, as `rtnetlink.text` shows them.
 
-    if_nameindex(3) asks without a mask, and so misses what comes after a large message.
+    One that comes or goes meanwhile may be missing, where links never stop doing so. if_nameindex(3) asks without a
+    mask, and misses what comes after a large message.
 
     Raises:
         OSError, ValueError: see `rtnetlink.settled`.
     """
-    return rtnetlink.settled(
-        lambda channel: dict(map(_named, channel.each(RTM_GETLINK, question(), least=HEADER.size)))
-    )
+    try:
+        return rtnetlink.settled(_names)
+    except BlockingIOError:
+        return rtnetlink.settled(lambda channel: _names(channel, changing=True))
+
+
+def _names(channel: Channel, *, changing: bool = False) -> dict[int, str]:
+    return dict(map(_named, channel.each(RTM_GETLINK, question(), least=HEADER.size, changing=changing)))
 
 
 def _of_kind(channel: Channel, kind: str) -> list[Link]:

@@ -33,8 +33,9 @@ ORDER = sys.byteorder
 # have has more than 64.
 _BUFFER = 128 * 1024
 _SILENCE_SECONDS = 5.0
-# A table that changes while it is dumped is read again (NLM_F_DUMP_INTR).
-_ATTEMPTS = 3
+# A table that changes while it is dumped is read again (NLM_F_DUMP_INTR): so often because a node that starts many
+# containers changes its links all the time.
+_ATTEMPTS = 20
 
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -132,13 +133,16 @@ class Channel:
                 bodies.append(buffer[start:end])
         return Listed(bodies, total)
 
-    def each(self, kind: int, body: bytes, *, least: int = 0) -> Iterator[bytes]:
-        """Yield the bodies of all messages of a table, none of which is kept; raises as `dump` does, at any of them."""
-        return (buffer[start:end] for start, end, buffer in self._table(kind, body, least))
+    def each(self, kind: int, body: bytes, *, least: int = 0, changing: bool = False) -> Iterator[bytes]:
+        """Yield the bodies of all messages of a table, none of which is kept; raises as `dump` does, at any of them.
 
-    def _table(self, kind: int, body: bytes, least: int) -> Iterator[tuple[int, int, bytes]]:
+        What is `changing` may change meanwhile; then something may be missing.
+        """
+        return (buffer[start:end] for start, end, buffer in self._table(kind, body, least, changing=changing))
+
+    def _table(self, kind: int, body: bytes, least: int, *, changing: bool = False) -> Iterator[tuple[int, int, bytes]]:
         self._send(kind, _REQUEST | _DUMP, body)
-        for _, start, end, buffer in self._answers():
+        for _, start, end, buffer in self._answers(changing=changing):
             if end - start < least:
                 raise ValueError(f"a body of {end - start} bytes, shorter than its header of {least}")
             yield start, end, buffer
@@ -147,14 +151,14 @@ class Channel:
         self._sequence += 1
         self._socket.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0) + body)
 
-    def _answers(self) -> Iterator[tuple[int, int, int, bytes]]:
+    def _answers(self, *, changing: bool = False) -> Iterator[tuple[int, int, int, bytes]]:
         """Yield type, start and end of each message's body, and the buffer it lies in, up to the end of the answer."""
         while True:
             buffer = self._received()
             for kind, flags, sequence, start, end in messages(buffer):
                 if sequence != self._sequence:
                     continue
-                if flags & _INTERRUPTED:
+                if flags & _INTERRUPTED and not changing:
                     raise Interrupted("the table changed while it was read")
                 if kind in (_NLMSG_ERROR, _NLMSG_DONE):
                     _check_end(kind, buffer[start:end])

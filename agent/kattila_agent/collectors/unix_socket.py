@@ -42,15 +42,20 @@ def ask(
         expiry = threading.Timer(timeout_seconds, _expire, (opened, expired))
         expiry.daemon = True
         expiry.start()
+        answer = b""
         try:
             opened.connect(str(path))
-            opened.sendall(question)
+            # To send nothing to one that has answered and closed would be an error.
+            if question:
+                opened.sendall(question)
             # With what is shut down, most servers answer one question and close.
             opened.shutdown(socket.SHUT_WR)
             answer = _read_to(opened, end, path, max_bytes)
         except TimeoutError:
             expired.set()
-            answer = b""
+        except OSError:
+            if not expired.is_set():
+                raise
         finally:
             expiry.cancel()
     if expired.is_set():

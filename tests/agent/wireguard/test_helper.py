@@ -176,6 +176,11 @@ def test_the_question_arrives_and_the_end_is_seen_without_a_close(tmp_path: Path
     assert heard == [b"get=1\n\n"]
 
 
+def test_one_that_answers_and_closes_before_it_is_asked_is_heard(tmp_path: Path) -> None:
+    with serving(tmp_path / "s", lambda connection: connection.sendall(b"answer")) as path:
+        assert {ask(path, b"") for _ in range(300)} == {b"answer"}
+
+
 def test_nobody_behind_a_socket(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as left:
         left.bind(str(tmp_path / "s"))
