@@ -73,11 +73,12 @@ class Loop:
         else:
             self.keys.refresh_or_log(self.ambient.now())
         while not self.stop.is_set():
-            self._report(changes)
+            self.report(changes)
             due = next_due(due, self.ambient.monotonic(), self.interval)
             self._wait_until(due + self.interval * JITTER * (2 * self.ambient.share() - 1))
 
-    def _report(self, changes: Changes) -> None:
+    def report(self, changes: Changes) -> None:
+        """Do one cycle, and send what waits if it arrived; what goes wrong is noted in `changes`."""
         # Whatever happens, nothing that waited goes out before a report of now arrived.
         self.draining.stop()
         try:
@@ -96,14 +97,15 @@ class Loop:
                 self.hurry.clear()
                 return
             if not self.stop.is_set() and self._until_next_waiting() == 0:
-                self._send_waiting()
+                self.send_waiting()
 
     def _until_next_waiting(self) -> float:
         """Return in how many seconds the next one of the samples that waited is due."""
         due_at = self.draining.due_at
         return math.inf if due_at is None else max(0.0, due_at - self.ambient.monotonic())
 
-    def _send_waiting(self) -> None:
+    def send_waiting(self) -> None:
+        """Send the next one of the samples that waited."""
         try:
             self.draining.step()
         except (StateError, OSError) as error:

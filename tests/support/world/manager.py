@@ -1,0 +1,118 @@
+"""The real manager behind its WSGI application, with a clock of the test's, which can be up, down, or busy."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kattila_keys.refresh import Keys
+from kattila_keys.ring_file import Kept, RingFile
+from kattila_manager.app import Services, make_app
+from kattila_manager.counters import Counters
+from kattila_manager.intake import Intake
+from kattila_manager.records import Incoming
+from kattila_manager.store import migrating
+from kattila_manager.store.store import Store
+from kattila_manager.store.writer import Waiting, Writer
+from support.reports import RING
+from support.store import nothing_beside, resolve
+from support.world.wsgi import Answer, call
+
+_DATABASE = "kattila_manager.db"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A report as the database has it, by its row; `late`: it was filed as one that came late."""
+
+    row: int
+    agent_id: str
+    sample: int
+    tick: int
+    late: bool
+    relay_path: tuple[str, ...]
+
+
+class _AtOnce(Writer):
+    """Files in the thread that asks: with nobody beside it, a thread of its own only takes time."""
+
+    def start(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+    def submit(self, incoming: Incoming, future: Any) -> None:
+        with self._lock.held():
+            self._deliver(self._commit([Waiting(self._groups.prepare(incoming), future)]))
+
+
+class Manager:
+    """One manager and its database; `restart` forgets all that is not in that."""
+
+    def __init__(self, folder: Path, clock: Callable[[], int], empty: Path | None = None) -> None:
+        """Start with a copy of an empty database, or make one; `clock` is ms UTC."""
+        self._folder, self._clock = folder, clock
+        # How many reports it takes before it says 503, None for all.
+        self.room: int | None = None
+        if empty is None:
+            migrating.migrate(folder / _DATABASE, folder, 0)
+        else:
+            shutil.copy(empty, folder / _DATABASE)
+        RingFile(folder / "kattila_ring.json").update(lambda _: Kept(RING, clock(), clock()))
+        self._start()
+
+    def _start(self) -> None:
+        self._store = Store(self._folder / _DATABASE)
+        self._writer = _AtOnce(self._store.engine, self._store.lock, resolve, nothing_beside)
+        self._writer.start()
+        keys = Keys(RingFile(self._folder / "kattila_ring.json"), lambda: (), lambda: 0.5)
+        services = Services(
+            intake=Intake(Counters(), self._clock),
+            keys=keys,
+            writer=self._writer,
+            store=self._store,
+            clock=self._clock,
+            interval_ms=30_000,
+            pages_dir=self._folder,
+            read_token=None,
+            admin_token=None,
+            version="0",
+        )
+        self._app = make_app(services)
+        self._app.catchall = False
+
+    def close(self) -> None:
+        """End its thread and its connections."""
+        self._writer.stop()
+        self._store.close()
+
+    def restart(self) -> None:
+        """Come up anew."""
+        self.close()
+        self._start()
+
+    def post(self, path: str, body: bytes, source: str) -> Answer:
+        """Answer a request that reached it."""
+        if self.room is not None:
+            if self.room == 0:
+                return Answer(503, {"retry-after": "5"}, b'{"type":"urn:kattila:problem:overloaded"}')
+            self.room -= 1
+        return call(self._app, "POST", path, source, body)
+
+    def stored(self, above: int = 0) -> list[Stored]:
+        """Return what is in the audit log above a row."""
+        query = (
+            "SELECT id, agent_id, sample, tick, reports.sampled_at, reports.relay_path FROM reports "
+            f"JOIN agents ON ref = agent_ref WHERE id > {above} ORDER BY id"
+        )
+        return [
+            Stored(row, agent_id, sample, tick, sampled_at is not None, tuple(path.split(",")) if path else ())
+            for row, agent_id, sample, tick, sampled_at, path in self._rows(query)
+        ]
+
+    def _rows(self, query: str) -> list[tuple[Any, ...]]:
+        return self._store.read(lambda connection: [tuple(row) for row in connection.exec_driver_sql(query)])

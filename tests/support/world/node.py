@@ -1,0 +1,324 @@
+"""One machine of the world: its disk, its boots, its clock, and the real agent on it while one runs."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any, cast
+
+from kattila_agent import config
+from kattila_agent.ambient import Ambient
+from kattila_agent.app import make_app
+from kattila_agent.changes import Changes
+from kattila_agent.connection import Connection, Page, Reply, UnreachableError
+from kattila_agent.daemon import Loop
+from kattila_agent.delivery import BUDGET, REGISTER
+from kattila_agent.discovery.asking import PATH
+from kattila_agent.identity import Identity
+from kattila_agent.joining import Agent, Wire
+from kattila_agent.measurement import Measurement
+from kattila_agent.spool import sample_file
+from kattila_agent.spool.folder import Folder
+from kattila_keys.refresh import Keys
+from kattila_keys.ring_file import Kept, RingFile
+from kattila_protocol import envelope
+from kattila_protocol.report import Interface, System, Telemetry, WireguardInterface, WireguardPeer
+from support.reports import RING
+from support.world.book import Book, Measured, label_of, tick_of
+from support.world.network import MANAGER, Network, Request, as_reply
+from support.world.wsgi import Answer, call
+
+INTERVAL_SECONDS = 30
+# 2025-10-09.
+BEGAN_AT = 1_760_000_000_000
+# Of two relays that are equally far the nearer in time is taken.
+MOST_SECONDS_OF_A_QUERY = 0.002
+
+
+class KilledError(BaseException):
+    """The process of this machine got a SIGKILL; nothing of the agent may catch that."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node.name)
+        self.node = node
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A copy of a machine's state folder, and which measurements it is to account for."""
+
+    node: Node
+    folder: Path
+    owed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What all machines share: the true time in seconds, chance, the network, and the book."""
+
+    now: Callable[[], float]
+    take_time: Callable[[float], None]
+    chance: random.Random
+    network: Network
+    book: Book
+    numbers: Iterator[int]
+
+
+class Node:
+    """One machine. `peers` are the addresses behind its tunnels."""
+
+    def __init__(self, number: int, folder: Path, shared: Surroundings, settings: Mapping[str, str]) -> None:
+        self.name, self.address = f"node-{number}", f"198.51.100.{number}"
+        self.folder, self._shared, self._number = folder, shared, number
+        folder.mkdir()
+        self.settings = {"STATE_DIR": str(folder), "MANAGER_URL": f"http://{MANAGER}:5086", **settings}
+        self._boots, self._booted_at = 0, 0.0
+        self.peers: tuple[str, ...] = ()
+        # What the wall clock is off (ms).
+        self.offset = 0
+        # The measurements that this disk has to account for: each was delivered, or waits, or was counted as dropped.
+        self.owed: list[str] = []
+        self._made = count(1)
+        # After so many looks at a clock, draws, and messages the process is killed; None: not.
+        self.steps_left: int | None = None
+        # Whether it may number a measurement as the manager knows another: its disk is an older copy, or was cloned.
+        self.may_number_twice = False
+        # By id: the tick and the MAC of the message before.
+        self._last_ticks: dict[str, tuple[int, str]] = {}
+        # Whether a cycle is under way, in which nothing but the newest measurement is sent.
+        self._is_reporting = False
+        self.starts = 0
+        self.on_death: Callable[[], None] = lambda: None
+        self.loop: Loop | None = None
+        self.agent: Agent | None = None
+        self._changes = Changes()
+
+    @property
+    def boot_id(self) -> str:
+        return str(uuid.UUID(int=(self._number << 64) + self._boots + (4 << 76)))
+
+    @property
+    def agent_id(self) -> str:
+        return (self.folder / "agent_id.txt").read_text().strip()
+
+    def clock(self) -> int:
+        """Return what the wall clock shows (ms UTC)."""
+        return max(0, BEGAN_AT + round(1000 * self._shared.now()) + self.offset)
+
+    # --- power
+
+    def start(self) -> None:
+        """Start the agent, in the boot that lasts."""
+        ring = RingFile(self.folder / "ring.json")
+        if not (self.folder / "ring.json").exists():
+            ring.update(lambda _: Kept(RING, BEGAN_AT, BEGAN_AT))
+        settings = config.read(None, self.settings, self.folder)
+        ambient = self._ambient()
+        keys = Keys(ring, lambda: (), ambient.share)
+        identity = Identity(self.folder, ambient.new_id)
+        self.agent = Agent(settings, ambient, identity, keys, self._measure, self._wire())
+        self.loop = Loop(ambient, keys, self.agent.reporter, self.agent.draining, settings.interval_seconds)
+        self._changes = Changes()
+        loop = self.loop
+        app = make_app(self.agent.node(after_reset=lambda: loop.ask(loop.hurry)))
+        # A mistake is to fail the test instead of being answered with status 500.
+        app.catchall = False
+        self.starts += 1
+        self._shared.network.hosts[self.address] = lambda request: self._serve(app, request)
+
+    def kill(self) -> None:
+        """End the process at once."""
+        if self.agent is not None:
+            self.agent.reporter.spool.close()
+        self.agent = self.loop = self.steps_left = None
+        self._shared.network.hosts.pop(self.address, None)
+        if self.owed and self.owed[-1] not in self._shared.book.sent and self.owed[-1] not in self.waiting():
+            # It was killed before the measurement was on the disk: there is none.
+            self.owed.pop()
+
+    def die(self) -> None:
+        """Be killed, and started again by systemd."""
+        self.kill()
+        self.on_death()
+
+    def boot(self) -> None:
+        """Begin another boot, without an agent."""
+        self.kill()
+        self._boots += 1
+        self._booted_at = self._shared.now()
+
+    # --- the disk
+
+    def waiting(self) -> dict[str, int]:
+        """Return the labels of all that waits on the disk, with the numbers."""
+        found = {}
+        for path in sorted((self.folder / "spool").glob("[0-9]*")):
+            number = sample_file.number_of(path.name)
+            if number is not None:
+                found[label_of(sample_file.parse(number, path.read_bytes()).telemetry)] = number
+        return found
+
+    def dropped(self) -> int:
+        """Return how many samples this disk counts as dropped."""
+        return Folder(self.folder / "spool").read_ledger().dropped
+
+    def copy_disk(self, to: Path) -> Disk:
+        """Copy the state folder; no agent must run."""
+        shutil.copytree(self.folder, to)
+        return Disk(self, to, tuple(self.owed))
+
+    def put_clone(self, disk: Disk) -> None:
+        """Take the copy of another machine's disk; what that one has measured is its own to account for."""
+        self.put_disk(disk)
+        self.owed, disk.node.may_number_twice = [], True
+        self._shared.book.may_be_numbered_twice.update(disk.node.owed)
+
+    def put_disk(self, disk: Disk) -> None:
+        """Replace the state folder by a copy of one."""
+        shutil.rmtree(self.folder)
+        shutil.copytree(disk.folder, self.folder)
+        self.owed, self._last_ticks = list(disk.owed), {}
+        self.may_number_twice = True
+
+    # --- what the daemon's threads do
+
+    def report(self) -> None:
+        """Do one cycle."""
+        assert self.loop is not None
+        self._is_reporting = True
+        try:
+            self.loop.report(self._changes)
+        finally:
+            self._is_reporting = False
+        assert not self._changes.was_said("cycle"), "the cycle failed"
+
+    def _serve(self, app: Callable[..., Any], request: Request) -> Answer:
+        try:
+            self._step()
+            return call(
+                app,
+                request.method,
+                request.path,
+                request.source,
+                request.body,
+                parameters=request.parameters,
+                headers=request.headers,
+            )
+        except KilledError as killed:
+            if killed.node is not self:
+                raise
+            self.die()
+            raise UnreachableError("the connection was closed before an answer came") from None
+
+    # --- what the agent sees of the world
+
+    def _step(self) -> None:
+        if self.steps_left is not None:
+            self.steps_left -= 1
+            if self.steps_left <= 0:
+                raise KilledError(self)
+
+    def _ambient(self) -> Ambient:
+        shared = self._shared
+
+        def stepping(value: Callable[[], Any]) -> Callable[[], Any]:
+            def read() -> Any:
+                self._step()
+                return value()
+
+            return read
+
+        return Ambient(
+            now=stepping(self.clock),
+            monotonic=stepping(shared.now),
+            since_boot_ms=stepping(lambda: round(1000 * (shared.now() - self._booted_at))),
+            nonce=lambda: f"{shared.chance.getrandbits(128):032x}",
+            new_id=lambda: str(uuid.UUID(int=next(shared.numbers) + (0xA << 124))),
+            share=shared.chance.random,
+        )
+
+    def _measure(self, now: int, _address: str | None, _offset: int | None) -> Measurement:
+        label = f"{self.name}-{next(self._made)}"
+        self._shared.book.measured[label] = Measured(self._shared.now(), self.boot_id)
+        self.owed.append(label)
+        if self.may_number_twice:
+            self._shared.book.may_be_numbered_twice.add(label)
+        return Measurement(replace(self._told(), system=_system(self.name, label)), now, self.boot_id)
+
+    def _told(self) -> Telemetry:
+        address = f"02:00:00:00:00:{self._number:02x}"
+        links = (
+            Interface(1, "eth0", None, ("UP",), "UP", 1500, address, (f"203.0.113.{self._number}/24",)),
+            Interface(2, "wg0", "wireguard", ("UP",), "UP", 1420, None, (f"{self.address}/24",)),
+        )
+        peers = tuple(WireguardPeer(peer, None, (f"{peer}/32",), 1, 0, 0, 0, False) for peer in self.peers)
+        return Telemetry(None, links, wireguard=(WireguardInterface("wg0", self.name, 51820, 0, peers),))
+
+    def _wire(self) -> Wire:
+        return Wire(
+            manager=cast(Connection, _ToManager(self)),
+            onward=lambda path, body, _seconds: self.post(MANAGER, path, body),
+            relay=lambda address, path, body, seconds: self.post(
+                address, path, body, {BUDGET: str(round(seconds * 1000))}
+            ),
+            peer=self._get,
+        )
+
+    def post(self, target: str, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> Reply:
+        """Send a request, and be killed before it left or before the answer came, if it is time."""
+        self._step()
+        self._check_order(path, body)
+        answer = self._shared.network.carry(Request(self.address, target, "POST", path, body, headers=headers or {}))
+        self._step()
+        return as_reply(answer)
+
+    def _check_order(self, path: str, body: bytes) -> None:
+        """Ticks only go up, and nothing that waited goes out before the newest measurement has arrived."""
+        if path == REGISTER or (parts := envelope.cut(body)).relay_path:
+            return
+        agent_id, tick = tick_of(parts.data)
+        before = self._last_ticks.get(agent_id, (0, ""))
+        assert tick > before[0] or parts.mac == before[1], f"tick {tick} comes after tick {before[0]}"
+        self._last_ticks[agent_id] = tick, parts.mac
+        newest, book = self.owed[-1], self._shared.book
+        if self._is_reporting:
+            assert label_of(parts.data) == newest, "what waited goes out before the newest"
+        else:
+            assert newest in book.stored.keys() | book.excused, "what waited goes out, and the newest has not arrived"
+
+    def _get(self, address: str, parameters: Mapping[str, str]) -> Page:
+        self._shared.take_time(MOST_SECONDS_OF_A_QUERY * self._shared.chance.random())
+        answer = self._shared.network.carry(Request(self.address, address, "GET", PATH, parameters=parameters))
+        return Page(answer.status, "", answer.body)
+
+
+@dataclass(frozen=True)
+class _ToManager:
+    """In the place of a keep-alive connection."""
+
+    node: Node
+    address = MANAGER
+
+    def post(self, path: str, body: bytes, *, total_seconds: float | None = None) -> Reply:
+        return self.node.post(MANAGER, path, body)
+
+
+def _system(name: str, label: str) -> System:
+    return System(
+        hostname=name,
+        os="",
+        kernel="",
+        machine="",
+        uptime_seconds=0,
+        load=(0, 0, 0),
+        cpus=1,
+        memory_total=0,
+        memory_available=0,
+        agent_version="0",
+        labels={"measurement": label},
+    )

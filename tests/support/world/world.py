@@ -1,0 +1,192 @@
+"""The whole fleet and its manager, and the one clock that moves them.
+
+Time passes from event to event: each agent's cycles, what it drains, and whom it asks come when its own loop says.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from itertools import combinations, count
+from pathlib import Path
+
+from kattila_agent.connection import UnreachableError
+from kattila_agent.daemon import JITTER, next_due
+from kattila_agent.delivery import UPDATES
+from kattila_agent.discovery.asking import LOOK_SECONDS, PACE_SECONDS
+from kattila_protocol import reset
+from support.reports import KEY
+from support.world.book import Book
+from support.world.manager import Manager
+from support.world.network import MANAGER, Network, Request
+from support.world.node import BEGAN_AT, INTERVAL_SECONDS, KilledError, Node, Surroundings
+from support.world.wsgi import Answer
+
+# systemd starts an agent again after this.
+RESTART_SECONDS = 2.0
+
+
+class World:
+    """Machines 1 to `size`, each with a tunnel to each, and the manager."""
+
+    def __init__(self, folder: Path, size: int, *, seed: int = 0, empty: Path | None = None, **settings: str) -> None:
+        self.time = 0.0
+        self.chance = random.Random(seed)
+        self.book = Book(lambda: self.time)
+        self.network = Network(self.book)
+        (folder / "manager").mkdir()
+        self.manager = Manager(folder / "manager", lambda: BEGAN_AT + round(1000 * self.time), empty)
+        self.manager_comes()
+        self.shared = Surroundings(lambda: self.time, self.take_time, self.chance, self.network, self.book, count(1))
+        self.nodes = [Node(n, folder / f"node-{n}", self.shared, settings) for n in range(1, size + 1)]
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = count()
+        self._seen = 0
+        # How long a discoverer looks away if nobody is due; longer, and the world needs less of ours.
+        self.look_seconds = LOOK_SECONDS
+        for node in self.nodes:
+            node.on_death = partial(self.start, node, RESTART_SECONDS)
+        self.connect(*combinations(range(size), 2))
+
+    def connect(self, *tunnels: tuple[int, int]) -> None:
+        """Lay these tunnels, and no others."""
+        for number, node in enumerate(self.nodes):
+            others = [b if a == number else a for a, b in tunnels if number in (a, b)]
+            node.peers = tuple(self.nodes[other].address for other in others)
+
+    def close(self) -> None:
+        """End all that runs."""
+        for node in self.nodes:
+            node.kill()
+        self.manager.close()
+
+    # --- time
+
+    def take_time(self, seconds: float) -> None:
+        """Have what is under way take so long; whatever else was due meanwhile comes a little late."""
+        self.time += seconds
+
+    def at(self, moment: float, event: Callable[[], None]) -> None:
+        """Have something happen at a moment."""
+        heapq.heappush(self._events, (moment, next(self._order), event))
+
+    def run(self, seconds: float) -> None:
+        """Let time pass."""
+        until = self.time + seconds
+        while self._events and self._events[0][0] <= until:
+            moment, _, event = heapq.heappop(self._events)
+            self.time = max(self.time, moment)
+            event()
+        self.time = max(self.time, until)
+
+    def start_all(self) -> None:
+        """Start all machines, spread over one interval as a fleet's are."""
+        for node in self.nodes:
+            self.start(node, self.chance.random() * INTERVAL_SECONDS)
+
+    def manager_goes(self) -> None:
+        """Have the manager's machine refuse all connections."""
+        self.network.hosts.pop(MANAGER, None)
+
+    def manager_comes(self) -> None:
+        """Have the manager answer again."""
+        self.network.hosts[MANAGER] = self._manager
+
+    def start(self, node: Node, after: float = 0.0) -> None:
+        """Start a machine's agent, unless one runs by then."""
+
+        def begin() -> None:
+            if node.agent is None:
+                node.start()
+                self._cycle(node, node.starts, self.time)
+                self._ask(node, node.starts)
+
+        self.at(self.time + after, begin)
+
+    def reset(self, node: Node) -> None:
+        """Have a running agent forget itself, as its operator asks it on the machine."""
+        asked = reset.Reset(node.agent_id, f"{self.chance.getrandbits(128):032x}", node.clock())
+        request = Request("127.0.0.1", node.address, "POST", "/status/reset", reset.seal(asked, KEY))
+        with suppress(UnreachableError):
+            if self.network.hosts[node.address](request).status == 200:
+                node.owed.clear()
+                self._hurry(node)
+
+    def _hurry(self, node: Node) -> None:
+        if node.loop is not None and node.loop.hurry.is_set():
+            node.loop.hurry.clear()
+            self._do(node, node.report)
+            self._plan_draining(node, node.starts)
+
+    def _lives(self, node: Node, start: int) -> bool:
+        return node.agent is not None and node.starts == start
+
+    def _cycle(self, node: Node, start: int, due: float) -> None:
+        if not self._lives(node, start):
+            return
+        self._do(node, node.report)
+        self._plan_draining(node, start)
+        after = next_due(due, self.time, INTERVAL_SECONDS)
+        jitter = INTERVAL_SECONDS * JITTER * (2 * self.chance.random() - 1)
+        self.at(after + jitter, lambda: self._cycle(node, start, after))
+
+    def _plan_draining(self, node: Node, start: int) -> None:
+        due = node.agent.draining.due_at if node.agent else None
+        if due is not None and self._lives(node, start):
+            self.at(due, lambda: self._drain(node, start, due))
+
+    def _drain(self, node: Node, start: int, due: float) -> None:
+        if self._lives(node, start) and node.loop and node.agent and node.agent.draining.due_at == due:
+            self._do(node, node.loop.send_waiting)
+            self._plan_draining(node, start)
+
+    def _ask(self, node: Node, start: int) -> None:
+        if not self._lives(node, start) or node.agent is None:
+            return
+        asked: list[bool] = []
+        discoverer = node.agent.discoverer
+        self._do(node, lambda: asked.append(discoverer.ask_one()))
+        pause = PACE_SECONDS * (1 + self.chance.random() / 2) + (0 if asked == [True] else self.look_seconds)
+        self.at(self.time + pause, lambda: self._ask(node, start))
+
+    def _do(self, node: Node, what: Callable[[], object]) -> None:
+        try:
+            what()
+        except KilledError as killed:
+            assert killed.node is node
+            node.die()
+
+    # --- the manager
+
+    def _manager(self, request: Request) -> Answer:
+        answer = self.manager.post(request.path, request.body, request.source)
+        if request.path == UPDATES:
+            self.book.answered(request.body, answer)
+        return answer
+
+    # --- what must hold
+
+    def check(self) -> None:
+        """Compare disks, book and database."""
+        for row in self.manager.stored(self._seen):
+            self._seen = row.row
+            label = self.book.label_at(row.agent_id, row.sample)
+            late = self.book.stored[label].late
+            assert late is None or late == row.late, f"{label} is marked {row.late}"
+        for node in self.nodes:
+            self.check_disk(node)
+
+    def check_disk(self, node: Node) -> None:
+        """Nothing that this disk has to account for is lost uncounted."""
+        waiting = node.waiting()
+        known = waiting.keys() | self.book.stored.keys() | self.book.excused
+        missing = [label for label in node.owed if label not in known]
+        assert len(missing) <= node.dropped(), f"lost: {missing}; counted as dropped: {node.dropped()}"
+
+    @property
+    def backlog(self) -> int:
+        """How many samples wait, on all disks."""
+        return sum(len(node.waiting()) for node in self.nodes)
