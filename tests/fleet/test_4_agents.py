@@ -11,6 +11,7 @@ from fleet.plan import LAB
 
 FIRST = AGENTS[0]
 ID = "cat /var/lib/kattila-agent/agent_id.txt"
+STARTED = "systemctl show --property=InvocationID kattila-agent"
 SETTINGS = "cat /etc/kattila/agent.env"
 ODD = 'it\'s # "odd" \\ = $HOME'
 
@@ -41,3 +42,11 @@ def test_labels_are_told_as_they_are_written(fleet: Fleet) -> None:
     ran = fleet.playbook("agents.yml", "--limit", FIRST, "-e", json.dumps({"kattila_agent_labels": labels}))
     assert ran.code == 0, ran.text[-5000:]
     assert fleet.newest_report(fleet.on(FIRST, ID))["telemetry"]["system"]["labels"] == labels
+
+
+def test_what_a_run_that_was_ended_left_is_in_use_after_the_next(fleet: Fleet) -> None:
+    before = fleet.on(FIRST, STARTED)
+    fleet.on(FIRST, "touch /etc/kattila/agent.env")  # As after a run that was ended before it came to the restart.
+    ran = fleet.playbook("agents.yml", "--limit", FIRST)
+    assert ran.code == 0, ran.text[-5000:]
+    assert fleet.on(FIRST, STARTED) != before
