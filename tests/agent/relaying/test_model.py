@@ -36,12 +36,12 @@ FEW_BLOCKS = 6 * 4096
 DAY_MS = 86_400_000
 MOST_INTERVALS = 80
 
-machines = st.integers(0, 3)
+machines = st.integers(0, 4)
 offsets = st.sampled_from([0, 0, 300, -20_000, 90_000, -3_600_000, 3_600_000, 400 * DAY_MS, -BEGAN_AT])
 
 
 class FleetMachine(RuleBasedStateMachine):
-    """Four machines that know each other, and a fifth that only ever runs copies of their disks."""
+    """Five machines, all meshed or in a chain, and a sixth that only ever runs copies of their disks."""
 
     empty: ClassVar[Path]
 
@@ -53,12 +53,12 @@ class FleetMachine(RuleBasedStateMachine):
 
     @initialize(seed=st.integers(0, 1000), is_chain=st.booleans())
     def a_fleet_starts(self, seed: int, is_chain: bool) -> None:
-        self.world = World(self.folder, 5, seed=seed, empty=self.empty)
+        self.world = World(self.folder, 6, seed=seed, empty=self.empty)
         self.world.look_seconds = 3.0
         self.world.nodes[2].settings["SPOOL_MAX_BYTES"] = str(FEW_BLOCKS)
         if is_chain:
-            self.world.connect((0, 1), (1, 2), (2, 3), (0, 4))
-        self.on = self.world.nodes[:4]
+            self.world.connect((0, 1), (1, 2), (2, 3), (3, 4), (0, 5))
+        self.on = self.world.nodes[:5]
         for node in self.on:
             self.world.start(node, self.world.chance.random() * 5)
         self.time_passes(40)
@@ -82,6 +82,12 @@ class FleetMachine(RuleBasedStateMachine):
             self.world.network.cut.discard(way)
         else:
             self.world.network.cut.add(way)
+
+    @rule(numbers=st.lists(machines, min_size=2, max_size=5, unique=True), seconds=st.sampled_from([31, 65]))
+    def one_after_the_other_loses_the_manager(self, numbers: list[int], seconds: float) -> None:
+        for number in numbers:
+            self.the_manager_is_out_of_reach(number, back=False)
+            self.time_passes(seconds)
 
     @rule(one=machines, other=machines, ways=st.sampled_from(["there", "both", "none"]))
     def a_tunnel_breaks_or_heals(self, one: int, other: int, ways: str) -> None:
@@ -153,11 +159,11 @@ class FleetMachine(RuleBasedStateMachine):
             self.the_manager_is_out_of_reach(number, back=False)
         self.restore(node, copy)
 
-    @precondition(lambda self: self.copies and len(self.on) == 4)
+    @precondition(lambda self: self.copies and len(self.on) == 5)
     @rule(which=st.integers(0, 9))
     def a_disk_is_cloned(self, which: int) -> None:
         _, copy = self.copies[which % len(self.copies)]
-        node = self.world.nodes[4]
+        node = self.world.nodes[5]
         node.put_clone(copy)
         self.on.append(node)
         self.world.start(node)

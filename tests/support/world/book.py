@@ -14,13 +14,14 @@ from typing import Any
 
 from kattila_agent.delivery import RELAY, UPDATES
 from kattila_protocol import envelope
-from kattila_protocol.envelope import MAX_HOPS, Envelope
+from kattila_protocol.envelope import Envelope
 from kattila_protocol.errors import Refusal
 from support.world.wsgi import Answer
 
 _HEAD = re.compile(rb'\{"agent_id":"([^"]+)","sample":(\d+),"tick":(\d+),')
 # The members before the telemetry have less.
 _HEAD_BYTES = 400
+_MOST_HOPS = 3
 _LABEL = re.compile(rb'"measurement":"([^"]+)"')
 # The manager calls late what was signed more than a minute after it was measured; either clock may be a second off.
 _LATE_SECONDS = 60
@@ -87,7 +88,7 @@ class Book:
 
     def _check_hop(self, parts: Envelope, sender: str, origin: str) -> None:
         path = parts.relay_path
-        assert len(path) <= MAX_HOPS, f"{len(path)} hops"
+        assert len(path) <= _MOST_HOPS, f"{len(path)} hops"
         assert len(set(path)) == len(path), "one relay stands twice in the path"
         assert (parts.mac, sender) not in self._under_way, f"{sender} passes on what it passed on already: a loop"
         # Somebody may send an old report again, through others; only a manager knows then whose it is.
