@@ -67,7 +67,8 @@ def test_every_sample_of_every_spool_is_there_once_and_marked_late(tmp_path: Pat
         for _, sample, sampled_at in rows:
             is_late = BEFORE < sample < BACK
             assert (sampled_at is not None) is is_late
-            assert not is_late or abs(sampled_at - (now - (BACK - sample) * INTERVAL)) < MINUTE
+            # Before the outage reports came as fast as they could be sent, just now; what waited was measured after that.
+            assert not is_late or now <= sampled_at <= now_ms()
         assert manager.rows("SELECT DISTINCT highest_sample FROM agents") == [(BACK,)]
         for number in (1, SENDERS):
             assert cut_off(manager, node(number)) == [CUT]

@@ -207,8 +207,9 @@ class FleetMachine(RuleBasedStateMachine):
 
 
 @pytest.fixture(autouse=True)
-def _silent() -> None:
-    logging.getLogger("kattila").setLevel(logging.CRITICAL)
+def _silent(caplog: pytest.LogCaptureFixture) -> None:
+    # Until the test is over.
+    caplog.set_level(logging.CRITICAL, logger="kattila")
 
 
 def test_any_sequence_of_faults(tmp_path: Path) -> None:

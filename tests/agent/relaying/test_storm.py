@@ -16,6 +16,8 @@ from statistics import fmean
 
 from kattila_agent.delivery import RELAY, UPDATES
 from kattila_agent.discovery.asking import PATH as PEER
+import pytest
+
 from support.world.network import MANAGER
 from support.world.node import INTERVAL_SECONDS
 from support.world.world import World
@@ -26,10 +28,15 @@ AWAY_INTERVALS = 20
 LOOK_SECONDS = 4.0
 
 
+@pytest.fixture(autouse=True)
+def _silent(caplog: pytest.LogCaptureFixture) -> None:
+    # Until the test is over.
+    caplog.set_level(logging.CRITICAL, logger="kattila")
+
+
 @contextmanager
 def fleet(*, meshed: bool) -> Iterator[World]:
     """Start all agents and let them find each other, in memory; without tunnels nobody can relay."""
-    logging.getLogger("kattila").setLevel(logging.CRITICAL)
     folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
     world = World(folder, AGENTS)
     world.look_seconds = LOOK_SECONDS
