@@ -109,7 +109,7 @@ lint: setup ## ruff, mypy --strict, import contracts
 DEPLOYED := $(wildcard roles playbooks inventory.example)
 lint-deploy: setup-deploy ## yamllint and ansible-lint, profile production, over roles, playbooks, inventory.example
 	@echo "yamllint"; .venv-deploy/bin/yamllint --strict $(DEPLOYED)
-	@echo "ansible-lint"; PATH="$(CURDIR)/.venv-deploy/bin:$$PATH" ansible-lint --offline -q --profile production $(DEPLOYED)
+	@echo "ansible-lint"; PATH="$(CURDIR)/.venv-deploy/bin:$$PATH" ansible-lint --offline -q --strict --profile production $(DEPLOYED)
 
 test: setup setup-test ## all tests; a part of them: make test ARGS="tests/protocol -k window"
 	@$(BIN)/pytest $(ARGS)

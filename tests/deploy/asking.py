@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from testinfra.host import Host
@@ -97,7 +97,12 @@ def listening(node: Host, user: str) -> set[str]:
     """Where a user's programs take connections, as ADDRESS:PORT with * for all addresses."""
     number = node.check_output("id --user %s", user)
     lines = [line.split() for line in node.check_output("ss -Hltne").splitlines()]
-    return {re.sub(r"^(0\.0\.0\.0|\[::\]):", "*:", words[3]) for words in lines if f"uid:{number}" in words}
+    return addresses(words[3] for words in lines if f"uid:{number}" in words)
+
+
+def addresses(told: Iterable[str]) -> set[str]:
+    """ADDRESS:PORT in one spelling."""
+    return {re.sub(r"^(0\.0\.0\.0|\[::\]):", "*:", each) for each in told}
 
 
 def belongs(node: Host, path: str) -> str:
@@ -109,6 +114,13 @@ def exposure(node: Host, unit: str) -> float:
     """How open a unit is, from 0 to 10, in the judgement of systemd."""
     said = node.check_output("systemd-analyze security --no-pager %s", unit)
     return float(re.findall(r"Overall exposure level for \S+: ([0-9.]+)", said)[0])
+
+
+def agent(node: Host, *flags: str) -> str:
+    """What the agent prints that is on the node, run as its unit runs it."""
+    unit = node.file("/etc/systemd/system/kattila-agent.service").content_string
+    (program,) = re.findall(r"^ExecStart=(.*)", unit, re.MULTILINE)
+    return str(node.run(f"env KATTILA_ENV={AGENT_ENV} {program} {' '.join(flags)}").stdout)
 
 
 def main_process(node: Host, unit: str) -> str:

@@ -12,6 +12,7 @@ from deploy.asking import (
     PAGES,
     RESTORE,
     SECRETS_IN_JOURNAL,
+    addresses,
     belongs,
     exposure,
     journal,
@@ -50,7 +51,7 @@ def test_it_starts_with_the_node(node: Host, unit: str) -> None:
 
 def test_it_listens_where_it_was_set_to_and_nowhere_else(node: Host) -> None:
     wanted = setting(node, MANAGER_ENV, "MANAGER_LISTEN", "*:5086")
-    assert listening(node, "kattila-manager") == {wanted}, journal(node, SERVE)
+    assert listening(node, "kattila-manager") == addresses([wanted]), journal(node, SERVE)
 
 
 def test_nobody_can_log_in_as_its_user(node: Host) -> None:

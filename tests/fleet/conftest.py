@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from fleet.lab import bring_up, skip_reason, take_down
-from fleet.nodes import Fleet
+from fleet.nodes import NODES, Disk, Fleet
 from fleet.place import here
 from fleet.plan import LAB
 
@@ -49,11 +49,21 @@ def fleet(able: None, request: pytest.FixtureRequest) -> Iterator[Fleet]:
 
 
 @pytest.fixture(scope="session")
-def rolled_out(fleet: Fleet) -> None:
-    """A fleet that reports, also for tests that run alone."""
-    if not fleet.on(LAB.manager, "ls /etc/kattila 2>/dev/null || true"):
+def bare(fleet: Fleet) -> dict[str, Disk]:
+    """What is on the disks of all nodes before the first roll-out; nothing if that has been."""
+    return {} if _is_rolled_out(fleet) else {node: fleet.disk(node) for node in NODES}
+
+
+@pytest.fixture(scope="session")
+def rolled_out(fleet: Fleet, bare: dict[str, Disk]) -> None:
+    """The roll-out, for tests that run without those of the roll-out itself."""
+    if not _is_rolled_out(fleet):
         ran = fleet.playbook("site.yml")
         assert ran.code == 0, ran.text[-5000:]
+
+
+def _is_rolled_out(fleet: Fleet) -> bool:
+    return fleet.on(LAB.manager, "ls /etc/kattila 2>/dev/null || true") != ""
 
 
 def _is_set(name: str) -> bool:

@@ -15,21 +15,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fleet import wireguard
-from fleet.place import Place, here
+from fleet.place import Place
 from fleet.plan import LAB, underlay
 from fleet.system import LabError, kill_all, members, remove_groups, run
 from fleet.up import BOOT_SECONDS, await_ssh, boot, control_environment, inside, remote
 
 # The last of the playbooks to come: while it is missing, what they promise is not asked for.
-ROLL_OUT = here().checkout / "playbooks" / "verify.yml"
 AGENTS = tuple(node.name for node in LAB.agents)
 NODES = tuple(node.name for node in LAB.nodes)
 
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
-MANAGER_COMMAND = "KATTILA_ENV=/etc/kattila/manager.env /opt/kattila-manager/current/bin/kattila-manager"
+MANAGER_COMMAND = "/usr/local/bin/kattila-manager"
 CHANGES_ANYWAY = re.compile(
     r"^(run|tmp|var/tmp|var/log|var/lib/systemd|var/lib/knot|var/lib/knot-other|root/\.ansible)$|/__pycache__$"
 )
+# By path: size, mode, moment of the change.
+Disk = dict[str, tuple[int, int, int]]
 SETTLED = "systemctl is-system-running --wait"
 
 Answer = TypeVar("Answer")
@@ -63,7 +64,7 @@ class Fleet:
             return dict(zip(nodes, pool.map(lambda node: self.on(node, command), nodes), strict=True))
 
     def control(
-        self, *words: str, seconds: float = 300, extra: Mapping[str, str] | None = None
+        self, *words: str, seconds: float = 900, extra: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on the control host, in the checkout; its standard output and error come back as one text."""
         return subprocess.run(
@@ -112,13 +113,18 @@ class Fleet:
         """What an agent, given by id or host name, said last."""
         return dict(json.loads(self.on(LAB.manager, f"{MANAGER_COMMAND} report {agent}")))
 
-    def disk(self, node: str) -> dict[str, tuple[int, int, int]]:
-        """Everything on a node that its root file system does not have, or not so: size, mode, moment of the change.
+    def disk(self, node: str) -> Disk:
+        """Everything on a node that its root file system does not have, or not so.
 
         Read from the layer above it, so that nothing hides; but for what changes on any node that runs.
         """
         upper = self.place.node(node) / "upper"
-        return dict(_entries(upper, upper))
+        return {name: told for name, told in _entries(upper, upper) if not self._is_folder_of_root(name, told)}
+
+    def _is_folder_of_root(self, name: str, told: tuple[int, int, int]) -> bool:
+        # The layer above has a folder as soon as anything in it was changed.
+        below = self.place.root / name
+        return below.is_dir() and below.lstat().st_mode == told[1]
 
     def key(self) -> str:
         """The fleet's PSK, as it was when the lab came up."""

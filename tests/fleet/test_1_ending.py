@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from fleet.place import here
 PLACE = here()
 # A shell that starts something in the background lets it ignore SIGINT, and all that it starts.
 UP = ["env", "--default-signal=INT", sys.executable, "-m", "fleet", "up"]
+SLOW_SECONDS = 60
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(PLACE.checkout / "tests")}
 
 
@@ -30,6 +31,13 @@ def nothing_left() -> Iterator[None]:
     take_down(PLACE)
     yield
     take_down(PLACE)
+
+
+def _await(held: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SLOW_SECONDS
+    while not held():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def _of_the_root_file_system() -> list[str]:
@@ -49,11 +57,10 @@ def test_killed_while_the_root_file_system_is_made() -> None:
     stamp = PLACE.cache / "root.complete"
     stamp.unlink(missing_ok=True)
     with subprocess.Popen(UP, env=ENVIRONMENT, stdout=subprocess.DEVNULL) as booting:
-        time.sleep(4)
-        assert _of_the_root_file_system() != []
+        _await(lambda: len(_of_the_root_file_system()) > 0)
+        time.sleep(2)
         booting.send_signal(signal.SIGKILL)
-    time.sleep(1)
-    assert _of_the_root_file_system() == []
+    _await(lambda: _of_the_root_file_system() == [])
     assert not stamp.exists()
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from fleet import naming
-from fleet.nodes import NODES, ROLL_OUT, Fleet
+from fleet.nodes import NODES, Fleet
 from fleet.plan import LAB, addresses, families, underlay
 from fleet.system import LabError, run
 
@@ -22,8 +22,6 @@ OLDER = (
     "sys.version_info = named(3, 10, 12, 'final', 0); "
     "sys.version = '3.10.12' + sys.version[sys.version.index(' '):]\n"
 )
-
-pytestmark = pytest.mark.skipif(not ROLL_OUT.exists(), reason="the roll-out is not there yet")
 
 
 def refusal(fleet: Fleet, *words: str) -> str:

@@ -6,17 +6,15 @@ import time
 
 import pytest
 
-from fleet.nodes import AGENTS, ROLL_OUT, Fleet, Run
+from fleet.nodes import AGENTS, MANAGER_COMMAND, Disk, Fleet, Run
 from fleet.plan import LAB
 
 FRESH_SECONDS = 60
 HOSTS = {LAB.manager, *AGENTS}
 
-pytestmark = pytest.mark.skipif(not ROLL_OUT.exists(), reason="the roll-out is not there yet")
-
 
 @pytest.fixture(scope="session")
-def first(fleet: Fleet) -> Run:
+def first(fleet: Fleet, bare: dict[str, Disk]) -> Run:
     """The first roll-out, telling all it can."""
     return fleet.playbook("site.yml", "-vvv", "--diff")
 
@@ -45,6 +43,10 @@ def test_verify_finds_nothing_to_complain_of(fleet: Fleet, first: Run) -> None:
 def test_promises_about_the_nodes_are_kept(fleet: Fleet, first: Run) -> None:
     ran = fleet.control("make", "verify", f"INVENTORY={fleet.place.state}/inventory.yml")
     assert ran.returncode == 0, ran.stdout
+
+
+def test_settings_database_and_every_report_are_in_order(fleet: Fleet, first: Run) -> None:
+    assert "WRONG" not in fleet.on(LAB.manager, f"{MANAGER_COMMAND} check")
 
 
 def test_a_change_is_shown_before_it_is_made_and_no_secret(fleet: Fleet, first: Run) -> None:

@@ -16,12 +16,7 @@ SETTINGS = "cat /etc/kattila/agent.env"
 ODD = 'it\'s # "odd" \\ = $HOME'
 
 
-@pytest.fixture(scope="module", autouse=True)
-def rolled_out(fleet: Fleet) -> None:
-    """These tests need a fleet that reports, and also run alone."""
-    if not fleet.on(LAB.manager, "ls /etc/kattila 2>/dev/null || true"):
-        ran = fleet.playbook("site.yml")
-        assert ran.code == 0, ran.text[-5000:]
+pytestmark = pytest.mark.usefixtures("rolled_out")
 
 
 def test_without_a_manager_it_refuses_and_changes_nothing(fleet: Fleet) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fleet.nodes import ROLL_OUT, Fleet, eventually
+from fleet.nodes import Fleet, eventually
 from fleet.plan import LAB, underlay
 
 NODE = "north-db"
@@ -23,8 +23,6 @@ DROP = "; ".join((
     "add table inet cut; add chain inet cut out { type filter hook output priority 0; }",
     *(f"add rule inet cut out ip{'6' if ip.version == 6 else ''} daddr {ip} drop" for ip in MANAGER),
 ))  # fmt: skip
-
-pytestmark = pytest.mark.skipif(not ROLL_OUT.exists(), reason="the roll-out is not there yet")
 
 
 @pytest.fixture(scope="module", autouse=True)

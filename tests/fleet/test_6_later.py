@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from fleet.nodes import AGENTS, ROLL_OUT, Fleet, eventually
+from fleet.nodes import AGENTS, Fleet, eventually
 
 AGAIN_SECONDS = 90
 TOLD_APART_SECONDS = 240
 ID = "cat /var/lib/kattila-agent/agent_id.txt"
 
-pytestmark = [
-    pytest.mark.skipif(not ROLL_OUT.exists(), reason="the roll-out is not there yet"),
-    pytest.mark.usefixtures("rolled_out"),
-]
+pytestmark = pytest.mark.usefixtures("rolled_out")
 
 
 def test_a_node_that_reboots_reports_again_with_its_id_and_a_higher_tick(fleet: Fleet) -> None:

@@ -15,8 +15,8 @@ from kattila_manager import config as manager_config
 ROLES = Path(__file__).parent.parent.parent / "roles"
 NAMES = sorted(path.name for path in ROLES.iterdir())
 TYPES: dict[str, type] = {"str": str, "path": str, "int": int, "bool": bool, "list": list, "dict": dict}
-# What a role sets where it takes no variable for it: the units say these.
-FIXED = {"STATE_DIR", "WIREGUARD_HELPER"}
+# What the role's own units and folders decide.
+FIXED = {"STATE_DIR", "WIREGUARD_HELPER", "CLOCK_HELPER"}
 
 
 def loaded(role: str, path: str) -> Any:
@@ -86,10 +86,15 @@ def test_defaults_are_of_their_type(role: str) -> None:
 
 def test_every_setting_of_the_agent_can_be_set() -> None:
     written = loaded("kattila_agent", "vars/main.yml")["kattila_agent_environment"]
-    named = set(re.findall(r"'([A-Z_]+)':", written))
-    known = {setting.name for setting in agent_config.SETTINGS}
-    assert named <= known - FIXED
+    named, further = re.findall(r"'([A-Z_]+)':", written), options("kattila_agent")["kattila_agent_settings"]["options"]
     assert "combine(kattila_agent_settings)" in written
+    assert sorted([*named, *further, *FIXED]) == sorted(setting.name for setting in agent_config.SETTINGS)
+
+
+@each_role
+def test_what_is_refused_later_is_refused_before_anything_is_changed(role: str) -> None:
+    specs = loaded(role, "meta/argument_specs.yml")["argument_specs"]
+    assert {name: spec["options"] for name, spec in specs.items()} == dict.fromkeys(specs, options(role))
 
 
 def test_every_setting_of_the_manager_can_be_set() -> None:

@@ -1,10 +1,11 @@
-"""The manager on its node: backups, pages by nginx, upgrade and downgrade, and that nothing is left of it."""
+"""The manager on its node: backups, pages by nginx, upgrade and downgrade."""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from fleet import releases
-from fleet.nodes import ROLL_OUT, Fleet, Run
+from fleet.nodes import Fleet, Run
 from fleet.plan import LAB
 from fleet.system import LabError
 
@@ -39,14 +40,7 @@ answer = connection.getresponse()
 print(answer.status, answer.headers.get("Location", answer.read().decode()))
 """
 
-pytestmark = pytest.mark.skipif(not ROLL_OUT.exists(), reason="the roll-out is not there yet")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def rolled_out(fleet: Fleet) -> None:
-    """These tests need a manager, and also run alone."""
-    if not fleet.on(LAB.manager, "ls /etc/kattila/manager.env 2>/dev/null || true"):
-        roll_out(fleet)
+pytestmark = pytest.mark.usefixtures("rolled_out")
 
 
 def roll_out(fleet: Fleet, **variables: Any) -> Run:
@@ -93,7 +87,7 @@ def ask(fleet: Fleet, node: str, url: str, method: str = "GET", certificate: str
 
 
 @pytest.fixture(scope="module")
-def certificate(fleet: Fleet) -> str:
+def certificate(fleet: Fleet) -> Iterator[str]:
     """A certificate in the manager's name, which lies on its node beside its key."""
     key, name, now = ec.generate_private_key(ec.SECP256R1()), x509.Name([]), datetime.now(UTC)
     made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(1))
@@ -102,9 +96,10 @@ def certificate(fleet: Fleet) -> str:
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ).decode()
-    fleet.on(LAB.manager, "mkdir -p /etc/ssl; cat >/etc/ssl/pages.pem", text)
-    fleet.on(LAB.manager, "umask 077; cat >/etc/ssl/pages.key", private)
-    return str(text)
+    fleet.on(LAB.manager, "cat >/root/pages.pem", text)
+    fleet.on(LAB.manager, "umask 077; cat >/root/pages.key", private)
+    yield str(text)
+    fleet.on(LAB.manager, "rm /root/pages.pem /root/pages.key")
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +125,8 @@ def test_nginx_shows_the_pages_by_tls_and_nothing_else(fleet: Fleet, certificate
         kattila_manager_nginx=True,
         kattila_manager_nginx_name=NAME,
         kattila_manager_nginx_allow=READERS,
-        kattila_manager_nginx_certificate="/etc/ssl/pages.pem",
-        kattila_manager_nginx_certificate_key="/etc/ssl/pages.key",
+        kattila_manager_nginx_certificate="/root/pages.pem",
+        kattila_manager_nginx_certificate_key="/root/pages.key",
     )
     reader, site = LAB.resolver, f"https://{NAME}"
     status, page = ask(fleet, reader, f"{site}/", certificate=certificate)
@@ -190,11 +185,3 @@ def test_database_and_backups_can_be_kept_by_who_removes_the_rest(fleet: Fleet) 
     changed = set(re.findall(r"^changed: \[.*\(item=(/.*)\)$", tried.text, re.MULTILINE))
     assert {PROGRAMS, "/var/lib/kattila-pages"} <= changed
     assert not {str(Path(DATABASE).parent), BACKUPS} & changed
-
-
-def test_absent_leaves_nothing_on_the_node(fleet: Fleet) -> None:
-    roll_out(fleet, kattila_manager_state="absent")
-    assert on_manager(fleet, "find / -xdev -name '*kattila*' -not -path '/proc/*'") == ""
-    assert on_manager(fleet, "cat /etc/passwd /etc/group | grep kattila || true") == ""
-    assert on_manager(fleet, "systemctl list-units --all --plain --no-legend '*kattila*'") == ""
-    assert roll_out(fleet, kattila_manager_state="absent").counts("changed") == {LAB.manager: 0}
