@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 
-from kattila_agent.delivery import RELAY, UPDATES
-from kattila_agent.discovery.asking import PATH as PEER
 import pytest
 
+from kattila_agent.delivery import RELAY, UPDATES
+from kattila_agent.discovery.asking import PATH as PEER
 from support.world.network import MANAGER
 from support.world.node import INTERVAL_SECONDS
 from support.world.world import World
