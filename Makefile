@@ -70,6 +70,7 @@ FLEET_PROGRAMS := ip/iproute2 mmdebstrap/mmdebstrap setpriv/util-linux ssh/opens
 setup-test: ## install the system packages that tests use (as root), or say what will be skipped
 	@requirements/install-programs.sh "the tests" $(TEST_PROGRAMS)
 
+KERNEL_PROGRAMS := qemu-system-x86_64/qemu-system-x86 mmdebstrap/mmdebstrap mke2fs/e2fsprogs
 DEBIAN_PROGRAMS := mmdebstrap/mmdebstrap arch-test/arch-test qemu-aarch64-static/qemu-user-static
 
 setup-fleet: setup-deploy ## install what the lab of make fleet needs (as root)
@@ -114,7 +115,8 @@ lint-deploy: setup-deploy ## yamllint and ansible-lint, profile production, over
 test: setup setup-test ## all tests; a part of them: make test ARGS="tests/protocol -k window"
 	@$(BIN)/pytest $(ARGS)
 
-test-kernel: setup ## the netlink readers against kernel devices, in a virtual machine (as root, 1 to 3 minutes)
+test-kernel: setup ## the netlink readers against kernel devices, in a virtual machine (as root, 4 minutes and more)
+	@requirements/install-programs.sh "the virtual machine" $(KERNEL_PROGRAMS)
 	@exec $(BIN)/python tests/kernel/run.py
 
 test-arm64: setup ## what is built for nodes, on Debian 12 for arm64 and on Debian 13 (as root, 1 minute; the first time 4)

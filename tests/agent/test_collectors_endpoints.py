@@ -65,7 +65,7 @@ def test_rules_for_ports_hold_for_the_ports_of_a_tunnel(tmp_path: Path) -> None:
         for endpoint in (*peers, "203.0.113.9:9"):
             device.set("peer", wg("pubkey", given=wg("genkey")).strip(), "endpoint", endpoint)
         lookups = sysinfo(here, tmp_path)["lookups"]
-        ports = ["ipproto", "udp", "sport", "51820", "dport"]
+        ports = ["ipproto", "17", "sport", "51820", "dport"]
         for lookup in lookups:
             port = {"192.0.2.79": "2001", None: "9"}.get(lookup["gateway"], "2000")
             assert lookup == ip_says.lookup(here, lookup, *ports, port)

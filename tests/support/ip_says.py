@@ -297,13 +297,13 @@ def lookup(namespace: Namespace, told: dict[str, Any], *words: str) -> dict[str,
         error = answer.stderr.removeprefix("RTNETLINK answers: ").strip()
         return about | dict.fromkeys(("interface", "gateway", "source", "mtu", "table")) | {"error": error}
     (said,) = json.loads(answer.stdout)
-    own_mtu = next(each["mtu"] for each in namespace.listed("link") if each["ifname"] == said["dev"])
+    (link,) = namespace.listed("link", "show", "dev", said["dev"])
     source = dict(zip(words[::2], words[1::2], strict=True)).get("from")
     return about | {
         "interface": said["dev"],
         "gateway": said.get("gateway"),
         "source": source or said.get("prefsrc"),
-        "mtu": said.get("metrics", [{}])[0].get("mtu", own_mtu),
+        "mtu": said.get("metrics", [{}])[0].get("mtu", link["mtu"]),
         "table": _table(said.get("table", "main")),
         "error": None,
     }
@@ -313,7 +313,7 @@ def bound(tunnel: dict[str, Any]) -> tuple[str, ...]:
     """The words that say of a tunnel's packets what a question does beside their destination."""
     words = {"from": tunnel.get("local"), "oif": tunnel.get("link"), "dport": tunnel.get("port")}
     said = [word for name, value in words.items() if value is not None for word in (name, str(value))]
-    return (*said, "ipproto", "udp") if "dport" in said else tuple(said)
+    return (*said, "ipproto", "17") if "dport" in said else tuple(said)
 
 
 def _table(name: str) -> int:

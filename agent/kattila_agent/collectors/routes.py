@@ -216,7 +216,8 @@ def _paths(hops: bytes, family: int) -> Iterator[Hop]:
 
 def _destination(found: Attributes, family: int, length: int) -> str:
     shown = rtnetlink.prefix(found, _RTA_DST, family, length)
-    bits = int.from_bytes(found.get(_RTA_DST, b""), "big")
-    if bits & ((1 << (8 * len(found.get(_RTA_DST, b"")) - length if _RTA_DST in found else 0)) - 1):
+    value = found.get(_RTA_DST, b"")
+    host_bits = 8 * len(value) - length
+    if value and host_bits and int.from_bytes(value, "big") & ((1 << host_bits) - 1):
         raise ValueError(f"the destination {shown} has bits beyond its prefix")
     return shown
