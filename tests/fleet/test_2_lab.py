@@ -43,7 +43,7 @@ def test_nodes_are_told_apart_by(fleet: Fleet, what: str) -> None:
 
 def test_every_agent_reaches_every_other_through_the_tunnels(fleet: Fleet) -> None:
     ips = " ".join(str(ip) for node in LAB.agents for ip in overlay_addresses(LAB, node))
-    command = f"for ip in {ips}; do (ping -q -c 1 -W 5 $ip >/dev/null || echo no answer from $ip) & done; wait"
+    command = f"for ip in {ips}; do (ping -q -c 1 -w 20 $ip >/dev/null || echo no answer from $ip) & done; wait"
     assert fleet.on_all(AGENTS, command) == dict.fromkeys(AGENTS, "")
 
 
@@ -110,4 +110,4 @@ def test_a_node_that_reboots_comes_back_with_its_tunnels(fleet: Fleet) -> None:
     fleet.reboot("south-db")
     after = fleet.on("south-db", "cat /etc/machine-id /proc/sys/kernel/random/boot_id").split()
     assert (after[0], after[1] != before[1]) == (before[0], True)
-    assert "1 received" in fleet.on("south-db", "ping -q -c 1 -W 5 203.0.113.139")
+    assert "1 received" in fleet.on("south-db", "ping -q -c 1 -w 20 203.0.113.139")
