@@ -49,7 +49,8 @@ class Journal:
             case outcome:
                 state, text = _why_not(outcome)
                 if not isinstance(outcome, Answered):
-                    state, text = f"{state} {bool(carried.failed)}", f"{text}; {_in_vain(carried.failed)}"
+                    # Relays come and go with each retry: that is no change worth a line of its own.
+                    text = f"{text}; {_in_vain(carried.failed)}"
                 self._changes.note("delivery", state, logging.WARNING, text)
                 if waiting.count:
                     text = f"what is measured waits on disk ({_samples(waiting.count)})"

@@ -163,23 +163,21 @@ def test_the_manager_says_when_it_can_take_more(outage: Outage) -> None:
     assert outage.full.verdict(nonce_of(node(9), 1, 1)).outcome == "overloaded"
 
 
-# Whether relays are known that fail as well is a change of its own, as its neighbours find out one after the other.
-JOURNAL = r"""INFO the manager takes the reports
-WARNING the manager cannot be reached: it does not answer in time; [12] relays? passed nothing on \(.*\)
-WARNING what is measured waits on disk \(1 sample\)
-(?:WARNING the manager cannot be reached: it does not answer in time; no relay is known
-)?(?:WARNING the manager cannot be reached: connection refused; [12] relays? passed nothing on \(.*\)
-)?WARNING the manager cannot be reached: connection refused; no relay is known
-WARNING the manager refuses the reports \(overloaded\): the report could not be stored
-INFO the manager takes the reports
-INFO nothing waits on disk any more"""
-
-
 @pytest.mark.parametrize("name", "ad")
 def test_the_journal_says_each_change_once(outage: Outage, name: str) -> None:
     said = [re.sub(r"^\S+ \S+ ", "", line) for line in outage.logs[name].splitlines()]
-    told = "\n".join(line for line in said if "manager" in line or "waits" in line)
-    assert re.fullmatch(JOURNAL, told), told
+    # Which relays passed nothing on is said behind the reason.
+    assert [line.partition(";")[0] for line in said if "the manager" in line] == [
+        "INFO the manager takes the reports",
+        "WARNING the manager cannot be reached: it does not answer in time",
+        "WARNING the manager cannot be reached: connection refused",
+        "WARNING the manager refuses the reports (overloaded): the report could not be stored",
+        "INFO the manager takes the reports",
+    ]
+    assert [line for line in said if "waits" in line] == [
+        "WARNING what is measured waits on disk (1 sample)",
+        "INFO nothing waits on disk any more",
+    ]
 
 
 # What B sends to A over their tunnel, of whose sample that is said to be.
