@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface, ip_network
 from itertools import islice, zip_longest
 from typing import NamedTuple
 
-from kattila_protocol.report import CollectorFailure, Interface, Telemetry, WireguardInterface
+from kattila_protocol.report import CollectorFailure, Telemetry
 
 # An IPv4 /24, an IPv6 /120. In a larger subnet too few of many addresses are hosts.
 MAX_SUBNET_ADDRESSES = 256
@@ -33,9 +34,35 @@ def candidates(telemetry: Telemetry) -> tuple[str, ...]:
     interface's own has in common with them. Passed over are interfaces that are down, own addresses, network and
     broadcast addresses, and link-local ones, which say nothing without their link.
     """
-    interfaces = {interface.name: interface for interface in telemetry.interfaces}
-    tunnels = [_Tunnel.of(each, interfaces.get(each.name)) for each in telemetry.wireguard]
-    own = frozenset(ip_interface(text).ip for each in telemetry.interfaces for text in each.addresses)
+    links = tuple(_Link(each.name, each.addresses, "UP" in each.flags) for each in telemetry.interfaces)
+    tunnels = tuple(
+        (each.name, tuple(_Peer(peer.allowed_ips, peer.latest_handshake > 0) for peer in each.peers))
+        for each in telemetry.wireguard
+    )
+    return _candidates(links, tunnels)
+
+
+class _Link(NamedTuple):
+    """What of an interface tells whom to ask."""
+
+    name: str
+    addresses: tuple[str, ...]
+    is_up: bool
+
+
+class _Peer(NamedTuple):
+    """What of a peer tells whom to ask."""
+
+    allowed_ips: tuple[str, ...]
+    has_shaken_hands: bool
+
+
+# Taking hundreds of prefixes apart costs as much as reading them, and they mostly stay what they were a report ago.
+@lru_cache(maxsize=1)
+def _candidates(links: tuple[_Link, ...], wireguard: tuple[tuple[str, tuple[_Peer, ...]], ...]) -> tuple[str, ...]:
+    by_name = {link.name: link for link in links}
+    tunnels = [_Tunnel.of(peers, by_name.get(name)) for name, peers in wireguard]
+    own = frozenset(ip_interface(text).ip for link in links for text in link.addresses)
     prefixes = sorted((prefix for tunnel in tunnels if tunnel.is_up for prefix in tunnel.prefixes()), key=_rank)
     singles = (_spelled(each.network[0], each.tunnel, own) for each in prefixes if each.is_single)
     subnets = dict.fromkeys((each.network, each.tunnel) for each in prefixes if not each.is_single)
@@ -52,22 +79,22 @@ def unread(telemetry: Telemetry) -> tuple[CollectorFailure, ...]:
 class _Tunnel:
     """A WireGuard interface with the subnets that its own addresses are in."""
 
-    wireguard: WireguardInterface
+    peers: tuple[_Peer, ...]
     subnets: tuple[_Network, ...]
     is_up: bool
 
     @classmethod
-    def of(cls, wireguard: WireguardInterface, interface: Interface | None) -> _Tunnel:
+    def of(cls, peers: tuple[_Peer, ...], link: _Link | None) -> _Tunnel:
         # One that the report was cut by is taken to be up.
-        subnets = tuple(ip_interface(text).network for text in interface.addresses) if interface else ()
-        return cls(wireguard, subnets, interface is None or "UP" in interface.flags)
+        subnets = tuple(ip_interface(text).network for text in link.addresses) if link else ()
+        return cls(peers, subnets, link is None or link.is_up)
 
     def prefixes(self) -> Iterator[_Prefix]:
-        for peer in self.wireguard.peers:
+        for peer in self.peers:
             for text in peer.allowed_ips:
                 network = ip_network(text, strict=False)
                 for part in self._small_parts(network):
-                    yield _Prefix(part, self, self.subnet_of(part) is not None, peer.latest_handshake > 0)
+                    yield _Prefix(part, self, self.subnet_of(part) is not None, peer.has_shaken_hands)
 
     def subnet_of(self, network: _Network) -> _Network | None:
         """Return the own subnet that a network lies in."""
