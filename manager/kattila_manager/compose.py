@@ -40,6 +40,8 @@ _DNS_SECONDS = 5.0
 _REFRESH_LOOK_SECONDS = 5.0
 _POOL_THREADS = 4
 _PR_SET_PDEATHSIG = 1
+# The environment variable by which a worker knows whose it is.
+PARENT = "KATTILA_MANAGER_PARENT"
 # Some hundred reports.
 _GC_OBJECTS = 50_000
 
@@ -175,3 +177,6 @@ def _collect_rarely() -> None:
 def _die_with_parent() -> None:
     # A worker that outlives its parent would hold the port against the next start (prctl(2), Linux alone).
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    # One whose parent had ended before that is told nothing.
+    if os.environ.get(PARENT, str(os.getppid())) != str(os.getppid()):
+        sys.exit(1)

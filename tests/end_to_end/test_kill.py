@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import random
+import socket
 import sqlite3
 import subprocess
 import threading
@@ -187,12 +188,28 @@ def test_a_first_start_that_is_killed_at_any_moment_is_made_good_by_the_next(
             for process in tree:
                 process.kill()
             started.wait()
+        wait_until_free(manager.port)
         manager.start()
         assert manager.post(sealed(report(node(1), 1, now_ms()))).status == 200
     finally:
         manager.kill()
     assert manager.rows("PRAGMA integrity_check") == [("ok",)]
     assert manager.rows("SELECT count(*) FROM reports") == [(1,)]
+
+
+def wait_until_free(port: int) -> None:
+    """Wait until a worker that began just when its parent was killed has found that out."""
+    deadline = time.monotonic() + 20
+    while True:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                assert time.monotonic() < deadline, f"somebody still listens on port {port}"
+                time.sleep(0.05)
+            else:
+                return
 
 
 def test_one_killed_worker_takes_nothing_with_it_and_is_replaced(tmp_path: Path) -> None:

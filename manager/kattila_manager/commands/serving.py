@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
 
 from granian import Granian
@@ -45,6 +46,7 @@ def serve(config: Config) -> int:
     check_free(config.listen)
     migrating.migrate(config.database, config.backup_dir, compose.clock())
     with database.held_open(config.database):
+        os.environ[compose.PARENT] = str(os.getpid())
         server = _server(config)
         server.on_startup(lambda: _log.info("listening on %s, database %s", _shown(config.listen), config.database))
         server.serve()
