@@ -155,7 +155,11 @@ fleet-run: ## a command on the lab's control host: make fleet-run COMMAND="ansib
 fleet-test: setup-fleet ## boot the lab anew, prove all that is promised of nodes, remove it (KEEP=1: let it stay); as root
 	@reason=$$($(FLEET) skip-reason) || exit; \
 	if [ -n "$$reason" ]; then echo "fleet-test is skipped: $$reason"; \
-	else $(MAKE) --no-print-directory build-for-fleet && exec .venv-deploy/bin/pytest tests/fleet -v; fi
+	else $(MAKE) --no-print-directory -j2 fleet-root build-for-fleet && exec .venv-deploy/bin/pytest tests/fleet -v; fi
+
+.PHONY: fleet-root
+fleet-root: setup-fleet
+	@echo "Making the root file system of the nodes, once"; exec $(FLEET) root
 
 # Of the manager only what the lab's nodes take: their Python is Debian 12's.
 build-for-fleet: build-agent

@@ -1,6 +1,7 @@
-"""`make fleet` and its kin: python -m fleet up | down | ssh NODE [COMMAND…] | run COMMAND… | skip-reason.
+"""`make fleet` and its kin: python -m fleet root | up | down | ssh NODE [COMMAND…] | run COMMAND… | skip-reason.
 
-up boots the lab of this checkout and says how to go on; a lab that is up stays as it is. down removes every trace.
+root makes the root file system of the nodes, which stays for the next lab. up boots the lab of this checkout and says
+how to go on; a lab that is up stays as it is. down removes every trace.
 ssh logs in to a node, run runs a command on the control host, with Ansible and the lab's inventory at hand.
 Exit codes: 0 done, 1 failed, 2 wrong call.
 """
@@ -16,7 +17,8 @@ from collections.abc import Callable, Sequence
 from fleet.lab import bring_up, skip_reason, take_down
 from fleet.place import Place, here
 from fleet.plan import LAB, underlay
-from fleet.system import LabError
+from fleet.root import make_root
+from fleet.system import LabError, locked
 from fleet.up import control_environment, inside
 
 
@@ -24,10 +26,9 @@ def main(words: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     place = here()
     match words:
-        case ["up"]:
-            return _told(lambda: _bring_up(place))
-        case ["down"]:
-            return _told(lambda: _take_down(place))
+        case ["root" | "up" | "down" as what]:
+            task = {"root": _make_root, "up": _bring_up, "down": _take_down}[what]
+            return _told(lambda: task(place))
         case ["skip-reason"]:
             print(skip_reason())
             return 0
@@ -54,6 +55,11 @@ def _bring_up(place: Place) -> None:
     started = time.monotonic()
     bring_up(place, lambda text: print(f"[{time.monotonic() - started:5.1f} s] {text}", flush=True))
     print(summary(place))
+
+
+def _make_root(place: Place) -> None:
+    with locked(place):
+        make_root(place)
 
 
 def _take_down(place: Place) -> None:

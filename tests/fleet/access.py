@@ -30,8 +30,17 @@ def ssh_settings(plan: Plan, state: Path) -> str:
     StrictHostKeyChecking yes
     BatchMode yes
     ConnectTimeout 5
+    ServerAliveInterval 5
+    ControlMaster auto
+    ControlPersist 60
+    ControlPath "{_shared_connections(state)}"
     LogLevel ERROR"""
     return "\n".join([*sections, everywhere]) + "\n"
+
+
+def _shared_connections(state: Path) -> str:
+    """Where the socket of each node's one connection is: a new one costs more than most of what is asked through it."""
+    return f"{state}/ssh-%n"
 
 
 def known_hosts(host_keys: Mapping[str, tuple[str, str]]) -> str:
@@ -45,7 +54,7 @@ def inventory(plan: Plan, state: Path) -> str:
              for site in plan.sites}  # fmt: skip
     tree: dict[str, Any] = {
         "vars": {
-            "ansible_ssh_common_args": f"-F '{state}/ssh_config'",
+            "ansible_ssh_common_args": f"-F '{state}/ssh_config' -o ControlPath='{_shared_connections(state)}'",
             "kattila_dns": plan.key_record,
             "kattila_manager_url": f"http://{plan.manager}.{plan.zone}:{MANAGER_PORT}",
         },
@@ -68,8 +77,6 @@ def environment(checkout: Path, state: Path, inherited: Mapping[str, str]) -> di
         "PATH": found,
         "ANSIBLE_HOME": f"{state}/ansible",
         "ANSIBLE_INVENTORY": f"{state}/inventory.yml",
-        "ANSIBLE_PIPELINING": "1",
         "ANSIBLE_PYTHON_INTERPRETER": "/usr/bin/python3",
-        "ANSIBLE_SSH_CONTROL_PATH_DIR": f"{state}/ansible/cp",
         "LC_ALL": "C.UTF-8",
     }

@@ -20,7 +20,6 @@ from fleet.plan import LAB, underlay
 from fleet.system import LabError, kill_all, members, remove_groups, run
 from fleet.up import BOOT_SECONDS, await_ssh, boot, control_environment, inside, remote
 
-# The last of the playbooks to come: while it is missing, what they promise is not asked for.
 AGENTS = tuple(node.name for node in LAB.agents)
 NODES = tuple(node.name for node in LAB.nodes)
 

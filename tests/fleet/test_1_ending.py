@@ -1,11 +1,9 @@
-"""Ended at any point, a lab leaves nothing that `down` does not find, and the next one comes up.
-
-The second test makes the root file system again that the first does away with: the others need it.
-"""
+"""Ended at any point, a lab leaves nothing that `down` does not find, and the next one comes up."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +16,7 @@ import pytest
 from fleet.down import traces
 from fleet.lab import is_up, take_down
 from fleet.place import here
+from fleet.root import make_root
 
 PLACE = here()
 # A shell that starts something in the background lets it ignore SIGINT, and all that it starts.
@@ -53,15 +52,29 @@ def _command_lines() -> Iterator[Path]:
             yield path
 
 
-def test_killed_while_the_root_file_system_is_made() -> None:
-    stamp = PLACE.cache / "root.complete"
-    stamp.unlink(missing_ok=True)
+@pytest.fixture
+def no_root() -> Iterator[Path]:
+    """There is no root file system, for as long as it takes; the others need it. Gives the stamp of a complete one."""
+    stamp, aside = PLACE.cache / "root.complete", PLACE.cache / "aside"
+    make_root(PLACE)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    for path in (PLACE.root, stamp):
+        path.rename(aside / path.name)
+    yield stamp
+    shutil.rmtree(PLACE.root, ignore_errors=True)
+    for path in (PLACE.root, stamp):
+        (aside / path.name).rename(path)
+    aside.rmdir()
+
+
+def test_killed_while_the_root_file_system_is_made(no_root: Path) -> None:
     with subprocess.Popen(UP, env=ENVIRONMENT, stdout=subprocess.DEVNULL) as booting:
         _await(lambda: len(_of_the_root_file_system()) > 0)
         time.sleep(2)
         booting.send_signal(signal.SIGKILL)
     _await(lambda: _of_the_root_file_system() == [])
-    assert not stamp.exists()
+    assert not no_root.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -86,17 +99,13 @@ def test_killed_while_it_comes_up(seconds: float) -> None:
     assert traces(PLACE) == []
 
 
-def test_comes_up_over_what_a_killed_one_left() -> None:
+def test_comes_up_over_what_a_killed_one_left_and_goes_down_twice() -> None:
     with subprocess.Popen(UP, env=ENVIRONMENT, stdout=subprocess.DEVNULL) as booting:
         time.sleep(1.5)
         booting.send_signal(signal.SIGKILL)
     assert traces(PLACE) != []
     subprocess.run(UP, env=ENVIRONMENT, stdout=subprocess.DEVNULL, check=True)
     assert is_up(PLACE)
-
-
-def test_down_is_done_twice_without_complaint() -> None:
-    subprocess.run(UP, env=ENVIRONMENT, stdout=subprocess.DEVNULL, check=True)
     for _ in range(2):
         take_down(PLACE)
         assert traces(PLACE) == []

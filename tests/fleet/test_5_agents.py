@@ -9,11 +9,11 @@ import pytest
 from fleet.nodes import AGENTS, Fleet
 from fleet.plan import LAB
 
-FIRST = AGENTS[0]
+FIRST, SECOND = AGENTS[:2]
 ID = "cat /var/lib/kattila-agent/agent_id.txt"
 STARTED = "systemctl show --property=InvocationID kattila-agent"
 SETTINGS = "cat /etc/kattila/agent.env"
-ODD = 'it\'s # "odd" \\ = $HOME'
+LABELS = {"site": "north", "note": 'it\'s # "odd" \\ = $HOME'}
 
 
 pytestmark = pytest.mark.usefixtures("rolled_out")
@@ -32,16 +32,22 @@ def test_without_a_manager_it_refuses_and_changes_nothing(fleet: Fleet) -> None:
     assert fleet.on_all(AGENTS, SETTINGS) == before
 
 
-def test_labels_are_told_as_they_are_written(fleet: Fleet) -> None:
-    labels = {"site": "north", "note": ODD}
-    ran = fleet.playbook("agents.yml", "--limit", FIRST, "-e", json.dumps({"kattila_agent_labels": labels}))
+@pytest.fixture(scope="module")
+def started_before(fleet: Fleet) -> str:
+    """The run of SECOND's agent before the roll-out: which gives FIRST labels, and comes after one that was ended."""
+    before = fleet.on(SECOND, STARTED)
+    fleet.on(SECOND, "touch /etc/kattila/agent.env")  # As it is left by a run that did not come to the restart.
+    hosts = fleet.place.state / "labels.yml"
+    hosts.write_text(json.dumps({"all": {"hosts": {FIRST: {"kattila_agent_labels": LABELS}}}}))
+    inventories = ("-i", str(fleet.place.state / "inventory.yml"), "-i", str(hosts))
+    ran = fleet.playbook("agents.yml", *inventories, "--limit", f"{FIRST},{SECOND}")
     assert ran.code == 0, ran.text[-5000:]
-    assert fleet.newest_report(fleet.on(FIRST, ID))["telemetry"]["system"]["labels"] == labels
+    return before
 
 
-def test_what_a_run_that_was_ended_left_is_in_use_after_the_next(fleet: Fleet) -> None:
-    before = fleet.on(FIRST, STARTED)
-    fleet.on(FIRST, "touch /etc/kattila/agent.env")  # As after a run that was ended before it came to the restart.
-    ran = fleet.playbook("agents.yml", "--limit", FIRST)
-    assert ran.code == 0, ran.text[-5000:]
-    assert fleet.on(FIRST, STARTED) != before
+def test_labels_are_told_as_they_are_written(fleet: Fleet, started_before: str) -> None:
+    assert fleet.newest_report(fleet.on(FIRST, ID))["telemetry"]["system"]["labels"] == LABELS
+
+
+def test_what_a_run_that_was_ended_left_is_in_use_after_the_next(fleet: Fleet, started_before: str) -> None:
+    assert fleet.on(SECOND, STARTED) != started_before

@@ -56,7 +56,7 @@ def versions_after_stop(fleet: Fleet, stopped: Run) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def upgraded(fleet: Fleet, newer: Path, versions_after_stop: dict[str, str]) -> Run:
     """The roll-out once more, with nothing in its way."""
-    return fleet.playbook("site.yml", "-e", f"kattila_agent_files={newer}")
+    return fleet.playbook("agents.yml", "-e", f"kattila_agent_files={newer}")
 
 
 @pytest.fixture(scope="module")
