@@ -8,9 +8,12 @@ from typing import Any
 
 import yaml
 
+from fleet import certificate
 from fleet.plan import Machine, Plan, underlay
 
 MANAGER_PORT = 5086
+# The network to which the pages are shown: that of the manager and the DNS server.
+READERS = "operations"
 
 
 def ssh_settings(plan: Plan, state: Path) -> str:
@@ -59,11 +62,27 @@ def inventory(plan: Plan, state: Path) -> str:
             "kattila_manager_url": f"http://{plan.manager}.{plan.zone}:{MANAGER_PORT}",
         },
         "children": {
-            "kattila_managers": {"hosts": {plan.manager: {}}},
+            "kattila_managers": {"hosts": {plan.manager: _site(plan)}},
             "kattila_agents": {"children": sites},
         },
     }
     return str(yaml.safe_dump({"all": tree}, sort_keys=False))
+
+
+def site_name(plan: Plan) -> str:
+    """The name of the site that shows the pages."""
+    return f"{plan.manager}.{plan.zone}"
+
+
+def _site(plan: Plan) -> dict[str, Any]:
+    shown_to = next(network for network in plan.networks if network.name == READERS)
+    return {
+        "kattila_manager_nginx": True,
+        "kattila_manager_nginx_name": site_name(plan),
+        "kattila_manager_nginx_allow": [str(shown_to.ipv4), str(shown_to.ipv6)],
+        "kattila_manager_nginx_certificate": f"/{certificate.FILE}",
+        "kattila_manager_nginx_certificate_key": f"/{certificate.KEY_FILE}",
+    }
 
 
 def _host(node: Machine) -> dict[str, Any]:

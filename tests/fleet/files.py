@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fleet import naming, wireguard
+from fleet import certificate, naming, wireguard
 from fleet.plan import Machine, Plan, families
 
 SYSTEM_UNITS = "etc/systemd/system"
@@ -17,8 +17,8 @@ SYSTEM_UNITS = "etc/systemd/system"
 class Secrets:
     """What is drawn anew for each lab.
 
-    key: the fleet's PSK. other_key: what the other DNS server has in its place. tsig: base64. Of SSH keys, by node: the
-    text of the private file and of the public one; `login_key` is the public key of who may log in.
+    key: the fleet's PSK. other_key: what the other DNS server has in its place. tsig: base64. pages: for their site. Of
+    SSH keys, by node: the text of the private file and of the public one; `login_key` is the public key of who may log in.
     """
 
     key: str
@@ -27,6 +27,7 @@ class Secrets:
     login_key: str
     host_keys: dict[str, tuple[str, str]]
     machine_ids: dict[str, str]
+    pages: certificate.Certificate
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def node_files(plan: Plan, machine: Machine, secrets: Secrets) -> tuple[File, ..
         *_identity(plan, machine, secrets),
         *(_tunnel(plan, machine) if machine.overlay is not None else ()),
         *(_name_servers(plan, secrets) if machine.name == plan.resolver else ()),
+        *(_certificate(secrets) if machine.name == plan.manager else ()),
     )
 
 
@@ -73,6 +75,11 @@ def _name_servers(plan: Plan, secrets: Secrets) -> Iterator[File]:
     yield File("etc/knot/update.key", naming.update_key(secrets.tsig), 0o600)
     yield File(f"var/lib/{first.folder}/{plan.zone}.zone", naming.zone(plan, secrets.key), 0o660, "knot")
     yield File(f"var/lib/{other.folder}/{plan.zone}.zone", naming.zone(plan, secrets.other_key), 0o660, "knot")
+
+
+def _certificate(secrets: Secrets) -> Iterator[File]:
+    yield File(certificate.FILE, secrets.pages.certificate)
+    yield File(certificate.KEY_FILE, secrets.pages.key, 0o600)
 
 
 def enabled_units(plan: Plan, machine: Machine) -> tuple[str, ...]:

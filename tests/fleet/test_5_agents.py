@@ -13,6 +13,7 @@ FIRST, SECOND = AGENTS[:2]
 ID = "cat /var/lib/kattila-agent/agent_id.txt"
 STARTED = "systemctl show --property=InvocationID kattila-agent"
 SETTINGS = "cat /etc/kattila/agent.env"
+AT_ONCE = '{"kattila_batches": ["100%"]}'
 LABELS = {"site": "north", "note": 'it\'s # "odd" \\ = $HOME'}
 
 
@@ -40,7 +41,7 @@ def started_before(fleet: Fleet) -> str:
     hosts = fleet.place.state / "labels.yml"
     hosts.write_text(json.dumps({"all": {"hosts": {FIRST: {"kattila_agent_labels": LABELS}}}}))
     inventories = ("-i", str(fleet.place.state / "inventory.yml"), "-i", str(hosts))
-    ran = fleet.playbook("agents.yml", *inventories, "--limit", f"{FIRST},{SECOND}")
+    ran = fleet.playbook("agents.yml", *inventories, "--limit", f"{FIRST},{SECOND}", "-e", AT_ONCE)
     assert ran.code == 0, ran.text[-5000:]
     return before
 

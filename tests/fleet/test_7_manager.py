@@ -5,18 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
 
 from fleet import releases
+from fleet.access import site_name
 from fleet.nodes import Fleet, Run
 from fleet.plan import LAB
 from fleet.system import LabError
@@ -25,9 +20,7 @@ PROGRAMS = "/opt/kattila-manager"
 BACKUPS = "/var/backups/kattila-manager"
 DATABASE = "/var/lib/kattila-manager/kattila_manager.db"
 SERVICES = "kattila-manager kattila-publish kattila-backup.timer"
-NAME = f"{LAB.manager}.{LAB.zone}"
-# Of the network that manager and DNS server are in.
-READERS = ["203.0.113.0/26", "2001:db8:0:1::/64"]
+NAME = site_name(LAB)
 ASK = """
 import http.client, ssl, sys
 method, scheme, name, path, certificate = sys.argv[1:]
@@ -87,22 +80,6 @@ def ask(fleet: Fleet, node: str, url: str, method: str = "GET", certificate: str
 
 
 @pytest.fixture(scope="module")
-def certificate(fleet: Fleet) -> Iterator[str]:
-    """A certificate in the manager's name, which lies on its node beside its key."""
-    key, name, now = ec.generate_private_key(ec.SECP256R1()), x509.Name([]), datetime.now(UTC)
-    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(1))
-    signed = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=True).sign(key, SHA256())
-    text = signed.public_bytes(serialization.Encoding.PEM).decode()
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ).decode()
-    fleet.on(LAB.manager, "cat >/root/pages.pem", text)
-    fleet.on(LAB.manager, "umask 077; cat >/root/pages.key", private)
-    yield str(text)
-    fleet.on(LAB.manager, "rm /root/pages.pem /root/pages.key")
-
-
-@pytest.fixture(scope="module")
 def newer(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with a newer release than the one that runs."""
     return releases.build_newer(fleet.place.checkout, tmp_path_factory.mktemp("newer"))
@@ -119,15 +96,8 @@ def test_a_backup_is_made_and_put_back_as_the_readme_says(fleet: Fleet) -> None:
     assert agents(fleet) >= known
 
 
-def test_nginx_shows_the_pages_by_tls_and_nothing_else(fleet: Fleet, certificate: str) -> None:
-    roll_out(
-        fleet,
-        kattila_manager_nginx=True,
-        kattila_manager_nginx_name=NAME,
-        kattila_manager_nginx_allow=READERS,
-        kattila_manager_nginx_certificate="/root/pages.pem",
-        kattila_manager_nginx_certificate_key="/root/pages.key",
-    )
+def test_nginx_shows_the_pages_by_tls_and_nothing_else(fleet: Fleet) -> None:
+    certificate = (fleet.place.state / "pages.pem").read_text()
     reader, site = LAB.resolver, f"https://{NAME}"
     status, page = ask(fleet, reader, f"{site}/", certificate=certificate)
     assert (status, page[:15]) == (200, "<!DOCTYPE html>")
@@ -141,7 +111,7 @@ def test_nginx_shows_the_pages_by_tls_and_nothing_else(fleet: Fleet, certificate
 def test_an_upgrade_keeps_database_and_tokens_and_the_release_before(fleet: Fleet, newer: Path) -> None:
     known, secrets, before, old = agents(fleet), fleet.secrets(), schema(fleet), current(fleet)
     on_manager(fleet, f"mkdir {PROGRAMS}/0.0.1-00000000")
-    roll_out(fleet, kattila_manager_tarballs=str(newer))
+    roll_out(fleet, kattila_manager_tarballs=str(newer), kattila_manager_nginx=False)
     assert current(fleet).startswith(f"{releases.VERSION}-")
     assert schema(fleet) == releases.REVISION
     assert agents(fleet) >= known

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fleet import access, files, naming, wireguard, wiring
+from fleet import access, certificate, files, naming, wireguard, wiring
 from fleet.place import Place
 from fleet.plan import Machine, Plan, forwards, tunnels
 from fleet.system import LabError, group_folders, run, start
@@ -58,6 +58,7 @@ def draw_secrets(plan: Plan, place: Place, lock: int) -> files.Secrets:
         login_key=login[1],
         host_keys={node.name: _ssh_key(place.state / "hosts" / node.name, node.name, lock) for node in plan.nodes},
         machine_ids={node.name: uuid.uuid4().hex for node in plan.nodes},
+        pages=certificate.draw(access.site_name(plan)),
     )
     shutil.rmtree(place.state / "hosts")
     return drawn
@@ -79,6 +80,7 @@ def write_access(plan: Plan, place: Place, drawn: files.Secrets) -> None:
         "known_hosts": access.known_hosts(drawn.host_keys),
         "inventory.yml": access.inventory(plan, place.state),
         "key": drawn.key,
+        "pages.pem": drawn.pages.certificate,
         "update.key": naming.update_key(drawn.tsig),
     }
     for name, text in texts.items():
