@@ -1,7 +1,7 @@
 """HTTP to one server, bounded in time and size whatever the server does.
 
-May live here: the session, its connections, and what a failure is called. Not here: what is sent and what an answer
-means.
+May live here: a request and its time, and what a failure is called. Not here: sockets and names (transport, resolving),
+what is sent and what an answer means.
 """
 
 from __future__ import annotations
@@ -11,22 +11,17 @@ import json
 import re
 import socket
 import ssl
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from http.cookiejar import DefaultCookiePolicy
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from kattila_agent import __version__
+from kattila_agent.resolving import Resolver
+from kattila_agent.transport import Request, Sockets, session_over
 from kattila_protocol.message import MAX_MESSAGE_BYTES
 from kattila_settings.values import ALL_ADDRESSES, Listen
 
@@ -34,6 +29,9 @@ CONNECT_SECONDS = 3.0
 READ_SECONDS = 10.0
 # From the first byte sent to the last one read; a server that drips its answer is cut off.
 TOTAL_SECONDS = 15.0
+
+# One for all connections of this program: what one has learned, others need not ask.
+SYSTEM = Resolver()
 
 _Answer = TypeVar("_Answer")
 
@@ -62,19 +60,24 @@ class Reply(NamedTuple):
 class Connection:
     """Keep-alive HTTP to one server, without proxies, redirects, cookies or compression. For one thread.
 
-    A request takes `total_seconds` at most. Only resolving a name, and then trying each of its addresses for
-    `connect_seconds`, may go beyond that.
+    A request takes `total_seconds` at most. Only resolving a name, for RESOLVE_SECONDS, and then trying each of its
+    addresses for `connect_seconds`, may go beyond that.
     """
 
     def __init__(
-        self, url: str, *, total_seconds: float = TOTAL_SECONDS, connect_seconds: float = CONNECT_SECONDS
+        self,
+        url: str,
+        *,
+        total_seconds: float = TOTAL_SECONDS,
+        connect_seconds: float = CONNECT_SECONDS,
+        resolver: Resolver = SYSTEM,
     ) -> None:
         """Take the server's URL, to which paths are appended. Opens nothing yet."""
         self._url = url
         self._total_seconds = total_seconds
         self._connect_seconds = connect_seconds
-        self._sockets = _Sockets()
-        self._session = _session(_Adapter(self._sockets, url))
+        self._sockets = Sockets()
+        self._session = session_over(self._sockets, resolver, url)
         self._named_address = _named_address(url)
 
     def post(
@@ -101,8 +104,8 @@ class Connection:
         """Close what is open; the next request opens it again."""
         self._session.close()
 
-    def _in_time(self, ask: Callable[[_Request], _Answer], total_seconds: float | None) -> _Answer:
-        request = _Request(self._total_seconds if total_seconds is None else total_seconds)
+    def _in_time(self, ask: Callable[[Request], _Answer], total_seconds: float | None) -> _Answer:
+        request = Request(self._total_seconds if total_seconds is None else total_seconds)
         with self._sockets.cut_off_in_time(request):
             outcome = _outcome(ask, request)
         if request.is_cut_off:
@@ -112,7 +115,7 @@ class Connection:
             raise UnreachableError(outcome.reason)
         return outcome
 
-    def _post_again_if_closed(self, path: str, given: Mapping[str, Any], request: _Request) -> Reply:
+    def _post_again_if_closed(self, path: str, given: Mapping[str, Any], request: Request) -> Reply:
         kept_alive = bool(self._sockets)
         try:
             return self._post(path, given, request)
@@ -123,28 +126,20 @@ class Connection:
             self._session.close()
         return self._post(path, given, request)
 
-    def _post(self, path: str, given: Mapping[str, Any], request: _Request) -> Reply:
+    def _post(self, path: str, given: Mapping[str, Any], request: Request) -> Reply:
         with self._session.post(self._url + path, **given, **self._bounds(request)) as response:
             retry_after = response.headers.get("Retry-After", "")
             # The other form of RFC 9110, section 10.2.3, is a date, which our servers do not send.
             seconds = int(retry_after) if re.fullmatch(r"[0-9]{1,6}", retry_after) else None
             return Reply(response.status_code, _read_bounded(response), seconds)
 
-    def _get(self, path: str, parameters: Mapping[str, str] | None, request: _Request) -> Page:
+    def _get(self, path: str, parameters: Mapping[str, str] | None, request: Request) -> Page:
         with self._session.get(self._url + path, params=parameters, **self._bounds(request)) as response:
             return Page(response.status_code, response.headers.get("Server", ""), _read_bounded(response))
 
-    def _bounds(self, request: _Request) -> dict[str, Any]:
+    def _bounds(self, request: Request) -> dict[str, Any]:
         timeout = min(self._connect_seconds, request.total_seconds), min(READ_SECONDS, request.total_seconds)
         return {"timeout": timeout, "allow_redirects": False, "stream": True}
-
-
-@dataclass(slots=True)
-class _Request:
-    """A request that is under way: its time, and whether that is over."""
-
-    total_seconds: float
-    is_cut_off: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +149,7 @@ class _Failure:
     reason: str
 
 
-def _outcome(ask: Callable[[_Request], _Answer], request: _Request) -> _Answer | _Failure:
+def _outcome(ask: Callable[[Request], _Answer], request: Request) -> _Answer | _Failure:
     try:
         return ask(request)
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
@@ -162,119 +157,6 @@ def _outcome(ask: Callable[[_Request], _Answer], request: _Request) -> _Answer |
     except ValueError:
         # What the libraries below say of lines that they cannot read.
         return _Failure("its answer is no HTTP")
-
-
-class _Sockets:
-    """The open sockets of a session, so that another thread can cut off a request that is under way.
-
-    Duplicates, because TLS takes the original ones over; to shut one down shuts the connection.
-    """
-
-    def __init__(self) -> None:
-        self._open: set[socket.socket] = set()
-        self._done: list[socket.socket] = []
-        self.address: str | None = None
-        self._lock = threading.Lock()
-        self._under_way: _Request | None = None
-
-    def __bool__(self) -> bool:
-        return bool(self._open)
-
-    def add(self, opened: socket.socket) -> socket.socket:
-        duplicate = opened.dup()
-        self.address = _address(duplicate.getpeername())
-        with self._lock:
-            self._open.add(duplicate)
-            if self._under_way is not None and self._under_way.is_cut_off:
-                # Connected at last, but too late.
-                _shut_down(duplicate)
-        return duplicate
-
-    def remove(self, duplicate: socket.socket) -> None:
-        """Let go of one that no other request will use: the body of an answer may still be read from it."""
-        with self._lock:
-            self._done.append(duplicate)
-            if self._under_way is None:
-                self._close_done()
-
-    @contextmanager
-    def cut_off_in_time(self, request: _Request) -> Iterator[None]:
-        """Shut the connection down, and any that is opened afterwards, when the request's time is over."""
-        timer = threading.Timer(request.total_seconds, self._cut_off, (request,))
-        timer.daemon = True
-        with self._lock:
-            self._under_way = request
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-            with self._lock:
-                self._under_way = None
-                self._close_done()
-
-    def _cut_off(self, request: _Request) -> None:
-        with self._lock:
-            # The timer may come just when the request has ended, and the next one has begun.
-            if self._under_way is not request:
-                return
-            request.is_cut_off = True
-            for duplicate in self._open:
-                _shut_down(duplicate)
-
-    def _close_done(self) -> None:
-        for duplicate in self._done:
-            self._open.discard(duplicate)
-            duplicate.close()
-        self._done.clear()
-
-
-def _shut_down(duplicate: socket.socket) -> None:
-    with suppress(OSError):  # Closed by the other end already.
-        duplicate.shutdown(socket.SHUT_RDWR)
-
-
-class _Adapter(HTTPAdapter):
-    """requests' transport over connections whose sockets are known."""
-
-    def __init__(self, sockets: _Sockets, url: str) -> None:
-        self._sockets = sockets
-        # The system's certificates, SSL_CERT_FILE included, so that a manager with a private CA can be trusted.
-        self._tls = ssl.create_default_context() if url.startswith("https:") else None
-        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        if self._tls is not None:
-            kwargs["ssl_context"] = self._tls
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _pool_classes(self._sockets)
-
-
-def _pool_classes(sockets: _Sockets) -> dict[str, type[HTTPConnectionPool]]:
-    class Known(HTTPConnection):
-        known: socket.socket | None = None
-
-        def _new_conn(self) -> socket.socket:
-            opened = super()._new_conn()
-            self.known = sockets.add(opened)
-            return opened
-
-        def close(self) -> None:
-            super().close()
-            if self.known is not None:
-                sockets.remove(self.known)
-                self.known = None
-
-    class KnownTls(Known, HTTPSConnection):
-        pass
-
-    class Pool(HTTPConnectionPool):
-        ConnectionCls = Known
-
-    class TlsPool(HTTPSConnectionPool):
-        ConnectionCls = KnownTls
-
-    return {"http": Pool, "https": TlsPool}
 
 
 class Connections:
@@ -311,47 +193,12 @@ def unsigned_words(body: bytes) -> str:
         return ""
 
 
-def _address(name: tuple[Any, ...]) -> str:
-    """Return the address of a socket's name, with the zone of a link-local one."""
-    host, scope = str(name[0]).partition("%")[0], name[3] if len(name) == 4 else 0
-    return f"{host}%{scope}" if scope else host
-
-
 def _named_address(url: str) -> str | None:
     host = urlsplit(url).hostname or ""
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:
         return None
-
-
-class _Session(requests.Session):
-    """A session for which no answer is a redirect.
-
-    Told not to follow one, requests still reads and unpacks the whole body and parses where it leads: all of it as
-    large and as odd as a stranger likes.
-    """
-
-    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 - the signature is theirs
-        return None
-
-
-def _session(adapter: HTTPAdapter) -> requests.Session:
-    session = _Session()
-    # Reports go where the settings say: no proxy and no .netrc of whoever started the agent.
-    session.trust_env = False
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    session.headers.update(
-        {
-            "Accept": "application/json, application/problem+json",
-            "Accept-Encoding": "identity",
-            "Content-Type": "application/json",
-            "User-Agent": f"kattila-agent/{__version__}",
-        }
-    )
-    session.mount("http://", adapter)
-    session.mount("https://", adapter)
-    return session
 
 
 def _read_bounded(response: requests.Response) -> bytes:
