@@ -18,7 +18,8 @@ class Secrets:
     """What is drawn anew for each lab.
 
     key: the fleet's PSK. other_key: what the other DNS server has in its place. tsig: base64. pages: for their site. Of
-    SSH keys, by node: the text of the private file and of the public one; `login_key` is the public key of who may log in.
+    SSH keys, by node: the text of the private file and of the public one; `login_key` is the public key of who may
+    log in.
     """
 
     key: str

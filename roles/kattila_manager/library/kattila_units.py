@@ -1,0 +1,1 @@
+../../kattila_agent/library/kattila_units.py
