@@ -49,6 +49,9 @@ for path in pathlib.Path("/run/wireguard").glob("*.sock"):
         pass
 """
 
+# Prints who it is, and then does what it is told, which has to be there.
+AND_WHO_IT_IS = 'id --user --name; command -v "$0" >/dev/null || exec echo "$0 is not there"; exec "$0" "$@"'
+
 # Prints what the helper tells.
 ASK_HELPER = r"""
 import socket, sys
@@ -134,11 +137,16 @@ def standing_of(node: Host, unit: str) -> dict[str, str]:
 
 
 def as_agent(node: Host, *words: str) -> str:
-    """What a program prints that runs where the agent does, as its user and without privilege, as the agent is."""
+    """What a program prints that runs where the agent does, as its user and without privilege, as the agent is.
+
+    That it does is asked as well: of a program that does not run at all, nothing can be learned.
+    """
     where = ["nsenter", f"--target={main_process(node, 'kattila-agent')}", "--mount", "--net"]
     who = ["setpriv", "--reuid=kattila-agent", "--regid=kattila-agent", "--clear-groups", "--no-new-privs"]
-    command = [*where, *who, "--bounding-set=-all", "--inh-caps=-all", "--", *words]
-    return str(node.run(" ".join(["%s"] * len(command)), *command).stdout)
+    command = [*where, *who, "--bounding-set=-all", "--inh-caps=-all", "--", "sh", "-c", AND_WHO_IT_IS, *words]
+    said = str(node.run(" ".join(["%s"] * len(command)), *command).stdout)
+    assert said.startswith("kattila-agent\n"), f"nothing runs as the agent does: {said!r}"
+    return said.removeprefix("kattila-agent\n")
 
 
 def wireguard(node: Host, what: str) -> set[str]:

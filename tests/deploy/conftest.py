@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
+from configparser import ConfigParser
 from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import testinfra
 from testinfra.host import Host
+from testinfra.utils import ansible_runner
 from testinfra.utils.ansible_runner import AnsibleRunner
 
 from deploy.asking import manager_says
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let all that is asked of a node go through one connection, which testinfra does only where that has a name.
+
+    Ansible's own name for it is not known here. One for all that use `ansible.cfg` would be too long in some homes.
+    """
+    folder = tempfile.mkdtemp(prefix="kattila-")
+    config.add_cleanup(lambda: shutil.rmtree(folder))
+    read = ansible_runner.get_ansible_config
+
+    def with_name() -> ConfigParser:
+        settings: ConfigParser = read()
+        if not settings.get("ssh_connection", "control_path", fallback="", raw=True):
+            settings.read_dict({"ssh_connection": {"control_path": "%(directory)s/%%C"}})
+            settings.read_dict({"persistent_connection": {"control_path_dir": folder}})
+        return settings
+
+    ansible_runner.get_ansible_config = with_name
 
 
 @pytest.fixture(scope="module")

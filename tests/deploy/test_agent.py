@@ -101,6 +101,8 @@ def test_it_cannot_read_a_file_with_a_wireguard_key(node: Host) -> None:
 
 
 def test_it_cannot_ask_wireguard_itself(node: Host) -> None:
+    if not node.exists("wg"):
+        pytest.skip("there is no wg here to ask with")
     assert as_agent(node, "wg", "show", "all", "private-key") == ""
 
 

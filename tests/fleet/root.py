@@ -23,6 +23,8 @@ HOOKS = (
     f'chroot "$1" systemctl --quiet disable {" ".join(IDLE_UNITS)}',
     'chroot "$1" systemctl --quiet mask console-getty.service',
     'rm -f "$1"/etc/ssh/ssh_host_*',
+    # As on a hardened node: what is rolled out for others to read has to say so.
+    'echo "session optional pam_umask.so umask=0077" >>"$1"/etc/pam.d/common-session',
 )
 MAKE_SECONDS = 600
 # It ends with this program, whatever ends that, and leaves neither process nor mount.

@@ -29,6 +29,10 @@ def test_every_node_runs_with_all_its_units(own_network_before: set[str], fleet:
     assert set(fleet.on_all(NODES, "systemctl is-system-running").values()) == {"running"}
 
 
+def test_what_root_makes_on_a_node_is_for_root_alone(fleet: Fleet) -> None:
+    assert fleet.on_all(NODES, "umask") == dict.fromkeys(NODES, "0077")
+
+
 def test_this_machines_own_network_gets_nothing_of_the_lab(own_network_before: set[str], fleet: Fleet) -> None:
     ips = [str(ip) for machine in LAB.machines if machine.ports for ip in underlay(LAB, machine)]
     links = [network.name for network in LAB.networks] + [f"to-{machine.name}" for machine in LAB.machines]

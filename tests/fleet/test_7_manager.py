@@ -19,6 +19,7 @@ from fleet.system import LabError
 PROGRAMS = "/opt/kattila-manager"
 BACKUPS = "/var/backups/kattila-manager"
 DATABASE = "/var/lib/kattila-manager/kattila_manager.db"
+STARTED = "systemctl show --property=InvocationID --value kattila-manager kattila-publish"
 SERVICES = "kattila-manager kattila-publish kattila-backup.timer"
 NAME = site_name(LAB)
 ASK = """
@@ -83,6 +84,13 @@ def ask(fleet: Fleet, node: str, url: str, method: str = "GET", certificate: str
 def newer(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with a newer release than the one that runs."""
     return releases.build_newer(fleet.place.checkout, tmp_path_factory.mktemp("newer"))
+
+
+def test_what_a_run_that_was_ended_left_is_in_use_after_the_next(fleet: Fleet) -> None:
+    before = on_manager(fleet, STARTED).split()
+    on_manager(fleet, "touch /etc/kattila/manager.env")
+    roll_out(fleet)
+    assert not set(on_manager(fleet, STARTED).split()) & set(before)
 
 
 def test_a_backup_is_made_and_put_back_as_the_readme_says(fleet: Fleet) -> None:

@@ -21,6 +21,9 @@ NOT_OURS = re.compile(
 
 @pytest.fixture(scope="module")
 def removal(fleet: Fleet, rolled_out: None) -> Run:
+    # One has failed, which systemd remembers of a unit that is gone, too.
+    fleet.on(AGENTS[0], "echo INTERVAL=nonsense >>/etc/kattila/agent.env; systemctl restart kattila-agent || true")
+    fleet.on(AGENTS[0], "until systemctl is-failed kattila-agent; do sleep 0.1; done")
     return fleet.playbook("uninstall.yml", "-e", "kattila_uninstall=yes")
 
 

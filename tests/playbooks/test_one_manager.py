@@ -1,0 +1,27 @@
+"""An inventory without its one manager is refused, before any node is asked."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support.modules import PYTHON, ROOT, SKIPPED
+
+pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason=SKIPPED)
+
+
+@pytest.mark.parametrize("playbook", ["site", "agents", "verify"])
+@pytest.mark.parametrize("managers", [[], ["first.example.com", "second.example.com"]], ids=["none", "two"])
+def test_it_is_refused(tmp_path: Path, playbook: str, managers: list[str]) -> None:
+    hosts = {"kattila_managers": managers, "kattila_agents": ["north-db.example.com"]}
+    groups = {group: {"hosts": {name: {} for name in members}} for group, members in hosts.items()}
+    inventory = tmp_path / "hosts.json"
+    inventory.write_text(json.dumps({"all": {"children": groups}}))
+    words = [PYTHON.with_name("ansible-playbook"), "-i", inventory, ROOT / "playbooks" / f"{playbook}.yml"]
+    ran = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert ran.returncode != 0
+    assert f"has {len(managers)} hosts, and a fleet has one" in " ".join(ran.stdout.split())
+    assert "unreachable=0" in ran.stdout
