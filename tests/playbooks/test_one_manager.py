@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,10 +18,10 @@ pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason=SKIPPED)
 @pytest.mark.parametrize("managers", [[], ["first.example.com", "second.example.com"]], ids=["none", "two"])
 def test_it_is_refused(tmp_path: Path, playbook: str, managers: list[str]) -> None:
     hosts = {"kattila_managers": managers, "kattila_agents": ["north-db.example.com"]}
-    groups = {group: {"hosts": {name: {} for name in members}} for group, members in hosts.items()}
+    groups: dict[str, Any] = {group: {"hosts": {name: {} for name in members}} for group, members in hosts.items()}
     inventory = tmp_path / "hosts.json"
     inventory.write_text(json.dumps({"all": {"children": groups}}))
-    words = [PYTHON.with_name("ansible-playbook"), "-i", inventory, ROOT / "playbooks" / f"{playbook}.yml"]
+    words = [f"{PYTHON.parent}/ansible-playbook", "-i", f"{inventory}", f"playbooks/{playbook}.yml"]
     ran = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False)
     assert ran.returncode != 0
     assert f"has {len(managers)} hosts, and a fleet has one" in " ".join(ran.stdout.split())
