@@ -95,12 +95,17 @@ def members(prefix: str) -> set[int]:
     """All processes in control groups or network namespaces of the lab, this one excepted."""
     found: set[int] = set()
     for group in groups(prefix):
-        for listed in group.rglob("cgroup.procs"):
-            found.update(_numbers(listed))
+        for folder in _inner(group):
+            found.update(_numbers(folder / "cgroup.procs"))
     for name in namespaces(prefix):
         ran = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False)
         found.update(int(word) for word in ran.stdout.split())
     return found - {os.getpid()}
+
+
+def _inner(group: Path) -> list[Path]:
+    """The group and all in it, but for those that go away meanwhile: os.walk passes over what it cannot read."""
+    return [Path(folder) for folder, _, _ in os.walk(group)]
 
 
 def _numbers(listed: Path) -> set[int]:
@@ -129,8 +134,7 @@ def kill_all(pids: Callable[[], set[int]]) -> None:
 def remove_groups(prefix: str) -> None:
     """Remove the lab's control groups, which must be empty."""
     for group in groups(prefix):
-        inner = sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True)
-        for folder in [*inner, group]:
+        for folder in sorted(_inner(group), reverse=True):
             with suppress(FileNotFoundError, ProcessLookupError):
                 folder.rmdir()
 

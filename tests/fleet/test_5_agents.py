@@ -29,19 +29,18 @@ def test_without_a_manager_it_refuses_and_changes_nothing(fleet: Fleet) -> None:
     finally:
         fleet.on(LAB.manager, "systemctl start kattila-manager")
     assert ran.code != 0
-    assert ran.counts("failed") == dict.fromkeys(AGENTS, 1)
+    assert {host for host, failed in ran.counts("failed").items() if failed} == set(AGENTS)
     assert f"{LAB.manager}.{LAB.zone}:5086 does not answer" in ran.text
     assert fleet.on_all(AGENTS, SETTINGS) == before
 
 
 def test_one_that_sees_another_record_than_the_manager_is_refused(fleet: Fleet) -> None:
-    usual = fleet.on(FIRST, "cat /etc/resolv.conf")
     other = "".join(f"nameserver {ip}\n" for ip in addresses(LAB, LAB.other_resolver))
-    fleet.on(FIRST, "cat >/etc/resolv.conf", other)
+    fleet.on(FIRST, "cp --archive /etc/resolv.conf /run/usual.conf; cat >/etc/resolv.conf", other)
     try:
         ran = fleet.playbook("agents.yml", "--limit", FIRST, "-e", "kattila_agent_interval=29")
     finally:
-        fleet.on(FIRST, "cat >/etc/resolv.conf", f"{usual}\n")
+        fleet.on(FIRST, "cp --archive /run/usual.conf /etc/resolv.conf; rm /run/usual.conf")
     assert ran.counts("changed") == {FIRST: 0}
     assert re.search(rf"{FIRST} sees the fingerprint [0-9a-f]{{8}}.*, and the manager has [0-9a-f]{{8}}", ran.text)
 
