@@ -14,6 +14,7 @@ import pytest
 from kattila_agent.collectors import links, lookups, routes, system
 from kattila_agent.collectors.collect import COLLECTORS, Collector, Given, measure
 from kattila_agent.collectors.lookups import Question
+from kattila_agent.collectors.nexthops import Hop, Hops
 from kattila_agent.config import default_limits
 from kattila_agent.measurement import Measurement
 from kattila_protocol import canonical
@@ -182,6 +183,17 @@ def test_a_tunnel_bound_to_another_namespace_names_nothing_here() -> None:
 )
 def test_routes(body: bytes, route: Route) -> None:
     assert parsed_routes(body) == (route,)
+
+
+def test_the_same_route_follows_its_interface_and_its_nexthop_object() -> None:
+    body, by_object = ROUTE, netlink.route(nla(30, 7))
+    hops: list[Hops] = [{7: (Hop(3, "192.0.2.1"),)}, {7: (Hop(3, "192.0.2.2"), Hop(4, None))}, {}]
+    assert [row.interface for name in ("eth0", "wan") for row in routes.rows(body, {2: name}, {})] == ["eth0", "wan"]
+    assert [[row.gateway for row in routes.rows(by_object, {}, each)] for each in hops] == [
+        ["192.0.2.1"],
+        ["192.0.2.2", None],
+        [None],
+    ]
 
 
 def test_default_routes_are_told_beyond_the_limit_and_both_families_have_their_share() -> None:

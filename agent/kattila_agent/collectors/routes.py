@@ -11,6 +11,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from kattila_agent.collectors import link_table, nexthops, rtnetlink
 from kattila_agent.collectors.bounds import Bounded, cut, shares
@@ -173,18 +174,29 @@ def _main_table(family: int, limit: int) -> Listed:
 
 def rows(body: bytes, names: Mapping[int, str], objects: Hops) -> Iterator[Route]:
     """Yield a row for each next hop; raises ValueError if the message is malformed."""
+    told, hops, number = _taken_apart(body)
+    for oif, via in hops if number is None else objects.get(number, hops):
+        yield told._replace(gateway=via, interface=None if oif is None else names.get(oif, f"if{oif}"))
+
+
+# That costs more than all else of a report, and most routes are what they were a report ago, byte for byte.
+@lru_cache(maxsize=4096)
+def _taken_apart(body: bytes) -> tuple[Route, tuple[Hop, ...], int | None]:
+    """Return a route without its next hop, the next hops, and the number of the object that stands for them, if any."""
     family, length, _, _, _, protocol, _, kind, _ = rtnetlink.header(HEADER, body)
     found = rtnetlink.attributes(body, HEADER.size)
-    for oif, via in _hops(found, family, objects):
-        yield Route(
-            destination=_destination(found, family, length),
-            gateway=via,
-            interface=None if oif is None else names.get(oif, f"if{oif}"),
-            source=rtnetlink.address(found, _RTA_PREFSRC, family),
-            metric=rtnetlink.number(found, _RTA_PRIORITY, 4) or 0,
-            protocol=_PROTOCOLS.get(protocol, str(protocol)),
-            type=_TYPES[kind] if kind < len(_TYPES) else str(kind),
-        )
+    hops = tuple(_hops(found, family))
+    route = Route(
+        destination=_destination(found, family, length),
+        gateway=None,
+        interface=None,
+        source=rtnetlink.address(found, _RTA_PREFSRC, family),
+        metric=rtnetlink.number(found, _RTA_PRIORITY, 4) or 0,
+        protocol=_PROTOCOLS.get(protocol, str(protocol)),
+        type=_TYPES[kind] if kind < len(_TYPES) else str(kind),
+    )
+    number = rtnetlink.number(found, _RTA_NH_ID, 4)
+    return route, hops, number if _RTA_MULTIPATH not in found and hops[0].oif is None else None
 
 
 def _names_an_object_alone(body: bytes) -> bool:
@@ -195,13 +207,11 @@ def _names_an_object_alone(body: bytes) -> bool:
     return _RTA_NH_ID in found and _RTA_OIF not in found and _RTA_MULTIPATH not in found
 
 
-def _hops(found: Attributes, family: int, objects: Hops) -> Iterator[Hop]:
+def _hops(found: Attributes, family: int) -> Iterator[Hop]:
     if _RTA_MULTIPATH in found:
         yield from _paths(found[_RTA_MULTIPATH], family)
-        return
-    hop = Hop(rtnetlink.number(found, _RTA_OIF, 4), gateway(found, family))
-    number = rtnetlink.number(found, _RTA_NH_ID, 4)
-    yield from objects.get(number, (hop,)) if number is not None and hop.oif is None else (hop,)
+    else:
+        yield Hop(rtnetlink.number(found, _RTA_OIF, 4), gateway(found, family))
 
 
 def _paths(hops: bytes, family: int) -> Iterator[Hop]:
