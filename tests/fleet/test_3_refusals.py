@@ -99,9 +99,7 @@ def unfit(fleet: Fleet) -> str:
 
 
 def test_python_is_too_old(unfit: str) -> None:
-    assert re.search(r"north-db: \S+ does not run the agent, which needs Python 3\.11 .{,400}3\.10\.12", unfit), unfit[
-        -4000:
-    ]
+    assert re.search(r"north-db: \S+ does not run the agent, which needs Python 3\.11 .{,400}3\.10\.12", unfit)
 
 
 def test_manager_cannot_be_reached_from_one_node(unfit: str) -> None:
