@@ -11,27 +11,28 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 
 from kattila_protocol import canonical, envelope, verdict
+from kattila_protocol.signing import Key
 from kattila_protocol.verdict import ACCEPTED, Verdict
 from support import sibling
 from support.manager import now_ms
 from support.mesh import AGENT_PORT, PATIENCE_SECONDS, Mesh, new_mesh
-from support.reports import KEY
+from support.reports import FOREIGN_KEY, KEY
 from support.sibling import Behaviour
 
 LATE_SECONDS = 60
 GATE, HONEST, VICTIM = "gate", "honest", "victim"
 
 
-def accepted(handler: BaseHTTPRequestHandler, nonce: str = "") -> bytes:
+def accepted(handler: BaseHTTPRequestHandler, nonce: str = "", key: Key = KEY) -> bytes:
     """Read the report that is posted, and return the verdict on it that only the manager should give."""
     body = handler.rfile.read(int(handler.headers["Content-Length"]))
     members = canonical.parse_object(envelope.cut(body).data)
-    return verdict.seal(Verdict(ACCEPTED, members["agent_id"], nonce or members["nonce"], now_ms(), 0), KEY)
+    return verdict.seal(Verdict(ACCEPTED, members["agent_id"], nonce or members["nonce"], now_ms(), 0), key)
 
 
 def says_so_itself(handler: BaseHTTPRequestHandler) -> None:
     """Answer what the manager would, under nobody's key."""
-    sibling.send(handler, accepted(handler)[:-3] + b'0"}')
+    sibling.send(handler, accepted(handler, key=FOREIGN_KEY))
 
 
 def answers_garbage(handler: BaseHTTPRequestHandler) -> None:
