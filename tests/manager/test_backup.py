@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from kattila_manager.store import backups, database
+from kattila_manager.store.backups import BackupError
 from support.fleet import Fleet, fleet_in
 from support.manager import MANAGER, Manager, now_ms, running_manager
 from support.reports import PSK, body, node, nonce_of, report
-from support.small_disk import small_disk
+from support.small_disk import fill, small_disk
 from support.store import sqlite
 
 ONE = node(1)
@@ -148,11 +150,24 @@ def test_a_file_that_exists_is_left_alone(manager: Manager, fleet: Fleet, folder
     assert list(folder.iterdir()) == [mine]
 
 
-def test_a_full_disk_is_told_and_nothing_stays(manager: Manager, fleet: Fleet, tmp_path: Path) -> None:
+def test_a_copy_that_does_not_fit_is_not_begun(manager: Manager, filled: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", 32) as disk:
-        message = failed(manager, "backup", str(disk / "b.db"))
-        assert f"there is no space left for a backup in {disk}" in message
+        assert re.search(rf"a copy takes 0\.\d MiB, and {disk} has 0.0 MiB left", failed(manager, "backup", f"{disk}/b"))
         assert list(disk.iterdir()) == []
+        elsewhere = Manager(tmp_path, data_folder=disk, ring=None)
+        assert f"{disk} has 0.0 MiB left: make some room" in failed(elsewhere, "restore", str(filled))
+        assert not elsewhere.database.exists()
+
+
+def test_a_disk_that_fills_meanwhile_is_told_and_nothing_stays(
+    filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backups, "_STEP_PAGES", 4)
+    monkeypatch.setattr(backups, "_TOLD_BYTES", 1)
+    with small_disk(tmp_path / "small", 4096) as disk:
+        with pytest.raises(BackupError, match=f"there is no space left for a backup in {disk}"):
+            backups.make(filled, disk, now_ms(), lambda _line: fill(disk / "ballast"))
+        assert [path.name for path in disk.iterdir()] == ["ballast"]
 
 
 def test_a_folder_that_may_not_be_written_is_told(manager: Manager, fleet: Fleet) -> None:

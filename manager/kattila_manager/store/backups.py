@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -98,15 +99,20 @@ def open_copy(path: Path) -> sqlite3.Connection:
 
 
 def copy(source: sqlite3.Connection, target: Path, progress: Progress) -> None:
-    """Copy what `source` has open to an empty file, as it is at this moment, into one file that is whole by itself."""
+    """Copy what `source` has open to an empty file, as it is at this moment, into one file that is whole by itself.
+
+    Raises:
+        BackupError: it does not fit; nothing was written, as whoever else writes to that disk needs what is left.
+    """
     # A transaction that reads: without it the copy would begin anew each time that somebody else has committed.
     source.execute("BEGIN")
     source.execute("SELECT 1 FROM sqlite_master").fetchone()
+    page_bytes = int(source.execute("PRAGMA page_size").fetchone()[0])
+    _check_room(target.parent, page_bytes * int(source.execute("PRAGMA page_count").fetchone()[0]))
     with closing(sqlite3.connect(target, isolation_level=None)) as copied:
         # It is no backup before it is synced and has its name.
         copied.execute("PRAGMA journal_mode=OFF")
         copied.execute("PRAGMA synchronous=OFF")
-        page_bytes = int(source.execute("PRAGMA page_size").fetchone()[0])
         source.backup(copied, pages=_STEP_PAGES, progress=_telling(page_bytes, progress))
         # The source's mode, WAL, was copied as well, and needs more files than this one.
         copied.execute("PRAGMA journal_mode=DELETE")
@@ -157,6 +163,15 @@ def sync_folder(folder: Path) -> None:
 def _check_free(target: Path) -> None:
     if target.exists():
         raise BackupError(f"{target} exists: remove it, or choose another name")
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise BackupError(
+            f"a copy takes {needed / _MIB:,.1f} MiB, and {folder} has {free / _MIB:,.1f} MiB left: make some room, "
+            "or choose another disk (of backups: BACKUP_DIR)"
+        )
 
 
 @contextmanager
