@@ -23,6 +23,13 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 CLOSING = b"HTTP/1.0 200 OK\r\n"
 
 
+def accepted_by(listening: socket) -> socket | None:
+    try:
+        return listening.accept()[0]
+    except OSError:
+        return None
+
+
 @contextmanager
 def serving(
     answer: Callable[[socket], None],
@@ -35,16 +42,13 @@ def serving(
         listening.settimeout(10)
 
         def serve() -> None:
-            try:
-                while True:
-                    plain, _ = listening.accept()
-                    plain.settimeout(10)
-                    with wrap(plain) as connection:
-                        while request := read_request(connection):
-                            kept.append(request)
-                            answer(connection)
-            except OSError:
-                return
+            # A client that leaves in the middle ends its connection only.
+            while (plain := accepted_by(listening)) is not None:
+                plain.settimeout(10)
+                with suppress(OSError), plain, wrap(plain) as connection:
+                    while request := read_request(connection):
+                        kept.append(request)
+                        answer(connection)
 
         thread = threading.Thread(target=serve)
         thread.start()
