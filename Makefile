@@ -112,8 +112,11 @@ lint-deploy: setup-deploy ## yamllint and ansible-lint, profile production, over
 	@echo "yamllint"; .venv-deploy/bin/yamllint --strict $(DEPLOYED)
 	@echo "ansible-lint"; PATH="$(CURDIR)/.venv-deploy/bin:$$PATH" ansible-lint --offline -q --strict --profile production $(DEPLOYED)
 
-test: setup setup-test ## all tests; a part of them: make test ARGS="tests/protocol -k window"
-	@$(BIN)/pytest $(ARGS)
+# Most tests wait more than they work. What one file makes for all its tests, as a mesh, is made once; the files keep their
+# order, in which those that take long are not the last.
+SIDE_BY_SIDE := -n 4 --dist loadfile --no-loadscope-reorder
+test: setup setup-test ## all tests, four at a time; a part of them, one after another: make test ARGS="tests/protocol -k window"
+	@$(BIN)/pytest $(if $(ARGS),$(ARGS),$(SIDE_BY_SIDE))
 
 test-kernel: setup ## the netlink readers against kernel devices, in a virtual machine (as root, 4 minutes and more)
 	@requirements/install-programs.sh "the virtual machine" $(KERNEL_PROGRAMS)

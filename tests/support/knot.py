@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -165,12 +166,14 @@ def txt_text(record: Record) -> str:
 
 
 def free_port() -> int:
-    """Return a loopback port that is free for both UDP and TCP."""
-    for _ in range(50):
+    """Return a loopback port that is free for both UDP and TCP.
+
+    Not one of those that the kernel gives to connections (from 32768 on): a server that is down for a moment would lose it.
+    """
+    for port in random.choices(range(20_000, 32_768), k=50):
         with socket.socket(type=socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
-            udp.bind(("127.0.0.1", 0))
-            port: int = udp.getsockname()[1]
             try:
+                udp.bind(("127.0.0.1", port))
                 tcp.bind(("127.0.0.1", port))
             except OSError:
                 continue
