@@ -152,7 +152,8 @@ def test_a_file_that_exists_is_left_alone(manager: Manager, fleet: Fleet, folder
 
 def test_a_copy_that_does_not_fit_is_not_begun(manager: Manager, filled: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", 32) as disk:
-        assert re.search(rf"a copy takes 0\.\d MiB, and {disk} has 0.0 MiB left", failed(manager, "backup", f"{disk}/b"))
+        message = failed(manager, "backup", str(disk / "b.db"))
+        assert re.search(rf"a copy takes 0\.\d MiB, and {disk} has 0.0 MiB left", message)
         assert list(disk.iterdir()) == []
         elsewhere = Manager(tmp_path, data_folder=disk, ring=None)
         assert f"{disk} has 0.0 MiB left: make some room" in failed(elsewhere, "restore", str(filled))

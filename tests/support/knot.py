@@ -168,7 +168,7 @@ def txt_text(record: Record) -> str:
 def free_port() -> int:
     """Return a loopback port that is free for both UDP and TCP.
 
-    Not one of those that the kernel gives to connections (from 32768 on): a server that is down for a moment would lose it.
+    None that the kernel gives to connections (32768 and up), one of which would take it from a server that is down.
     """
     for port in random.choices(range(20_000, 32_768), k=50):
         with socket.socket(type=socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
