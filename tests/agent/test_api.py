@@ -19,9 +19,7 @@ from urllib.parse import urlencode
 import pytest
 
 from kattila_agent import __version__
-from kattila_agent.nonces import KEPT_MS, SeenNonces
 from kattila_protocol import canonical, message, peer, reset
-from kattila_protocol.errors import Overloaded, Replay
 from kattila_protocol.freshness import MAX_SKEW_MS
 from kattila_protocol.peer import PeerQuery
 from kattila_protocol.reset import Reset
@@ -392,22 +390,3 @@ def curl(command: list[str], path: str, body: str | None = None) -> int:
     )
     words = [sys.executable, "-c", code, path, *([body] if body else [])]
     return int(subprocess.check_output([*command, *words], timeout=20))
-
-
-def test_nonces_are_remembered_as_long_as_they_could_be_replayed() -> None:
-    seen = SeenNonces()
-    seen.add("a", 0)
-    with pytest.raises(Replay):
-        seen.add("a", KEPT_MS)
-    seen.add("a", KEPT_MS + 1)
-
-
-def test_nonces_are_bounded_without_forgetting_any() -> None:
-    seen = SeenNonces(limit=2)
-    seen.add("a", 0)
-    seen.add("b", 1)
-    with pytest.raises(Overloaded):
-        seen.add("c", 2)
-    with pytest.raises(Replay):
-        seen.add("a", 2)
-    seen.add("c", KEPT_MS + 1)

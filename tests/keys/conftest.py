@@ -2,6 +2,31 @@
 
 from __future__ import annotations
 
-from support.knot import knot
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.dns_proxy import DnsProxy, dns_proxy
+from support.knot import Knot, knot
 
 __all__ = ["knot"]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ring.json"
+
+
+@pytest.fixture
+def label(request: pytest.FixtureRequest) -> str:
+    """A name of the test's own, as all share one server."""
+    return re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:60].strip("-")
+
+
+@pytest.fixture
+def counting(knot: Knot) -> Iterator[DnsProxy]:
+    """The server behind a proxy that counts the questions."""
+    with dns_proxy(knot.port) as proxy:
+        yield proxy

@@ -4,75 +4,20 @@ from __future__ import annotations
 
 import logging
 import re
-import subprocess
-import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from kattila_keys.dns import DnsError, Server, ask_txt
-from kattila_keys.refresh import Keys
+from kattila_keys.dns import DnsError
 from kattila_keys.ring_file import RingFile, RingFileError
 from kattila_protocol.errors import BadSignature, NoKey
 from kattila_protocol.ring import Ring
-from kattila_protocol.signing import Key, Purpose
+from kattila_protocol.signing import Key
 from kattila_protocol.txt import TxtError
-from support.dns_proxy import DnsProxy, dns_proxy
-from support.knot import ZONE, Knot, running_knot
-
-NOW = 1_700_000_000_000
-SECOND = 1000
-MINUTE = 60 * SECOND
-HOUR = 60 * MINUTE
-PSK = b"example psk, protects nothing"
-NEW_PSK = b"example psk of the month to come"
-THIRD_PSK = b"example psk of the month after"
-MESSAGE = b'{"agent_id":"00000000-0000-4000-8000-000000000001"}'
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "ring.json"
-
-
-@pytest.fixture
-def label(request: pytest.FixtureRequest) -> str:
-    """A name of the test's own, as all share one server."""
-    return re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:60].strip("-")
-
-
-@pytest.fixture
-def counting(knot: Knot) -> Iterator[DnsProxy]:
-    """The server behind a proxy that counts the questions."""
-    with dns_proxy(knot.port) as proxy:
-        yield proxy
-
-
-def keys_at(path: Path, address: str, label: str, seconds: float = 3) -> Keys:
-    server = Server.parse(address)
-    return Keys(
-        RingFile(path),
-        lambda: ask_txt(f"{label}.{ZONE}", server=server, timeout_seconds=seconds),
-        lambda: 0.5,
-    )
-
-
-def fingerprints(ring: Ring) -> list[str]:
-    return [entry.key.fingerprint for entry in ring.entries]
-
-
-def named(*psks: bytes) -> list[str]:
-    return [Key.from_psk(psk).fingerprint for psk in psks]
-
-
-def verification(psk: bytes) -> Callable[[Ring], Key]:
-    """Verify a message that the holder of `psk` signed."""
-    mac = Key.from_psk(psk).sign(Purpose.REPORT, MESSAGE)
-    return lambda ring: ring.verify(Purpose.REPORT, MESSAGE, mac)
+from support.dns_proxy import DnsProxy
+from support.keys import HOUR, MINUTE, NEW_PSK, NOW, PSK, SECOND, THIRD_PSK, fingerprints, keys_at, named, verification
+from support.knot import Knot, running_knot
 
 
 def test_psk_of_dns_is_the_ring_and_outlives_the_process(knot: Knot, label: str, path: Path) -> None:
@@ -242,96 +187,6 @@ def test_worth_of_a_refresh_is_known_without_asking(knot: Knot, label: str, path
     knot.set_txt(label, NEW_PSK)
     keys.refresh(NOW + SECOND)
     assert keys.may_refresh(tried, NOW + SECOND + 1)
-
-
-def test_those_behind_a_question_wait_for_it_instead_of_being_refused(knot: Knot, label: str, path: Path) -> None:
-    arrived, go_on = threading.Event(), threading.Event()
-
-    def slow(_: int, answer: bytes) -> bytes:
-        arrived.set()
-        go_on.wait(5)
-        return answer
-
-    knot.set_txt(label, NEW_PSK)
-    with dns_proxy(knot.port, slow) as proxy, ThreadPoolExecutor(1) as own_thread:
-        keys = keys_at(path, proxy.address, label, seconds=10)
-        tried = keys.ring()
-        first = own_thread.submit(keys.refresh_after_unknown, tried, NOW)
-        assert arrived.wait(5)
-        assert keys.may_refresh(tried, NOW + 1)
-        second = own_thread.submit(keys.refresh_after_unknown, tried, NOW + 1)
-        go_on.set()
-        for fresh in (first.result(), second.result()):
-            assert fresh is not None
-            assert fresh.current == Key.from_psk(NEW_PSK)
-        assert not keys.may_refresh(keys.ring(), NOW + 1)
-        assert proxy.asked_udp == 1
-
-
-def test_threads_ask_once(counting: DnsProxy, knot: Knot, label: str, path: Path) -> None:
-    knot.set_txt(label, PSK)
-    keys = keys_at(path, counting.address, label)
-    start = threading.Barrier(16)
-
-    def work() -> None:
-        start.wait()
-        keys.refresh_if_due(NOW)
-        keys.refresh_or_log(NOW)
-
-    threads = [threading.Thread(target=work) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert counting.asked_udp == 1
-    assert fingerprints(keys.ring()) == named(PSK)
-
-
-# One process: it says that it is ready, waits for a line, calls one method of Keys and prints the current key.
-ONE_PROCESS = """
-import sys
-from pathlib import Path
-from kattila_keys.dns import Server, ask_txt
-from kattila_keys.refresh import Keys
-from kattila_keys.ring_file import RingFile
-
-path, address, name, method, now = sys.argv[1:]
-server = Server.parse(address)
-ask = lambda: ask_txt(name, server=server, timeout_seconds=3)
-keys = Keys(RingFile(Path(path)), ask, lambda: 0.5)
-print("ready", flush=True)
-sys.stdin.readline()
-arguments = (keys.ring(), int(now)) if method == "refresh_after_unknown" else (int(now),)
-getattr(keys, method)(*arguments)
-if method in ("refresh", "refresh_or_log"):
-    print(keys.ring().current.fingerprint)
-"""
-
-
-@pytest.mark.parametrize("method", ["refresh", "refresh_or_log", "refresh_if_due", "refresh_after_unknown"])
-def test_processes_that_refresh_at_once_ask_once(
-    counting: DnsProxy, knot: Knot, label: str, path: Path, method: str
-) -> None:
-    knot.set_txt(label, PSK)
-    run = [sys.executable, "-c", ONE_PROCESS, str(path), counting.address, f"{label}.{ZONE}", method, str(NOW)]
-    processes = [
-        subprocess.Popen(run, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    printed = [process.communicate(timeout=30) for process in processes]
-    assert [process.returncode for process in processes] == [0] * 4
-    # Those that wait for the answer all have it.
-    expected = f"{Key.from_psk(PSK).fingerprint}\n" if method in ("refresh", "refresh_or_log") else ""
-    assert printed == [(expected, "")] * 4
-    assert counting.asked_udp == 1
-    assert fingerprints(RingFile(path).read().ring) == named(PSK)
 
 
 def test_use_is_noted_once_a_minute(knot: Knot, label: str, path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from kattila_manager.store import backups, database
 from kattila_manager.store.backups import BackupError
+from support.commands import failed, run
 from support.fleet import Fleet, fleet_in
 from support.manager import MANAGER, Manager, now_ms, running_manager
 from support.reports import PSK, body, node, nonce_of, report
@@ -51,17 +52,6 @@ def filled(manager: Manager) -> Path:
         for sample in range(1, 40):
             made.file(report(ONE, sample, now_ms()))
     return made.database
-
-
-def run(manager: Manager, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = manager.command(*arguments)
-    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr
-    return done
-
-
-def failed(manager: Manager, *arguments: str, code: int = 1) -> str:
-    return run(manager, *arguments, code=code).stderr
 
 
 def dump(path: Path) -> list[str]:
@@ -134,7 +124,7 @@ def test_keep_removes_older_ones_of_its_own_naming_only(manager: Manager, fleet:
 
 @pytest.mark.parametrize("arguments", [["--keep", "0"], ["x.db", "--keep", "1"], ["--keep", "x"]])
 def test_a_wrong_call_of_backup(manager: Manager, arguments: list[str]) -> None:
-    assert "usage: " in failed(manager, "backup", *arguments, code=2)
+    assert "usage: " in run(manager, "backup", *arguments, code=2).stderr
 
 
 def test_a_folder_that_is_missing_is_told(manager: Manager, fleet: Fleet, folder: Path) -> None:

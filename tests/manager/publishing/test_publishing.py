@@ -4,63 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from kattila_manager.publishing import Done, Publisher, Settings
-from kattila_manager.records import Alarm, KeyName
-from kattila_manager.store import reading
-from kattila_manager.store.retention import Limits, prune, used_bytes
-from kattila_manager.website import Website
+from kattila_manager.publishing import Done
 from kattila_protocol.report import Interface
-from support.fleet import DAY, HOUR, MINUTE, NOON, SECOND, Fleet, damage, fleet_in
-from support.reports import KEY, node, report
-from support.snapshots import SOURCE
-
-MIB = 1024 * 1024
-PLENTY = Limits(30 * DAY, 1024 * MIB)
-KEYS = (KeyName(KEY.fingerprint, NOON - DAY, NOON),)
-ONE, TWO = node(1), node(2)
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    """A fleet whose server has been listening for a day until noon, and whose first two agents report."""
-    with fleet_in(tmp_path) as made:
-        made.beat(NOON - DAY)
-        _listen(made, NOON)
-        for sender in (ONE, TWO):
-            made.file(report(sender, 1, NOON - SECOND))
-        yield made
-
-
-def publisher(fleet: Fleet, limits: Limits = PLENTY, templates: Path | None = None) -> Publisher:
-    folder = fleet.database.with_name("pages")
-    website = Website(folder) if templates is None else Website(folder, templates)
-    return Publisher(fleet.store, website, lambda: KEYS, Settings(30 * SECOND, limits, SOURCE))
-
-
-def cycle(fleet: Fleet, now: int = NOON, limits: Limits = PLENTY) -> Done:
-    """Publish as a process that was just started."""
-    return publisher(fleet, limits).cycle(now, lambda: True)
-
-
-def page(fleet: Fleet) -> str:
-    return fleet.database.with_name("pages").joinpath("index.html").read_text()
-
-
-def opened(fleet: Fleet) -> tuple[Alarm, ...]:
-    return fleet.store.read(reading.open_alarms)
-
-
-def _listen(fleet: Fleet, now: int) -> None:
-    """The server's heartbeats went on until `now`."""
-    fleet.change("UPDATE receivers SET alive_at = ?", now)
-
+from support.fleet import DAY, MINUTE, NOON, SECOND, Fleet, damage
+from support.publishing import ONE, TWO, cycle, listen, opened, page, publisher
+from support.reports import report
 
 # --- Alarms and the page
 
@@ -73,7 +26,7 @@ def test_a_fleet_in_order_is_a_page_and_no_alarm(fleet: Fleet) -> None:
 
 def test_a_silence_begins_is_shown_in_the_same_cycle_and_ends(fleet: Fleet) -> None:
     later = NOON + 5 * MINUTE
-    _listen(fleet, later)
+    listen(fleet, later)
     fleet.file(report(ONE, 2, later))
     assert cycle(fleet, later).opened == 1
     [silent] = opened(fleet)
@@ -88,7 +41,7 @@ def test_a_silence_begins_is_shown_in_the_same_cycle_and_ends(fleet: Fleet) -> N
 
 def test_a_silence_that_was_none_is_told_so_as_its_samples_come_late(fleet: Fleet) -> None:
     back = NOON + 10 * MINUTE
-    _listen(fleet, back + MINUTE)
+    listen(fleet, back + MINUTE)
     cycle(fleet, NOON + 5 * MINUTE)
     assert {alarm.agent_id for alarm in opened(fleet)} == {ONE.agent_id, TWO.agent_id}
     for sender in (ONE, TWO):
@@ -114,7 +67,7 @@ def test_a_silence_that_was_none_is_told_so_as_its_samples_come_late(fleet: Flee
 
 def test_publishing_without_news_writes_nothing_to_the_database(fleet: Fleet) -> None:
     later = NOON + 5 * MINUTE
-    _listen(fleet, later)
+    listen(fleet, later)
     fleet.refuse("replay", ONE.agent_id, 3, later)
     first = publisher(fleet)
     assert first.cycle(later, lambda: True).opened == 3
@@ -133,7 +86,7 @@ def test_counting_goes_on_over_restarts_and_quiet_times(fleet: Fleet) -> None:
         assert [alarm.count for alarm in opened(fleet)] == expected
         now += MINUTE
     now += 20 * MINUTE
-    _listen(fleet, now)
+    listen(fleet, now)
     for sender in (ONE, TWO):
         fleet.file(report(sender, 2, now))
     assert cycle(fleet, now).closed == 1
@@ -286,7 +239,7 @@ def _edges(fleet: Fleet) -> list[tuple[object, ...]]:
 
 
 def test_a_path_is_an_edge_while_it_is_used_then_unused_then_forgotten(fleet: Fleet) -> None:
-    _listen(fleet, NOON + MINUTE)
+    listen(fleet, NOON + MINUTE)
     cycle(fleet)
     assert _edges(fleet) == []
     fleet.file(report(TWO, 2, NOON), relays=(ONE.agent_id,))
@@ -326,113 +279,3 @@ def test_edges_of_other_kinds_are_left_alone(fleet: Fleet) -> None:
     fleet.change("INSERT INTO topology_edges VALUES (7, 'wireguard', 1, 2, 'up', '{}', 0, 0)")
     cycle(fleet, NOON + 400 * DAY)
     assert _edges(fleet) == [("wireguard", 1, 2, "up", 0, 0)]
-
-
-# --- Pruning
-
-
-def _all_readable(fleet: Fleet) -> int:
-    return len(fleet.store.read(lambda connection: list(reading.all_records(connection))))
-
-
-def _days(fleet: Fleet, count: int, every: int) -> None:
-    """Reports of one agent until noon, one each `every` ms, the first `count` times before."""
-    sender = node(3)
-    for number in range(count, 0, -1):
-        fleet.file(report(sender, count - number + 1, NOON - number * every))
-
-
-def test_reports_over_the_limit_of_age_go_and_the_others_can_be_read(fleet: Fleet) -> None:
-    _days(fleet, 500, HOUR)
-    done = cycle(fleet, limits=Limits(7 * DAY, 1024 * MIB))
-    kept = _all_readable(fleet)
-    # Groups go as a whole, which are two hours long at the most.
-    assert 7 * 24 <= kept - 2 <= 7 * 24 + 3
-    assert done.pruned >= 500 - 7 * 24 - 3
-    newest = fleet.store.read(lambda connection: reading.record(connection, node(3).agent_id, None))
-    assert newest is not None
-    assert newest.sample == 500
-
-
-def test_reports_over_the_limit_of_size_go_until_it_fits(fleet: Fleet) -> None:
-    _days(fleet, 2000, 10 * MINUTE)
-    before = fleet.store.read(used_bytes)
-    limit = before * 2 // 3
-    for _ in range(20):
-        prune(fleet.store.engine, fleet.store.lock, Limits(3000 * DAY, limit), NOON, lambda: True, slice_rows=100)
-    assert fleet.store.read(used_bytes) <= limit
-    kept = _all_readable(fleet)
-    assert 1000 < kept < 1950
-
-
-def test_what_is_still_in_use_stays_however_small_the_limit(tmp_path: Path) -> None:
-    with fleet_in(tmp_path) as fleet:
-        _days(fleet, 60, 10 * MINUTE)
-        cycle(fleet, limits=Limits(30 * DAY, 1))
-        _check_in_use(fleet)
-
-
-def _check_in_use(fleet: Fleet) -> None:
-    # The last hour at least: of a group that began before the rows that stay, nothing can be read.
-    assert 6 <= _all_readable(fleet) <= 18
-    assert fleet.rows("SELECT count(*) FROM reports") == [(18,)]
-    newest = fleet.store.read(lambda connection: reading.record(connection, node(3).agent_id, None))
-    assert newest is not None
-
-
-def test_the_newest_report_stays_so_that_no_id_is_given_twice(fleet: Fleet) -> None:
-    much_later = NOON + 400 * DAY
-    cycle(fleet, much_later)
-    assert fleet.rows("SELECT max(id), count(*) FROM reports") == [(2, 1)]
-    fleet.file(report(ONE, 2, much_later))
-    assert fleet.rows("SELECT max(id) FROM reports") == [(3,)]
-
-
-def test_an_agent_whose_newest_report_was_pruned_still_has_its_row(fleet: Fleet) -> None:
-    fleet.file(report(TWO, 2, NOON + 400 * DAY))
-    cycle(fleet, NOON + 400 * DAY)
-    assert cycle(fleet, NOON + 400 * DAY + 5 * SECOND).failures == ()
-    assert ONE.hostname in page(fleet)
-    assert "cannot be read" not in page(fleet)
-
-
-def test_pruning_that_is_stopped_goes_on_in_the_next_cycle(fleet: Fleet) -> None:
-    _days(fleet, 300, HOUR)
-    fleet.change("UPDATE reports SET received_at = received_at - ?", 400 * DAY)
-    mine = publisher(fleet, Limits(DAY, 1024 * MIB))
-    assert prune(fleet.store.engine, fleet.store.lock, Limits(DAY, MIB), NOON, lambda: False, slice_rows=50) == 50
-    assert mine.cycle(NOON, lambda: False).pruned == 251
-    assert mine.cycle(NOON + SECOND, lambda: True).pruned == 0
-    assert fleet.rows("SELECT count(*) FROM reports") == [(1,)]
-
-
-def test_reports_are_taken_while_others_are_pruned(fleet: Fleet) -> None:
-    _days(fleet, 1500, HOUR)
-    ended = threading.Event()
-    waits: list[float] = []
-    sender = node(4)
-
-    def keep_reporting() -> None:
-        sample = 0
-        while not ended.is_set():
-            sample += 1
-            began = time.monotonic()
-            assert fleet.file(report(sender, sample, NOON + sample * SECOND)).outcome == "accepted"
-            waits.append(time.monotonic() - began)
-
-    thread = threading.Thread(target=keep_reporting)
-    thread.start()
-    try:
-        limits = Limits(7 * DAY, 1024 * MIB)
-        go_on = lambda: time.sleep(0.01) is None  # type: ignore[func-returns-value]  # noqa: E731
-        pruned = prune(fleet.store.engine, fleet.store.lock, limits, NOON, go_on, slice_rows=25)
-    finally:
-        ended.set()
-        thread.join()
-    assert pruned > 1300
-    assert len(waits) > 50
-    assert max(waits) < 1.0
-    kept = fleet.store.read(lambda connection: list(reading.all_records(connection)))
-    mine = [record.sample for record in kept if record.agent_id == sender.agent_id]
-    assert mine == list(range(1, len(waits) + 1))
-    assert fleet.rows("PRAGMA integrity_check") == [("ok",)]

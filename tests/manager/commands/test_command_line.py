@@ -1,0 +1,76 @@
+"""What all commands of the operator have in common: calls, help, settings, output."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kattila_manager.config import SETTINGS
+from support.commands import run
+from support.fleet import Fleet
+from support.manager import MANAGER, Manager
+
+
+def test_help_names_every_command_and_every_setting(manager: Manager) -> None:
+    shown = run(manager, "--help").stdout
+    names = "serve publish agents alarms report history reset keys refresh-key check backup restore"
+    for name in names.split():
+        assert f"    {name}" in shown
+    for setting in SETTINGS:
+        assert f"  {setting.name} " in shown
+    assert "0 done, 1 failed, 2 wrong usage or configuration, 3 a newer version made the database" in shown
+
+
+def test_version(manager: Manager) -> None:
+    assert run(manager, "--version").stdout == "kattila-manager 0.1.0\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["publish", "--every", "0"],
+        ["reset"],
+        ["reset", "x", "--all"],
+        ["report"],
+        ["history"],
+        ["history", "x", "--since", "yesterday"],
+    ],
+)
+def test_a_wrong_call_exits_2(manager: Manager, arguments: list[str]) -> None:
+    done = manager.command(*arguments)
+    assert done.returncode == 2
+    assert "usage: kattila-manager" in done.stderr
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_settings_may_come_from_another_file(tmp_path: Path, place: str) -> None:
+    (tmp_path / "other.env").write_text("MANAGER_WORKERS=none\n")
+    env = ["--env", "other.env"]
+    arguments = [*env, "agents"] if place == "before" else ["agents", *env]
+    done = subprocess.run(
+        [*MANAGER, *arguments], cwd=tmp_path, env={"PATH": ""}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "MANAGER_WORKERS=none (" in done.stderr
+    assert "other.env line 1)" in done.stderr
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_crash(manager: Manager, fleet: Fleet) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer) as pipe:
+        done = subprocess.run(
+            [*MANAGER, "agents"],
+            cwd=manager.folder,
+            env=manager.environment,
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == b""

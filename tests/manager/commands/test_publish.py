@@ -1,0 +1,60 @@
+"""`kattila-manager publish` as a process of its own."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from support.commands import ONE, run
+from support.fleet import Fleet, fleet_in
+from support.manager import MANAGER, Manager, now_ms
+from support.reports import report
+
+
+def test_publish_once_says_what_it_did(manager: Manager, fleet: Fleet) -> None:
+    done = run(manager, "publish", "--once")
+    assert done.stdout == (
+        f"3 agents; 1 alarm opened, 0 closed; 1 page written to {manager.folder}/pages; 0 reports pruned\n"
+    )
+    assert "alarm opened: previous_key" in done.stderr
+    assert "1 alarm is open." in (manager.folder / "pages" / "index.html").read_text()
+
+
+def test_publish_once_that_fails_exits_1_and_says_why(manager: Manager, fleet: Fleet) -> None:
+    (manager.folder / "pages").touch()
+    done = run(manager, "publish", "--once", code=1)
+    assert "rendering the pages failed" in done.stderr
+    assert "correct PAGES_DIR" in done.stderr
+
+
+def test_publish_waits_for_a_database_goes_on_and_stops_cleanly(manager: Manager) -> None:
+    index = manager.folder / "pages" / "index.html"
+    command = [*MANAGER, "publish", "--every", "0.2"]
+    with subprocess.Popen(command, cwd=manager.folder, env=manager.environment, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        try:
+            first = process.stderr.readline().decode()
+            time.sleep(0.5)
+            assert process.poll() is None
+            assert not index.exists()
+            with fleet_in(manager.folder) as fleet:
+                fleet.beat(now_ms())
+                _wait_for(index, "No agent has reported yet.")
+                fleet.file(report(ONE, 1, now_ms()))
+                _wait_for(index, "The only agent reports.")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(5) == 0
+        finally:
+            process.kill()
+        rest = process.stderr.read().decode()
+    assert first.startswith("WARNING kattila.publish: waiting: there is no database of ")
+    assert rest == ""
+
+
+def _wait_for(page: Path, words: str) -> None:
+    deadline = time.monotonic() + 10
+    while not page.exists() or words not in page.read_text():
+        assert time.monotonic() < deadline, f"{words!r} is not on the page"
+        time.sleep(0.05)

@@ -1,0 +1,42 @@
+"""`kattila-manager serve`: why it does not start, and what it logs."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from support.commands import failed, with_dns
+from support.knot import running_knot
+from support.manager import Manager
+from support.reports import PSK, RING
+
+
+def test_serve_says_that_the_port_is_taken(manager: Manager) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", manager.port))
+        taken.listen()
+        message = failed(manager, "serve")
+    assert f"cannot listen on 127.0.0.1:{manager.port}: the port is taken" in message
+    assert "MANAGER_LISTEN" in message
+
+
+def test_serve_says_that_an_address_is_not_of_this_machine(tmp_path: Path) -> None:
+    manager = Manager(tmp_path, MANAGER_LISTEN="192.0.2.1:5086")
+    assert "cannot listen on 192.0.2.1:5086: that is no address of this machine" in failed(manager, "serve")
+
+
+def test_serve_without_dns_is_a_wrong_configuration(tmp_path: Path) -> None:
+    manager = Manager(tmp_path, DNS="")
+    assert "DNS is not set" in failed(manager, "serve", code=2)
+    assert not manager.database.exists()
+
+
+def test_serve_logs_where_it_listens_and_little_else(tmp_path: Path) -> None:
+    with running_knot({"kattila": [PSK]}) as knot:
+        manager = with_dns(tmp_path, knot, "kattila", ring=RING)
+        manager.start()
+        assert manager.stop() == 0
+    lines = manager.log.splitlines()
+    assert f"INFO kattila.manager: listening on 127.0.0.1:{manager.port}, database {manager.database}" in lines
+    assert len([line for line in lines if line.startswith("INFO kattila.manager: ")]) == 3
+    assert not [line for line in lines if "granian" in line.lower()]

@@ -1,0 +1,95 @@
+"""Databases that are missing, damaged, newer or not to be written: each command says so, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic.config import Config as AlembicConfig
+from alembic.script import ScriptDirectory
+
+from kattila_manager.store import database, migrating
+from support.commands import failed
+from support.fleet import Fleet, fleet_in
+from support.manager import MANAGER, Manager
+
+
+@pytest.mark.parametrize("command", ["agents", "alarms", "publish --once", "report x", "reset --all"])
+def test_without_a_database_a_command_says_what_makes_one(manager: Manager, command: str) -> None:
+    assert "kattila-manager serve" in failed(manager, *command.split())
+    assert not manager.database.exists()
+
+
+def _newer(path: Path) -> None:
+    migrating.migrate(path, path.parent, 0)
+    with fleet_in(path.parent) as fleet:
+        fleet.change("UPDATE alembic_version SET version_num = '9999'")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words", "code"),
+    [
+        (lambda path: path.write_text("this is text, and more than enough of it. " * 100), "file is not a database", 1),
+        (_newer, "made by a newer version of kattila-manager (its schema is 9999", 3),
+        (lambda path: path.mkdir(), "cannot be used", 1),
+    ],
+)
+def test_serve_and_the_others_say_what_is_wrong_with_a_database(
+    manager: Manager, spoil: object, words: str, code: int
+) -> None:
+    assert callable(spoil)
+    spoil(manager.database)
+    for command in ("serve", "agents"):
+        assert words in failed(manager, command, code=code)
+
+
+def test_serve_says_that_the_folder_of_the_database_is_missing(tmp_path: Path) -> None:
+    manager = Manager(tmp_path, MANAGER_DB=str(tmp_path / "missing" / "m.db"))
+    message = failed(manager, "serve")
+    assert f"the folder {tmp_path}/missing does not exist: make it" in message
+
+
+def test_serve_says_that_it_may_not_write_the_database(manager: Manager, fleet: Fleet) -> None:
+    without_override: list[str] = []
+    if os.geteuid() == 0:
+        # Root may write anything, unless that capability is taken from it.
+        setpriv = shutil.which("setpriv") or pytest.skip("setpriv is missing: apt-get install util-linux")
+        without_override = [setpriv, "--bounding-set", "-dac_override,-dac_read_search"]
+    manager.database.chmod(0o444)
+    manager.folder.chmod(0o555)
+    done = subprocess.run(
+        [*without_override, *MANAGER, "serve"],
+        cwd="/",
+        env=manager.environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    manager.folder.chmod(0o755)
+    assert done.returncode == 1
+    assert f"{manager.database} cannot be used (Permission denied)" in done.stderr
+    assert "uid" in done.stderr
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "m.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE refusals (somebody_elses TEXT)")
+    with pytest.raises(database.DatabaseUnusableError, match="already exists"):
+        migrating.migrate(path, tmp_path, 0)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("refusals",)]
+
+
+def test_a_migration_is_named_for_its_revision() -> None:
+    config = AlembicConfig()
+    config.set_main_option("script_location", str(Path(database.__file__).with_name("migrations")))
+    config.set_main_option("path_separator", "os")
+    scripts = ScriptDirectory.from_config(config)
+    assert [script.revision for script in scripts.walk_revisions()] == database.revisions()[::-1]

@@ -1,0 +1,43 @@
+"""The publisher as it is after its start, and what it left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kattila_manager.publishing import Done, Publisher, Settings
+from kattila_manager.records import Alarm, KeyName
+from kattila_manager.store import reading
+from kattila_manager.store.retention import Limits
+from kattila_manager.website import Website
+from support.fleet import DAY, NOON, SECOND, Fleet
+from support.reports import KEY, node
+from support.snapshots import SOURCE
+
+MIB = 1024 * 1024
+PLENTY = Limits(30 * DAY, 1024 * MIB)
+KEYS = (KeyName(KEY.fingerprint, NOON - DAY, NOON),)
+ONE, TWO = node(1), node(2)
+
+
+def publisher(fleet: Fleet, limits: Limits = PLENTY, templates: Path | None = None) -> Publisher:
+    folder = fleet.database.with_name("pages")
+    website = Website(folder) if templates is None else Website(folder, templates)
+    return Publisher(fleet.store, website, lambda: KEYS, Settings(30 * SECOND, limits, SOURCE))
+
+
+def cycle(fleet: Fleet, now: int = NOON, limits: Limits = PLENTY) -> Done:
+    """Publish as a process that was just started."""
+    return publisher(fleet, limits).cycle(now, lambda: True)
+
+
+def page(fleet: Fleet) -> str:
+    return fleet.database.with_name("pages").joinpath("index.html").read_text()
+
+
+def opened(fleet: Fleet) -> tuple[Alarm, ...]:
+    return fleet.store.read(reading.open_alarms)
+
+
+def listen(fleet: Fleet, now: int) -> None:
+    """The server's heartbeats went on until `now`."""
+    fleet.change("UPDATE receivers SET alive_at = ?", now)
