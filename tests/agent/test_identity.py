@@ -14,6 +14,7 @@ import pytest
 
 from kattila_agent.identity import Identity, Numbers, StateError
 from kattila_protocol.names import MAX_COUNTER, is_id
+from support.letting_in import let_everybody_in
 from support.small_disk import small_disk
 
 ID = "11111111-1111-4111-8111-111111111111"
@@ -196,9 +197,7 @@ def test_a_folder_of_somebody_else_says_what_to_do(tmp_path: Path) -> None:
         pytest.skip("taking another user's place needs root")
     kept(tmp_path).take()
     # pytest's folders are closed to others; the one below them is what is tested.
-    for parent in (tmp_path, *tmp_path.parents):
-        if str(parent).startswith("/tmp/pytest"):
-            parent.chmod(0o755)
+    let_everybody_in(tmp_path)
     code = (
         "import os, sys, pathlib; from kattila_agent.identity import Identity; os.setuid(65534)\n"
         "identity = Identity(pathlib.Path(sys.argv[1]), str)\n"

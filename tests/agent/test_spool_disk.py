@@ -13,6 +13,7 @@ import pytest
 from kattila_agent.sample import Sample
 from kattila_agent.spool.sample_file import encode
 from kattila_agent.spool.spool import RESERVE_BYTES
+from support.letting_in import let_everybody_in
 from support.small_disk import small_disk
 from support.spooled import BOOT, CLOCK, NOW, filled, later, opened, reopened, sample
 
@@ -140,9 +141,7 @@ def test_a_folder_of_somebody_else_says_what_to_do(tmp_path: Path, mode: int) ->
         pytest.skip("taking another user's place needs root")
     filled(tmp_path / "spool", 1).close()
     (tmp_path / "spool").chmod(mode)
-    for parent in (tmp_path, *tmp_path.parents):
-        if str(parent).startswith("/tmp/pytest"):
-            parent.chmod(0o755)
+    let_everybody_in(tmp_path)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     told = subprocess.run(
         [sys.executable, "-c", AS_NOBODY, str(tmp_path / "spool")],

@@ -19,15 +19,16 @@ from support.wireguard import serving
 
 KEY = "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXphYmNkZWY="
 SECRET = "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2U="
-INTERFACE = f"wg0\t{SECRET}\t{KEY}\t51820\toff"
-PEER = f"wg0\t{KEY}\t{SECRET}\t192.0.2.1:51820\t198.51.100.0/24\t0\t1\t2\t25"
+# As `wg show wg0 dump` says it.
+INTERFACE = f"{SECRET}\t{KEY}\t51820\toff"
+PEER = f"{KEY}\t{SECRET}\t192.0.2.1:51820\t198.51.100.0/24\t0\t1\t2\t25"
 
 MakeWg = Callable[[str], list[str]]
 
 
 @pytest.fixture
 def with_wg(tmp_path: Path) -> MakeWg:
-    """Return the helper's command with a `wg` that is this shell script, and two seconds instead of ten."""
+    """Return the helper's command with a `wg` that is this shell script, a second for each interface, three for all."""
 
     def command(script: str) -> list[str]:
         program = tmp_path / "wg"
@@ -36,7 +37,7 @@ def with_wg(tmp_path: Path) -> MakeWg:
         code = (
             "import sys, kattila_agent.wireguard_helper as helper\n"
             f"helper._PATH = {str(tmp_path)!r} + ':/usr/bin:/bin'\n"
-            "helper.TIMEOUT_SECONDS = 2\n"
+            "helper.TIMEOUT_SECONDS, helper.INTERFACE_SECONDS = 3, 1\n"
             "sys.exit(helper.main([]))"
         )
         return [sys.executable, "-c", code]
@@ -52,21 +53,36 @@ def say(*lines: str) -> str:
     return "\n".join(f"printf '%s\\n' '{line}'" for line in lines)
 
 
+def wg_with(*names: str, **scripts: str) -> str:
+    """Return a script that lists these interfaces, and does of each what is said under its name, else dumps `wg0`."""
+    cases = [f"'show {name} dump') {script} ;;" for name, script in scripts.items()]
+    whole = say(INTERFACE, PEER)
+    return "\n".join(
+        ['case "$*" in', f"'show interfaces') echo '{' '.join(names)}' ;;", *cases, f"*) {whole}\n;;", "esac"]
+    )
+
+
+def complaint(reason: str) -> str:
+    return f"echo 'Unable to access interface: {reason}' >&2; echo {SECRET} >&2; exit 1"
+
+
 def test_secrets_are_blanked_and_the_rest_is_told(with_wg: MakeWg) -> None:
-    bare = PEER.replace(SECRET, "(none)").replace("192.0.2.1:51820", "(none)")
-    done = run(with_wg(say('[ "$*" = "show all dump" ] || exit 3'.replace("'", ""), INTERFACE, PEER)))
-    assert done.returncode == 1  # the line above is printed, not run: it is none of a dump
-    done = run(with_wg('[ "$*" = "show all dump" ] || exit 3\n' + say(INTERFACE, PEER, bare.replace("YWJj", "AWJj"))))
+    bare = PEER.replace(SECRET, "(none)").replace("192.0.2.1:51820", "(none)").replace("YWJj", "AWJj")
+    done = run(with_wg(wg_with("wg0", wg0=say(INTERFACE, PEER, bare))))
     assert (done.returncode, done.stderr) == (0, b"")
     lines = done.stdout.decode().splitlines()
     assert lines[0] == "kattila-wireguard 1"
     assert lines[1:4] == [
-        INTERFACE.replace(SECRET, "(hidden)"),
-        PEER.replace(SECRET, "(hidden)"),
-        bare.replace("YWJj", "AWJj"),
+        "wg0\t" + INTERFACE.replace(SECRET, "(hidden)"),
+        "wg0\t" + PEER.replace(SECRET, "(hidden)"),
+        "wg0\t" + bare,
     ]
     found, unreadable = helper.parse(done.stdout, Limits(), spelling.scope_name)
     assert (list(found), unreadable) == (["wg0"], {})
+
+
+def test_no_interfaces(with_wg: MakeWg) -> None:
+    assert helper.parse(run(with_wg(wg_with())).stdout, Limits()) == ({}, {})
 
 
 @pytest.mark.parametrize(
@@ -74,12 +90,13 @@ def test_secrets_are_blanked_and_the_rest_is_told(with_wg: MakeWg) -> None:
     [
         ("exit 1", "wg failed with exit code 1"),
         (f"echo '{SECRET}' >&2; exit 1", "wg failed with exit code 1"),
-        (say("nonsense"), "wg gave a line that is none of a dump"),
-        (say(f"wg0\t{KEY}\t{SECRET}\t192.0.2.1:51820\toff"), "wg gave a line that is none of a dump"),
-        (say(INTERFACE, PEER + "\tx"), "wg gave a line that is none of a dump"),
-        (f"printf '%s' '{INTERFACE}'", "wg gave a line without an end"),
-        ("exec sleep 60", "it took longer than 2 s"),
-        ("exec cat /dev/zero", "wg gave more than 16777216 bytes"),
+        ("exec sleep 60", "it took longer than 3 s"),
+        (wg_with("wg0", wg0=say("nonsense")), "wg gave a line that is none of a dump"),
+        (wg_with("wg0", wg0=say(f"{KEY}\t{SECRET}\t192.0.2.1:51820\toff")), "wg gave a line that is none of a dump"),
+        (wg_with("wg0", wg0=say(INTERFACE, PEER + "\tx")), "wg gave a line that is none of a dump"),
+        (wg_with("wg0", wg0=say("wg0\t" + INTERFACE)), "wg gave a line that is none of a dump"),
+        (wg_with("wg0", wg0=f"printf '%s' '{INTERFACE}'"), "wg gave a line without an end"),
+        (wg_with("wg0", wg0="exec cat /dev/zero"), "wg gave more than 16777216 bytes"),
     ],
 )
 def test_a_wg_that_fails(with_wg: MakeWg, script: str, reason: str) -> None:
@@ -90,21 +107,44 @@ def test_a_wg_that_fails(with_wg: MakeWg, script: str, reason: str) -> None:
         helper.parse(done.stdout, Limits(), spelling.scope_name)
 
 
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (complaint("Operation not permitted"), "Operation not permitted"),
+        ("exec sleep 60", "it took longer than 1 s"),
+        (f"{say(INTERFACE)}; kill -9 $$", "wg failed with exit code -9"),
+        (f"{say(INTERFACE)}; echo 'Unable to access interface: Protocol error' >&2; exit 1", "Protocol error"),
+        (f"echo '{SECRET}' >&2; exit 3", "wg failed with exit code 3"),
+    ],
+)
+def test_an_interface_that_cannot_be_read_hides_no_other(with_wg: MakeWg, script: str, reason: str) -> None:
+    done = run(with_wg(wg_with("wg1", "wg0", wg1=script)))
+    found, unreadable = helper.parse(done.stdout, Limits(), spelling.scope_name)
+    assert (list(found), unreadable) == (["wg0"], {"wg1": reason})
+    assert SECRET.encode() not in done.stdout
+
+
+def test_when_the_time_is_over_the_others_are_told_as_unread(with_wg: MakeWg) -> None:
+    slow = "exec sleep 60"
+    done = run(with_wg(wg_with("wg1", "wg2", "wg3", "wg4", wg1=slow, wg2=slow, wg3=slow)))
+    found, unreadable = helper.parse(done.stdout, Limits(), spelling.scope_name)
+    assert (done.returncode, found, list(unreadable)) == (0, {}, ["wg1", "wg2", "wg3", "wg4"])
+    assert (unreadable["wg1"], unreadable["wg4"]) == ("it took longer than 1 s", "others took too long")
+
+
+@pytest.mark.parametrize("name", ["all", "interfaces"])
+def test_a_link_that_is_called_as_a_word_of_wg_is_not_asked_for(with_wg: MakeWg, name: str) -> None:
+    done = run(with_wg(wg_with(name, "wg0")))
+    found, unreadable = helper.parse(done.stdout, Limits(), spelling.scope_name)
+    assert (list(found), unreadable) == (["wg0"], {name: "wg cannot be asked for one of this name"})
+
+
 def test_no_wg(with_wg: MakeWg, tmp_path: Path) -> None:
     command = with_wg("")
     (tmp_path / "wg").unlink()
     if shutil.which("wg", path="/usr/bin:/bin") is not None:
         command[-1] = command[-1].replace(":/usr/bin:/bin", "")
     assert run(command).stdout == b"kattila-wireguard 1\nfailed there is no wg: install wireguard-tools\n"
-
-
-def test_interfaces_that_wg_passes_over_are_told(with_wg: MakeWg) -> None:
-    complaint = f"echo 'Unable to access interface wg1: Operation not permitted' >&2; echo {SECRET} >&2"
-    done = run(with_wg(f"{complaint}\n{say(INTERFACE)}"))
-    found, unreadable = helper.parse(done.stdout, Limits(), spelling.scope_name)
-    assert (list(found), unreadable) == (["wg0"], {"wg1": "Operation not permitted"})
-    assert SECRET.encode() not in done.stdout
-    assert helper.parse(run(with_wg(f"{complaint}\nexit 1")).stdout, Limits())[1] == {"wg1": "Operation not permitted"}
 
 
 def test_wrong_usage() -> None:
@@ -114,7 +154,7 @@ def test_wrong_usage() -> None:
 
 
 def test_a_reader_that_leaves_or_never_reads_does_not_keep_it(with_wg: MakeWg) -> None:
-    endless = f"{say(INTERFACE)}\ni=0; while [ $i -lt 50000 ]; do printf '%s\\n' '{PEER}'; i=$((i+1)); done"
+    endless = wg_with("wg0", wg0=f"{say(INTERFACE)}; yes '{PEER}' | head -n 50000")
     for leaves in (True, False):
         ours, theirs = socket.socketpair()
         began = time.monotonic()

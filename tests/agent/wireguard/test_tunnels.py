@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +21,7 @@ import pytest
 from kattila_keys.ring_file import RingFile
 from support.agent_process import AGENT, environment
 from support.knot import free_port
+from support.letting_in import let_everybody_in
 from support.manager import now_ms, running_manager
 from support.netns import Namespace, new_namespace
 from support.reports import RING
@@ -187,14 +190,35 @@ def test_the_helper_says_the_same_to_an_agent_without_privilege(mesh: Mesh, tmp_
     with helper_socket(tmp_path / "wireguard.sock", *mesh.one.command()) as path:
         agree(mesh, str(path))
         alone = as_nobody(mesh.one, NO_HELPER)
-        for folder in (path, *path.parents[:3]):
-            folder.chmod(folder.stat().st_mode | 0o777)
+        let_everybody_in(tmp_path)
+        path.chmod(0o777)
         helped = as_nobody(mesh.one, str(path))
     assert helped == [[mesh.near.name, mesh.wide.name], []]
     assert alone[0] == []
     ((reason,)) = alone[1]
     assert reason.startswith(f"{mesh.near.name}, {mesh.wide.name}: reading WireGuard needs root, or the helper, whose")
     assert f"{NO_HELPER} is not there" in reason
+
+
+def test_a_device_that_hangs_hides_no_other_behind_the_helper(mesh: Mesh, tmp_path: Path) -> None:
+    with helper_socket(tmp_path / "wireguard.sock", *mesh.one.command()) as path:
+        mesh.wide.process.send_signal(signal.SIGSTOP)
+        try:
+            seen = sysinfo(mesh.one, str(path))
+        finally:
+            mesh.wide.process.send_signal(signal.SIGCONT)
+    assert [each["name"] for each in seen["wireguard"]] == [mesh.near.name]
+    assert {"collector": "wireguard", "reason": f"{mesh.wide.name}: it took longer than 3 s"} in seen["failures"]
+
+
+def test_a_device_that_the_helper_does_not_tell_of_is_unknown_and_not_absent(mesh: Mesh, tmp_path: Path) -> None:
+    # As where the helper is in another network namespace.
+    nothing = b"kattila-wireguard 1\nend " + hashlib.sha256(b"").hexdigest().encode() + b"\n"
+    with serving(tmp_path / "s", lambda connection: connection.sendall(nothing)) as path:
+        seen = sysinfo(mesh.one, str(path))
+    assert seen["wireguard"] == []
+    ((reason,)) = [each["reason"] for each in seen["failures"] if each["collector"] == "wireguard"]
+    assert reason.startswith(f"{mesh.near.name}, {mesh.wide.name}: the WireGuard helper does not tell of it")
 
 
 def as_nobody(namespace: Namespace, helper: str) -> list[Any]:

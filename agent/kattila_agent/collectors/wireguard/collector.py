@@ -19,8 +19,7 @@ from kattila_agent.collectors.wireguard.gathering import Gathering, Limits, Vani
 from kattila_agent.collectors.wireguard.links import Link
 from kattila_protocol.report import WireguardInterface
 
-# What `wg` says of an interface that went away between two of its calls (strerror of ENODEV).
-_NO_SUCH_DEVICE = "No such device"
+_NOT_TOLD = "the WireGuard helper does not tell of it: does it run in this network namespace?"
 _AT_ONCE = 4
 
 
@@ -37,7 +36,7 @@ def collect(helper_socket: Path, limits: Limits, folder: Path = userspace.FOLDER
     if not devices:
         return Bounded(())
     if _may_exist(helper_socket):
-        gathered, reasons = _through_helper(helper_socket, devices, limits)
+        gathered, reasons = _through_helper(helper_socket, devices, limits, lambda: _devices(folder))
     else:
         gathered, reasons = _with_privilege(helper_socket, devices, limits)
     return replace(told(gathered, limits), failures=_failures(reasons))
@@ -64,15 +63,20 @@ def _may_exist(path: Path) -> bool:
     return True
 
 
-def _through_helper(path: Path, devices: Iterable[Link], limits: Limits) -> tuple[list[Gathering], dict[str, str]]:
+def _through_helper(
+    path: Path, devices: Iterable[Link], limits: Limits, devices_now: Callable[[], Iterable[Link]]
+) -> tuple[list[Gathering], dict[str, str]]:
     # Of what the helper tells only what has a link here: userspace sockets know no network namespaces.
     try:
         found, unreadable = helper.parse(helper.read(path), limits)
     except ValueError as error:
         raise UnreadableError(f"the WireGuard helper's dump is malformed: {error}") from None
-    names = [link.name for link in devices]
-    reasons = {name: unreadable[name] for name in names if name in unreadable and unreadable[name] != _NO_SUCH_DEVICE}
-    return [found[name] for name in names if name in found], reasons
+    gathered = [found[link.name] for link in devices if link.name in found]
+    missing = [link for link in devices if link.name not in found]
+    # What went away meanwhile is no failure.
+    still_there = {link.name for link in devices_now()} if missing else set()
+    reasons = {link.name: unreadable.get(link.name, _NOT_TOLD) for link in missing if link.name in still_there}
+    return gathered, reasons
 
 
 def _with_privilege(
