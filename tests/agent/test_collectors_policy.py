@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
 
-from kattila_agent.collectors import policy_routes, routes
+from kattila_agent.collectors import policy_routes, routes, rules
 from kattila_agent.collectors.rtnetlink import Listed
 from kattila_protocol.report import Cut, Rule
 from support import ip_says, netlink
@@ -99,6 +100,16 @@ def test_tables_beyond_the_bound_and_routes_beyond_the_limit_are_counted() -> No
     found = policy_routes.parse(readings, 2)
     assert [(route.table, route.destination) for route in found.items] == [(300, "0.0.0.0/0"), (301, "0.0.0.0/0")]
     assert found.cuts == (Cut("policy_routes", 2, 7), Cut("policy_tables", 2, 3))
+
+
+def test_a_kernel_without_ipv6_tells_the_rules_of_ipv4(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    with namespace.entered():
+        both = rules.parse(rules.read(100), 100)
+        # This kernel has IPv6, and answers for DECnet as one with ipv6.disable=1 does for IPv6.
+        monkeypatch.setattr(rules, "_FAMILIES", {socket.AF_INET: "inet", 12: "decnet"})
+        found = rules.parse(rules.read(100), 100)
+    assert found.items == tuple(rule for rule in both.items if rule.family == "inet") != ()
+    assert found.cuts == ()
 
 
 def test_more_tables_than_the_bound_are_not_asked_for(namespace: Namespace) -> None:

@@ -45,7 +45,6 @@ with IPRoute() as kernel:
     }
 found = links.parse(links.read(100, 100)).items
 ours = {one.name: (one.index, one.mtu, one.address, one.operstate) for one in found}
-ours["lo"] = (*ours["lo"][:2], theirs["lo"][2], ours["lo"][3])  # all zeros, which says nothing, is None here
 our_addresses = {(one.name, address) for one in found for address in one.addresses}
 our_routes = {
     (one.destination, one.gateway, one.metric)

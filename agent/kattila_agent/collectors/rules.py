@@ -5,6 +5,7 @@ May live here: reading rules and naming what they select. Not here: which route 
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from collections.abc import Iterator
@@ -59,7 +60,14 @@ def _table(family: int, limit: int) -> Listed:
     def counts(buffer: bytes, start: int) -> bool:
         return buffer[start] == family
 
-    return rtnetlink.dump(_RTM_GETRULE, _RULE.pack(family, 0, 0, 0, 0, 0, 0), limit, least=_RULE.size, counts=counts)
+    asked = _RULE.pack(family, 0, 0, 0, 0, 0, 0)
+    try:
+        return rtnetlink.dump(_RTM_GETRULE, asked, limit, least=_RULE.size, counts=counts)
+    except OSError as error:
+        # A kernel without this family, as with ipv6.disable=1, has no rules for it.
+        if error.errno != errno.EAFNOSUPPORT:
+            raise
+        return Listed([], 0)
 
 
 def _rule(body: bytes) -> Rule:
