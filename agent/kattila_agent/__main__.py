@@ -199,6 +199,7 @@ def _given_by(settings: Config, manager_address: str | None, clock_offset: int |
         settings.wireguard_helper,
         settings.clock_helper,
         settings.boot_id,
+        config.port_of(settings.manager_url) if settings.manager_url else None,
     )
 
 

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from kattila_agent import __version__
-from kattila_agent.config import Config
+from kattila_agent.config import Config, port_of
 from kattila_agent.connection import CONNECT_SECONDS, Connection, UnreachableError, in_url
 from kattila_agent.server import NAME, ListenError, open_sockets
 from kattila_keys.servers import DnsError, Records
@@ -169,10 +169,10 @@ def _check_manager(url: str) -> ManagerCheck:
 
 def _is_refused(url: str) -> bool:
     """Tell whether one address of a URL's host at least refuses connections, as a machine does where nobody listens."""
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        socket.create_connection((parts.hostname, port), timeout=CONNECT_SECONDS, all_errors=True).close()
+        socket.create_connection(
+            (urlsplit(url).hostname, port_of(url)), timeout=CONNECT_SECONDS, all_errors=True
+        ).close()
     except ExceptionGroup as every:
         return every.subgroup(ConnectionRefusedError) is not None
     except OSError:

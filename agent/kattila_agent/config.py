@@ -184,6 +184,12 @@ def _boot_id(environment: Mapping[str, str]) -> str | None:
         raise ConfigError(f"{BOOT_ID_VARIABLE}={text} (the environment): not a UUID, as systemd's %b is") from None
 
 
+def port_of(url: str) -> int:
+    """Return the TCP port that a URL of HTTP or HTTPS leads to."""
+    parts = urlsplit(url)
+    return parts.port or (443 if parts.scheme == "https" else 80)
+
+
 def _url(text: str) -> str:
     try:
         parts = urlsplit(text)

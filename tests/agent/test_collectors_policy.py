@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -51,13 +52,31 @@ def add_routes(made: Namespace) -> None:
     made.ip("-6", "route", "add", "unreachable", "default", "table", "51820", "metric", "3")
 
 
+def sysinfo(namespace: Namespace, manager_url: str = "") -> dict[str, Any]:
+    given = environment(MANAGER_URL=manager_url) if manager_url else environment()
+    found: dict[str, Any] = json.loads(
+        subprocess.check_output(namespace.command(*AGENT, "-sysinfo"), env=given, timeout=30)
+    )
+    return found
+
+
 def test_default_routes_of_the_tables_that_rules_look_up(namespace: Namespace) -> None:
-    found = json.loads(subprocess.check_output(namespace.command(*AGENT, "-sysinfo"), env=environment(), timeout=30))
+    found = sysinfo(namespace)
     assert found["failures"] == found["cuts"] == []
     told = found["policy_routes"]
     assert told == ip_says.policy_routes(namespace)
     assert len(told) == 5
     assert {51820, 300, 99} == {route["table"] for route in told}
+
+
+def test_the_way_to_the_manager_is_that_of_tcp_to_its_port(namespace: Namespace) -> None:
+    rule = ("ipproto", "tcp", "dport", "5086", "lookup", "77", "prio", "8")
+    namespace.ip("rule", "add", *rule)
+    try:
+        found = {url: sysinfo(namespace, url)["lookups"] for url in ("http://198.51.100.9:5086", "http://198.51.100.9")}
+    finally:
+        namespace.ip("rule", "del", *rule)
+    assert [[each["table"] for each in lookups] for lookups in found.values()] == [[77], [254]]
 
 
 # What the agent of an unprivileged user asks, with a rule that sends this user's own packets another way.

@@ -38,9 +38,9 @@ _MAX_REASON = 300
 class Given:
     """What the collectors are told: the node's labels and limits, and what the rest of the agent knows.
 
-    `manager_address` is the IP address that reports go to, `clock_offset` that of the last verdict in ms; both are None
-    while unknown. `wireguard_helper` and `clock_helper` are where their sockets are, if there are helpers. `boot_id` is
-    that of this boot where the kernel's own word for it may not be seen.
+    `manager_address` is the IP address that reports go to, `manager_port` their TCP port, `clock_offset` that of the
+    last verdict in ms; None while unknown. `wireguard_helper` and `clock_helper` are where their sockets are, if there
+    are helpers. `boot_id` is that of this boot where the kernel's own word for it may not be seen.
     """
 
     labels: Mapping[str, str]
@@ -50,6 +50,7 @@ class Given:
     wireguard_helper: Path = config.WIREGUARD_HELPER
     clock_helper: Path = config.CLOCK_HELPER
     boot_id: str | None = None
+    manager_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ COLLECTORS: tuple[Collector, ...] = (
         "lookups",
         "lookups",
         lambda given, found: lookups.parse(
-            *lookups.read(lookups.questions(found, given.manager_address)), found.interfaces
+            *lookups.read(lookups.questions(found, given.manager_address, given.manager_port)), found.interfaces
         ),
     ),
 )

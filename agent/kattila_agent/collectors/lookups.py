@@ -24,7 +24,7 @@ _RTA_IP_PROTO, _RTA_SPORT, _RTA_DPORT = 27, 28, 29
 _RTAX_MTU = 2
 _UINT = struct.Struct("=I")
 _PORT = struct.Struct("!H")
-_UDP = bytes((socket.IPPROTO_UDP,))
+_UDP, _TCP = bytes((socket.IPPROTO_UDP,)), bytes((socket.IPPROTO_TCP,))
 # fe80::/10
 _LINK_LOCAL = ("fe8", "fe9", "fea", "feb")
 
@@ -34,7 +34,8 @@ class Question:
     """What is asked: `destination` is an IP address, `zone` the interface that a link-local one belongs to.
 
     `source` is the address that the packets are bound to, `link` the interface; None where that is left to the kernel.
-    What has a `dport` is UDP; its `sport` is None where each flow has another. Rules and next hops are chosen by them.
+    What has a `dport` is UDP, to the manager TCP; its `sport` is None where each flow has another. Rules and next
+    hops are chosen by them.
     """
 
     purpose: str
@@ -56,7 +57,7 @@ class Answer:
     error: str | None = None
 
 
-def questions(found: Telemetry, manager_address: str | None) -> tuple[Question, ...]:
+def questions(found: Telemetry, manager_address: str | None, manager_port: int | None = None) -> tuple[Question, ...]:
     """Return what is worth asking: each WireGuard endpoint of an interface, each tunnel's remote, and the manager.
 
     Raises:
@@ -75,7 +76,7 @@ def questions(found: Telemetry, manager_address: str | None) -> tuple[Question, 
                 asked[_to_remote(tunnel, remote)] = None
     if manager_address is not None:
         host, _, zone = manager_address.partition("%")
-        asked[Question("manager", None, host, link=zone or None)] = None
+        asked[Question("manager", None, host, link=zone or None, dport=manager_port)] = None
     return tuple(asked)
 
 
@@ -172,8 +173,9 @@ def _ports(question: Question) -> bytes:
     # Of other protocols than UDP and TCP the kernel takes none.
     if question.dport is None:
         return b""
-    udp = rtnetlink.attribute(_RTA_IP_PROTO, _UDP) + rtnetlink.attribute(_RTA_DPORT, _PORT.pack(question.dport))
-    return udp if question.sport is None else udp + rtnetlink.attribute(_RTA_SPORT, _PORT.pack(question.sport))
+    protocol = rtnetlink.attribute(_RTA_IP_PROTO, _TCP if question.purpose == "manager" else _UDP)
+    there = protocol + rtnetlink.attribute(_RTA_DPORT, _PORT.pack(question.dport))
+    return there if question.sport is None else there + rtnetlink.attribute(_RTA_SPORT, _PORT.pack(question.sport))
 
 
 def _lookup(answer: Answer, names: Mapping[int, str], mtus: Mapping[str, int]) -> Lookup:
