@@ -42,8 +42,8 @@ def ssh_settings(plan: Plan, state: Path) -> str:
 
 
 def _shared_connections(state: Path) -> str:
-    """Where the socket of each node's one connection is: a new one costs more than most of what is asked through it."""
-    return f"{state}/ssh-%n"
+    """Where the socket of a login's one connection to a node is: a new one costs more than most questions do."""
+    return f"{state}/ssh-%r@%n"
 
 
 def known_hosts(host_keys: Mapping[str, tuple[str, str]]) -> str:
@@ -62,7 +62,7 @@ def inventory(plan: Plan, state: Path) -> str:
             "kattila_manager_url": f"http://{plan.manager}.{plan.zone}:{MANAGER_PORT}",
         },
         "children": {
-            "kattila_managers": {"hosts": {plan.manager: _site(plan)}},
+            "kattila_managers": {"hosts": {plan.manager: _site(plan) | _login(plan.machine(plan.manager))}},
             "kattila_agents": {"children": sites},
         },
     }
@@ -86,7 +86,11 @@ def _site(plan: Plan) -> dict[str, Any]:
 
 
 def _host(node: Machine) -> dict[str, Any]:
-    return {"kattila_agent_labels": dict(node.labels)}
+    return {"kattila_agent_labels": dict(node.labels)} | _login(node)
+
+
+def _login(node: Machine) -> dict[str, Any]:
+    return {} if node.login == "root" else {"ansible_user": node.login, "ansible_become": True}
 
 
 def environment(checkout: Path, state: Path, inherited: Mapping[str, str]) -> dict[str, str]:

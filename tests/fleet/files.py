@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fleet import certificate, naming, wireguard
-from fleet.plan import Machine, Plan, families
+from fleet.plan import ADMIN, Machine, Plan, families
 
 SYSTEM_UNITS = "etc/systemd/system"
 
@@ -57,6 +57,7 @@ def _identity(plan: Plan, machine: Machine, secrets: Secrets) -> Iterator[File]:
     yield File("etc/machine-id", f"{secrets.machine_ids[machine.name]}\n", 0o444)
     yield File("etc/resolv.conf", naming.resolver_settings(plan, families(machine)))
     yield File("root/.ssh/authorized_keys", secrets.login_key, 0o600)
+    yield File(f"home/{ADMIN}/.ssh/authorized_keys", secrets.login_key)
     yield File("etc/ssh/ssh_host_ed25519_key", private, 0o600)
     yield File("etc/ssh/ssh_host_ed25519_key.pub", public)
 

@@ -26,7 +26,7 @@ NODES = tuple(node.name for node in LAB.nodes)
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 MANAGER_COMMAND = "/usr/local/bin/kattila-manager"
 CHANGES_ANYWAY = re.compile(
-    r"^(run|tmp|var/tmp|var/log|var/lib/systemd|var/lib/knot|var/lib/knot-other|root/\.ansible)$|/__pycache__$"
+    r"^(run|tmp|var/tmp|var/log|var/lib/systemd|var/lib/knot|var/lib/knot-other|(root|home/\w+)/\.ansible)$|/__pycache__$"
 )
 # By path: size, mode, moment of the change.
 Disk = dict[str, tuple[int, int, int]]

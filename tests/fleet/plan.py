@@ -15,6 +15,8 @@ Address = IPv4Address | IPv6Address
 OWNERS_NUMBER = 1
 LISTEN_PORT = 51820
 KEEPALIVE_SECONDS = 25
+# Somebody who is on every node, and may become root there.
+ADMIN = "admin"
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Machine:
 
     ports: the first is the way out; `eth0`, `eth1` and so on. A router's own networks are not among them.
     site: of a node that gets an agent. overlay: its number in the tunnels' network. labels: what is told of it.
+    login: who Ansible is there; whoever is not root becomes it by sudo.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Machine:
     site: str | None = None
     overlay: int | None = None
     labels: tuple[tuple[str, str], ...] = ()
+    login: str = "root"
 
 
 @dataclass(frozen=True)
@@ -162,9 +166,10 @@ def _network(name: str, owner: str, ipv4: str, ipv6: str) -> Network:
     return Network(name, owner, IPv4Network(ipv4), IPv6Network(ipv6))
 
 
-def _agent(name: str, port: Port, overlay: int, role: str) -> Machine:
+def _agent(name: str, port: Port, overlay: int, role: str, login: str = "root") -> Machine:
     site = name.partition("-")[0]
-    return Machine(name, (port,), boots=True, site=site, overlay=overlay, labels=(("role", role), ("site", site)))
+    labels = (("role", role), ("site", site))
+    return Machine(name, (port,), boots=True, site=site, overlay=overlay, labels=labels, login=login)
 
 
 # Addresses for documentation only (RFC 5737, RFC 3849): whatever leaks out of the lab leads nowhere.
@@ -185,11 +190,11 @@ LAB = Plan(
         Machine("south-router", (Port("south-uplink", 2),)),
         Machine("control", (Port("operations", 20),)),
         Machine("dns", (Port("operations", 53),), boots=True),
-        Machine("manager", (Port("operations", 10),), boots=True),
+        Machine("manager", (Port("operations", 10),), boots=True, login=ADMIN),
         _agent("north-hub", Port("north", 11), overlay=11, role="hub"),
         _agent("north-db", Port("north", 12), overlay=12, role="member"),
         _agent("north-spoke", Port("north-private", 2), overlay=13, role="spoke"),
-        _agent("south-web", Port("south", 21), overlay=21, role="member"),
+        _agent("south-web", Port("south", 21), overlay=21, role="member", login=ADMIN),
         _agent("south-db", Port("south", 22), overlay=22, role="member"),
         _agent("south-six", Port("south", 23, families=(6,)), overlay=23, role="member"),
     ),

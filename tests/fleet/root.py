@@ -6,11 +6,12 @@ import hashlib
 import shutil
 
 from fleet.place import Place
+from fleet.plan import ADMIN
 from fleet.system import run
 
 SUITE = "bookworm"
 PACKAGES = (
-    *("systemd", "systemd-sysv", "dbus", "openssh-server", "procps", "python3"),
+    *("systemd", "systemd-sysv", "dbus", "openssh-server", "procps", "python3", "sudo"),
     *("iproute2", "iputils-ping", "nftables", "wireguard-go", "wireguard-tools"),
     *("knot", "knot-dnsutils", "nginx-light"),
 )
@@ -23,6 +24,8 @@ HOOKS = (
     f'chroot "$1" systemctl --quiet disable {" ".join(IDLE_UNITS)}',
     'chroot "$1" systemctl --quiet mask console-getty.service',
     'rm -f "$1"/etc/ssh/ssh_host_*',
+    f'chroot "$1" useradd --create-home --shell /bin/bash {ADMIN}',
+    f'echo "{ADMIN} ALL=(ALL) NOPASSWD: ALL" >"$1"/etc/sudoers.d/{ADMIN}',
     # As on a hardened node: what is rolled out for others to read has to say so.
     'echo "session optional pam_umask.so umask=0077" >>"$1"/etc/pam.d/common-session',
 )
