@@ -94,6 +94,15 @@ def test_counters() -> None:
     assert (found.rx_errors, found.tx_errors, found.rx_dropped, found.tx_dropped) == (3, 4, 5, 6)
 
 
+def test_a_counter_that_fell_below_zero_is_the_largest_number_that_a_report_may_hold() -> None:
+    stats = struct.pack("=8Q", 1, 2, 2**64 - 1, 2**63, 3, 2**63 - 1, 2**64 - 7, 6)
+    found = one(link(2, "eth0", nla(23, stats)))
+    most = 2**63 - 1
+    assert (found.rx_bytes, found.tx_bytes) == (most, most)
+    assert (found.rx_errors, found.tx_errors, found.rx_dropped, found.tx_dropped) == (3, most, most, 6)
+    assert canonical.parse_object(canonical.encode(found))["rx_bytes"] == most
+
+
 def test_links_and_addresses_are_joined_by_index() -> None:
     peer = netlink.address(2, 32, nla(1, ip("198.51.100.2")), nla(2, ip("198.51.100.1")))
     v6 = netlink.address(2, 64, nla(1, ip("2001:db8::1")), family=socket.AF_INET6)

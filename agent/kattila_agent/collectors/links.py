@@ -15,6 +15,7 @@ from kattila_agent.collectors import link_table, rtnetlink
 from kattila_agent.collectors.bounds import Bounded, cut
 from kattila_agent.collectors.link_table import Link
 from kattila_agent.collectors.rtnetlink import Attributes, Listed
+from kattila_protocol.canonical import MAX_INTEGER
 from kattila_protocol.report import Interface
 
 # linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h
@@ -162,7 +163,10 @@ def _counters(stats: bytes | None) -> dict[str, int]:
         return {}
     if len(stats) < _STATS.size:
         raise ValueError(f"statistics of {len(stats)} bytes")
-    return dict(zip(_COUNTERS, _STATS.unpack_from(stats), strict=True))
+    # They are u64, and a driver whose counter falls below zero tells 2^64 - 1: the protocol has no such number, and the
+    # manager would drop the whole report for it, each time.
+    counted = (min(counter, MAX_INTEGER) for counter in _STATS.unpack_from(stats))
+    return dict(zip(_COUNTERS, counted, strict=True))
 
 
 def _vlan_id(link: Link) -> int | None:
