@@ -67,7 +67,11 @@ SETTINGS: tuple[Setting, ...] = (
         "socket of the helper that asks for the clock's state where the agent's service may not; used if it is there",
     ),
     Setting("MAX_INTERFACES", "1000", "most interfaces in a report; what is left out is counted in it"),
-    Setting("MAX_ADDRESSES", "2000", "most addresses of all interfaces together"),
+    Setting(
+        "MAX_ADDRESSES",
+        "2000",
+        "most addresses of all interfaces together; of each interface and family the first 8 are told beyond that",
+    ),
     Setting("MAX_ROUTES", "2000", "most routes, both families together; as many default routes are told beyond that"),
     Setting("MAX_NEIGHBOURS", "1000", "most neighbours, both families together; and most further remotes of all vxlan"),
     Setting("MAX_RULES", "256", "most policy rules, both families together"),

@@ -116,7 +116,8 @@ def test_neighbours_interfaces_addresses_and_rules_are_cut() -> None:
     telemetry = found["telemetry"]
     assert {cut["what"]: (cut["kept"], cut["of"]) for cut in telemetry["cuts"]} == {
         "interfaces": (50, links),
-        "addresses": (10, 22),
+        # Of IPv4 the first 10, and the one of IPv6.
+        "addresses": (11, 22),
         "neighbours": (100, 205),
         "rules": (40, 100 + 3 + 2),
     }
@@ -124,6 +125,35 @@ def test_neighbours_interfaces_addresses_and_rules_are_cut() -> None:
     # Both families are told of, the smaller one whole.
     assert sum(":" in neighbour[0] for neighbour in telemetry["neighbours"]) == 5
     assert sum(rule["family"] == "inet6" for rule in telemetry["rules"]) == 2
+
+
+def test_a_link_with_thousands_of_addresses_leaves_others_theirs() -> None:
+    """As kube-ipvs0, which has the address of every service of a cluster."""
+    with new_namespace() as namespace:
+        batch(namespace, "".join(f"link add {name} type bridge\n" for name in ("ipvs0", "w0")))
+        namespace.ip("link", "set", "w0", "addrgenmode", "none")
+        namespace.ip("link", "set", "w0", "up")
+        batch(namespace, "".join(f"address add 10.96.{n >> 8}.{n & 255}/32 dev ipvs0\n" for n in range(2000)))
+        batch(namespace, "".join(f"address add 192.0.2.{n}/32 dev w0\n" for n in range(1, 10)))
+        batch(namespace, "".join(f"address add 2001:db8::{n}/128 dev w0 nodad\n" for n in range(1, 10)))
+        found = measured(namespace)
+    addresses = {each["name"]: each["addresses"] for each in found["telemetry"]["interfaces"]}
+    assert {name: len(each) for name, each in addresses.items()} == {"lo": 0, "ipvs0": 2000, "w0": 8 + 8}
+    assert addresses["w0"][:8] == [f"192.0.2.{n}/32" for n in range(1, 9)]
+    assert found["telemetry"]["cuts"] == [{"what": "addresses", "kept": 2016, "of": 2018, "where": ""}]
+
+
+def test_addresses_of_links_that_are_not_told_take_no_place_and_are_counted() -> None:
+    with new_namespace() as namespace:
+        batch(namespace, "".join(f"link add {name} type bridge\n" for name in ("b0", "b1", "b2")))
+        batch(namespace, "".join(f"address add 2001:db8::{n}/128 dev b0 nodad\n" for n in range(1, 21)))
+        batch(namespace, "".join(f"address add 198.51.100.{n}/32 dev b2\n" for n in range(1, 21)))
+        found = measured(namespace, interfaces=2, addresses=15)
+    assert [len(each["addresses"]) for each in found["telemetry"]["interfaces"]] == [0, 15]
+    assert {cut["what"]: (cut["kept"], cut["of"]) for cut in found["telemetry"]["cuts"]} == {
+        "interfaces": (2, 4),
+        "addresses": (15, 40),
+    }
 
 
 @pytest.mark.parametrize(

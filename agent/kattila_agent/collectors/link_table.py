@@ -64,6 +64,12 @@ def question(*selecting: bytes, counters: bool = False) -> bytes:
     return bytes(HEADER.size) + rtnetlink.attribute(_EXT_MASK, mask) + b"".join(selecting)
 
 
+def index_of(body: bytes) -> int:
+    """Return the number of the link that a message, which has a header, is about."""
+    index: int = HEADER.unpack_from(body)[2]
+    return index
+
+
 def of_kind(kind: str) -> list[Link]:
     """Return the links of a kind, as "wireguard", which takes no privilege.
 
@@ -103,7 +109,7 @@ def _of_kind(channel: Channel, kind: str) -> list[Link]:
 
 
 def _named(body: bytes) -> tuple[int, str]:
-    _, _, index, _, _ = HEADER.unpack_from(body)
+    index = index_of(body)
     for kind, value in rtnetlink.walk(body, HEADER.size):
         if kind == IFNAME:
             return index, rtnetlink.text(value.partition(b"\0")[0])

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from kattila_agent.collectors import link_table, rtnetlink
 from kattila_agent.collectors.bounds import Bounded, cut
 from kattila_agent.collectors.link_table import Link
-from kattila_agent.collectors.rtnetlink import Attributes, Listed
+from kattila_agent.collectors.rtnetlink import Attributes, Channel, Listed
 from kattila_protocol.canonical import MAX_INTEGER
 from kattila_protocol.report import Interface
 
@@ -28,6 +28,10 @@ _VLAN_ID = 1
 _BRPORT_STATE = 1
 _BOND_SLAVE_STATE = 1
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+# The kernel tells all of IPv4 before IPv6, link by link. Else one with thousands, as kube-ipvs0 has them, would leave
+# those after it, and all of IPv6, without any.
+_ALWAYS = 8
 
 _OPERSTATES = ("UNKNOWN", "NOTPRESENT", "DOWN", "LOWERLAYERDOWN", "TESTING", "DORMANT", "UP")
 _BRIDGE_STATES = ("disabled", "listening", "learning", "forwarding", "blocking")
@@ -67,7 +71,7 @@ _TUNNELS = frozenset((768, 769, 776, 778, 823))
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """What the kernel says: RTM_NEWLINK and RTM_NEWADDR, and the names of all links by index."""
+    """What the kernel says: RTM_NEWLINK, RTM_NEWADDR of these links, and the names of all links by index."""
 
     links: Listed
     addresses: Listed
@@ -75,12 +79,17 @@ class Readings:
 
 
 def read(max_links: int, max_addresses: int) -> Readings:
-    """Ask the kernel for links and addresses; raises OSError or ValueError."""
-    return Readings(
-        links=rtnetlink.dump(link_table.RTM_GETLINK, link_table.question(counters=True), max_links),
-        addresses=rtnetlink.dump(_RTM_GETADDR, bytes(_ADDRESS.size), max_addresses),
-        names=link_table.names_by_index(),
-    )
+    """Ask the kernel for links and addresses, beyond `max_addresses` for the first 8 of each link and family.
+
+    Addresses of links beyond `max_links` are counted. Raises OSError or ValueError.
+    """
+    question = link_table.question(counters=True)
+    links = rtnetlink.dump(link_table.RTM_GETLINK, question, max_links, least=link_table.HEADER.size)
+    names = link_table.names_by_index()
+    told = {link_table.index_of(body) for body in links.bodies}
+    # One that came after the links were read is not told, and no part of what is not whole.
+    known = told if len(links.bodies) == links.total else told | names.keys()
+    return Readings(links, rtnetlink.settled(lambda channel: _addresses(channel, told, known, max_addresses)), names)
 
 
 def parse(readings: Readings) -> Bounded[Interface]:
@@ -98,7 +107,7 @@ def parse(readings: Readings) -> Bounded[Interface]:
         interfaces,
         (
             *cut("interfaces", len(interfaces), readings.links.total),
-            *cut("addresses", len(readings.addresses.bodies), readings.addresses.total),
+            *cut("addresses", sum(len(each.addresses) for each in interfaces), readings.addresses.total),
         ),
     )
 
@@ -113,12 +122,25 @@ def flag_names(flags: int) -> tuple[str, ...]:
     return tuple(no_carrier + named + ([f"{rest:x}"] if rest else []))
 
 
+def _addresses(channel: Channel, told: Collection[int], known: Collection[int], limit: int) -> Listed:
+    kept: list[bytes] = []
+    total = 0
+    of_link: Counter[tuple[int, int]] = Counter()
+    for body in channel.each(_RTM_GETADDR, bytes(_ADDRESS.size), least=_ADDRESS.size):
+        family, _, _, _, index = _ADDRESS.unpack_from(body)
+        if family not in _FAMILIES or index not in known:
+            continue
+        total += 1
+        of_link[index, family] += 1
+        if index in told and (len(kept) < limit or of_link[index, family] <= _ALWAYS):
+            kept.append(body)
+    return Listed(kept, total)
+
+
 def _by_link(bodies: Iterable[bytes]) -> defaultdict[int, list[str]]:
     by_link: defaultdict[int, list[str]] = defaultdict(list)
     for body in bodies:
         family, length, _, _, index = rtnetlink.header(_ADDRESS, body)
-        if family not in (socket.AF_INET, socket.AF_INET6):
-            continue
         found = rtnetlink.attributes(body, _ADDRESS.size)
         # IFA_ADDRESS is the other end of a point-to-point link; IFA_LOCAL, where there is one, is this end.
         kind = _IFA_LOCAL if _IFA_LOCAL in found else _IFA_ADDRESS
