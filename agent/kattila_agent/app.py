@@ -87,10 +87,7 @@ def _peer(node: Node, seen: SeenNonces) -> bytes:
     is_local = _check_source(node)
     now, standing = node.now(), node.standing()
     measurement = standing.measurement
-    # Every node has a loopback address: from elsewhere a query to it could be one that was made for another node.
-    known = measurement.own_addresses if measurement else frozenset()
-    own = known | _LOOPBACK if is_local else known - _LOOPBACK
-    parameters = dict(request.query.decode("utf-8"))
+    parameters, own = dict(request.query.decode("utf-8")), _own_addresses(measurement, is_local)
     query, key = node.verify(lambda ring: peer.read_query(parameters, ring, own, now), now)
     seen.add(query.nonce, now)
     answer = PeerAnswer(
@@ -103,6 +100,16 @@ def _peer(node: Node, seen: SeenNonces) -> bytes:
         nonce=query.nonce,
     )
     return _sealed_to_fit(answer, key)
+
+
+def _own_addresses(measurement: Measurement | None, is_local: bool) -> frozenset[str]:
+    # What a query came to is an own address even if the measurement was cut, failed or is older.
+    here = str(request.environ["SERVER_NAME"]).partition("%")[0]
+    known = (measurement.own_addresses if measurement else frozenset()) | {here}
+    if is_local:
+        return known | _LOOPBACK
+    # Every node has a loopback address: from elsewhere a query to it could be one that was made for another node.
+    return frozenset(address for address in known - _LOOPBACK if not address.startswith("127."))
 
 
 def _sealed_to_fit(answer: PeerAnswer, key: Key) -> bytes:

@@ -1,7 +1,7 @@
 """The agent's server: sockets, threads and limits around a WSGI application.
 
-May live here: what waitress is told, and the two things it lacks: a limit on how long a request may take to arrive, and
-problem documents for what it refuses itself.
+May live here: what waitress is told, and the three things it lacks: a limit on how long a request may take to arrive,
+problem documents for what it refuses itself, and SERVER_NAME as the address that a request came to.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.server import MultiSocketServer, TcpWSGIServer
-from waitress.task import ErrorTask, ThreadedTaskDispatcher
+from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
 
 from kattila_protocol.envelope import MAX_BODY_BYTES
 from kattila_settings.values import ALL_ADDRESSES, Listen
@@ -54,7 +54,10 @@ def open_sockets(listens: Iterable[Listen]) -> list[socket.socket]:
 def serve(
     app: Callable[..., Any], sockets: list[socket.socket], *, max_age_seconds: int = MAX_AGE_SECONDS
 ) -> threading.Thread:
-    """Serve a WSGI application on bound sockets, in a thread that ends with the process."""
+    """Serve a WSGI application on bound sockets, in a thread that ends with the process.
+
+    SERVER_NAME is the own address that the request came to, as REMOTE_ADDR is the other end's.
+    """
     limits = Adjustments(
         sockets=sockets,
         ident=NAME,
@@ -102,8 +105,19 @@ class _ProblemTask(ErrorTask):  # type: ignore[misc] # waitress has no types
         self.write(body)
 
 
+class _Task(WSGITask):  # type: ignore[misc] # waitress has no types
+    def get_environment(self) -> dict[str, Any]:
+        return {**super().get_environment(), "SERVER_NAME": self.channel.local_address}
+
+
 class _Channel(HTTPChannel):  # type: ignore[misc] # waitress has no types
+    task_class = _Task
     error_task_class = _ProblemTask
+
+    def __init__(self, server: Any, sock: socket.socket, *more: Any, **named: Any) -> None:
+        super().__init__(server, sock, *more, **named)
+        # Now: a client that leaves has the socket closed while its request is answered.
+        self.local_address = sock.getsockname()[0]
 
 
 class _Server(TcpWSGIServer):  # type: ignore[misc] # waitress has no types

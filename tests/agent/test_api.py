@@ -350,17 +350,21 @@ def test_who_may_ask_from_elsewhere(tmp_path: Path, networks: str, status: int) 
         "MANAGER_URL": "http://127.0.0.1:9",
         "AGENT_LISTEN": "192.0.2.1:5087",
         "PEER_NETWORKS": networks,
+        # Only lo is measured then.
+        "MAX_INTERFACES": "1",
     }
     with new_namespace() as node, new_namespace() as neighbour:
         node.ip("link", "add", "veth0", "type", "veth", "peer", "name", "veth0", "netns", neighbour.name)
         for namespace, address in ((node, "192.0.2.1/24"), (neighbour, "192.0.2.2/24")):
             namespace.ip("link", "set", "lo", "up")
+            namespace.ip("address", "add", "127.0.0.53/8", "dev", "lo")
             namespace.ip("address", "add", address, "dev", "veth0")
             namespace.ip("link", "set", "veth0", "up")
         daemon = InNamespace(node.command(*AGENT), tmp_path, chosen)
         try:
             daemon.wait_for_log("the manager cannot be reached")
-            paths = ["/status/healthcheck", peer_path(query(to="192.0.2.1"))]
+            asked = ("192.0.2.1", "192.0.2.9", "127.0.0.1", "127.0.0.53")
+            paths = ["/status/healthcheck", *(peer_path(query(to=address)) for address in asked)]
             found = [curl(neighbour.command(), path) for path in paths]
             sealed = reset.seal(asked_reset(), KEY).decode()
             found.append(curl(neighbour.command(), "/status/reset", sealed))
@@ -368,7 +372,7 @@ def test_who_may_ask_from_elsewhere(tmp_path: Path, networks: str, status: int) 
         finally:
             daemon.process.terminate()
             daemon.process.wait(timeout=10)
-    assert found == [200, status, status]
+    assert found == [200, status, 403, 403, 403, status]
     # From its own address on the link, which is no loopback either.
     assert here == status
 
