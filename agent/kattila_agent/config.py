@@ -66,7 +66,9 @@ SETTINGS: tuple[Setting, ...] = (
         str(CLOCK_HELPER),
         "socket of the helper that asks for the clock's state where the agent's service may not; used if it is there",
     ),
-    Setting("MAX_INTERFACES", "1000", "most interfaces in a report; what is left out is counted in it"),
+    Setting(
+        "MAX_INTERFACES", "1000", "most interfaces in a report, and most tunnels; what is left out is counted in it"
+    ),
     Setting(
         "MAX_ADDRESSES",
         "2000",

@@ -156,6 +156,42 @@ def test_addresses_of_links_that_are_not_told_take_no_place_and_are_counted() ->
     }
 
 
+def test_tunnels_and_lookups_do_not_hang_on_which_links_are_told() -> None:
+    with new_namespace() as namespace, new_namespace() as other:
+        veth(namespace)
+        namespace.ip("link", "set", "veth0", "mtu", "1400")
+        vxlan = ("type", "vxlan", "dstport", "4789", "id")
+        if not namespace.has("link", "add", "vx0", *vxlan, "7", "remote", "192.0.2.9", "dev", "veth0"):
+            pytest.skip("this kernel has no vxlan")
+        remotes = ("dev", "vx0", "dst", "192.0.2.10")
+        subprocess.run(["bridge", "-n", namespace.name, "fdb", "append", "00:00:00:00:00:00", *remotes], check=True)
+        other.ip("link", "add", "moved0", *vxlan, "8", "remote", "192.0.2.44")
+        other.ip("link", "set", "moved0", "netns", namespace.name)
+        whole, few, fewest = (sysinfo(namespace, MAX_INTERFACES=most) for most in ("1000", "2", "1"))
+    assert [each["name"] for each in few["interfaces"]] == ["lo", "veth1"]
+    assert few["cuts"] == [told_of("interfaces", 2, 5), told_of("addresses", 0, 2)]
+    assert [(each["interface"], each["link"]) for each in few["tunnels"]] == [("vx0", "veth0"), ("moved0", None)]
+    assert [each["remotes"] for each in few["tunnels"]] == [["192.0.2.10"], []]
+    # None of the one that was moved here.
+    expected = [(name, f"192.0.2.{host}", 1400) for name, host in (("vx0", 9), ("vx0", 10), (None, 77))]
+    assert [(each["tunnel"], each["destination"], each["mtu"]) for each in few["lookups"]] == expected
+    assert (few["tunnels"], few["lookups"]) == (whole["tunnels"], whole["lookups"])
+    assert fewest["tunnels"] == whole["tunnels"][:1]
+    assert fewest["cuts"] == [told_of("interfaces", 1, 5), told_of("addresses", 0, 2), told_of("tunnels", 1, 2)]
+
+
+def told_of(what: str, kept: int, of: int) -> dict[str, Any]:
+    return {"what": what, "kept": kept, "of": of, "where": ""}
+
+
+def sysinfo(namespace: Namespace, **settings: str) -> dict[str, Any]:
+    chosen = environment(MANAGER_URL="http://192.0.2.77:5086", **settings)
+    raw = subprocess.check_output(namespace.command(*AGENT, "-sysinfo"), env=chosen, timeout=30)
+    found: dict[str, Any] = json.loads(raw)
+    assert found["failures"] == []
+    return found
+
+
 @pytest.mark.parametrize(
     ("limit", "counts", "granted"),
     [

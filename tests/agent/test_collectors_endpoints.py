@@ -95,9 +95,10 @@ def test_a_link_local_endpoint_is_looked_up_on_its_interface() -> None:
         here.ip("link", "set", "up1", "up")
         here.ip("link", "set", "far1", "up")
         code = (
-            "import json; from kattila_agent.collectors import lookups\n"
+            "import json; from kattila_agent.collectors import link_table, lookups\n"
             "asked = [lookups.Question('wireguard', 'wg0', 'fe80::2', link=link) for link in ('up0', 'up1', 'gone0')]\n"
-            "print(json.dumps([each._asdict() for each in lookups.parse(*lookups.read(asked), ())]))"
+            "exits = link_table.exits_by_index()\n"
+            "print(json.dumps([each._asdict() for each in lookups.parse(lookups.read(asked, exits), exits)]))"
         )
         found = json.loads(subprocess.check_output(here.command(sys.executable, "-c", code)))
     told = [(each["interface"], each["error"]) for each in found]

@@ -286,10 +286,10 @@ def test_a_lookup_obeys_the_rules_of_a_full_tunnel(
 def looked_up(namespace: Namespace, address: str, mark: int) -> dict[str, Any]:
     """The one lookup of a WireGuard endpoint, as the collector makes it in the namespace."""
     code = (
-        "import json; from kattila_agent.collectors import links, lookups\n"
+        "import json; from kattila_agent.collectors import link_table, lookups\n"
         f"asked = [lookups.Question('wireguard', 'wg0', {address!r}, {mark})]\n"
-        "interfaces = links.parse(links.read(100, 100)).items\n"
-        "print(json.dumps(lookups.parse(*lookups.read(asked), interfaces)[0]._asdict()))"
+        "exits = link_table.exits_by_index()\n"
+        "print(json.dumps(lookups.parse(lookups.read(asked, exits), exits)[0]._asdict()))"
     )
     found: dict[str, Any] = json.loads(subprocess.check_output(namespace.command(sys.executable, "-c", code)))
     return found

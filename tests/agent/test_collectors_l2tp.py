@@ -17,7 +17,8 @@ import pytest
 
 from kattila_agent.collectors import l2tp
 from kattila_agent.collectors.l2tp import Readings
-from kattila_protocol.report import Interface, Tunnel
+from kattila_agent.collectors.link_table import Brief
+from kattila_protocol.report import Tunnel
 from support.agent_process import AGENT, environment
 from support.netns import Namespace, new_namespace
 
@@ -147,8 +148,8 @@ def test_malformed_answers(session: bytes, tunnel: bytes, reason: str) -> None:
 
 
 def test_nobody_is_asked_where_there_is_no_such_link(tmp_path: Path) -> None:
-    def link(name: str, kind: str | None = None) -> Interface:
-        return Interface(2, name, kind, (), "UP", 1500, None, ())
+    def link(name: str, kind: str | None = None) -> Brief:
+        return Brief(2, name, kind)
 
     for name, said in (
         ("eth0", "INTERFACE=eth0\nIFINDEX=2\n"),
@@ -165,7 +166,6 @@ def test_a_link_of_that_type_is_asked_for(tmp_path: Path) -> None:
     """As an unprivileged user, or on a kernel without l2tp, the kernel's word is in the readings."""
     (tmp_path / "l2tpeth0").mkdir()
     (tmp_path / "l2tpeth0" / "uevent").write_text("DEVTYPE=l2tpeth\nINTERFACE=l2tpeth0\n")
-    links = [Interface(2, "l2tpeth0", None, (), "UP", 1500, None, ())]
-    readings = l2tp.read(links, 10, tmp_path)
+    readings = l2tp.read([Brief(2, "l2tpeth0", None)], 10, tmp_path)
     assert readings.links == ("l2tpeth0",)
     assert readings.refusal or os.geteuid() == 0

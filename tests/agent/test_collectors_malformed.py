@@ -158,9 +158,9 @@ def test_a_question_without_an_answer_fails() -> None:
 def test_of_names_some_are_better_than_none() -> None:
     interrupted = message(16, link(2, "eth0"), flags=0x12) + message(16, link(3, "eth1")) + done()
     with kernel_that_says(interrupted) as channel:
-        assert link_table._names(channel, changing=True) == {2: "eth0", 3: "eth1"}
+        assert link_table._each_said(channel, link_table._name, changing=True) == {2: "eth0", 3: "eth1"}
     with kernel_that_says(interrupted) as channel, pytest.raises(Interrupted):
-        link_table._names(channel)
+        link_table._each_said(channel, link_table._name)
 
 
 def test_a_table_that_keeps_changing_fails_after_some_attempts(monkeypatch: pytest.MonkeyPatch) -> None:

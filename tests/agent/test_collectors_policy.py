@@ -82,13 +82,14 @@ def test_the_way_to_the_manager_is_that_of_tcp_to_its_port(namespace: Namespace)
 # What the agent of an unprivileged user asks, with a rule that sends this user's own packets another way.
 LOOKED_UP = f"""
 import json, os
-from kattila_agent.collectors import lookups
+from kattila_agent.collectors import link_table, lookups
 os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
 asked = [lookups.Question(*words) for words in (
     ("wireguard", "wg0", "198.51.100.7"), ("tunnel", "gre7", "198.51.100.7"), ("manager", None, "198.51.100.7"),
     ("wireguard", "wg0", "2001:db8:7::7"), ("manager", None, "2001:db8:7::7"),
 )]
-print(json.dumps([lookup._asdict() for lookup in lookups.parse(*lookups.read(asked), ())]))
+exits = link_table.exits_by_index()
+print(json.dumps([lookup._asdict() for lookup in lookups.parse(lookups.read(asked, exits), exits)]))
 """
 
 

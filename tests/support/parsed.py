@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 
 from kattila_agent.collectors import links, lookups, neighbours, routes, rules, tunnels
+from kattila_agent.collectors.link_table import Exit
 from kattila_agent.collectors.lookups import Answer, Question
 from kattila_agent.collectors.rtnetlink import Listed
 from kattila_protocol.report import (
@@ -71,4 +72,5 @@ def parsed_tunnels(*bodies: bytes) -> tuple[Tunnel, ...]:
 
 
 def looked_up(body: bytes) -> tuple[Lookup, ...]:
-    return lookups.parse([Answer(Question("wireguard", "wg0", "198.51.100.7"), body)], NAMES, [one(ETHERNET)])
+    exits = {2: Exit("eth0", 1500), 3: Exit("eth1", None)}
+    return lookups.parse([Answer(Question("wireguard", "wg0", "198.51.100.7"), body)], exits)

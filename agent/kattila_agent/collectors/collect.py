@@ -15,6 +15,7 @@ from kattila_agent.collectors import (
     clock,
     flooding,
     l2tp,
+    link_table,
     links,
     lookups,
     neighbours,
@@ -24,12 +25,13 @@ from kattila_agent.collectors import (
     system,
     tunnels,
 )
-from kattila_agent.collectors.bounds import Bounded
+from kattila_agent.collectors.bounds import Bounded, cut
+from kattila_agent.collectors.link_table import Brief
 from kattila_agent.collectors.wireguard import collector as wireguard
 from kattila_agent.collectors.wireguard.gathering import Limits as WireguardLimits
 from kattila_agent.config import Limits
 from kattila_agent.measurement import Measurement
-from kattila_protocol.report import CollectorFailure, CollectorRun, Interface, Telemetry, Tunnel
+from kattila_protocol.report import CollectorFailure, CollectorRun, Lookup, Telemetry, Tunnel
 
 _MAX_REASON = 300
 
@@ -74,7 +76,7 @@ COLLECTORS: tuple[Collector, ...] = (
         "interfaces",
         lambda given, _: links.parse(links.read(given.limits.interfaces, given.limits.addresses)),
     ),
-    Collector("tunnels", "tunnels", lambda given, found: _tunnels(found.interfaces, given.limits)),
+    Collector("tunnels", "tunnels", lambda given, found: _tunnels(_links(found), given.limits)),
     Collector("routes", "routes", lambda given, _: routes.parse(routes.read(given.limits.routes), given.limits.routes)),
     Collector("rules", "rules", lambda given, _: rules.parse(rules.read(given.limits.rules), given.limits.rules)),
     Collector(
@@ -100,9 +102,7 @@ COLLECTORS: tuple[Collector, ...] = (
     Collector(
         "lookups",
         "lookups",
-        lambda given, found: lookups.parse(
-            *lookups.read(lookups.questions(found, given.manager_address, given.manager_port)), found.interfaces
-        ),
+        lambda given, found: _lookups(found, given),
     ),
 )
 
@@ -126,11 +126,32 @@ def measure(
     return Measurement(telemetry, sampled_at=now, boot_id=given.boot_id or system.read_boot_id())
 
 
-def _tunnels(interfaces: tuple[Interface, ...], limits: Limits) -> Bounded[Tunnel]:
-    found = tunnels.parse(*tunnels.read(interfaces, limits.interfaces))
-    flooded = flooding.parse(found, flooding.read(interfaces, limits.neighbours), limits.neighbours)
-    wires = l2tp.parse(l2tp.read(interfaces, limits.interfaces))
-    return Bounded((*flooded.items, *wires.items), flooded.cuts, wires.failures)
+def _links(found: Telemetry) -> list[Brief]:
+    """Return all links; those of a node with more than are told are asked for once more."""
+    is_cut = any(each.what == "interfaces" for each in found.cuts)
+    if is_cut or any(failure.collector == "links" for failure in found.failures):
+        return link_table.briefly()
+    return [Brief(each.index, each.name, each.kind) for each in found.interfaces]
+
+
+def _tunnels(links: list[Brief], limits: Limits) -> Bounded[Tunnel]:
+    """Return the first tunnels, as many as interfaces may be told, whether they are told as interfaces or not."""
+    among = [link for link in links if link.kind in tunnels.KINDS]
+    first = among[: limits.interfaces]
+    found = tunnels.parse(tunnels.read(first), {link.index: link.name for link in links})
+    flooded = flooding.parse(found, flooding.read(first, limits.neighbours), limits.neighbours)
+    wires = l2tp.parse(l2tp.read(links, limits.interfaces))
+    told = (*flooded.items, *wires.items)
+    kept, left_out = min(len(told), limits.interfaces), len(among) - len(first)
+    cuts = (*flooded.cuts, *cut("tunnels", kept, len(told) + left_out))
+    return Bounded(told[:kept], cuts, wires.failures)
+
+
+def _lookups(found: Telemetry, given: Given) -> tuple[Lookup, ...]:
+    # Read now: an endpoint may be behind a link that came after the interfaces were read.
+    exits = link_table.exits_by_index()
+    asked = lookups.questions(found, given.manager_address, given.manager_port, lookups.read_moved(found, exits))
+    return lookups.parse(lookups.read(asked, exits), exits)
 
 
 def _collected(telemetry: Telemetry, collector: Collector, given: Given) -> Telemetry:

@@ -12,8 +12,9 @@ from dataclasses import replace
 
 from kattila_agent.collectors import rtnetlink
 from kattila_agent.collectors.bounds import Bounded, cut, shares
+from kattila_agent.collectors.link_table import Brief
 from kattila_agent.collectors.rtnetlink import Listed
-from kattila_protocol.report import Cut, Interface, Tunnel
+from kattila_protocol.report import Cut, Tunnel
 
 # linux/neighbour.h
 _RTM_GETNEIGH = 30
@@ -25,13 +26,13 @@ _NDA_DST, _NDA_LLADDR = 1, 2
 _ANY_DESTINATION = struct.pack("=HH", 4 + 6, _NDA_LLADDR) + bytes(6)
 
 
-def read(interfaces: Iterable[Interface], limit: int) -> dict[str, Listed]:
+def read(links: Iterable[Brief], limit: int) -> dict[str, Listed]:
     """Return RTM_NEWNEIGH of each vxlan's destinations for what it knows none for, the first `limit` of each.
 
     Raises:
         OSError, ValueError: see `rtnetlink.dump`.
     """
-    return {each.name: _table(each.index, limit) for each in interfaces if each.kind == "vxlan"}
+    return {each.name: _table(each.index, limit) for each in links if each.kind == "vxlan"}
 
 
 def parse(tunnels: Iterable[Tunnel], tables: Mapping[str, Listed], limit: int) -> Bounded[Tunnel]:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from kattila_agent.collectors import genetlink, rtnetlink
 from kattila_agent.collectors.bounds import Bounded, some
+from kattila_agent.collectors.link_table import Brief
 from kattila_agent.collectors.rtnetlink import Attributes, Channel
-from kattila_protocol.report import Interface, Tunnel
+from kattila_protocol.report import Tunnel
 
 _LINKS = Path("/sys/class/net")
 # Such a link has no kind, but the type of its device.
@@ -38,13 +39,13 @@ class Readings:
     refusal: str | None = None
 
 
-def read(interfaces: Iterable[Interface], limit: int, links: Path = _LINKS) -> Readings:
+def read(links: Iterable[Brief], limit: int, folder: Path = _LINKS) -> Readings:
     """Ask for the sessions and tunnels, `limit` of each at most, but only if there is such a link.
 
     Raises:
         OSError, ValueError: see `rtnetlink.dump`; that the kernel refuses is told in the readings.
     """
-    names = tuple(each.name for each in interfaces if each.kind is None and _is_marked(links / each.name))
+    names = tuple(each.name for each in links if each.kind is None and _is_marked(folder / each.name))
     if not names:
         return Readings(())
     try:

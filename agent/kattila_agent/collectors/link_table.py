@@ -1,4 +1,4 @@
-"""Asking the kernel for its table of links (RTM_GETLINK), or for the links of a kind, and their names by number.
+"""Asking the kernel for its table of links (RTM_GETLINK), for some of them, and for what is briefly said of all.
 
 May live here: what every such question and answer has. Not here: what a link says of itself (links) or of its ends
 (tunnels).
@@ -6,18 +6,23 @@ May live here: what every such question and answer has. Not here: what a link sa
 
 from __future__ import annotations
 
+import errno
 import struct
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple, TypeVar
 
 from kattila_agent.collectors import rtnetlink
-from kattila_agent.collectors.rtnetlink import Attributes, Channel
+from kattila_agent.collectors.rtnetlink import Attributes, Channel, Refused
+
+_Said = TypeVar("_Said")
 
 # linux/rtnetlink.h: struct ifinfomsg, and its type, index and flags
 RTM_GETLINK = 18
 HEADER = struct.Struct("=BxHiII")
 # linux/if_link.h
-IFNAME, LINKINFO, NETNSID = 3, 18, 37
+IFNAME, MTU, LINKINFO, NETNSID = 3, 4, 18, 37
 INFO_KIND, INFO_DATA = 1, 2
 
 _EXT_MASK = 29
@@ -58,10 +63,26 @@ class Link:
         return rtnetlink.attributes(self.info.get(INFO_DATA, b""))
 
 
-def question(*selecting: bytes, counters: bool = False) -> bytes:
-    """Return the body that asks for all links, or for those that further attributes select."""
+@dataclass(frozen=True, slots=True)
+class Brief:
+    """What tells a link from others; `kind` is None for hardware."""
+
+    index: int
+    name: str
+    kind: str | None
+
+
+class Exit(NamedTuple):
+    """What is said of the link that packets leave by."""
+
+    name: str
+    mtu: int | None
+
+
+def question(*selecting: bytes, index: int = 0, counters: bool = False) -> bytes:
+    """Return the body that asks for all links, for those that further attributes select, or for that one."""
     mask = struct.pack("=I", _WHOLE if counters else _WITHOUT_COUNTERS)
-    return bytes(HEADER.size) + rtnetlink.attribute(_EXT_MASK, mask) + b"".join(selecting)
+    return HEADER.pack(0, 0, index, 0, 0) + rtnetlink.attribute(_EXT_MASK, mask) + b"".join(selecting)
 
 
 def index_of(body: bytes) -> int:
@@ -82,6 +103,21 @@ def of_kind(kind: str) -> list[Link]:
     return found
 
 
+def each_of(indexes: Iterable[int]) -> Iterator[bytes]:
+    """Yield the messages about these links, without those that are gone.
+
+    Raises:
+        OSError, ValueError: see `Channel.ask`, at any of them.
+    """
+    with Channel() as channel:
+        for index in indexes:
+            try:
+                yield channel.ask(RTM_GETLINK, question(index=index))
+            except Refused as refusal:
+                if refusal.errno != errno.ENODEV:
+                    raise
+
+
 def names_by_index() -> dict[int, str]:
     """Return the names of all links, as `rtnetlink.text` shows them.
 
@@ -91,14 +127,29 @@ def names_by_index() -> dict[int, str]:
     Raises:
         OSError, ValueError: see `rtnetlink.settled`.
     """
+    return _by_index(_name)
+
+
+def exits_by_index() -> dict[int, Exit]:
+    """Return the names of all links as `names_by_index` does, and their MTUs."""
+    return _by_index(_exit)
+
+
+def briefly() -> list[Brief]:
+    """Return all links in the kernel's order, as `names_by_index` does; several times as slow."""
+    return list(_by_index(_brief).values())
+
+
+def _by_index(said: Callable[[bytes], _Said]) -> dict[int, _Said]:
     try:
-        return rtnetlink.settled(_names)
+        return rtnetlink.settled(lambda channel: _each_said(channel, said))
     except BlockingIOError:
-        return rtnetlink.settled(lambda channel: _names(channel, changing=True))
+        return rtnetlink.settled(lambda channel: _each_said(channel, said, changing=True))
 
 
-def _names(channel: Channel, *, changing: bool = False) -> dict[int, str]:
-    return dict(map(_named, channel.each(RTM_GETLINK, question(), least=HEADER.size, changing=changing)))
+def _each_said(channel: Channel, said: Callable[[bytes], _Said], *, changing: bool = False) -> dict[int, _Said]:
+    bodies = channel.each(RTM_GETLINK, question(), least=HEADER.size, changing=changing)
+    return {index_of(body): said(body) for body in bodies}
 
 
 def _of_kind(channel: Channel, kind: str) -> list[Link]:
@@ -108,9 +159,20 @@ def _of_kind(channel: Channel, kind: str) -> list[Link]:
     return list(islice((link for link in map(Link.of, bodies) if link.kind == kind), _MAX_OF_A_KIND + 1))
 
 
-def _named(body: bytes) -> tuple[int, str]:
-    index = index_of(body)
+def _name(body: bytes) -> str:
+    # The kernel begins with it.
     for kind, value in rtnetlink.walk(body, HEADER.size):
         if kind == IFNAME:
-            return index, rtnetlink.text(value.partition(b"\0")[0])
-    raise ValueError(f"link {index} has no name")
+            return rtnetlink.text(value.partition(b"\0")[0])
+    raise ValueError(f"link {index_of(body)} has no name")
+
+
+def _exit(body: bytes) -> Exit:
+    # Soon after the name, as the rest need not be taken apart for it.
+    mtu = next((value for kind, value in rtnetlink.walk(body, HEADER.size) if kind == MTU), None)
+    return Exit(_name(body), None if mtu is None else rtnetlink.number({MTU: mtu}, MTU, 4))
+
+
+def _brief(body: bytes) -> Brief:
+    link = Link.of(body)
+    return Brief(link.index, link.name, link.kind)

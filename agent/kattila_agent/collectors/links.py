@@ -21,7 +21,7 @@ from kattila_protocol.report import Interface
 # linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h
 _RTM_GETADDR = 22
 _ADDRESS = struct.Struct("=BBBBi")
-_IFLA_ADDRESS, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_OPERSTATE = 1, 4, 5, 10, 16
+_IFLA_ADDRESS, _IFLA_LINK, _IFLA_MASTER, _IFLA_OPERSTATE = 1, 5, 10, 16
 _IFLA_STATS64, _IFLA_PERM_ADDRESS = 23, 54
 _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 4, 5
 _VLAN_ID = 1
@@ -71,7 +71,7 @@ _TUNNELS = frozenset((768, 769, 776, 778, 823))
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """What the kernel says: RTM_NEWLINK, RTM_NEWADDR of these links, and the names of all links by index."""
+    """What the kernel says: RTM_NEWLINK, RTM_NEWADDR of these links, and the names of the other links by index."""
 
     links: Listed
     addresses: Listed
@@ -85,10 +85,10 @@ def read(max_links: int, max_addresses: int) -> Readings:
     """
     question = link_table.question(counters=True)
     links = rtnetlink.dump(link_table.RTM_GETLINK, question, max_links, least=link_table.HEADER.size)
-    names = link_table.names_by_index()
+    names = {} if len(links.bodies) == links.total else link_table.names_by_index()
     told = {link_table.index_of(body) for body in links.bodies}
     # One that came after the links were read is not told, and no part of what is not whole.
-    known = told if len(links.bodies) == links.total else told | names.keys()
+    known = told | names.keys()
     return Readings(links, rtnetlink.settled(lambda channel: _addresses(channel, told, known, max_addresses)), names)
 
 
@@ -99,7 +99,6 @@ def parse(readings: Readings) -> Bounded[Interface]:
         ValueError: a message is malformed or lacks what every link or address has.
     """
     links = [Link.of(body) for body in readings.links.bodies]
-    # A link may have gone, or come, between two of the three questions.
     names = {**readings.names, **{link.index: link.name for link in links}}
     by_link = _by_link(readings.addresses.bodies)
     interfaces = tuple(_interface(link, names, tuple(by_link[link.index])) for link in links)
@@ -152,7 +151,7 @@ def _by_link(bodies: Iterable[bytes]) -> defaultdict[int, list[str]]:
 
 def _interface(link: Link, names: Mapping[int, str], addresses: tuple[str, ...]) -> Interface:
     found, info = link.found, link.info
-    mtu = rtnetlink.number(found, _IFLA_MTU, 4)
+    mtu = rtnetlink.number(found, link_table.MTU, 4)
     if mtu is None:
         raise ValueError(f"{link.name} has no MTU")
     slave_kind = rtnetlink.string(info, _INFO_SLAVE_KIND)

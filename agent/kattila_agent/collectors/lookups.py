@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from kattila_agent.collectors import link_table, routes, rtnetlink
+from kattila_agent.collectors.link_table import Exit, Link
 from kattila_agent.collectors.rtnetlink import Attributes, Channel, Refused
-from kattila_protocol.report import Interface, Lookup, Telemetry, Tunnel, WireguardInterface
+from kattila_protocol.report import Lookup, Telemetry, Tunnel, WireguardInterface
 
 # linux/rtnetlink.h
 _RTM_GETROUTE = 26
@@ -57,8 +58,26 @@ class Answer:
     error: str | None = None
 
 
-def questions(found: Telemetry, manager_address: str | None, manager_port: int | None = None) -> tuple[Question, ...]:
+def read_moved(found: Telemetry, exits: Mapping[int, Exit]) -> set[str]:
+    """Return the tunnels that were made in another network namespace; asks for those that are told as no interface.
+
+    Raises:
+        OSError, ValueError: see `Channel.ask`.
+    """
+    moved = {interface.name for interface in found.interfaces if interface.link_netnsid is not None}
+    others = {tunnel.interface for tunnel in found.tunnels} - {interface.name for interface in found.interfaces}
+    if others:
+        asked = map(Link.of, link_table.each_of(index for index, link in exits.items() if link.name in others))
+        moved |= {link.name for link in asked if link_table.NETNSID in link.found}
+    return moved
+
+
+def questions(
+    found: Telemetry, manager_address: str | None, manager_port: int | None = None, moved: Collection[str] = ()
+) -> tuple[Question, ...]:
     """Return what is worth asking: each WireGuard endpoint of an interface, each tunnel's remote, and the manager.
+
+    Packets of the tunnels that were `moved` here leave in the namespace that they were made in.
 
     Raises:
         ValueError: an endpoint is none.
@@ -68,8 +87,6 @@ def questions(found: Telemetry, manager_address: str | None, manager_port: int |
         for peer in interface.peers:
             if peer.endpoint is not None:
                 asked[_to_endpoint(interface, peer.endpoint)] = None
-    # Packets of a tunnel that was moved here leave in the namespace that it was made in.
-    moved = {interface.name for interface in found.interfaces if interface.link_netnsid is not None}
     for tunnel in found.tunnels:
         for remote in () if tunnel.interface in moved else (tunnel.remote, *tunnel.remotes):
             if remote is not None:
@@ -80,28 +97,26 @@ def questions(found: Telemetry, manager_address: str | None, manager_port: int |
     return tuple(asked)
 
 
-def read(asked: Iterable[Question]) -> tuple[list[Answer], Mapping[int, str]]:
-    """Ask the kernel all of that, and for the names of the links by index; what it refuses is an answer, too.
+def read(asked: Iterable[Question], exits: Mapping[int, Exit]) -> list[Answer]:
+    """Ask the kernel all of that; what it refuses is an answer, too. `exits` are all links.
 
     Raises:
         OSError: the kernel does not answer.
         ValueError: a destination is no IP address, or an answer is malformed.
     """
-    names = link_table.names_by_index()
-    indexes = {name: index for index, name in names.items()}
+    indexes = {link.name: index for index, link in exits.items()}
     with Channel() as channel:
-        return [_ask(channel, question, indexes) for question in asked], names
+        return [_ask(channel, question, indexes) for question in asked]
 
 
-def parse(answers: Iterable[Answer], names: Mapping[int, str], interfaces: Iterable[Interface]) -> tuple[Lookup, ...]:
-    """Return the answers as they are told, equal ones once; a route without an MTU of its own has its interface's.
+def parse(answers: Iterable[Answer], exits: Mapping[int, Exit]) -> tuple[Lookup, ...]:
+    """Return the answers as they are told, equal ones once; a route without an MTU of its own has its link's.
 
     Raises:
         ValueError: a message is malformed.
     """
-    mtus = {interface.name: interface.mtu for interface in interfaces}
     # Two peers behind one address differ in their port alone, which seldom makes a difference.
-    return tuple(dict.fromkeys(_lookup(answer, names, mtus) for answer in answers))
+    return tuple(dict.fromkeys(_lookup(answer, exits) for answer in answers))
 
 
 def _to_endpoint(interface: WireguardInterface, endpoint: str) -> Question:
@@ -178,7 +193,7 @@ def _ports(question: Question) -> bytes:
     return there if question.sport is None else there + rtnetlink.attribute(_RTA_SPORT, _PORT.pack(question.sport))
 
 
-def _lookup(answer: Answer, names: Mapping[int, str], mtus: Mapping[str, int]) -> Lookup:
+def _lookup(answer: Answer, exits: Mapping[int, Exit]) -> Lookup:
     asked = answer.question
     about = (asked.purpose, asked.tunnel, asked.destination, asked.fwmark)
     if answer.body is None:
@@ -186,14 +201,14 @@ def _lookup(answer: Answer, names: Mapping[int, str], mtus: Mapping[str, int]) -
     family, _, _, _, table, _, _, _, _ = rtnetlink.header(_ROUTE, answer.body)
     found = rtnetlink.attributes(answer.body, _ROUTE.size)
     index = rtnetlink.number(found, _RTA_OIF, 4)
-    interface = None if index is None else names.get(index, f"if{index}")
+    interface, mtu = (None, None) if index is None else exits.get(index, Exit(f"if{index}", None))
     return Lookup(
         *about,
         interface=interface,
         gateway=routes.gateway(found, family),
         # What is bound to a source keeps it; the kernel tells which one it would have preferred.
         source=asked.source or rtnetlink.address(found, _RTA_PREFSRC, family),
-        mtu=_mtu(found) or mtus.get(interface or ""),
+        mtu=_mtu(found) or mtu,
         table=rtnetlink.number(found, _RTA_TABLE, 4) or table,
         error=None,
     )

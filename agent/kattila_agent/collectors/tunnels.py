@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from kattila_agent.collectors import link_table, rtnetlink
-from kattila_agent.collectors.link_table import Link
+from kattila_agent.collectors.link_table import Brief, Link
 from kattila_agent.collectors.rtnetlink import Attributes
-from kattila_protocol.report import Interface, Tunnel
+from kattila_protocol.report import Tunnel
 
 # linux/if_tunnel.h: a key counts only where its flag is set.
 _GRE_KEY = 0x2000
@@ -52,16 +52,13 @@ KINDS: Mapping[str, _Numbers] = {
 }
 
 
-def read(interfaces: Iterable[Interface], max_links: int) -> tuple[list[bytes], Mapping[int, str]]:
-    """Ask the kernel for the links again, but only if there is a tunnel among them.
+def read(links: Iterable[Brief]) -> list[bytes]:
+    """Ask the kernel for each of these links again; one that is gone is left out.
 
     Raises:
-        OSError, ValueError: see `rtnetlink.dump`.
+        OSError, ValueError: see `Channel.ask`.
     """
-    if not any(interface.kind in KINDS for interface in interfaces):
-        return [], {}
-    found = rtnetlink.dump(link_table.RTM_GETLINK, link_table.question(), max_links)
-    return found.bodies, link_table.names_by_index()
+    return list(link_table.each_of(link.index for link in links))
 
 
 def parse(bodies: Iterable[bytes], names: Mapping[int, str]) -> tuple[Tunnel, ...]:
