@@ -74,7 +74,12 @@ SETTINGS: tuple[Setting, ...] = (
         "2000",
         "most addresses of all interfaces together; of each interface and family the first 8 are told beyond that",
     ),
-    Setting("MAX_ROUTES", "2000", "most routes, both families together; as many default routes are told beyond that"),
+    Setting(
+        "MAX_ROUTES",
+        "2000",
+        "most routes, both families together, each counted once for each next hop; as many default routes are told "
+        "beyond that",
+    ),
     Setting("MAX_NEIGHBOURS", "1000", "most neighbours, both families together; and most further remotes of all vxlan"),
     Setting("MAX_RULES", "256", "most policy rules, both families together"),
     Setting("MAX_PEERS", "1000", "most WireGuard peers of all interfaces together"),

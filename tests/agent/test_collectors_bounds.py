@@ -6,11 +6,12 @@ import json
 import subprocess
 import sys
 import threading
+from collections import Counter
 from typing import Any
 
 import pytest
 
-from kattila_agent.collectors.bounds import shares
+from kattila_agent.collectors.bounds import shares, whole
 from kattila_agent.fitting import MAX_TELEMETRY_BYTES
 from support.agent_process import AGENT, environment
 from support.netns import Namespace, new_namespace
@@ -97,6 +98,26 @@ def test_thousands_of_default_routes_are_cut_as_others_are() -> None:
     assert cut["of"] >= 5001
     assert len(destinations) <= 4 * 100
     assert {"0.0.0.0/0", "192.0.2.0/24", "::/0"} <= set(destinations)
+
+
+def test_a_limit_of_routes_bounds_the_next_hops_that_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    hops = "".join(f" nexthop via 192.0.2.{n}" for n in range(2, 18))
+    with new_namespace() as namespace:
+        veth(namespace)
+        batch(namespace, "".join(f"route add 10.0.{n >> 8}.{n & 255}{hops}\n" for n in range(2500)))
+        namespace.ip("route", "add", "default", "via", "192.0.2.254")
+        found = measured(namespace)
+    (cut,) = found["telemetry"]["cuts"]
+    routes = found["telemetry"]["routes"]
+    told = Counter(route[0] for route in routes if route[0].startswith("10."))
+    assert (cut["what"], cut["kept"]) == ("routes", len(routes))
+    assert set(told.values()) == {16}
+    # No other one would have fitted; the IPv6 prefix is one of these rows.
+    assert 2000 - 16 < len(routes) <= 2000
+    # The first 2,000 messages of IPv4 were read, the default route among them, and not that of the prefix.
+    assert cut["of"] == 1 + 1999 * 16 + 501 + 1 + 1
+    with capsys.disabled():
+        print("2,500 routes of 16:", ", ".join(f"{name} {found[name]}" for name in ("bytes", "ms", "cpu_ms", "rss_mb")))
 
 
 # Many links would be quicker read than removed: a hundred show what a thousand would.
@@ -207,6 +228,24 @@ def sysinfo(namespace: Namespace, **settings: str) -> dict[str, Any]:
 def test_a_limit_is_shared(limit: int, counts: list[int], granted: list[int]) -> None:
     assert shares(limit, counts) == granted
     assert sum(granted) == min(limit, sum(counts))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "limit", "taken"),
+    [
+        ([4, 4, 4], 12, [4, 4, 4]),
+        ([4, 4, 4], 11, [4, 4, 0]),
+        ([4, 9, 4, 1], 9, [4, 0, 4, 1]),
+        ([0, 9, 8], 3, [0, 3, 0]),
+        ([2, 2], 0, [0, 0]),
+        ([0, 0], 5, [0, 0]),
+        ([], 5, []),
+    ],
+)
+def test_what_belongs_together_is_torn_apart_only_where_nothing_else_would_be_told(
+    sizes: list[int], limit: int, taken: list[int]
+) -> None:
+    assert whole(sizes, limit) == taken
 
 
 def test_links_that_come_and_go_meanwhile_never_fail_a_report() -> None:

@@ -11,16 +11,14 @@ from typing import Any
 
 import pytest
 
-from kattila_agent.collectors import links, lookups, routes, system
+from kattila_agent.collectors import links, lookups, system
 from kattila_agent.collectors.collect import COLLECTORS, Collector, Given, measure
 from kattila_agent.collectors.lookups import Question
-from kattila_agent.collectors.nexthops import Hop, Hops
 from kattila_agent.config import default_limits
 from kattila_agent.measurement import Measurement
 from kattila_protocol import canonical
 from kattila_protocol.report import (
     CollectorFailure,
-    Cut,
     Interface,
     Lookup,
     Neighbour,
@@ -46,7 +44,6 @@ from support.parsed import (
     REMOTE6,
     ROUTE,
     WIREGUARD,
-    listed,
     looked_up,
     one,
     parsed_links,
@@ -192,28 +189,6 @@ def test_a_tunnel_bound_to_another_namespace_names_nothing_here() -> None:
 )
 def test_routes(body: bytes, route: Route) -> None:
     assert parsed_routes(body) == (route,)
-
-
-def test_the_same_route_follows_its_interface_and_its_nexthop_object() -> None:
-    body, by_object = ROUTE, netlink.route(nla(30, 7))
-    hops: list[Hops] = [{7: (Hop(3, "192.0.2.1"),)}, {7: (Hop(3, "192.0.2.2"), Hop(4, None))}, {}]
-    assert [row.interface for name in ("eth0", "wan") for row in routes.rows(body, {2: name}, {})] == ["eth0", "wan"]
-    assert [[row.gateway for row in routes.rows(by_object, {}, each)] for each in hops] == [
-        ["192.0.2.1"],
-        ["192.0.2.2", None],
-        [None],
-    ]
-
-
-def test_default_routes_are_told_beyond_the_limit_and_both_families_have_their_share() -> None:
-    inet = [netlink.route(nla(1, bytes((10, 0, 0, number))), length=32) for number in range(3)]
-    inet6 = [netlink.route(nla(1, ip(f"2001:db8::{number}")), family=10, length=128) for number in range(3)]
-    last = netlink.route(family=10)
-    found = routes.parse(routes.Readings(listed(*inet, total=900), listed(*inet6, last, total=50), {}), 4)
-    assert [route.destination for route in found.items] == [
-        *("10.0.0.0/32", "10.0.0.1/32", "2001:db8::/128", "2001:db8::1/128", "::/0")
-    ]
-    assert found.cuts == (Cut("routes", 5, 950),)
 
 
 @pytest.mark.parametrize(

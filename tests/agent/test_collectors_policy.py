@@ -16,7 +16,7 @@ from kattila_agent.collectors.rtnetlink import Listed
 from kattila_protocol.report import Cut, Rule
 from support import ip_says, netlink
 from support.agent_process import AGENT, environment
-from support.netlink import done, ip, kernel_that_says, message, nla
+from support.netlink import done, ip, kernel_that_says, message, multipath, nla
 from support.netns import Namespace, new_namespace
 from support.parsed import NAMES, listed
 
@@ -120,6 +120,14 @@ def test_tables_beyond_the_bound_and_routes_beyond_the_limit_are_counted() -> No
     found = policy_routes.parse(readings, 2)
     assert [(route.table, route.destination) for route in found.items] == [(300, "0.0.0.0/0"), (301, "0.0.0.0/0")]
     assert found.cuts == (Cut("policy_routes", 2, 7), Cut("policy_tables", 2, 3))
+
+
+def test_a_limit_bounds_the_next_hops_of_default_routes_that_rules_lead_to() -> None:
+    bodies = [netlink.route(multipath(*hops), table=77) for hops in ((1, 2, 3), (4, 5, 6), (7,))]
+    readings = policy_routes.Readings((listed(*bodies, total=9),), 1, 1, NAMES)
+    found = policy_routes.parse(readings, 4)
+    assert [route.gateway for route in found.items] == ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.7"]
+    assert found.cuts == (Cut("policy_routes", 4, 3 + 3 + 1 + 6),)
 
 
 def test_a_kernel_without_ipv6_tells_the_rules_of_ipv4(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,12 @@ def route(*said: bytes, family: int = 2, length: int = 0, protocol: int = 3, kin
     return struct.pack("=BBBBBBBBI", family, length, 0, 0, table, protocol, 0, kind, 0) + b"".join(said)
 
 
+def multipath(*gateways: int) -> bytes:
+    """RTA_MULTIPATH with a next hop over link 2 through each 192.0.2.x."""
+    hops = [nla(5, ip(f"192.0.2.{gateway}")) for gateway in gateways]
+    return nla(9, b"".join(struct.pack("=HBBi", 8 + len(hop), 0, 0, 2) + hop for hop in hops))
+
+
 def neighbour(index: int, state: int, *said: bytes, family: int = socket.AF_INET) -> bytes:
     """The body of RTM_NEWNEIGH."""
     return struct.pack("=BxxxiHBB", family, index, state, 0, 1) + b"".join(said)

@@ -38,6 +38,22 @@ def shares(limit: int, counts: Sequence[int]) -> list[int]:
     return granted
 
 
+def whole(sizes: Sequence[int], limit: int) -> list[int]:
+    """Take the first groups that fit into a limit, none of them in part: unless none fits, then part of the first.
+
+    Returns how much is taken of each.
+    """
+    taken = [0] * len(sizes)
+    left = limit
+    for which, size in enumerate(sizes):
+        if size <= left:
+            taken[which] = size
+            left -= size
+    if left == limit and any(sizes):
+        taken[next(which for which, size in enumerate(sizes) if size)] = limit
+    return taken
+
+
 def some(names: Sequence[str]) -> str:
     """Name the first of many interfaces, so that what is said of them stays within a reason's length."""
     named = ", ".join(names[:_NAMED])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from kattila_agent.collectors import link_table, nexthops, routes, rtnetlink
-from kattila_agent.collectors.bounds import Bounded, cut
+from kattila_agent.collectors.bounds import Bounded, cut, whole
 from kattila_agent.collectors.rtnetlink import Channel, Listed
 from kattila_protocol.report import PolicyRoute, Rule
 
@@ -50,16 +50,21 @@ def read(rules: Iterable[Rule], limit: int) -> Readings:
 
 
 def parse(readings: Readings, limit: int) -> Bounded[PolicyRoute]:
-    """Return these default routes, in the order of the rules; one with several next hops becomes one for each.
+    """Return these default routes, in the order of the rules; as routes.parse does, `limit` rows at most.
 
     Raises:
         ValueError: a message is malformed or lacks what every route has.
     """
     bodies = [body for listed in readings.defaults for body in listed.bodies][:limit]
-    hops = nexthops.parse(readings.objects)
-    told = tuple(PolicyRoute(_table(body), *row) for body in bodies for row in routes.rows(body, readings.names, hops))
-    cuts = cut("policy_routes", len(bodies), sum(listed.total for listed in readings.defaults))
-    return Bounded(told, cuts + cut("policy_tables", readings.asked, readings.tables))
+    objects = nexthops.parse(readings.objects)
+    found = [routes.taken_apart(body, objects) for body in bodies]
+    told = tuple(
+        PolicyRoute(_table(body), *row)
+        for body, route, most in zip(bodies, found, whole([len(each.hops) for each in found], limit), strict=True)
+        for row in routes.rows(route, readings.names, most)
+    )
+    of = routes.count_rows(found, Listed(bodies, sum(listed.total for listed in readings.defaults)))
+    return Bounded(told, cut("policy_routes", len(told), of) + cut("policy_tables", readings.asked, readings.tables))
 
 
 def tables(rules: Iterable[Rule], vrf_tables: Callable[[], list[int]]) -> list[tuple[int, int]]:

@@ -12,9 +12,11 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import add
+from typing import NamedTuple
 
 from kattila_agent.collectors import link_table, nexthops, rtnetlink
-from kattila_agent.collectors.bounds import Bounded, cut, shares
+from kattila_agent.collectors.bounds import Bounded, cut, shares, whole
 from kattila_agent.collectors.nexthops import Hop, Hops
 from kattila_agent.collectors.rtnetlink import Attributes, Channel, Listed
 from kattila_protocol.report import Route
@@ -86,6 +88,18 @@ class Readings:
     objects: tuple[bytes, ...] = ()
 
 
+class Taken(NamedTuple):
+    """A route without its next hop, and its next hops."""
+
+    route: Route
+    hops: tuple[Hop, ...]
+
+    @property
+    def is_default(self) -> bool:
+        """Tell whether it is for every destination."""
+        return self.route.destination.endswith("/0")
+
+
 def read(limit: int) -> Readings:
     """Ask the kernel for the main table of both families, of each the first `limit` and as many default routes more.
 
@@ -96,25 +110,24 @@ def read(limit: int) -> Readings:
 
 
 def parse(readings: Readings, limit: int) -> Bounded[Route]:
-    """Return the routes in the kernel's order; one with several next hops becomes one route for each.
+    """Return the routes in the kernel's order; one with several next hops becomes one for each, and counts as so many.
 
-    Of each family at least half of the limit, if there are so many, and beyond it its default routes, as many as were
-    read: who floods a segment with router advertisements makes thousands of them.
+    Of each family at least half of the limit, if there are so many, and beyond it default routes, again up to the
+    limit: who floods a segment with router advertisements makes thousands of them.
 
     Raises:
         ValueError: a message is malformed or lacks what every route has.
     """
     families = (readings.inet, readings.inet6)
-    granted = shares(limit, [family.total for family in families])
-    hops = nexthops.parse(readings.objects)
-    told: list[Route] = []
-    messages = 0
-    for family, share in zip(families, granted, strict=True):
-        for number, body in enumerate(family.bodies):
-            if number < share or is_default(body):
-                told += rows(body, readings.names, hops)
-                messages += 1
-    return Bounded(tuple(told), cut("routes", messages, sum(family.total for family in families)))
+    objects = nexthops.parse(readings.objects)
+    found = [[taken_apart(body, objects) for body in family.bodies] for family in families]
+    told = tuple(
+        row
+        for routes, counts in zip(found, _granted(found, limit), strict=True)
+        for route, most in zip(routes, counts, strict=True)
+        for row in rows(route, readings.names, most)
+    )
+    return Bounded(told, cut("routes", len(told), sum(map(count_rows, found, families))))
 
 
 def read_table(family: int, table: int, read_answer: Callable[[Channel, bytes], Listed]) -> Listed:
@@ -162,6 +175,20 @@ def is_default(buffer: bytes, start: int = 0) -> bool:
     return buffer[start + 1] == 0
 
 
+def _granted(found: list[list[Taken]], limit: int) -> list[list[int]]:
+    """Return of how many next hops of each route of each family the report tells."""
+    first = _shared([[len(route.hops) for route in routes] for routes in found], limit)
+    defaults = [
+        [len(route.hops) - most if route.is_default else 0 for route, most in zip(routes, counts, strict=True)]
+        for routes, counts in zip(found, first, strict=True)
+    ]
+    return [list(map(add, *each)) for each in zip(first, _shared(defaults, limit), strict=True)]
+
+
+def _shared(sizes: list[list[int]], limit: int) -> list[list[int]]:
+    return [whole(each, share) for each, share in zip(sizes, shares(limit, list(map(sum, sizes))), strict=True)]
+
+
 def _main_table(family: int, limit: int) -> Listed:
     def counts(buffer: bytes, start: int) -> bool:
         return buffer[start] == family and buffer[start + _TABLE_AT] == MAIN_TABLE and not is_cloned(buffer, start)
@@ -172,11 +199,21 @@ def _main_table(family: int, limit: int) -> Listed:
     return read_table(family, MAIN_TABLE, first)
 
 
-def rows(body: bytes, names: Mapping[int, str], objects: Hops) -> Iterator[Route]:
-    """Yield a row for each next hop; raises ValueError if the message is malformed."""
-    told, hops, number = _taken_apart(body)
-    for oif, via in hops if number is None else objects.get(number, hops):
-        yield told._replace(gateway=via, interface=None if oif is None else names.get(oif, f"if{oif}"))
+def count_rows(found: Iterable[Taken], listed: Listed) -> int:
+    """Return how many rows a table would be; of a route that was not kept nobody knows more than one next hop."""
+    return sum(len(route.hops) for route in found) + listed.total - len(listed.bodies)
+
+
+def taken_apart(body: bytes, objects: Hops) -> Taken:
+    """Return what a message says; raises ValueError if it is malformed."""
+    route, hops, number = _taken_apart(body)
+    return Taken(route, hops if number is None else objects.get(number, hops))
+
+
+def rows(taken: Taken, names: Mapping[int, str], most: int) -> Iterator[Route]:
+    """Yield a row for each of the first `most` next hops."""
+    for oif, via in taken.hops[:most]:
+        yield taken.route._replace(gateway=via, interface=None if oif is None else names.get(oif, f"if{oif}"))
 
 
 # That costs more than all else of a report, and most routes are what they were a report ago, byte for byte.
