@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
-from kattila_agent.collectors import routes
+from kattila_agent.collectors import policy_routes, routes
 from kattila_agent.collectors.nexthops import Hop, Hops
-from kattila_protocol.report import Cut
+from kattila_protocol.report import Cut, Rule
 from support import netlink
 from support.netlink import ip, multipath, nla
+from support.netns import Namespace, new_namespace
 from support.parsed import NAMES, ROUTE, listed
 
 
@@ -62,3 +65,47 @@ def test_next_hops_of_default_routes_are_bounded_as_well(limit: int, kept: list[
     assert list(Counter(route.destination for route in found.items).values()) == kept
     assert found.items[-1].destination == "0.0.0.0/0"
     assert len(found.items) <= 2 * limit
+
+
+# --- Routes that are for some sources only
+
+SOURCE_SPECIFIC = """
+route add default from 2001:db8:1::/48 via 2001:db8::a metric 5
+route add 2001:db8:7::/48 from 2001:db8:1::/48 via 2001:db8::a
+route add default via 2001:db8::fe metric 50
+route add default from 2001:db8:1::/48 via 2001:db8::b table 77
+route add 2001:db8:7::/48 from 2001:db8:1::/48 via 2001:db8::b table 77
+route add default via 2001:db8::fd table 77
+"""
+
+
+@pytest.fixture(scope="module")
+def namespace() -> Iterator[Namespace]:
+    with new_namespace() as made:
+        made.ip("link", "add", "v0", "type", "veth", "peer", "name", "v1")
+        for name in ("v0", "v1"):
+            made.ip("link", "set", name, "addrgenmode", "none", "up")
+        made.ip("address", "add", "2001:db8::1/64", "dev", "v0", "nodad")
+        command = ["ip", "-n", made.name, "-6", "-batch", "-"]
+        if subprocess.run(command, check=False, input=SOURCE_SPECIFIC, capture_output=True, text=True).returncode:
+            pytest.skip("this kernel has no routes for some sources only")
+        yield made
+
+
+@pytest.mark.parametrize("limit", [100, 2])
+def test_a_route_for_some_sources_is_no_default_route_and_counted_only(namespace: Namespace, limit: int) -> None:
+    with namespace.entered():
+        found = routes.parse(routes.read(limit), limit)
+    assert [(route.destination, route.gateway) for route in found.items] == [
+        ("2001:db8::/64", None),
+        ("::/0", "2001:db8::fe"),
+    ]
+    assert found.cuts == (Cut("routes", 2, 4),)
+
+
+@pytest.mark.parametrize("limit", [100, 1])
+def test_nor_is_it_one_of_a_table_that_rules_lead_to(namespace: Namespace, limit: int) -> None:
+    with namespace.entered():
+        found = policy_routes.parse(policy_routes.read([Rule("inet6", 9, "lookup", table=77)], limit), limit)
+    assert [(route.destination, route.gateway) for route in found.items] == [("::/0", "2001:db8::fd")]
+    assert found.cuts == (Cut("policy_routes", 1, 2),)

@@ -82,10 +82,10 @@ def defaults(channel: Channel, question: bytes, family: int, table: int, limit: 
     for body in channel.each(routes.RTM_GETROUTE, question, least=routes.HEADER.size):
         if body[0] != family or routes.is_cloned(body, 0):
             continue
-        if routes.is_default(body):
+        if routes.is_for_everywhere(body):
             is_ours = _table(body) == table
             total += is_ours
-            if is_ours and total <= limit:
+            if is_ours and len(bodies) < limit and not routes.is_for_some_sources(body):
                 bodies.append(body)
         elif family == socket.AF_INET and _table(body) == table and _destination(body) != _ANY:
             # The kernel tells IPv4 in the order of destinations.

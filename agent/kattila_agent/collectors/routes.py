@@ -103,7 +103,7 @@ class Taken(NamedTuple):
 def read(limit: int) -> Readings:
     """Ask the kernel for the main table of both families, of each the first `limit` and as many default routes more.
 
-    The others are counted: a million take 1 s. Raises OSError or ValueError.
+    The others are counted, a million take 1 s, and so are those for some sources only. Raises OSError or ValueError.
     """
     inet, inet6 = (_main_table(family, limit) for family in FAMILIES.values())
     return Readings(inet, inet6, link_table.names_by_index(), read_objects((*inet.bodies, *inet6.bodies)))
@@ -170,9 +170,17 @@ def is_cloned(buffer: bytes, start: int) -> bool:
     return bool(_FLAGS.unpack_from(buffer, start)[0] & _CLONED)
 
 
-def is_default(buffer: bytes, start: int = 0) -> bool:
-    """Tell whether the route whose body starts there is for every destination."""
+def is_for_everywhere(buffer: bytes, start: int = 0) -> bool:
+    """Tell whether the route whose body starts there is for every destination: of all sources, a default route."""
     return buffer[start + 1] == 0
+
+
+def is_for_some_sources(buffer: bytes, start: int = 0) -> bool:
+    """Tell whether the route whose body starts there is for packets of some sources only (`ip -6 route add … from`).
+
+    A row has no column for that, and without it would be another route.
+    """
+    return buffer[start + 2] != 0
 
 
 def _granted(found: list[list[Taken]], limit: int) -> list[list[int]]:
@@ -194,7 +202,13 @@ def _main_table(family: int, limit: int) -> Listed:
         return buffer[start] == family and buffer[start + _TABLE_AT] == MAIN_TABLE and not is_cloned(buffer, start)
 
     def first(channel: Channel, asked: bytes) -> Listed:
-        return channel.dump(RTM_GETROUTE, asked, limit, least=HEADER.size, counts=counts, always=is_default)
+        return channel.dump(
+            *(RTM_GETROUTE, asked, limit),
+            least=HEADER.size,
+            counts=counts,
+            always=is_for_everywhere,
+            never=is_for_some_sources,
+        )
 
     return read_table(family, MAIN_TABLE, first)
 

@@ -112,11 +112,12 @@ class Channel:
         least: int = 0,
         counts: Callable[[bytes, int], bool] = lambda _buffer, _start: True,
         always: Callable[[bytes, int], bool] = lambda _buffer, _start: False,
+        never: Callable[[bytes, int], bool] = lambda _buffer, _start: False,
     ) -> Listed:
         """Return the first `limit` messages of a table, and as many more that `always` says; the others are counted.
 
-        `counts` says which messages belong to the answer at all. Both are called with a buffer and where a message's
-        body starts in it; a body shorter than `least` bytes is malformed.
+        `counts` says which messages belong to the answer at all, `never` which of them are only counted. All three are
+        called with a buffer and where a message's body starts in it; a body shorter than `least` bytes is malformed.
 
         Raises:
             OSError: the kernel refused, or does not answer.
@@ -129,7 +130,8 @@ class Channel:
             if not counts(buffer, start):
                 continue
             total += 1
-            if total <= limit or (len(bodies) < 2 * limit and always(buffer, start)):
+            room = len(bodies) < limit or (len(bodies) < 2 * limit and always(buffer, start))
+            if room and not never(buffer, start):
                 bodies.append(buffer[start:end])
         return Listed(bodies, total)
 
