@@ -6,7 +6,8 @@ reports from coming here at all (collectors).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +22,13 @@ MAX_TELEMETRY_BYTES = MAX_BODY_BYTES - 2048
 # Shortened in turns, the one that takes most bytes first. The others cannot grow that much, or are worth more.
 _ROWS = ("interfaces", "routes", "neighbours", "rules", "lookups", "tunnels", "policy_routes")
 
+_ALLOWED_IPS = "allowed_ips"
+# Of more parts of one list a sum tells enough: with a cut for each of thousands of peers nothing else had room.
+_MOST_CUTS = 16
+
+# By interface and public key.
+_CountByPeer = Mapping[tuple[str, str], int | None]
+
 
 class TooMuchError(Exception):
     """What cannot be left out of a report is more than a report may hold."""
@@ -32,13 +40,14 @@ def encode(telemetry: Telemetry, max_bytes: int) -> bytes:
     Raises:
         TooMuchError: it cannot be made to fit.
     """
-    encoded = canonical.encode(telemetry)
-    while len(encoded) > max_bytes:
+    there, cuts = _allowed_ips(telemetry)
+    telemetry = replace(telemetry, cuts=cuts)
+    while len(encoded := canonical.encode(_with_told_cuts(telemetry, there))) > max_bytes:
         # A little more than needed, for the cuts that say so.
         shorter = _shortened(telemetry, len(encoded) - max_bytes + 1024)
         if shorter is None:
             raise TooMuchError(f"a report of {len(encoded)} bytes cannot be cut to {max_bytes}")
-        telemetry, encoded = shorter, canonical.encode(shorter)
+        telemetry = shorter
     return encoded
 
 
@@ -115,12 +124,11 @@ def _bounded_wireguard(
         shortened.append(replace(interface, peers=interface.peers[:kept]))
     counts = [len(peer.allowed_ips) for interface in shortened for peer in interface.peers]
     granted = iter(shares(max_allowed_ips, counts))
-    told = tuple(replace(each, peers=tuple(_peer(p, next(granted), cuts) for p in each.peers)) for each in shortened)
+    told = tuple(replace(each, peers=tuple(_peer(p, next(granted)) for p in each.peers)) for each in shortened)
     return Bounded(told, tuple(cuts))
 
 
-def _peer(peer: WireguardPeer, kept: int, cuts: list[Cut]) -> WireguardPeer:
-    cuts += cut("allowed_ips", kept, len(peer.allowed_ips), peer.public_key)
+def _peer(peer: WireguardPeer, kept: int) -> WireguardPeer:
     return peer._replace(allowed_ips=peer.allowed_ips[:kept])
 
 
@@ -131,3 +139,41 @@ def _with_cuts(telemetry: Telemetry, more: Sequence[Cut]) -> tuple[Cut, ...]:
         before = cuts.get((each.what, each.where))
         cuts[each.what, each.where] = each if before is None else replace(before, kept=each.kept)
     return tuple(cuts.values())
+
+
+def _allowed_ips(telemetry: Telemetry) -> tuple[_CountByPeer, tuple[Cut, ...]]:
+    """Return how many AllowedIPs each peer has on its interface, and the cuts of all other lists."""
+    said = deque(each for each in telemetry.cuts if each.what == _ALLOWED_IPS)
+    there: dict[tuple[str, str], int | None] = {}
+    for interface in telemetry.wireguard:
+        for peer in interface.peers:
+            told = len(peer.allowed_ips)
+            # A cut does not name the interface, but they come in the order of the peers.
+            is_next = bool(said) and (said[0].where, said[0].kept) == (peer.public_key, told)
+            there[interface.name, peer.public_key] = said.popleft().of if is_next else told
+    return there, (*(each for each in telemetry.cuts if each.what != _ALLOWED_IPS), *said)
+
+
+def _with_told_cuts(telemetry: Telemetry, there: _CountByPeer) -> Telemetry:
+    """Add the cuts of AllowedIPs, of peers that are told only, and sum up what is too much to be told one by one."""
+    cuts = [*telemetry.cuts]
+    for interface in telemetry.wireguard:
+        for peer in interface.peers:
+            of = there[interface.name, peer.public_key]
+            cuts += cut(_ALLOWED_IPS, len(peer.allowed_ips), of, peer.public_key)
+    summed = _summed(cuts)
+    counted = Counter(each.what for each in summed)
+    return replace(
+        telemetry,
+        cuts=_summed(replace(each, where="") if counted[each.what] > _MOST_CUTS else each for each in summed),
+    )
+
+
+def _summed(cuts: Iterable[Cut]) -> tuple[Cut, ...]:
+    """Make one of those that say the same `what` and `where`."""
+    found: dict[tuple[str, str], Cut] = {}
+    for each in cuts:
+        before = found.get((each.what, each.where), Cut(each.what, 0, 0, each.where))
+        of = None if before.of is None or each.of is None else before.of + each.of
+        found[each.what, each.where] = replace(each, kept=before.kept + each.kept, of=of)
+    return tuple(found.values())

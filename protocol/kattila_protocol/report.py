@@ -219,7 +219,8 @@ class Clock:
 class Cut:
     """A list that is not whole: how many of `of` are told (None: nobody counted the rest).
 
-    `what` is the list's name in this report; `where` the interface or public key that it belongs to, else empty.
+    `what` is the list's name in this report; `where` the interface or public key that it belongs to, else empty: then
+    there is one such list, or this is the sum of many.
     """
 
     what: str

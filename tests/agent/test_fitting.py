@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from kattila_agent import fitting, sample
@@ -110,6 +112,79 @@ def test_any_list_can_be_the_largest(telemetry: Telemetry, what: str, where: str
     assert 0 < cut.kept < (cut.of or 0)
     if what == "allowed_ips":
         assert [len(each.allowed_ips) for each in found.wireguard[0].peers] == [cut.kept, 3]
+
+
+def told_of(found: Telemetry, what: str) -> list[Cut]:
+    return [cut for cut in found.cuts if cut.what == what]
+
+
+def test_allowed_ips_of_very_many_peers_are_cut_in_one_sum() -> None:
+    peers = tuple(peer(number, 8) for number in range(12_000))
+    found = fitted(Telemetry(None, wireguard=(tunnel(*peers),)))
+    (of_peers,) = told_of(found, "peers")
+    assert of_peers == Cut("peers", len(found.wireguard[0].peers), 12_000, "wireguard-north")
+    assert of_peers.kept >= 3000
+    for cut in told_of(found, "allowed_ips"):
+        assert cut.where == ""
+        cut_short = [len(each.allowed_ips) for each in found.wireguard[0].peers if len(each.allowed_ips) < 8]
+        assert (cut.kept, cut.of) == (sum(cut_short), 8 * len(cut_short))
+
+
+@pytest.mark.parametrize("allowed_ips", [0, 1])
+def test_cuts_that_the_reader_made_do_not_fill_a_report(allowed_ips: int) -> None:
+    """As with MAX_PEERS=20000 and a small MAX_ALLOWED_IPS."""
+    peers = tuple(peer(number, allowed_ips) for number in range(12_000))
+    cuts = tuple(Cut("allowed_ips", allowed_ips, 8, each.public_key) for each in peers)
+    found = fitted(Telemetry(None, wireguard=(tunnel(*peers),), cuts=cuts))
+    told = len(found.wireguard[0].peers)
+    (of_allowed_ips,) = told_of(found, "allowed_ips")
+    assert (of_allowed_ips.of, of_allowed_ips.where) == (8 * told, "")
+    assert told > 3000
+
+
+def test_a_peer_that_is_not_told_has_no_cut() -> None:
+    peers = [peer(number, 3) for number in range(9000)]
+    cuts = tuple(Cut("allowed_ips", 3, 100, peers[number].public_key) for number in (0, 1, 8998, 8999))
+    found = fitted(Telemetry(None, wireguard=(tunnel(*peers),), cuts=cuts))
+    assert [(cut.of, cut.where) for cut in told_of(found, "allowed_ips")[:2]] == [
+        (100, f"{0:043}="),
+        (100, f"{1:043}="),
+    ]
+    keys = {each.public_key for each in found.wireguard[0].peers}
+    assert {cut.where for cut in told_of(found, "allowed_ips")} <= keys | {""}
+    assert len(keys) < 8998
+
+
+@pytest.mark.parametrize(("first", "second", "of"), [(100, 900, 1000), (3, 900, 900), (100, 3, 100)])
+def test_a_peer_on_two_interfaces_is_cut_in_one_sum(first: int, second: int, of: int) -> None:
+    """Of those that are cut: the reader tells nothing of one that is whole."""
+    there = {"wg0": first, "wg1": second}
+    cuts = tuple(Cut("allowed_ips", 3, count, f"{7:043}=") for count in there.values() if count > 3)
+    both = tuple(WireguardInterface(name, "k" * 44, 1, 0, (peer(7, 3),)) for name in there)
+    large = Telemetry(None, wireguard=both, cuts=(*cuts, Cut("neighbours", 1, 2)))
+    expected = Cut("allowed_ips", 3 * len(cuts), of, f"{7:043}=")
+    assert fitted(large).cuts == (Cut("neighbours", 1, 2), expected)
+    routes = fitted(replace(large, routes=(ROUTE,) * 9000))
+    assert (routes.cuts[0].what, routes.cuts[1].what, routes.cuts[2:]) == ("neighbours", "routes", (expected,))
+
+
+def test_of_a_key_on_two_interfaces_what_is_no_longer_told_does_not_count() -> None:
+    one, two = (
+        WireguardInterface(name, "k" * 44, 1, 0, tuple(peer(number, 1) for number in numbers))
+        for name, numbers in (("wg0", [*range(6000), 9999]), ("wg1", [9999]))
+    )
+    cuts = tuple(Cut("allowed_ips", 1, count, f"{9999:043}=") for count in (100, 900))
+    found = fitted(Telemetry(None, wireguard=(one, two), cuts=cuts))
+    assert f"{9999:043}=" not in {each.public_key for each in found.wireguard[0].peers}
+    assert len(found.wireguard[1].peers) == 1
+    of_it = [cut.of for cut in told_of(found, "allowed_ips") if cut.where == f"{9999:043}="]
+    assert of_it == [900]
+
+
+def test_many_interfaces_with_cut_peers_are_told_in_one_sum() -> None:
+    cuts = tuple(Cut("remotes", 1, 3, f"vx{number}") for number in range(30_000))
+    found = fitted(Telemetry(None, cuts=(*cuts, *(Cut("peers", 1, 2, f"wg{number}") for number in range(3)))))
+    assert found.cuts == (Cut("remotes", 30_000, 90_000), *(Cut("peers", 1, 2, f"wg{number}") for number in range(3)))
 
 
 def test_everything_at_once_fits() -> None:

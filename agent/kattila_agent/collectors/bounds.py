@@ -24,9 +24,9 @@ class Bounded(Generic[_Item]):
     failures: tuple[str, ...] = ()
 
 
-def cut(what: str, kept: int, of: int, where: str = "") -> tuple[Cut, ...]:
-    """Say that a list is not whole, if it is not."""
-    return (Cut(what, kept, of, where),) if kept < of else ()
+def cut(what: str, kept: int, of: int | None, where: str = "") -> tuple[Cut, ...]:
+    """Say that a list is not whole, if it is not; None stands for nobody knows how many."""
+    return (Cut(what, kept, of, where),) if of is None or kept < of else ()
 
 
 def shares(limit: int, counts: Sequence[int]) -> list[int]:
