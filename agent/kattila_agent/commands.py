@@ -48,11 +48,11 @@ def show(measurement: Measurement) -> str:
 
 def resolved(url: str) -> str | None:
     """Return the first IP address of a URL's host, None if it has none; asks the system's resolver, and waits."""
-    parts = urlsplit(url)
+    host = urlsplit(url).hostname
     try:
-        found = socket.getaddrinfo(parts.hostname, parts.port or parts.scheme, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:
-        _log.warning("%s cannot be resolved: %s", parts.hostname, error.strerror)
+        _log.warning("%s cannot be resolved: %s", host, error.strerror)
         return None
     return str(found[0][4][0])
 
