@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,8 +63,11 @@ def test_after_121_newer_reports_the_agent_goes_on_above(manager: Manager, tmp_p
     with agent(manager, tmp_path / "agent") as running:
         wait_for(lambda: len(samples(manager)) >= 1, lambda: running.log)
         itself_later = Node(AGENT, BOOT.read_text().strip(), "later.example.net", ())
+        # Else it would heal in the midst of that, and again at the end.
+        running.process.send_signal(signal.SIGSTOP)
         for sample in range(1000, 1121):
             assert outcome(manager, itself_later, sample) == "accepted"
+        running.process.send_signal(signal.SIGCONT)
         wait_for(lambda: samples(manager)[-1] > 1120, lambda: running.log)
         assert "was used before" in running.log
         assert running.log.count("was used before") == 1
