@@ -9,8 +9,9 @@ from collections.abc import Iterable
 
 from kattila_agent.collectors.rtnetlink import text
 from kattila_agent.collectors.wireguard import spelling
-from kattila_agent.collectors.wireguard.gathering import MAX_INTEGER, Gathering, Limits, whole_number
+from kattila_agent.collectors.wireguard.gathering import Gathering, Limits, whole_number
 from kattila_agent.collectors.wireguard.spelling import ScopeName
+from kattila_protocol.canonical import MAX_INTEGER
 
 _NONE = b"(none)"
 _OFF = b"off"

@@ -12,8 +12,6 @@ from itertools import islice
 from kattila_agent.collectors.bounds import Bounded, cut, shares
 from kattila_protocol.report import Cut, WireguardInterface, WireguardPeer
 
-MAX_INTEGER = 2**63 - 1
-
 
 class VanishedError(Exception):
     """The interface was there a moment ago and is no longer: no failure."""

@@ -15,8 +15,9 @@ from kattila_agent.collectors import genetlink, rtnetlink
 from kattila_agent.collectors.rtnetlink import Channel
 from kattila_agent.collectors.unix_socket import UnreadableError
 from kattila_agent.collectors.wireguard import spelling
-from kattila_agent.collectors.wireguard.gathering import MAX_INTEGER, Gathering, Limits, Peer, VanishedError
+from kattila_agent.collectors.wireguard.gathering import Gathering, Limits, Peer, VanishedError
 from kattila_agent.collectors.wireguard.spelling import KEY_BYTES, ScopeName
+from kattila_protocol.canonical import MAX_INTEGER
 
 # A message holds up to 32 KiB, about 1,000 AllowedIPs.
 MAX_MESSAGES = 512

@@ -11,15 +11,9 @@ from pathlib import Path
 
 from kattila_agent.collectors.unix_socket import UnreadableError, ask, lines
 from kattila_agent.collectors.wireguard import curve25519, spelling
-from kattila_agent.collectors.wireguard.gathering import (
-    MAX_INTEGER,
-    Gathering,
-    Limits,
-    Peer,
-    VanishedError,
-    whole_number,
-)
+from kattila_agent.collectors.wireguard.gathering import Gathering, Limits, Peer, VanishedError, whole_number
 from kattila_agent.collectors.wireguard.spelling import ScopeName
+from kattila_protocol.canonical import MAX_INTEGER
 
 FOLDER = Path("/var/run/wireguard")
 
