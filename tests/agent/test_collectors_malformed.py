@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kattila_agent.collectors import link_table, nexthops, rtnetlink
-from kattila_agent.collectors.rtnetlink import Interrupted, Listed, Refused
+from kattila_agent.collectors.rtnetlink import Interrupted, Listed, Refused, Room
 from support import netlink
 from support.netlink import done, kernel_that_says, link, link_info, message, nla
 from support.parsed import (
@@ -107,7 +107,12 @@ def test_malformed_bodies(parse: Callable[[bytes], object], body: bytes, reason:
 
 def dumped(*datagrams: bytes) -> Listed:
     with kernel_that_says(*datagrams) as channel:
-        return channel.dump(18, b"", 2, least=1, counts=lambda buffer, start: buffer[start] in b"abc")
+        return channel.dump(18, b"", 2, least=1, room=rooms(a=2, b=2, c=2))
+
+
+def rooms(**said: int) -> Room:
+    """Say by a body's first letter what room there is for it."""
+    return lambda buffer, start: said.get(chr(buffer[start]))
 
 
 def test_a_dump_in_several_datagrams_is_bounded_and_counted() -> None:
@@ -115,11 +120,15 @@ def test_a_dump_in_several_datagrams_is_bounded_and_counted() -> None:
     assert dumped(*said) == Listed([b"a" * 5, b"b"], 4)
 
 
-def test_what_is_always_kept_is_bounded_as_well() -> None:
+def test_what_is_kept_beyond_the_limit_is_bounded_as_well() -> None:
     with kernel_that_says(*[message(16, b"a") * 3 + message(16, b"b") * 3] * 2, done()) as channel:
-        assert channel.dump(18, b"", 2, always=lambda buffer, start: buffer[start] == b"b"[0]) == Listed(
-            [b"a", b"a", b"b", b"b"], 12
-        )
+        found = channel.dump(18, b"", 2, room=rooms(a=2, b=4))
+    assert found == Listed([b"a", b"a", b"b", b"b"], 12)
+
+
+def test_what_only_counts_takes_no_room() -> None:
+    with kernel_that_says(message(16, b"c") * 3 + message(16, b"a") * 2 + message(16, b"-"), done()) as channel:
+        assert channel.dump(18, b"", 2, room=rooms(a=2, c=0)) == Listed([b"a", b"a"], 5)
 
 
 def test_what_answers_an_earlier_question_is_skipped() -> None:

@@ -53,13 +53,14 @@ def parse(tunnels: Iterable[Tunnel], tables: Mapping[str, Listed], limit: int) -
 
 
 def _table(index: int, limit: int) -> Listed:
-    def counts(buffer: bytes, start: int) -> bool:
+    def room(buffer: bytes, start: int) -> int | None:
         # A kernel that does not filter tells the entries of all links.
         of_link = _INDEX.unpack_from(buffer, start + _INDEX_AT)[0] == index
-        return of_link and buffer.startswith(_ANY_DESTINATION, start + _NEIGHBOUR.size)
+        is_told = of_link and buffer.startswith(_ANY_DESTINATION, start + _NEIGHBOUR.size)
+        return limit if is_told else None
 
     question = _NEIGHBOUR.pack(socket.AF_BRIDGE, index, 0, 0, 0)
-    return rtnetlink.dump(_RTM_GETNEIGH, question, limit, least=_NEIGHBOUR.size, counts=counts)
+    return rtnetlink.dump(_RTM_GETNEIGH, question, limit, least=_NEIGHBOUR.size, room=room)
 
 
 def _remote(body: bytes) -> str | None:

@@ -10,6 +10,7 @@ import socket
 import struct
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from kattila_agent.collectors import link_table, routes, rtnetlink
 from kattila_agent.collectors.link_table import Exit, Link
@@ -160,6 +161,8 @@ def _number(link: str) -> int | None:
     return int(link) if link.isdecimal() and len(link) < len("4294967296") else None
 
 
+# Peers are where they were a report ago.
+@lru_cache(maxsize=4096)
 def _asked(question: Question, index: int | None) -> bytes:
     family, destination = rtnetlink.packed(question.destination)
     bits, source_bits = 8 * len(destination), 0

@@ -67,13 +67,12 @@ def parse(readings: Readings, limit: int) -> Bounded[Neighbour]:
 
 
 def _table(family: int, limit: int) -> Listed:
-    def counts(buffer: bytes, start: int) -> bool:
+    def room(buffer: bytes, start: int) -> int | None:
         state, flags = _STATE_AND_FLAGS.unpack_from(buffer, start)
-        return buffer[start] == family and bool(state & _SHOWN or flags & _LEARNED)
+        return limit if buffer[start] == family and (state & _SHOWN or flags & _LEARNED) else None
 
-    return rtnetlink.dump(
-        _RTM_GETNEIGH, _NEIGHBOUR.pack(family, 0, 0, 0, 0), limit, least=_NEIGHBOUR.size, counts=counts
-    )
+    question = _NEIGHBOUR.pack(family, 0, 0, 0, 0)
+    return rtnetlink.dump(_RTM_GETNEIGH, question, limit, least=_NEIGHBOUR.size, room=room)
 
 
 def _neighbours(bodies: list[bytes], names: Mapping[int, str]) -> Iterator[Neighbour]:

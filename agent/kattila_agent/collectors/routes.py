@@ -187,8 +187,8 @@ def _granted(found: list[list[Taken]], limit: int) -> list[list[int]]:
     """Return of how many next hops of each route of each family the report tells."""
     first = _shared([[len(route.hops) for route in routes] for routes in found], limit)
     defaults = [
-        [len(route.hops) - most if route.is_default else 0 for route, most in zip(routes, counts, strict=True)]
-        for routes, counts in zip(found, first, strict=True)
+        [len(route.hops) - most if most < len(route.hops) and route.is_default else 0 for route, most in each]
+        for each in map(zip, found, first)
     ]
     return [list(map(add, *each)) for each in zip(first, _shared(defaults, limit), strict=True)]
 
@@ -198,17 +198,15 @@ def _shared(sizes: list[list[int]], limit: int) -> list[list[int]]:
 
 
 def _main_table(family: int, limit: int) -> Listed:
-    def counts(buffer: bytes, start: int) -> bool:
-        return buffer[start] == family and buffer[start + _TABLE_AT] == MAIN_TABLE and not is_cloned(buffer, start)
+    def room(buffer: bytes, start: int) -> int | None:
+        if buffer[start] != family or buffer[start + _TABLE_AT] != MAIN_TABLE or is_cloned(buffer, start):
+            return None
+        if is_for_some_sources(buffer, start):
+            return 0
+        return 2 * limit if is_for_everywhere(buffer, start) else limit
 
     def first(channel: Channel, asked: bytes) -> Listed:
-        return channel.dump(
-            *(RTM_GETROUTE, asked, limit),
-            least=HEADER.size,
-            counts=counts,
-            always=is_for_everywhere,
-            never=is_for_some_sources,
-        )
+        return channel.dump(RTM_GETROUTE, asked, limit, least=HEADER.size, room=room)
 
     return read_table(family, MAIN_TABLE, first)
 
@@ -220,20 +218,23 @@ def count_rows(found: Iterable[Taken], listed: Listed) -> int:
 
 def taken_apart(body: bytes, objects: Hops) -> Taken:
     """Return what a message says; raises ValueError if it is malformed."""
-    route, hops, number = _taken_apart(body)
-    return Taken(route, hops if number is None else objects.get(number, hops))
+    taken, number = _taken_apart(body)
+    return taken if number is None else taken._replace(hops=objects.get(number, taken.hops))
 
 
 def rows(taken: Taken, names: Mapping[int, str], most: int) -> Iterator[Route]:
     """Yield a row for each of the first `most` next hops."""
+    of = taken.route
     for oif, via in taken.hops[:most]:
-        yield taken.route._replace(gateway=via, interface=None if oif is None else names.get(oif, f"if{oif}"))
+        interface = None if oif is None else names.get(oif) or f"if{oif}"
+        # What _replace does takes three times as long.
+        yield Route(of.destination, via, interface, of.source, of.metric, of.protocol, of.type)
 
 
 # That costs more than all else of a report, and most routes are what they were a report ago, byte for byte.
 @lru_cache(maxsize=4096)
-def _taken_apart(body: bytes) -> tuple[Route, tuple[Hop, ...], int | None]:
-    """Return a route without its next hop, the next hops, and the number of the object that stands for them, if any."""
+def _taken_apart(body: bytes) -> tuple[Taken, int | None]:
+    """Return what a message says by itself, and the number of the object that stands for its next hops, if any."""
     family, length, _, _, _, protocol, _, kind, _ = rtnetlink.header(HEADER, body)
     found = rtnetlink.attributes(body, HEADER.size)
     hops = tuple(_hops(found, family))
@@ -247,7 +248,7 @@ def _taken_apart(body: bytes) -> tuple[Route, tuple[Hop, ...], int | None]:
         type=_TYPES[kind] if kind < len(_TYPES) else str(kind),
     )
     number = rtnetlink.number(found, _RTA_NH_ID, 4)
-    return route, hops, number if _RTA_MULTIPATH not in found and hops[0].oif is None else None
+    return Taken(route, hops), number if _RTA_MULTIPATH not in found and hops[0].oif is None else None
 
 
 def _names_an_object_alone(body: bytes) -> bool:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import os
 import socket
 import struct
@@ -40,6 +39,8 @@ _ATTEMPTS = 20
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _ERROR = struct.Struct("=i")
+# Of an enumeration each operation costs a microsecond.
+_TRUNCATED = int(socket.MSG_TRUNC)
 
 # linux/netlink.h
 _REQUEST = 0x1
@@ -57,6 +58,14 @@ class Listed(NamedTuple):
 
     bodies: list[bytes]
     total: int
+
+
+# Takes a buffer and where the body of a message starts in it, and tells how many messages may have been kept before for
+# this one to be kept, too; None if it is no part of the answer at all.
+Room = Callable[[bytes, int], int | None]
+
+# What was received, and where in it the bodies of its messages start and end.
+_Answer = tuple[bytes, list[tuple[int, int]]]
 
 
 class Refused(OSError):
@@ -99,95 +108,90 @@ class Channel:
             ValueError: the answer is malformed.
         """
         self._send(kind, _REQUEST, body)
-        for _, start, end, buffer in self._answers():
-            return buffer[start:end]
+        for buffer, bodies in self._answers():
+            for start, end in bodies:
+                return buffer[start:end]
         raise ValueError("an answer without a message")
 
-    def dump(
-        self,
-        kind: int,
-        body: bytes,
-        limit: int,
-        *,
-        least: int = 0,
-        counts: Callable[[bytes, int], bool] = lambda _buffer, _start: True,
-        always: Callable[[bytes, int], bool] = lambda _buffer, _start: False,
-        never: Callable[[bytes, int], bool] = lambda _buffer, _start: False,
-    ) -> Listed:
-        """Return the first `limit` messages of a table, and as many more that `always` says; the others are counted.
+    def dump(self, kind: int, body: bytes, limit: int, *, least: int = 0, room: Room | None = None) -> Listed:
+        """Return the first `limit` messages of a table, or those that `room` says; the others are counted.
 
-        `counts` says which messages belong to the answer at all, `never` which of them are only counted. All three are
-        called with a buffer and where a message's body starts in it; a body shorter than `least` bytes is malformed.
+        A body shorter than `least` bytes is malformed.
 
         Raises:
             OSError: the kernel refused, or does not answer.
             Interrupted: the table changed meanwhile.
             ValueError: the answer is malformed.
         """
-        bodies: list[bytes] = []
+        kept: list[bytes] = []
         total = 0
-        for start, end, buffer in self._table(kind, body, least):
-            if not counts(buffer, start):
-                continue
-            total += 1
-            room = len(bodies) < limit or (len(bodies) < 2 * limit and always(buffer, start))
-            if room and not never(buffer, start):
-                bodies.append(buffer[start:end])
-        return Listed(bodies, total)
+        for buffer, bodies in self._table(kind, body, least):
+            for start, end in bodies:
+                most = limit if room is None else room(buffer, start)
+                if most is None:
+                    continue
+                total += 1
+                if len(kept) < most:
+                    kept.append(buffer[start:end])
+        return Listed(kept, total)
 
     def each(self, kind: int, body: bytes, *, least: int = 0, changing: bool = False) -> Iterator[bytes]:
         """Yield the bodies of all messages of a table, none of which is kept; raises as `dump` does, at any of them.
 
         What is `changing` may change meanwhile; then something may be missing.
         """
-        return (buffer[start:end] for start, end, buffer in self._table(kind, body, least, changing=changing))
+        for buffer, bodies in self._table(kind, body, least, changing=changing):
+            for start, end in bodies:
+                yield buffer[start:end]
 
-    def _table(self, kind: int, body: bytes, least: int, *, changing: bool = False) -> Iterator[tuple[int, int, bytes]]:
+    def _table(self, kind: int, body: bytes, least: int, *, changing: bool = False) -> Iterator[_Answer]:
         self._send(kind, _REQUEST | _DUMP, body)
-        for _, start, end, buffer in self._answers(changing=changing):
-            if end - start < least:
-                raise ValueError(f"a body of {end - start} bytes, shorter than its header of {least}")
-            yield start, end, buffer
+        return self._answers(least, changing=changing)
 
     def _send(self, kind: int, flags: int, body: bytes) -> None:
         self._sequence += 1
         self._socket.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0) + body)
 
-    def _answers(self, *, changing: bool = False) -> Iterator[tuple[int, int, int, bytes]]:
-        """Yield type, start and end of each message's body, and the buffer it lies in, up to the end of the answer."""
-        while True:
+    def _answers(self, least: int = 0, *, changing: bool = False) -> Iterator[_Answer]:
+        """Yield what is received, up to the end of the answer.
+
+        Buffer by buffer: of a million routes, to pass each on by itself is what would cost most.
+        """
+        is_over = False
+        while not is_over:
             buffer = self._received()
-            for kind, flags, sequence, start, end in messages(buffer):
-                if sequence != self._sequence:
-                    continue
-                if flags & _INTERRUPTED and not changing:
-                    raise Interrupted("the table changed while it was read")
-                if kind in (_NLMSG_ERROR, _NLMSG_DONE):
-                    _check_end(kind, buffer[start:end])
-                    return
-                yield kind, start, end, buffer
+            bodies, is_over = self._bodies(buffer, least, changing=changing)
+            yield buffer, bodies
+
+    def _bodies(self, buffer: bytes, least: int, *, changing: bool) -> tuple[list[tuple[int, int]], bool]:
+        """Return where the bodies in a buffer are, and whether the answer ends there."""
+        bodies: list[tuple[int, int]] = []
+        for kind, flags, sequence, start, end in messages(buffer):
+            if sequence != self._sequence:
+                continue
+            if flags & _INTERRUPTED and not changing:
+                raise Interrupted("the table changed while it was read")
+            if kind in (_NLMSG_ERROR, _NLMSG_DONE):
+                _check_end(kind, buffer[start:end])
+                return bodies, True
+            if end - start < least:
+                raise ValueError(f"a body of {end - start} bytes, shorter than its header of {least}")
+            bodies.append((start, end))
+        return bodies, False
 
     def _received(self) -> bytes:
         while True:
             buffer, _, flags, sender = self._socket.recvmsg(_BUFFER)
-            if flags & socket.MSG_TRUNC:
+            if flags & _TRUNCATED:
                 raise ValueError(f"an answer of more than {_BUFFER} bytes")
             # Only port 0 is the kernel.
             if not isinstance(sender, tuple) or sender[0] == 0:
                 return buffer
 
 
-def dump(
-    kind: int,
-    body: bytes,
-    limit: int,
-    *,
-    least: int = 0,
-    counts: Callable[[bytes, int], bool] = lambda _buffer, _start: True,
-    always: Callable[[bytes, int], bool] = lambda _buffer, _start: False,
-) -> Listed:
+def dump(kind: int, body: bytes, limit: int, *, least: int = 0, room: Room | None = None) -> Listed:
     """Dump a table through a channel of its own, again if it changes meanwhile; see `Channel.dump` and `settled`."""
-    return settled(lambda channel: channel.dump(kind, body, limit, least=least, counts=counts, always=always))
+    return settled(lambda channel: channel.dump(kind, body, limit, least=least, room=room))
 
 
 def settled(read: Callable[[Channel], _Value]) -> _Value:
@@ -304,8 +308,11 @@ def prefix(found: Attributes, kind: int, family: int, length: int) -> str:
 
 def packed(ip_address: str) -> tuple[int, bytes]:
     """Return the family and the bytes of an IP address without a zone; raises ValueError."""
-    parsed = ipaddress.ip_address(ip_address)
-    return (socket.AF_INET if parsed.version == 4 else socket.AF_INET6), parsed.packed
+    family = socket.AF_INET6 if ":" in ip_address else socket.AF_INET
+    try:
+        return family, socket.inet_pton(family, ip_address)
+    except OSError:
+        raise ValueError(f"{ip_address!r} is no IP address") from None
 
 
 def _open() -> socket.socket:

@@ -57,12 +57,12 @@ def parse(readings: Readings, limit: int) -> Bounded[Rule]:
 
 
 def _table(family: int, limit: int) -> Listed:
-    def counts(buffer: bytes, start: int) -> bool:
-        return buffer[start] == family
+    def room(buffer: bytes, start: int) -> int | None:
+        return limit if buffer[start] == family else None
 
     asked = _RULE.pack(family, 0, 0, 0, 0, 0, 0)
     try:
-        return rtnetlink.dump(_RTM_GETRULE, asked, limit, least=_RULE.size, counts=counts)
+        return rtnetlink.dump(_RTM_GETRULE, asked, limit, least=_RULE.size, room=room)
     except OSError as error:
         # A kernel without this family, as with ipv6.disable=1, has no rules for it.
         if error.errno != errno.EAFNOSUPPORT:

@@ -9,7 +9,7 @@ import base64
 import os
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from kattila_agent.collectors import rtnetlink
 
@@ -22,7 +22,7 @@ _HEX_KEY = re.compile(rb"[0-9a-fA-F]{64}")
 # An interface may have any name, a bracket or an odd space in it.
 _ENDPOINT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)(?:%(.{1,64}))?\]|([0-9.]+)):([0-9]{1,5})")
 _PREFIX = re.compile(r"([0-9A-Fa-f:.]+)/([0-9]{1,3})")
-_BITS = {socket.AF_INET: 32, socket.AF_INET6: 128}
+_BITS: Mapping[int, int] = {socket.AF_INET: 32, socket.AF_INET6: 128}
 
 
 def key(raw: bytes, name: str) -> str:
@@ -48,7 +48,7 @@ def read_hex_key(text: bytes, name: str) -> bytes:
 
 def prefix(family: int, address: bytes, bits: int) -> str:
     """Return "192.0.2.0/24"; raises ValueError where family, address and length do not fit each other."""
-    most = _BITS.get(socket.AddressFamily(family)) if family in _BITS else None
+    most = _BITS.get(family)
     if most is None or len(address) * 8 != most or bits > most:
         raise ValueError("an allowed IP is no prefix")
     return f"{socket.inet_ntop(family, address)}/{bits}"
