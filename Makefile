@@ -56,7 +56,11 @@ manager/.venv/complete: $(BUILD_AND_PINS) requirements/manager.txt protocol/pypr
 setup-deploy: .venv-deploy/complete ## create .venv-deploy with Ansible and what lints roles and tests nodes
 	@:
 
-.venv-deploy/complete: requirements/create-venv.sh requirements/deploy.txt
+# The lab's root file system is made while Ansible is installed, and needs no more than this.
+.venv-deploy/bin/python:
+	@requirements/create-venv.sh .venv-deploy
+
+.venv-deploy/complete: requirements/create-venv.sh requirements/deploy.txt | .venv-deploy/bin/python
 	@requirements/create-venv.sh .venv-deploy
 	@echo "Installing Ansible and its linters into .venv-deploy"
 	@.venv-deploy/bin/python $(PIP) install --require-hashes -r requirements/deploy.txt
@@ -73,7 +77,11 @@ setup-test: ## install the system packages that tests use (as root), or say what
 KERNEL_PROGRAMS := qemu-system-x86_64/qemu-system-x86 mmdebstrap/mmdebstrap mke2fs/e2fsprogs
 DEBIAN_PROGRAMS := mmdebstrap/mmdebstrap arch-test/arch-test qemu-aarch64-static/qemu-user-static
 
-setup-fleet: setup-deploy ## install what the lab of make fleet needs (as root)
+.PHONY: setup-fleet-programs
+setup-fleet: setup-deploy setup-fleet-programs ## install what the lab of make fleet needs (as root)
+	@:
+
+setup-fleet-programs:
 	@requirements/install-programs.sh "the lab" $(FLEET_PROGRAMS)
 
 # --- Running it
@@ -155,14 +163,14 @@ fleet-ssh: ## a shell on a node of the lab: make fleet-ssh NODE=north-hub
 fleet-run: ## a command on the lab's control host: make fleet-run COMMAND="ansible all -m ansible.builtin.ping"
 	@exec $(FLEET) run $(COMMAND)
 
-fleet-test: setup-fleet ## boot the lab anew, prove all that is promised of nodes, remove it (KEEP=1: let it stay); as root
-	@reason=$$($(FLEET) skip-reason) || exit; \
+fleet-test: setup-fleet-programs .venv-deploy/bin/python ## boot the lab anew, prove all that is promised of nodes, remove it (KEEP=1: let it stay); as root
+	@reason=$$($(FLEET).ahead skip-reason) || exit; \
 	if [ -n "$$reason" ]; then echo "fleet-test is skipped: $$reason"; \
-	else $(MAKE) --no-print-directory -j2 fleet-root build-for-fleet && exec .venv-deploy/bin/pytest tests/fleet -v; fi
+	else $(MAKE) --no-print-directory -j3 setup-deploy fleet-root build-for-fleet && exec .venv-deploy/bin/pytest tests/fleet -v; fi
 
 .PHONY: fleet-root
-fleet-root: setup-fleet
-	@echo "Making the root file system of the nodes, once"; exec $(FLEET) root
+fleet-root: setup-fleet-programs .venv-deploy/bin/python
+	@echo "Making the root file system of the nodes, once"; exec $(FLEET).ahead root
 
 # Of the manager only what the lab's nodes take: their Python is Debian 12's.
 build-for-fleet: build-agent

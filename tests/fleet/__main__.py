@@ -1,7 +1,6 @@
-"""`make fleet` and its kin: python -m fleet root | up | down | ssh NODE [COMMAND…] | run COMMAND… | skip-reason.
+"""`make fleet` and its kin: python -m fleet up | down | ssh NODE [COMMAND…] | run COMMAND….
 
-root makes the root file system of the nodes, which stays for the next lab. up boots the lab of this checkout and says
-how to go on; a lab that is up stays as it is. down removes every trace.
+up boots the lab of this checkout and says how to go on; a lab that is up stays as it is. down removes every trace.
 ssh logs in to a node, run runs a command on the control host, with Ansible and the lab's inventory at hand.
 Exit codes: 0 done, 1 failed, 2 wrong call.
 """
@@ -14,11 +13,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from fleet.lab import bring_up, skip_reason, take_down
+from fleet.lab import bring_up, take_down
 from fleet.place import Place, here
 from fleet.plan import LAB, underlay
-from fleet.root import make_root
-from fleet.system import LabError, locked
+from fleet.system import LabError
 from fleet.up import control_environment, inside
 
 
@@ -26,12 +24,9 @@ def main(words: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     place = here()
     match words:
-        case ["root" | "up" | "down" as what]:
-            task = {"root": _make_root, "up": _bring_up, "down": _take_down}[what]
+        case ["up" | "down" as what]:
+            task = {"up": _bring_up, "down": _take_down}[what]
             return _told(lambda: task(place))
-        case ["skip-reason"]:
-            print(skip_reason())
-            return 0
         case ["ssh", node, *command]:
             return _told(lambda: _become(place, ["ssh", "-F", str(place.state / "ssh_config"), node, *command]))
         case ["run", _, *_]:
@@ -55,11 +50,6 @@ def _bring_up(place: Place) -> None:
     started = time.monotonic()
     bring_up(place, lambda text: print(f"[{time.monotonic() - started:5.1f} s] {text}", flush=True))
     print(summary(place))
-
-
-def _make_root(place: Place) -> None:
-    with locked(place):
-        make_root(place)
 
 
 def _take_down(place: Place) -> None:

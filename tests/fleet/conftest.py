@@ -11,10 +11,14 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from fleet.lab import bring_up, skip_reason, take_down
+from fleet import releases
+from fleet.ahead import skip_reason
+from fleet.lab import bring_up, take_down
 from fleet.nodes import NODES, Disk, Fleet
 from fleet.place import here
 from fleet.plan import LAB
@@ -60,6 +64,13 @@ def rolled_out(fleet: Fleet, bare: dict[str, Disk]) -> None:
     if not _is_rolled_out(fleet):
         ran = fleet.playbook("site.yml")
         assert ran.code == 0, ran.text[-5000:]
+
+
+@pytest.fixture(scope="session")
+def newer_manager(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Path]]:
+    """The folder with a newer release of the manager, which is built while tests wait for nodes."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(releases.build_newer, fleet.place.checkout, tmp_path_factory.mktemp("newer"))
 
 
 def _is_rolled_out(fleet: Fleet) -> bool:

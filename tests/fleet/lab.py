@@ -1,35 +1,17 @@
-"""A whole lab: whether it can run here, bringing it up, taking it down."""
+"""A whole lab: bringing it up, taking it down."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 
+from fleet.ahead import skip_reason
 from fleet.down import down
 from fleet.place import Place
 from fleet.plan import LAB
 from fleet.root import make_root
-from fleet.system import SEARCHED, LabError, group_folders, groups, locked, members
+from fleet.system import LabError, groups, locked, members
 from fleet.up import up
-
-PROGRAMS = ("ip", "mmdebstrap", "setpriv", "ssh", "ssh-keygen", "sysctl", "systemd-nspawn", "unshare")
-
-
-def skip_reason() -> str:
-    """Why the lab cannot run here, in one line; empty if it can."""
-    if os.geteuid() != 0:
-        return "namespaces and containers need root"
-    missing = [program for program in PROGRAMS if shutil.which(program, path=SEARCHED) is None]
-    if missing:
-        return f"missing on this machine: {', '.join(missing)}"
-    if not Path("/dev/net/tun").exists():
-        return "there is no /dev/net/tun, which wireguard-go needs"
-    folders = group_folders("x")
-    if not folders or not all(os.access(folder.parent, os.W_OK) for folder in folders):
-        return "control groups cannot be made here"
-    return ""
 
 
 def bring_up(place: Place, say: Callable[[str], None], anew: bool = False) -> None:

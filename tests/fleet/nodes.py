@@ -23,6 +23,8 @@ from fleet.up import BOOT_SECONDS, await_ssh, boot, control_environment, inside,
 AGENTS = tuple(node.name for node in LAB.agents)
 NODES = tuple(node.name for node in LAB.nodes)
 
+# For a roll-out in one batch, where batches are not what is looked at.
+AT_ONCE = '{"kattila_batches": ["100%"]}'
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 MANAGER_COMMAND = "/usr/local/bin/kattila-manager"
 CHANGES_ANYWAY = re.compile(

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from fleet.nodes import AGENTS, MANAGER_COMMAND, Disk, Fleet, Run
+from fleet.nodes import AGENTS, AT_ONCE, MANAGER_COMMAND, Disk, Fleet, Run
 from fleet.plan import LAB
 
 FRESH_SECONDS = 60
@@ -64,6 +64,6 @@ def test_a_change_is_shown_before_it_is_made_and_no_secret(fleet: Fleet, first: 
 
 
 def test_the_second_roll_out_changes_nothing(fleet: Fleet, first: Run) -> None:
-    second = fleet.playbook("site.yml")
+    second = fleet.playbook("site.yml", "-e", AT_ONCE)
     assert second.code == 0, second.text[-5000:]
     assert second.counts("changed") == dict.fromkeys(HOSTS, 0), second.text

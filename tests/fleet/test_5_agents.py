@@ -7,14 +7,13 @@ import re
 
 import pytest
 
-from fleet.nodes import AGENTS, Fleet
+from fleet.nodes import AGENTS, AT_ONCE, Fleet
 from fleet.plan import LAB, addresses
 
 FIRST, SECOND = AGENTS[:2]
 ID = "cat /var/lib/kattila-agent/agent_id.txt"
 STARTED = "systemctl show --property=InvocationID kattila-agent"
 SETTINGS = "cat /etc/kattila/agent.env"
-AT_ONCE = '{"kattila_batches": ["100%"]}'
 LABELS = {"site": "north", "note": 'it\'s # "odd" \\ = $HOME'}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fleet.newer import VERSION, newer_agents
-from fleet.nodes import Fleet, Run
+from fleet.nodes import AT_ONCE, Fleet, Run
 
 # The first batch, and one of each kind in the next: behind a hub, of IPv6 only, entered by sudo. Others do the same.
 SOME = ("north-hub", "north-spoke", "south-six", "south-web")
@@ -32,9 +32,9 @@ def agents(fleet: Fleet) -> Agents:
     return {name: agent for name, agent in fleet.agents_by_name().items() if name in SOME}
 
 
-def upgrade(fleet: Fleet, newer: Path, *variables: str) -> Run:
-    words = " ".join((f"kattila_agent_files={newer}", *variables))
-    return fleet.playbook("agents.yml", "--limit", ",".join(SOME), "-e", words)
+def upgrade(fleet: Fleet, newer: Path, variables: str) -> Run:
+    words = ("--limit", ",".join(SOME), "-e", f"kattila_agent_files={newer}", "-e", variables)
+    return fleet.playbook("agents.yml", *words)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def versions_after_stop(fleet: Fleet, stopped: Run) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def upgraded(fleet: Fleet, newer: Path, versions_after_stop: dict[str, str]) -> Run:
     """The roll-out once more, with nothing in its way."""
-    return upgrade(fleet, newer)
+    return upgrade(fleet, newer, AT_ONCE)
 
 
 @pytest.fixture(scope="module")

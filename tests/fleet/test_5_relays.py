@@ -26,6 +26,10 @@ DROP = "; ".join((
 ))  # fmt: skip
 
 
+# Nothing but waiting is done here.
+pytestmark = pytest.mark.usefixtures("newer_manager")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def hurried(fleet: Fleet, rolled_out: None) -> Iterator[None]:
     """The node reports every two seconds; afterwards as before."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,9 @@ def ask(fleet: Fleet, node: str, url: str, method: str = "GET", certificate: str
 
 
 @pytest.fixture(scope="module")
-def newer(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def newer(newer_manager: Future[Path]) -> Path:
     """The folder with a newer release than the one that runs."""
-    return releases.build_newer(fleet.place.checkout, tmp_path_factory.mktemp("newer"))
+    return newer_manager.result()
 
 
 def test_what_a_run_that_was_ended_left_is_in_use_after_the_next(fleet: Fleet) -> None:
