@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from concurrent.futures import Future
 from pathlib import Path
@@ -155,12 +154,3 @@ def test_a_downgrade_restores_the_backup_and_keeps_the_newer_database(fleet: Fle
     assert schema(fleet) < releases.REVISION
     assert agents(fleet) >= known
     assert on_manager(fleet, f"systemctl is-active {SERVICES}").split() == ["active"] * 3
-
-
-def test_database_and_backups_can_be_kept_by_who_removes_the_rest(fleet: Fleet) -> None:
-    words = ["-e", json.dumps({"kattila_manager_state": "absent", "kattila_manager_remove_data": False})]
-    tried = fleet.playbook("manager.yml", "--check", "--diff", *words)
-    assert tried.code == 0, tried.text[-5000:]
-    changed = set(re.findall(r"^changed: \[.*\(item=(/.*)\)$", tried.text, re.MULTILINE))
-    assert {PROGRAMS, "/var/lib/kattila-pages"} <= changed
-    assert not {str(Path(DATABASE).parent), BACKUPS} & changed
