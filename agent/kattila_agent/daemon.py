@@ -11,8 +11,6 @@ import math
 import signal
 import threading
 from dataclasses import dataclass, field
-from queue import SimpleQueue
-from types import FrameType
 
 from kattila_agent.ambient import Ambient
 from kattila_agent.app import make_app
@@ -25,6 +23,7 @@ from kattila_agent.joining import Agent, MeasureFor, over_http_to
 from kattila_agent.reporting import Reporter
 from kattila_agent.server import address_of, open_sockets, serve
 from kattila_keys.refresh import Keys
+from kattila_settings.signals import Signals
 
 # A fleet that was started at once does not report at once for ever.
 JITTER = 0.05
@@ -154,13 +153,7 @@ def run(config: Config, ambient: Ambient, identity: Identity, keys: Keys, measur
 
 def _run_until_told(loop: Loop) -> int:
     """Run the loop in a thread, so that a signal is answered while a request is under way."""
-    told: SimpleQueue[str] = SimpleQueue()
-
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        told.put(signal.Signals(number).name)
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, on_signal)
+    signals = Signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
     def report_until_stopped() -> None:
         try:
@@ -168,13 +161,13 @@ def _run_until_told(loop: Loop) -> int:
         except BaseException:
             _log.exception("the reporting thread failed; this is a mistake in the agent")
         finally:
-            told.put("ended")
+            signals.wake()
 
     thread = threading.Thread(target=report_until_stopped, name="reports", daemon=True)
     thread.start()
-    while (what := told.get()) == "SIGHUP":
+    while (told := signals.wait()) == signal.SIGHUP:
         loop.ask(loop.refresh)
     loop.ask(loop.stop)
     thread.join(_STOP_SECONDS)
-    _log.info("stopped (%s)", what)
-    return 1 if what == "ended" else 0
+    _log.info("stopped (%s)", "ended" if told is None else told.name)
+    return 1 if told is None else 0

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import signal
 import socket
-import threading
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from kattila_manager.store.database import DatabaseUnusableError
 from kattila_manager.store.retention import Limits
 from kattila_manager.store.store import open_existing
 from kattila_manager.website import Website
+from kattila_settings.signals import Signals
 
 _DAY_MS = 24 * 60 * 60 * 1000
 # Between two slices of pruning, so that whoever waits for the write lock gets it.
@@ -62,20 +63,31 @@ def _pause() -> bool:
 
 def publish_every(config: Config, seconds: float) -> None:
     """Publish in a cycle of so many seconds until SIGTERM or SIGINT; a slow cycle delays the next, none is made up."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = _Stop(Signals(signal.SIGTERM, signal.SIGINT))
     publisher = _publisher_once_possible(config, stop, seconds)
-    while publisher is not None and not stop.is_set():
+    while publisher is not None and not stop.wait(0):
         began = time.monotonic()
         publisher.cycle(compose.clock(), partial(_may_prune_on, stop, began + seconds))
         stop.wait(max(0.0, began + seconds - time.monotonic()))
 
 
-def _publisher_once_possible(config: Config, stop: threading.Event, seconds: float) -> Publisher | None:
+@dataclass(slots=True)
+class _Stop:
+    """Whether the process was told to stop."""
+
+    signals: Signals
+    is_told: bool = False
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for it that long; once it was told, no longer."""
+        self.is_told = self.is_told or self.signals.wait(seconds) is not None
+        return self.is_told
+
+
+def _publisher_once_possible(config: Config, stop: _Stop, seconds: float) -> Publisher | None:
     """Wait for the database that the server makes; the two may be started in any order."""
     told = ""
-    while not stop.is_set():
+    while not stop.wait(0):
         try:
             return make_publisher(config)
         except DatabaseUnusableError as error:
@@ -86,7 +98,7 @@ def _publisher_once_possible(config: Config, stop: threading.Event, seconds: flo
     return None
 
 
-def _may_prune_on(stop: threading.Event, end: float) -> bool:
+def _may_prune_on(stop: _Stop, end: float) -> bool:
     return not stop.wait(_PRUNE_PAUSE_SECONDS) and time.monotonic() < end
 
 

@@ -1,1 +1,1 @@
-"""Settings from `.env` and the environment, as agent and manager read them alike."""
+"""What agent and manager are told from outside, alike: settings from `.env` and the environment, and signals."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import socket
 import stat
@@ -109,6 +110,17 @@ def test_it_stops_within_a_second_while_the_manager_is_silent(knot: Knot, tmp_pa
                 code, seconds = daemon.stop(number)
     assert code == 0
     assert seconds < 2
+
+
+def test_it_stops_whichever_of_its_threads_is_given_the_signal(knot: Knot, tmp_path: Path) -> None:
+    with running_stand_in(PSK) as manager, running_daemon(tmp_path, **settings(knot, manager.url, PSK)) as daemon:
+        manager.wait_for_reports(1)
+        main = daemon.process.pid
+        others = [int(path.name) for path in Path(f"/proc/{main}/task").iterdir() if path.name != str(main)]
+        # As the kernel may choose (signal(7)), and once in hundreds of restarts did.
+        assert ctypes.CDLL(None).tgkill(main, max(others), signal.SIGTERM) == 0
+        assert daemon.process.wait(timeout=10) == 0
+    assert "stopped (SIGTERM)" in daemon.log
 
 
 def test_a_replay_heals(knot: Knot, tmp_path: Path) -> None:
