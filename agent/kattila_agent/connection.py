@@ -138,7 +138,7 @@ class Connection:
             return Page(response.status_code, response.headers.get("Server", ""), _read_bounded(response))
 
     def _bounds(self, request: Request) -> dict[str, Any]:
-        timeout = min(self._connect_seconds, request.total_seconds), min(READ_SECONDS, request.total_seconds)
+        timeout = min(self._connect_seconds, request.total_seconds), READ_SECONDS
         return {"timeout": timeout, "allow_redirects": False, "stream": True}
 
 
