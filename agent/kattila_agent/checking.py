@@ -164,6 +164,10 @@ def _check_manager(url: str) -> ManagerCheck:
             absent=answer.status in _NOBODY_BEHIND_A_PROXY,
             problem=f"{url} answers, but not as a manager does (HTTP {answer.status} at {_HEALTH})",
         )
+    if answer.server == NAME:
+        return ManagerCheck(
+            ok=False, url=url, problem=f"{url} is an agent; a manager's port is 5086, if not set otherwise"
+        )
     return ManagerCheck(ok=True, url=url)
 
 

@@ -101,6 +101,14 @@ def test_something_else_in_the_managers_place(good: dict[str, str], tmp_path: Pa
     assert "answers, but not as a manager does (HTTP 501" in shown["manager"]["problem"]
 
 
+def test_an_agent_in_the_managers_place(good: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    with running_daemon(tmp_path / "other", **(good | {"AGENT_LISTEN": "127.0.0.1:0"})) as other:
+        exit_code, shown = found(tmp_path, good | {"MANAGER_URL": f"http://{other.address()}"})
+    assert (exit_code, shown["manager"]["ok"]) == (1, False)
+    assert "is an agent" in shown["manager"]["problem"]
+
+
 # Without an interface, nothing is ever sent to a link-local address.
 @pytest.mark.parametrize(("host", "absent"), [("127.0.0.1", True), ("[fe80::1]", False)])
 def test_a_machine_without_a_manager_is_told_from_one_that_cannot_be_reached(

@@ -49,6 +49,12 @@ FILES = {
 CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def wanted(host: Host) -> None:
+    if host.ansible.get_variables().get("kattila_agent_state") == "absent":
+        pytest.skip("the inventory wants no agent here")
+
+
 @pytest.fixture(scope="module")
 def standing(node: Host) -> dict[str, str]:
     return standing_of(node, AGENT)

@@ -28,7 +28,7 @@ AT_ONCE = '{"kattila_batches": ["100%"]}'
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 MANAGER_COMMAND = "/usr/local/bin/kattila-manager"
 CHANGES_ANYWAY = re.compile(
-    r"^(run|tmp|var/tmp|var/log|var/lib/systemd|var/lib/knot|var/lib/knot-other|(root|home/\w+)/\.ansible)$|/__pycache__$"
+    r"^(run|tmp|var/tmp|var/log|var/lib/systemd|var/lib/knot|var/lib/knot-other|(root|home/\w+)/\.(ansible|sudo_as_admin_successful))$|/__pycache__$"
 )
 # By path: size, mode, moment of the change.
 Disk = dict[str, tuple[int, int, int]]

@@ -20,6 +20,20 @@ SETTINGS = "sha256sum /etc/kattila/agent.env"
 HOSTS = {LAB.manager, *AGENTS}
 
 
+# All other agents would be told the same.
+SOME = f"{LAB.manager},{AGENTS[0]}"
+
+
+def test_the_first_roll_out_is_shown_before_it_is_made(fleet: Fleet, bare: dict[str, Disk]) -> None:
+    if not bare:
+        pytest.skip("the lab had been rolled out before these tests began")
+    tried = fleet.playbook("site.yml", "--check", "--diff", "--limit", SOME)
+    assert tried.code == 0, tried.text[-5000:]
+    assert "+MANAGER_URL=" in tried.text
+    different = {path for node in SOME.split(",") for path, _ in fleet.disk(node).items() ^ bare[node].items()}
+    assert different == set()
+
+
 @pytest.fixture(scope="session")
 def first(fleet: Fleet, bare: dict[str, Disk]) -> Run:
     """The first roll-out, telling all it can."""
@@ -40,8 +54,7 @@ class Looks:
 def looks(fleet: Fleet, first: Run) -> Iterator[Looks]:
     """All at the same time, as each mostly waits for one node."""
     keep = json.dumps({"kattila_manager_state": "absent", "kattila_manager_remove_data": False})
-    # All other agents would be told the same.
-    some = ("--limit", f"{LAB.manager},{AGENTS[0]}", "-e", "kattila_agent_interval=29")
+    some = ("--limit", SOME, "-e", "kattila_agent_interval=29")
     with ThreadPoolExecutor(3) as pool:
         yield Looks(
             fleet.on_all(AGENTS, SETTINGS),

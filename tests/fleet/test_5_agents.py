@@ -33,6 +33,14 @@ def test_without_a_manager_it_refuses_and_changes_nothing(fleet: Fleet) -> None:
     assert fleet.on_all(AGENTS, SETTINGS) == before
 
 
+def test_a_wrong_url_is_refused_where_the_manager_runs_already(fleet: Fleet) -> None:
+    wrong = f"http://{LAB.manager}.{LAB.zone}:5068"
+    ran = fleet.playbook("site.yml", "--limit", f"{LAB.manager},{FIRST}", "-e", f"kattila_manager_url={wrong}")
+    assert ran.code != 0
+    assert f"{wrong} does not answer" in ran.text
+    assert set(ran.counts("changed").values()) == {0}
+
+
 def test_one_that_sees_another_record_than_the_manager_is_refused(fleet: Fleet) -> None:
     other = "".join(f"nameserver {ip}\n" for ip in addresses(LAB, LAB.other_resolver))
     fleet.on(FIRST, "cp --archive /etc/resolv.conf /run/usual.conf; cat >/etc/resolv.conf", other)
