@@ -107,7 +107,7 @@ def test_malformed_bodies(parse: Callable[[bytes], object], body: bytes, reason:
 
 def dumped(*datagrams: bytes) -> Listed:
     with kernel_that_says(*datagrams) as channel:
-        return channel.dump(18, b"", 2, least=1, room=rooms(a=2, b=2, c=2))
+        return channel.dump(18, b"", rooms(a=2, b=2, c=2), least=1)
 
 
 def rooms(**said: int) -> Room:
@@ -122,13 +122,13 @@ def test_a_dump_in_several_datagrams_is_bounded_and_counted() -> None:
 
 def test_what_is_kept_beyond_the_limit_is_bounded_as_well() -> None:
     with kernel_that_says(*[message(16, b"a") * 3 + message(16, b"b") * 3] * 2, done()) as channel:
-        found = channel.dump(18, b"", 2, room=rooms(a=2, b=4))
+        found = channel.dump(18, b"", rooms(a=2, b=4))
     assert found == Listed([b"a", b"a", b"b", b"b"], 12)
 
 
 def test_what_only_counts_takes_no_room() -> None:
     with kernel_that_says(message(16, b"c") * 3 + message(16, b"a") * 2 + message(16, b"-"), done()) as channel:
-        assert channel.dump(18, b"", 2, room=rooms(a=2, c=0)) == Listed([b"a", b"a"], 5)
+        assert channel.dump(18, b"", rooms(a=2, c=0)) == Listed([b"a", b"a"], 5)
 
 
 def test_what_answers_an_earlier_question_is_skipped() -> None:

@@ -60,7 +60,7 @@ def _table(index: int, limit: int) -> Listed:
         return limit if is_told else None
 
     question = _NEIGHBOUR.pack(socket.AF_BRIDGE, index, 0, 0, 0)
-    return rtnetlink.dump(_RTM_GETNEIGH, question, limit, least=_NEIGHBOUR.size, room=room)
+    return rtnetlink.dump(_RTM_GETNEIGH, question, room, least=_NEIGHBOUR.size)
 
 
 def _remote(body: bytes) -> str | None:

@@ -72,7 +72,7 @@ def _table(family: int, limit: int) -> Listed:
         return limit if buffer[start] == family and (state & _SHOWN or flags & _LEARNED) else None
 
     question = _NEIGHBOUR.pack(family, 0, 0, 0, 0)
-    return rtnetlink.dump(_RTM_GETNEIGH, question, limit, least=_NEIGHBOUR.size, room=room)
+    return rtnetlink.dump(_RTM_GETNEIGH, question, room, least=_NEIGHBOUR.size)
 
 
 def _neighbours(bodies: list[bytes], names: Mapping[int, str]) -> Iterator[Neighbour]:

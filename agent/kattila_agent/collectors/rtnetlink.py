@@ -113,8 +113,8 @@ class Channel:
                 return buffer[start:end]
         raise ValueError("an answer without a message")
 
-    def dump(self, kind: int, body: bytes, limit: int, *, least: int = 0, room: Room | None = None) -> Listed:
-        """Return the first `limit` messages of a table, or those that `room` says; the others are counted.
+    def dump(self, kind: int, body: bytes, room: int | Room, *, least: int = 0) -> Listed:
+        """Return the messages of a table for which there is room; the others are counted.
 
         A body shorter than `least` bytes is malformed.
 
@@ -123,11 +123,12 @@ class Channel:
             Interrupted: the table changed meanwhile.
             ValueError: the answer is malformed.
         """
+        room_for = (lambda _buffer, _start: room) if isinstance(room, int) else room
         kept: list[bytes] = []
         total = 0
         for buffer, bodies in self._table(kind, body, least):
             for start, end in bodies:
-                most = limit if room is None else room(buffer, start)
+                most = room_for(buffer, start)
                 if most is None:
                     continue
                 total += 1
@@ -153,10 +154,7 @@ class Channel:
         self._socket.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0) + body)
 
     def _answers(self, least: int = 0, *, changing: bool = False) -> Iterator[_Answer]:
-        """Yield what is received, up to the end of the answer.
-
-        Buffer by buffer: of a million routes, to pass each on by itself is what would cost most.
-        """
+        """Yield what is received, up to the end of the answer."""
         is_over = False
         while not is_over:
             buffer = self._received()
@@ -189,9 +187,9 @@ class Channel:
                 return buffer
 
 
-def dump(kind: int, body: bytes, limit: int, *, least: int = 0, room: Room | None = None) -> Listed:
+def dump(kind: int, body: bytes, room: int | Room, *, least: int = 0) -> Listed:
     """Dump a table through a channel of its own, again if it changes meanwhile; see `Channel.dump` and `settled`."""
-    return settled(lambda channel: channel.dump(kind, body, limit, least=least, room=room))
+    return settled(lambda channel: channel.dump(kind, body, room, least=least))
 
 
 def settled(read: Callable[[Channel], _Value]) -> _Value:

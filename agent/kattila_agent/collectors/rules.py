@@ -62,7 +62,7 @@ def _table(family: int, limit: int) -> Listed:
 
     asked = _RULE.pack(family, 0, 0, 0, 0, 0, 0)
     try:
-        return rtnetlink.dump(_RTM_GETRULE, asked, limit, least=_RULE.size, room=room)
+        return rtnetlink.dump(_RTM_GETRULE, asked, room, least=_RULE.size)
     except OSError as error:
         # A kernel without this family, as with ipv6.disable=1, has no rules for it.
         if error.errno != errno.EAFNOSUPPORT:
