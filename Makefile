@@ -17,7 +17,7 @@ help: ## show this help
 
 # --- Environments. A stamp tells that one is complete; a half-made one is finished by the next call.
 
-.PHONY: setup setup-manager setup-deploy setup-test setup-fleet
+.PHONY: setup setup-manager setup-deploy setup-test setup-fleet setup-fleet-programs
 setup: .venv/complete ## create .venv with agent, manager and all development tools
 	@:
 
@@ -77,7 +77,6 @@ setup-test: ## install the system packages that tests use (as root), or say what
 KERNEL_PROGRAMS := qemu-system-x86_64/qemu-system-x86 mmdebstrap/mmdebstrap mke2fs/e2fsprogs
 DEBIAN_PROGRAMS := mmdebstrap/mmdebstrap arch-test/arch-test qemu-aarch64-static/qemu-user-static
 
-.PHONY: setup-fleet-programs
 setup-fleet: setup-deploy setup-fleet-programs ## install what the lab of make fleet needs (as root)
 	@:
 

@@ -11,12 +11,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from fleet.lab import bring_up, take_down
 from fleet.place import Place, here
 from fleet.plan import LAB, underlay
-from fleet.system import LabError
+from fleet.system import LabError, told
 from fleet.up import control_environment, inside
 
 
@@ -26,24 +26,13 @@ def main(words: Sequence[str]) -> int:
     match words:
         case ["up" | "down" as what]:
             task = {"up": _bring_up, "down": _take_down}[what]
-            return _told(lambda: task(place))
+            return told(lambda: task(place))
         case ["ssh", node, *command]:
-            return _told(lambda: _become(place, ["ssh", "-F", str(place.state / "ssh_config"), node, *command]))
+            return told(lambda: _become(place, ["ssh", "-F", str(place.state / "ssh_config"), node, *command]))
         case ["run", _, *_]:
-            return _told(lambda: _become(place, words[1:]))
+            return told(lambda: _become(place, words[1:]))
     print(__doc__, file=sys.stderr)
     return 2
-
-
-def _told(task: Callable[[], None]) -> int:
-    try:
-        task()
-    except LabError as error:
-        print(f"fleet: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
 
 
 def _bring_up(place: Place) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fleet.place import here
 from fleet.root import make_root
-from fleet.system import SEARCHED, LabError, group_folders, locked
+from fleet.system import SEARCHED, group_folders, locked, told
 
 PROGRAMS = ("ip", "mmdebstrap", "setpriv", "ssh", "ssh-keygen", "sysctl", "systemd-nspawn", "unshare")
 
@@ -26,7 +26,7 @@ def main(words: Sequence[str]) -> int:
             print(skip_reason())
             return 0
         case ["root"]:
-            return _root()
+            return told(_make_root)
     print(__doc__, file=sys.stderr)
     return 2
 
@@ -46,16 +46,9 @@ def skip_reason() -> str:
     return ""
 
 
-def _root() -> int:
-    try:
-        with locked(here()):
-            make_root(here())
-    except LabError as error:
-        print(f"fleet: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+def _make_root() -> None:
+    with locked(here()):
+        make_root(here())
 
 
 if __name__ == "__main__":

@@ -59,6 +59,14 @@ def bare(fleet: Fleet) -> dict[str, Disk]:
 
 
 @pytest.fixture(scope="session")
+def untouched(bare: dict[str, Disk]) -> dict[str, Disk]:
+    """The same, for tests that compare with it: with REUSE=1 nobody may know any more what there was before."""
+    if not bare:
+        pytest.skip("the lab had been rolled out before these tests began")
+    return bare
+
+
+@pytest.fixture(scope="session")
 def rolled_out(fleet: Fleet, bare: dict[str, Disk]) -> None:
     """The roll-out, for tests that run without those of the roll-out itself."""
     if not _is_rolled_out(fleet):

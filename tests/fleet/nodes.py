@@ -166,6 +166,11 @@ class Fleet:
         self.on(LAB.resolver, "knsupdate -k /etc/knot/update.key", "\n".join([*lines, "send", ""]))
 
 
+def differences(one: Disk, other: Disk) -> set[str]:
+    """The paths that only one of them has, or that are not the same."""
+    return {path for path, _ in one.items() ^ other.items()}
+
+
 def eventually(seconds: float, ask: Callable[[], Answer], told: Callable[[Answer], bool]) -> Answer:
     """Ask until the answer tells what is wanted, and return it. Fails with the last one after so many seconds."""
     deadline = time.monotonic() + seconds

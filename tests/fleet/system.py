@@ -6,6 +6,7 @@ import fcntl
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +21,18 @@ SEARCHED = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
 class LabError(Exception):
     """The lab cannot be made or used; the text says why and what to do."""
+
+
+def told(task: Callable[[], None]) -> int:
+    """Do a task of a command, say what stops it, and return the exit code."""
+    try:
+        task()
+    except LabError as error:
+        print(f"fleet: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
 
 
 @contextmanager

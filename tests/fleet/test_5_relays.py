@@ -26,7 +26,7 @@ DROP = "; ".join((
 ))  # fmt: skip
 
 
-# Nothing but waiting is done here.
+# These wait for intervals, and leave the machine to the build of the newer manager, which test_7_manager wants.
 pytestmark = pytest.mark.usefixtures("newer_manager")
 
 
