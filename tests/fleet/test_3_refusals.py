@@ -99,7 +99,7 @@ def unfit(fleet: Fleet) -> str:
 
 
 def test_python_is_too_old(unfit: str) -> None:
-    assert re.search(r"north-db: \S+ does not run the agent, which needs Python 3\.11 .{,400}3\.10\.12", unfit)
+    assert re.search(r"north-db: \S+ cannot run the agent, which needs Python 3\.11 .{,400}3\.10\.12", unfit)
 
 
 def test_manager_cannot_be_reached_from_one_node(unfit: str) -> None:
@@ -116,7 +116,7 @@ def test_architecture_is_unknown(fleet: Fleet) -> None:
         hosts = fleet.place.state / "i686.yml"
         hosts.write_text(f"all: {{hosts: {{{VICTIM}: {{ansible_python_interpreter: {python}}}}}}}\n")
         said = refusal(fleet, "-i", str(fleet.place.state / "inventory.yml"), "-i", str(hosts))
-    assert f"{VICTIM}: this is i686" in said
+    assert f"{VICTIM}: the architecture is i686" in said
 
 
 def test_port_of_the_manager_is_taken(fleet: Fleet) -> None:

@@ -49,7 +49,9 @@ def test_one_that_sees_another_record_than_the_manager_is_refused(fleet: Fleet) 
     finally:
         fleet.on(FIRST, "cp --archive /run/usual.conf /etc/resolv.conf; rm /run/usual.conf")
     assert ran.counts("changed") == {FIRST: 0}
-    assert re.search(rf"{FIRST} sees the fingerprint [0-9a-f]{{8}}.*, and the manager has [0-9a-f]{{8}}", ran.text)
+    assert re.search(
+        rf"{FIRST} gets the key with fingerprint [0-9a-f]{{8}} .*, but the manager has [0-9a-f]{{8}}", ran.text
+    )
 
 
 @pytest.fixture(scope="module")

@@ -78,7 +78,7 @@ def after(fleet: Fleet, upgraded: Run) -> Agents:
 
 def test_a_batch_that_does_not_report_ends_the_roll_out_and_is_named(stopped: Run) -> None:
     assert stopped.code != 0
-    assert f"These do not report: {FIRST_OF_ALL}" in stopped.text
+    assert f"not reporting: {FIRST_OF_ALL}" in stopped.text
 
 
 def test_batches_after_it_are_left_as_they_are(versions_after_stop: dict[str, str]) -> None:

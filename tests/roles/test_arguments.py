@@ -1,4 +1,4 @@
-"""Roles say the same of their variables in both places, and leave no setting out."""
+"""The roles' defaults and argument specs agree, and cover every setting."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kattila_manager import config as manager_config
 ROLES = Path(__file__).parent.parent.parent / "roles"
 NAMES = sorted(path.name for path in ROLES.iterdir())
 TYPES: dict[str, type] = {"str": str, "path": str, "int": int, "bool": bool, "list": list, "dict": dict}
-# What the role's own units and folders decide.
+# Settings that follow from the role's own units and folders.
 FIXED = {"STATE_DIR", "WIREGUARD_HELPER", "CLOCK_HELPER"}
 
 
@@ -36,7 +36,7 @@ def is_expression(value: Any) -> bool:
 
 
 def optional(role: str) -> dict[str, tuple[dict[str, Any], Any]]:
-    """What has a default: by name the option and what stands in defaults."""
+    """Return the options with a default: by name the option and its value in defaults."""
     return {name: (option, defaults(role)[name]) for name, option in options(role).items() if "default" in option}
 
 
@@ -55,23 +55,23 @@ def test_variables_begin_with_the_name_of_their_role(role: str) -> None:
 
 @each_role
 def test_every_variable_is_described_and_typed(role: str) -> None:
-    told = [(option["description"], TYPES[option["type"]]) for option in options(role).values()]
-    assert all(told)
+    described = [(option["description"], TYPES[option["type"]]) for option in options(role).values()]
+    assert all(described)
     assert [
         name for name, option in options(role).items() if (option["type"] == "list") != ("elements" in option)
     ] == []
 
 
 @each_role
-def test_what_has_no_default_comes_from_the_inventory(role: str) -> None:
-    asked_for = {name: defaults(role)[name] for name in options(role).keys() - optional(role).keys()}
-    assert [name for name in asked_for if not options(role)[name].get("required", False)] == []
-    assert [name for name, value in asked_for.items() if not re.fullmatch(r"{{ kattila_\w+ }}", value)] == []
+def test_variables_without_a_default_come_from_the_inventory(role: str) -> None:
+    required = {name: defaults(role)[name] for name in options(role).keys() - optional(role).keys()}
+    assert [name for name in required if not options(role)[name].get("required", False)] == []
+    assert [name for name, value in required.items() if not re.fullmatch(r"{{ kattila_\w+ }}", value)] == []
 
 
 @each_role
-def test_defaults_are_those_that_are_told(role: str) -> None:
-    # An expression asks for what the fleet has in common, or the node, before it comes to what is told.
+def test_defaults_are_the_documented_ones(role: str) -> None:
+    # Expressions are left out: they look up fleet or node variables before they fall back to the documented default.
     plain = {name: pair for name, pair in optional(role).items() if not is_expression(pair[1])}
     assert [name for name, (option, value) in plain.items() if value != option["default"]] == []
 
@@ -79,9 +79,9 @@ def test_defaults_are_those_that_are_told(role: str) -> None:
 @each_role
 def test_defaults_are_of_their_type(role: str) -> None:
     for name, (option, value) in optional(role).items():
-        told = [each for each in (option["default"], value) if not is_expression(each)]
-        assert [each for each in told if type(each) is not TYPES[option["type"]]] == [], name
-        assert [each for each in told if each not in option.get("choices", [each])] == [], name
+        plain = [each for each in (option["default"], value) if not is_expression(each)]
+        assert [each for each in plain if type(each) is not TYPES[option["type"]]] == [], name
+        assert [each for each in plain if each not in option.get("choices", [each])] == [], name
 
 
 def test_every_setting_of_the_agent_can_be_set() -> None:
@@ -92,7 +92,7 @@ def test_every_setting_of_the_agent_can_be_set() -> None:
 
 
 @each_role
-def test_what_is_refused_later_is_refused_before_anything_is_changed(role: str) -> None:
+def test_every_entry_point_has_the_same_options(role: str) -> None:
     specs = loaded(role, "meta/argument_specs.yml")["argument_specs"]
     assert {name: spec["options"] for name, spec in specs.items()} == dict.fromkeys(specs, options(role))
 
@@ -103,7 +103,7 @@ def test_every_setting_of_the_manager_can_be_set() -> None:
     assert {*written["settings"], *written["tokens"]} == {setting.name for setting in manager_config.SETTINGS}
 
 
-def test_tokens_of_the_manager_are_drawn_on_its_node_and_never_an_argument() -> None:
+def test_the_managers_secrets_are_generated_on_its_node_and_never_passed_as_arguments() -> None:
     tasks = loaded("kattila_manager", "tasks/configure.yml")
     (written,) = [task["kattila_environment"] for task in tasks if "kattila_environment" in task]
     assert set(written["tokens"]) == {setting.name for setting in manager_config.SETTINGS if setting.is_secret}

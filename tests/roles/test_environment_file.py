@@ -1,4 +1,4 @@
-"""The file of settings that the manager's role writes: its tokens are drawn once, kept, and shown to nobody."""
+"""The module kattila_environment writes a settings file: tokens are generated once, kept, and never shown."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def tokens(path: Path) -> list[str]:
     return [str(values(path)[name]) for name in TOKENS]
 
 
-def test_tokens_are_drawn_once(path: Path) -> None:
+def test_tokens_are_generated_once(path: Path) -> None:
     assert written(path).changed
     first = tokens(path)
     assert len({*first}) == len(TOKENS)
@@ -53,43 +53,43 @@ def test_tokens_are_drawn_once(path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["READ_TOKEN=chosen-by-hand", "export READ_TOKEN = chosen-by-hand"])
-def test_a_token_that_somebody_chose_is_kept(path: Path, line: str) -> None:
+def test_a_token_set_by_hand_is_kept(path: Path, line: str) -> None:
     path.write_text(f"{line}\n")
     written(path)
     assert values(path)["READ_TOKEN"] == "chosen-by-hand"
 
 
-def test_a_token_whose_line_was_emptied_is_drawn_anew(path: Path) -> None:
+def test_an_empty_token_is_generated(path: Path) -> None:
     path.write_text("READ_TOKEN=\n")
     written(path)
     assert values(path)["READ_TOKEN"]
 
 
-def test_no_answer_tells_a_token(path: Path) -> None:
+def test_no_answer_contains_a_token(path: Path) -> None:
     answers = [written(path), written(path), written(path, MANAGER_WORKERS=3)]
     assert [token for token in tokens(path) for answer in answers if token in answer.text] == []
-    assert "READ_TOKEN=(not shown)" in answers[0].members["diff"]["after"]
+    assert "READ_TOKEN=(hidden)" in answers[0].members["diff"]["after"]
 
 
-def test_no_line_is_shown_that_it_does_not_know(path: Path) -> None:
+def test_unknown_lines_are_hidden(path: Path) -> None:
     path.write_text(
         "#READ_TOKEN=an-older-one\n  export  ADMIN_TOKEN = chosen\nPASSWORD=x-y-z\nDNS=old.example.com\nodd\n"
     )
     answer = written(path)
     assert answer.members["diff"]["before"].splitlines() == [
-        "(not shown)",
-        "ADMIN_TOKEN=(not shown)",
-        "PASSWORD=(not shown)",
+        "(hidden)",
+        "ADMIN_TOKEN=(hidden)",
+        "PASSWORD=(hidden)",
         "DNS=old.example.com",
-        "(not shown)",
+        "(hidden)",
     ]
     assert [word for word in ("an-older-one", "chosen", "x-y-z", "odd") if word in answer.text] == []
 
 
 def test_check_mode_shows_the_change_and_makes_none(path: Path) -> None:
-    told = written(path, check=True)
-    assert told.changed
-    assert "DNS=kattila.example.com" in told.members["diff"]["after"]
+    answer = written(path, check=True)
+    assert answer.changed
+    assert "DNS=kattila.example.com" in answer.members["diff"]["after"]
     assert not path.exists()
 
 
@@ -102,7 +102,7 @@ def test_a_wrong_mode_is_a_change(path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["a b", "it's", 'a"b', "back\\slash", "a#b", "a #b", "$HOME", "two\nlines"])
-def test_a_value_is_read_as_it_was_meant(path: Path, value: str) -> None:
+def test_a_value_survives_quoting(path: Path, value: str) -> None:
     written(path, LABELS=value)
     assert values(path)["LABELS"] == value
 

@@ -1,4 +1,4 @@
-"""The example of an inventory says nothing that the roll-out does not know, and holds no address of anybody."""
+"""The example inventory uses only variables that the rollout reads, and only documentation addresses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 
 CHECKOUT = Path(__file__).parent.parent.parent
 EXAMPLE = CHECKOUT / "inventory.example"
-# RFC 5737, RFC 3849, and this machine.
+# RFC 5737, RFC 3849, and loopback.
 DOCUMENTATION = tuple(map(ip_network, ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "127.0.0.0/8")))
 V6_DOCUMENTATION = ip_network("2001:db8::/32")
 
@@ -21,40 +21,40 @@ def files() -> dict[str, Any]:
 
 
 def names(value: Any) -> set[str]:
-    """All names that begin with kattila_, of variables and of groups."""
+    """Return all names of variables and groups that begin with kattila_."""
     if not isinstance(value, dict):
         return set()
     return {name for name in value if str(name).startswith("kattila_")} | set().union(*map(names, value.values()))
 
 
 def known() -> set[str]:
-    """What roles and playbooks ask for, and what the example itself does."""
+    """Return the names that roles, playbooks and the example itself read."""
     folders = ("roles", "playbooks", "inventory.example")
     texts = [path.read_text() for folder in folders for path in (CHECKOUT / folder).rglob("*.yml")]
-    asked = set(re.findall(r"{{[^}]*?\b(kattila_\w+)", "\n".join(texts)))
+    used = set(re.findall(r"{{[^}]*?\b(kattila_\w+)", "\n".join(texts)))
     specs = [yaml.safe_load(path.read_text()) for path in CHECKOUT.glob("roles/*/meta/argument_specs.yml")]
     groups = {"kattila_agents", "kattila_managers"}
-    return asked | groups | {name for spec in specs for name in spec["argument_specs"]["main"]["options"]}
+    return used | groups | {name for spec in specs for name in spec["argument_specs"]["main"]["options"]}
 
 
-def test_every_variable_in_it_is_one_that_is_asked_for() -> None:
+def test_every_variable_in_the_example_is_used() -> None:
     assert set().union(*map(names, files().values())) - known() == set()
 
 
-def test_groups_of_variables_are_groups_of_hosts() -> None:
+def test_group_vars_belong_to_groups_of_hosts() -> None:
     children = files()["hosts.yml"]["all"]["children"]
     groups = {"all", *children, *children["kattila_agents"]["children"]}
     assert {Path(name).stem for name in files() if name.startswith("group_vars/")} <= groups
 
 
-def test_it_has_several_sites_and_a_spoke_behind_a_hub() -> None:
+def test_the_example_has_several_sites_and_a_spoke_behind_a_hub() -> None:
     sites = files()["hosts.yml"]["all"]["children"]["kattila_agents"]["children"]
     roles = [host.get("kattila_role") for site in sites.values() for host in site["hosts"].values()]
     assert len(sites) > 1
     assert {"hub", "spoke"} <= set(roles)
 
 
-def test_addresses_and_names_are_those_for_documentation() -> None:
+def test_addresses_and_names_are_reserved_for_documentation() -> None:
     text = "\n".join(path.read_text() for path in EXAMPLE.rglob("*.yml"))
     v4 = re.findall(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])", text)
     v6 = re.findall(r"[0-9a-f]{1,4}(?::[0-9a-f]{0,4}){2,}", text)

@@ -1,4 +1,4 @@
-"""The module that writes several units at once."""
+"""The module kattila_units writes several units in one call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.modules import PYTHON, SKIPPED, Answer, run_module
 
 pytestmark = [
     pytest.mark.skipif(not PYTHON.exists(), reason=SKIPPED),
-    pytest.mark.skipif(os.geteuid() != 0, reason="the files are given to root"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the module sets root as the owner"),
 ]
 UNITS = {"kattila-one.service": "[Service]\n# é\n", "kattila-two@.socket": "[Socket]\n"}
 
@@ -25,20 +25,20 @@ def texts(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in folder.iterdir()}
 
 
-def test_all_are_written_and_the_second_time_none(tmp_path: Path) -> None:
+def test_all_units_are_written_once(tmp_path: Path) -> None:
     first, second = written(tmp_path, UNITS), written(tmp_path, UNITS)
     assert texts(tmp_path) == UNITS
     assert (first.members["units"], second.members["units"]) == (list(UNITS), [])
     assert (first.changed, second.changed) == (True, False)
 
 
-def test_they_belong_to_root_and_everybody_may_read_them(tmp_path: Path) -> None:
+def test_units_are_owned_by_root_and_readable_by_everyone(tmp_path: Path) -> None:
     written(tmp_path, UNITS)
     found = [path.stat() for path in tmp_path.iterdir()]
-    assert {(told.st_uid, told.st_gid, stat.S_IMODE(told.st_mode)) for told in found} == {(0, 0, 0o644)}
+    assert {(status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) for status in found} == {(0, 0, 0o644)}
 
 
-def test_only_what_differs_is_written_and_shown(tmp_path: Path) -> None:
+def test_only_units_that_differ_are_written_and_shown(tmp_path: Path) -> None:
     written(tmp_path, UNITS)
     other = tmp_path / "kattila-one.service"
     before = (tmp_path / "kattila-two@.socket").stat().st_ctime_ns
@@ -55,7 +55,7 @@ def test_only_what_differs_is_written_and_shown(tmp_path: Path) -> None:
     assert (tmp_path / "kattila-two@.socket").stat().st_ctime_ns == before
 
 
-def test_a_mode_that_was_changed_is_set_again(tmp_path: Path) -> None:
+def test_a_changed_mode_is_corrected(tmp_path: Path) -> None:
     written(tmp_path, UNITS)
     changed = tmp_path / "kattila-one.service"
     changed.chmod(0o666)
@@ -63,7 +63,7 @@ def test_a_mode_that_was_changed_is_set_again(tmp_path: Path) -> None:
     assert stat.S_IMODE(changed.stat().st_mode) == 0o644
 
 
-def test_in_check_mode_it_tells_and_writes_nothing(tmp_path: Path) -> None:
+def test_check_mode_shows_the_change_and_writes_nothing(tmp_path: Path) -> None:
     assert written(tmp_path, UNITS, check=True).members["units"] == list(UNITS)
     assert texts(tmp_path) == {}
     written(tmp_path, UNITS)
@@ -72,7 +72,7 @@ def test_in_check_mode_it_tells_and_writes_nothing(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "kattila-one.service").stat().st_mode) == 0o600
 
 
-def test_a_file_that_is_no_text_is_replaced(tmp_path: Path) -> None:
+def test_a_binary_file_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "kattila-one.service").write_bytes(b"\xff\xfe")
     assert written(tmp_path, UNITS).changed
     assert texts(tmp_path) == UNITS

@@ -1,8 +1,5 @@
 #!/usr/bin/python
-"""Ansible module: several files at once, where to ask for one after the other takes most of a roll-out's time.
-
-May live here: which files differ, and how they are replaced. Not here: what is in them.
-"""
+"""Ansible module: write several unit files in one call. One task per file took most of a rollout's time."""
 
 from __future__ import annotations
 
@@ -14,60 +11,64 @@ from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = """
 module: kattila_units
-short_description: Write units of systemd, all at once
+short_description: Write several systemd units in one call
 description:
-  - Does for several files what M(ansible.builtin.template) does for one, and asks the node once, not twice for each.
-  - They belong to root, and everybody may read them.
+  - Does for several files what M(ansible.builtin.template) does for one, with one connection to the node instead of
+    two per file.
+  - The files are owned by root and readable by everyone.
 options:
   folder:
-    description: Where they are. It must be there.
+    description: The folder to write to. It must exist.
     type: path
     default: /etc/systemd/system
   units:
-    description: Their texts, by their names.
+    description: The text of each unit, by file name.
     type: dict
     required: true
 """
 RETURN = """
 units:
-  description: Names of those that were written, or would be.
+  description: Names of the units that were written, or would be in check mode.
   type: list
   returned: always
 """
 
-_OWN = {"owner": "root", "group": "root", "mode": "0644"}
+_ATTRIBUTES = {"owner": "root", "group": "root", "mode": "0644"}
 
 
 def main() -> None:
-    """Write the files, as Ansible asks for it."""
+    """Run the module: write the files and report the changes."""
     arguments = {
         "folder": {"type": "path", "default": "/etc/systemd/system"},
         "units": {"type": "dict", "required": True},
     }
     module = AnsibleModule(argument_spec=arguments, supports_check_mode=True)
     folder = Path(module.params["folder"])
-    differences = [written(module, folder / name, text) for name, text in module.params["units"].items()]
-    made = [difference for difference in differences if difference]
-    names = [Path(difference["after_header"]).name for difference in made]
-    module.exit_json(changed=bool(made), units=names, diff=made)
+    differences = [write(module, folder / name, text) for name, text in module.params["units"].items()]
+    changes = [difference for difference in differences if difference]
+    names = [Path(difference["after_header"]).name for difference in changes]
+    module.exit_json(changed=bool(changes), units=names, diff=changes)
 
 
-def written(module: AnsibleModule, path: Path, text: str) -> dict[str, str]:
-    """Bring a file to its text, owner and mode; return what changed, or would in check mode, or nothing."""
+def write(module: AnsibleModule, path: Path, text: str) -> dict[str, str]:
+    """Write a file with its owner and mode; return the difference, empty if nothing changed.
+
+    In check mode the difference is returned and nothing is written.
+    """
     headers = {"before_header": str(path), "after_header": str(path)}
     before = path.read_bytes().decode(errors="replace") if path.exists() else ""
     if text != before and not module.check_mode:
         _replace(module, path, text)
-    wanted = module.load_file_common_arguments({"path": str(path), **_OWN})
-    belongs = not path.exists() or not module.set_fs_attributes_if_different(wanted, changed=False)
-    return {} if text == before and belongs else {"before": before, "after": text, **headers}
+    wanted = module.load_file_common_arguments({"path": str(path), **_ATTRIBUTES})
+    attributes_match = not path.exists() or not module.set_fs_attributes_if_different(wanted, changed=False)
+    return {} if text == before and attributes_match else {"before": before, "after": text, **headers}
 
 
 def _replace(module: AnsibleModule, path: Path, text: str) -> None:
-    descriptor, aside = tempfile.mkstemp(dir=module.tmpdir)
+    descriptor, temporary = tempfile.mkstemp(dir=module.tmpdir)
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         stream.write(text)
-    module.atomic_move(aside, str(path))
+    module.atomic_move(temporary, str(path))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,5 @@
 #!/usr/bin/python
-"""Ansible module: a file of settings, in which tokens are drawn once, on the node, and never told.
-
-May live here: the lines of the file, and which of them are shown. Not here: what the settings are.
-"""
+"""Ansible module: write a settings file with tokens that are generated once, on the node, and never shown."""
 
 from __future__ import annotations
 
@@ -17,26 +14,26 @@ from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = """
 module: kattila_environment
-short_description: Write a file of settings, and draw the tokens in it once
+short_description: Write a settings file, and generate its tokens once
 description:
-  - Writes lines of the form C(NAME=value). A token that the file has already is kept as it stands there, and one that
-    it has not is drawn. No token leaves the node; a difference shows that there is one, and not which.
+  - Writes lines of the form C(NAME=value). Tokens already in the file are kept, missing ones are generated.
+  - No token leaves the node. Diffs show the name of a token and hide its value.
 extends_documentation_fragment: [files]
 options:
   path:
-    description: The file. Its folder must be there.
+    description: The file. Its folder must exist.
     type: path
     required: true
   header:
-    description: A comment for its first line.
+    description: The text of the comment in the first line.
     type: str
     required: true
   settings:
-    description: The settings, in their order. One without a value is left out.
+    description: The settings, written in this order. Settings without a value are left out.
     type: dict
     required: true
   tokens:
-    description: Names of further settings, which hold a token each.
+    description: Names of the settings that hold a generated token.
     type: list
     elements: str
     default: []
@@ -45,17 +42,17 @@ options:
 _TOKEN_BYTES = 32
 _LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=(.*)")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:,*=@%+\[\]-]+")
-_NOT_SHOWN = "(not shown)"
+_HIDDEN = "(hidden)"
 
 
 def main() -> None:
-    """Write the file, as Ansible asks for it."""
+    """Run the module: write the file and report the change."""
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path", "required": True},
             "header": {"type": "str", "required": True},
             "settings": {"type": "dict", "required": True},
-            # They are names, which Ansible would take for the tokens themselves.
+            # These are names. Without no_log=False, Ansible takes them for secrets.
             "tokens": {"type": "list", "elements": "str", "default": [], "no_log": False},
         },
         add_file_common_args=True,
@@ -76,7 +73,7 @@ def main() -> None:
 
 
 def tokens_in(lines: str, names: Collection[str]) -> dict[str, str]:
-    """Return the tokens that a file has, by name, each as it stands behind the `=`."""
+    """Return the tokens in a file by name, each exactly as it stands after the `=`."""
     found = (match for line in lines.splitlines() if (match := _LINE.fullmatch(line)))
     return {match[1]: match[2].strip() for match in found if match[1] in names and match[2].strip()}
 
@@ -88,31 +85,31 @@ def text(header: str, settings: Mapping[str, object], tokens: Mapping[str, str])
 
 
 def quoted(value: str) -> str:
-    """Return a value as python-dotenv reads it, in quotes where it needs them."""
+    """Return a value in the syntax of python-dotenv, quoted if necessary."""
     if _PLAIN.fullmatch(value):
         return value
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def shown_text(lines: str, header: str, settings: Collection[str]) -> str:
-    """Return the lines of which it is known that they hold no secret, and of others the name."""
+    """Return the lines with everything hidden that may be secret; setting names stay visible."""
     return "".join(f"{_shown(line, header, settings)}\n" for line in lines.splitlines())
 
 
 def _shown(line: str, header: str, settings: Collection[str]) -> str:
     match = _LINE.fullmatch(line)
     if match:
-        return line if match[1] in settings else f"{match[1]}={_NOT_SHOWN}"
-    return line if line in ("", f"# {header}") else _NOT_SHOWN
+        return line if match[1] in settings else f"{match[1]}={_HIDDEN}"
+    return line if line in ("", f"# {header}") else _HIDDEN
 
 
 def write(module: AnsibleModule, path: Path, lines: str) -> None:
-    """Put the file in place whole; until it has its owner and mode, root alone may read it."""
+    """Replace the file atomically; only root can read it until its owner and mode are set."""
     os.umask(0o077)
-    descriptor, aside = tempfile.mkstemp(dir=module.tmpdir)
+    descriptor, temporary = tempfile.mkstemp(dir=module.tmpdir)
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         stream.write(lines)
-    module.atomic_move(aside, str(path))
+    module.atomic_move(temporary, str(path))
 
 
 if __name__ == "__main__":

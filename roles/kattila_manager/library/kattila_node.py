@@ -1,7 +1,7 @@
 #!/usr/bin/python
-"""Ansible module: what a roll-out has to know of a node beside its facts. It changes nothing.
+"""Ansible module: read what a rollout needs to know about a node beyond its facts. Changes nothing.
 
-May live here: reading that from the system, in place of programs that a node may not have.
+It reads from the system directly, because a node may lack the usual programs.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = """
 module: kattila_node
-short_description: Tell who listens at ports of a node, how much room its folders have, and which paths are there
+short_description: Return a node's listeners, free disk space and existing paths
 options:
   ports:
-    description: TCP ports, of which is told who listens there.
+    description: TCP ports whose listeners to return.
     type: list
     elements: int
     default: []
   folders:
-    description: Folders, of which is told how much can be written. They need not be there yet.
+    description: Folders whose disk space to return. They need not exist yet.
     type: list
     elements: path
     default: []
   paths:
-    description: Paths, of which is told whether they are there.
+    description: Paths to check for existence.
     type: list
     elements: path
     default: []
@@ -37,15 +37,15 @@ options:
 RETURN = """
 listeners:
   description:
-    - Every process that listens at one of the ports, as C(port), C(pid), C(program) and C(unit), the last being empty
-      for a process that no unit of systemd started.
+    - Every process that listens on one of the ports, with C(port), C(pid), C(program) and C(unit). C(unit) is empty for
+      a process that no systemd unit started.
   type: list
   elements: dict
-room:
-  description: By folder, how many MiB can be written (C(free_mib)), and how many its files have now (C(used_mib)).
+space:
+  description: By folder, the MiB that can still be written (C(free_mib)), and the size of its files (C(used_mib)).
   type: dict
-there:
-  description: By path, for those that are there, where it leads, if it is a symbolic link, or nothing.
+existing:
+  description: By existing path, the target of a symbolic link; empty for anything else.
   type: dict
 """
 
@@ -54,7 +54,7 @@ _MIB = 1024 * 1024
 
 
 def main() -> None:
-    """Answer, as Ansible asks for it."""
+    """Run the module."""
     module = AnsibleModule(
         argument_spec={
             "ports": {"type": "list", "elements": "int", "default": []},
@@ -67,23 +67,23 @@ def main() -> None:
     module.exit_json(
         changed=False,
         listeners=[listener for port in ports for listener in read_listeners(port)],
-        room={folder: read_room(Path(folder)) for folder in folders},
-        there={path: read_link(Path(path)) for path in paths if os.path.lexists(path)},
+        space={folder: read_space(Path(folder)) for folder in folders},
+        existing={path: read_link(Path(path)) for path in paths if os.path.lexists(path)},
     )
 
 
 def read_listeners(port: int, system: Path = Path("/proc")) -> list[dict[str, object]]:
-    """Return who listens at a TCP port, as RETURN says."""
+    """Return the processes that listen on a TCP port, in the form documented in RETURN."""
     tables = [path for path in (system / "net/tcp", system / "net/tcp6") if path.exists()]
     sockets = {f"socket:[{inode}]" for table in tables for inode in parse_listening(table.read_text(), port)}
     pids = sorted(int(path.name) for path in system.iterdir() if path.name.isdigit()) if sockets else []
-    found = [_told(system / str(pid), port) for pid in pids if sockets.intersection(_open_files(system / str(pid)))]
-    # A socket of the kernel, or of another container, has nobody to be named.
+    found = [_listener(system / str(pid), port) for pid in pids if sockets.intersection(_open_files(system / str(pid)))]
+    # A socket of the kernel or of another container belongs to no visible process.
     return found or ([{"port": port, "pid": 0, "program": "", "unit": ""}] if sockets else [])
 
 
 def parse_listening(table: str, port: int) -> Iterator[str]:
-    """Yield the inodes of the sockets that listen at a port, from /proc/net/tcp (proc(5))."""
+    """Yield the inodes of the sockets that listen on a port, from /proc/net/tcp (proc(5))."""
     for line in table.splitlines()[1:]:
         words = line.split()
         if words[3] == _LISTENING and int(words[1].rpartition(":")[2], 16) == port:
@@ -91,36 +91,39 @@ def parse_listening(table: str, port: int) -> Iterator[str]:
 
 
 def parse_unit(groups: str) -> str:
-    """Return the unit in whose control group a process is, from /proc/PID/cgroup (cgroups(7))."""
+    """Return the systemd unit of a process, from /proc/PID/cgroup (cgroups(7)); empty if it has none."""
     found = re.findall(r"^(?:0:|\d+:name=systemd):.*?/([^/\n]+\.(?:service|scope))", groups, re.MULTILINE)
     return str(found[0]) if found else ""
 
 
-def read_room(folder: Path) -> dict[str, int]:
-    """Return what can be written in a folder, or will be once it is made, and what the files directly in it have."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    disk = os.statvfs(there)
+def read_space(folder: Path) -> dict[str, int]:
+    """Return the free space for a folder and the size of the files directly in it, in MiB.
+
+    If the folder does not exist yet, its nearest existing parent counts.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    disk = os.statvfs(existing)
     files = folder.iterdir() if folder.is_dir() else ()
     used = sum(path.lstat().st_size for path in files)
     return {"free_mib": disk.f_bavail * disk.f_frsize // _MIB, "used_mib": used // _MIB}
 
 
 def read_link(path: Path) -> str:
-    """Return where a symbolic link leads; of anything else nothing."""
+    """Return the target of a symbolic link; empty for anything else."""
     return str(path.readlink()) if path.is_symlink() else ""
 
 
-def _told(process: Path, port: int) -> dict[str, object]:
+def _listener(process: Path, port: int) -> dict[str, object]:
     unit = program = ""
-    with suppress(OSError):  # it has ended
+    with suppress(OSError):  # the process has ended
         unit, program = parse_unit((process / "cgroup").read_text()), (process / "comm").read_text().strip()
     return {"port": port, "pid": int(process.name), "program": program, "unit": unit}
 
 
 def _open_files(process: Path) -> Iterator[str]:
-    with suppress(OSError):  # it has ended
+    with suppress(OSError):  # the process has ended
         for descriptor in (process / "fd").iterdir():
-            with suppress(OSError):  # it was closed
+            with suppress(OSError):  # the file was closed
                 yield str(descriptor.readlink())
 
 

@@ -1,0 +1,74 @@
+"""verify.yml decides from the manager's answer whether a host reports."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from report_status import FilterModule, report_status, report_table
+
+ID = "5f0c7a3e-1b2d-4c8e-9a6f-0123456789ab"
+COUNTERS = json.dumps({"agent_id": ID, "sample": 41, "tick": 1041}) + "   "
+
+
+def answer(**changed: Any) -> str:
+    agent = {
+        "agent_id": ID,
+        "state": "reporting",
+        "highest_sample": 41,
+        "age_seconds": 7,
+        "arrives": "direct",
+        "fingerprint": "1938cb9f",
+    }
+    return json.dumps({"agents": [agent | changed]})
+
+
+def problems(counters: dict[str, str], output: str) -> dict[str, str]:
+    return {row["host"]: row["problem"] for row in report_status(counters, output)}
+
+
+def test_a_host_that_reports_has_no_problem() -> None:
+    assert problems({"north-db": COUNTERS}, answer()) == {"north-db": ""}
+
+
+def test_a_host_whose_reports_are_relayed_has_no_problem() -> None:
+    assert problems({"north-db": COUNTERS}, answer(state="relayed")) == {"north-db": ""}
+
+
+def test_a_host_without_an_agent_is_named() -> None:
+    assert problems({"north-db": ""}, answer()) == {"north-db": "no agent on the host"}
+
+
+def test_an_agent_that_never_reported_is_named() -> None:
+    assert problems({"north-db": COUNTERS}, answer(agent_id=ID[::-1])) == {"north-db": "unknown to the manager"}
+
+
+def test_without_an_answer_from_the_manager_every_host_is_unknown() -> None:
+    assert problems({"north-db": COUNTERS}, "") == {"north-db": "unknown to the manager"}
+
+
+def test_a_silent_agent_is_named() -> None:
+    assert problems({"north-db": COUNTERS}, answer(state="silent")) == {"north-db": "silent"}
+
+
+def test_a_host_reports_only_once_its_newest_sample_has_arrived() -> None:
+    assert problems({"north-db": COUNTERS}, answer(highest_sample=42)) == {"north-db": ""}
+    assert problems({"north-db": COUNTERS}, answer(highest_sample=40)) == {"north-db": "sample 41 has not arrived"}
+
+
+def test_the_table_shows_age_and_key_of_the_last_report() -> None:
+    rows = report_status({"north-db": COUNTERS, "south-web": ""}, answer())
+    assert report_table(rows, "1938cb9f") == [
+        "HOST       REPORTS               LAST REPORT  ARRIVES  KEY       AGENT",
+        f"north-db   yes                   7 s ago      direct   1938cb9f  {ID}",
+        "south-web  no agent on the host  -            -        -         -",
+    ]
+
+
+def test_an_older_key_is_marked_as_previous() -> None:
+    shown = report_table(report_status({"north-db": COUNTERS}, answer()), "7b2f3c10")
+    assert "1938cb9f (previous)" in shown[1]
+
+
+def test_ansible_finds_both_filters() -> None:
+    assert set(FilterModule().filters()) == {"kattila_report_status", "kattila_report_table"}
