@@ -185,7 +185,7 @@ verify: setup-deploy ## is every node of a fleet as it was promised? make verify
 # --- Keeping it
 
 .PHONY: docs requirements clean
-docs: setup ## bring the generated parts of README.md and DESIGN.md up to date
+docs: setup ## renew the generated parts of docs/: settings and database schema
 	@$(BIN)/python docs/generate.py
 
 # Relative to each other, the order matters: later ones are constrained by earlier ones.

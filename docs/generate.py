@@ -1,4 +1,4 @@
-"""The parts of README.md and DESIGN.md that say what the code says: `make docs` writes them, a test compares them."""
+"""Write the parts of the documents that come from code: settings and database schema (`make docs`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kattila_manager.store.schema import schema_table
 from kattila_settings.reading import settings_table
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "DESIGN.md")
+DOCUMENTS = ("docs/OPERATIONS.md", "docs/SCHEMA.md")
 PARTS: dict[str, Callable[[], str]] = {
     "agent settings": lambda: settings_table(kattila_agent.config.SETTINGS),
     "manager settings": lambda: settings_table(kattila_manager.config.SETTINGS),
@@ -23,19 +23,22 @@ _PART = re.compile(r"(<!-- generated: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOT
 
 
 def generated(text: str) -> str:
-    """Return a document with its generated parts made anew; raises KeyError for a part that nobody makes."""
+    """Return the document with its generated parts renewed.
+
+    Raises: KeyError for a part that has no generator.
+    """
     return _PART.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]()}\n{part[3]}", text)
 
 
 def main() -> int:
-    """Write what changed."""
+    """Renew the generated parts of all documents; write only the files that change."""
     for name in DOCUMENTS:
         path = ROOT / name
         before = path.read_text()
         after = generated(before)
         if after != before:
             path.write_text(after)
-            print(f"{name} is brought up to date")
+            print(f"updated {name}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""README.md and DESIGN.md are true: what is generated is fresh, and what they name exists."""
+"""The documents agree with the code: generated parts are fresh; links, make targets and modules exist."""
 
 from __future__ import annotations
 
@@ -26,9 +26,13 @@ def test_every_part_stands_somewhere() -> None:
 
 
 @pytest.mark.parametrize("path", WRITTEN, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_somewhere(path: Path) -> None:
-    links = re.findall(r"\]\(([^)#:\s]+)[^)]*\)", path.read_text())
-    assert [link for link in links if not (path.parent / link).exists()] == []
+def test_links_resolve(path: Path) -> None:
+    broken = []
+    for target, heading in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)", path.read_text()):
+        linked = (path.parent / target).resolve() if target else path
+        if not linked.exists() or (heading and heading not in _anchors(linked)):
+            broken.append(f"{target}#{heading}" if heading else target)
+    assert broken == []
 
 
 def test_every_make_target_that_a_document_names_exists() -> None:
@@ -41,3 +45,13 @@ def test_every_make_target_that_a_document_names_exists() -> None:
 def _code(path: Path) -> str:
     text = path.read_text()
     return "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
+
+
+def _anchors(path: Path) -> set[str]:
+    """Return the anchors of a Markdown document's headings, as GitHub makes them."""
+    found: dict[str, int] = {}
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
+        anchor = re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        found[anchor] = found.get(anchor, -1) + 1
+    return {f"{anchor}-{number}" if number else anchor for anchor, last in found.items() for number in range(last + 1)}

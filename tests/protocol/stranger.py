@@ -1,4 +1,4 @@
-"""A client written from DESIGN.md alone, as somebody with another language would write it.
+"""A client written from docs/PROTOCOL.md alone, as somebody with another language would write it.
 
 May live here: the standard library. Nothing of ours, so that a mistake in the package cannot hide in its own tests.
 """
@@ -12,32 +12,32 @@ from typing import Any
 
 
 def purpose_key(psk: bytes, purpose: str) -> bytes:
-    """DESIGN.md, "Keys and MACs"."""
+    """docs/PROTOCOL.md, "Keys and MACs"."""
     return hmac.new(psk, b"kattila/1/" + purpose.encode("ascii"), hashlib.sha256).digest()
 
 
 def fingerprint(psk: bytes) -> str:
-    """DESIGN.md, "Keys and MACs"."""
+    """docs/PROTOCOL.md, "Keys and MACs"."""
     return hashlib.sha256(b"kattila/1/fingerprint" + psk).hexdigest()[:8]
 
 
 def mac(psk: bytes, purpose: str, message: bytes) -> str:
-    """DESIGN.md, "Keys and MACs"."""
+    """docs/PROTOCOL.md, "Keys and MACs"."""
     return hmac.new(purpose_key(psk, purpose), message, hashlib.sha256).hexdigest()
 
 
 def encode(members: dict[str, Any]) -> str:
-    """DESIGN.md, "Encoding"."""
+    """docs/PROTOCOL.md, "Encoding"."""
     return json.dumps(members, separators=(",", ":"))
 
 
 def hop_message(report_mac: str, recipient: str, path: list[str]) -> bytes:
-    """DESIGN.md, "Hops"."""
+    """docs/PROTOCOL.md, "Hops"."""
     return "\n".join([report_mac, recipient, *path]).encode("ascii")
 
 
 def report(psk: bytes, data: str, recipient: str, path: list[str], hop_psk: bytes) -> str:
-    """DESIGN.md, "A report" and "Hops": the body as its last hop sends it."""
+    """docs/PROTOCOL.md, "A report" and "Hops": the body as its last hop sends it."""
     report_mac = mac(psk, "report", data.encode("ascii"))
     hop_mac = mac(hop_psk, "hop", hop_message(report_mac, recipient, path))
     shown_path = "[" + ",".join(f'"{relay}"' for relay in path) + "]"
@@ -45,13 +45,13 @@ def report(psk: bytes, data: str, recipient: str, path: list[str], hop_psk: byte
 
 
 def request(psk: bytes, purpose: str, members: dict[str, Any]) -> str:
-    """DESIGN.md, "Messages"."""
+    """docs/PROTOCOL.md, "Messages"."""
     data = encode(members)
     return f'{{"data":{data},"hmac":"{mac(psk, purpose, data.encode("ascii"))}"}}'
 
 
 def answer(psk: bytes, body: str) -> dict[str, Any] | None:
-    """DESIGN.md, "Messages": what is signed in an answer, or None if it is not signed with this PSK."""
+    """docs/PROTOCOL.md, "Messages": what is signed in an answer, or None if it is not signed with this PSK."""
     tail = len(',"hmac":""}') + 64
     start = body.find('"data":') + len('"data":')
     data, shown_mac = body[start:-tail], body[-66:-2]
@@ -62,12 +62,12 @@ def answer(psk: bytes, body: str) -> dict[str, Any] | None:
 
 
 def peer_hmac(psk: bytes, agent_id: str, to: str, nonce: str, timestamp: str) -> str:
-    """DESIGN.md, "Peer query"."""
+    """docs/PROTOCOL.md, "Peer query"."""
     return mac(psk, "peer", f"{agent_id}\n{to}\n{nonce}\n{timestamp}".encode("ascii"))
 
 
 def window_judges(accepted: list[tuple[int, str]], tick: int, nonce: str) -> str:
-    """DESIGN.md, "Freshness": `accepted` are the messages that were taken, in any order."""
+    """docs/PROTOCOL.md, "Freshness": `accepted` are the messages that were taken, in any order."""
     last = sorted(accepted)[-120:]
     if not last or tick > last[-1][0]:
         return "fresh"
@@ -79,7 +79,7 @@ def window_judges(accepted: list[tuple[int, str]], tick: int, nonce: str) -> str
 
 
 def psk_of(records: list[list[bytes]]) -> bytes | None:
-    """DESIGN.md, "From TXT answer to PSK": the PSK, or None if the answer holds no usable one."""
+    """docs/PROTOCOL.md, "From TXT answer to PSK": the PSK, or None if the answer holds no usable one."""
     values = {b"".join(strings).strip(b" \t\r\n\v\f") for strings in records}
     marked = {value[len(b"kattila=") :].strip(b" \t\r\n\v\f") for value in values if value.startswith(b"kattila=")}
     candidates = marked or values

@@ -2,8 +2,8 @@
 
 Versions (store/migrations/versions): 0001 the first; 0002 marks late samples, and knows what agents keep and drop.
 
-May live here: the schema as SQLAlchemy Core, so that SQLite now and PostgreSQL later share it. DESIGN.md's chapter
-"Schema" is generated from the comments. Moments are ms UTC.
+May live here: the schema as SQLAlchemy Core, so that SQLite now and PostgreSQL later share it. docs/SCHEMA.md is
+generated from the comments. Moments are ms UTC.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _table(name: str, comment: str, *items: Column[object] | UniqueConstraint | 
 
 
 def schema_table() -> str:
-    """Return the tables and columns as Markdown, for DESIGN.md."""
+    """Return the tables and columns as Markdown, for docs/SCHEMA.md."""
     return "\n".join(_described(table) for table in metadata.sorted_tables)
 
 
@@ -42,7 +42,7 @@ def _described(table: Table) -> str:
         for column in table.columns
     ]
     return "\n".join(
-        [f"#### {table.name}", "", f"{table.comment}", "", "| column | type | meaning |", "|---|---|---|", *rows, ""]
+        [f"## {table.name}", "", f"{table.comment}", "", "| column | type | meaning |", "|---|---|---|", *rows, ""]
     )
 
 

@@ -57,7 +57,7 @@ class Book:
         self.stored: dict[str, Stored] = {}
         self.is_replay = False
         # What may bear the number of another measurement that the manager has already, as a disk was set back or
-        # copied (see DESIGN, Delivery). What was lost that way is `excused`.
+        # copied (see docs/PROTOCOL.md, Delivery). What was lost that way is `excused`.
         self.may_be_numbered_twice: set[str] = set()
         self.excused: set[str] = set()
         self._places: dict[tuple[str, int], str] = {}

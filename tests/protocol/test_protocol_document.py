@@ -1,4 +1,4 @@
-"""DESIGN.md says what the code does: its tables and examples are compared with it."""
+"""docs/PROTOCOL.md agrees with the code: its tables and examples are compared with it."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ from support.reports import node, registering
 from support.store import new_database
 from vectors import generate
 
-DESIGN = (Path(__file__).parents[2] / "DESIGN.md").read_text()
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "PROTOCOL.md").read_text()
 Row = list[str]
 
 
 def section(title: str) -> str:
-    """Return what stands under a heading, up to the next one of its rank or above."""
-    start = re.search(rf"^(#+) {re.escape(title)}$", DESIGN, re.MULTILINE)
-    assert start, f"DESIGN.md has no heading {title!r}"
-    rest = DESIGN[start.end() :]
+    """Return the text under a heading, up to the next one of the same or a higher level."""
+    start = re.search(rf"^(#+) {re.escape(title)}$", DOCUMENT, re.MULTILINE)
+    assert start, f"PROTOCOL.md has no heading {title!r}"
+    rest = DOCUMENT[start.end() :]
     end = re.search(rf"^#{{1,{len(start[1])}}} ", rest, re.MULTILINE)
     return rest[: end.start()] if end else rest
 
@@ -66,8 +66,8 @@ def code(cell: str) -> str:
 
 def example(name: str) -> str:
     """Return an example, its broken lines joined."""
-    found = re.search(rf"<!-- example: {name} -->\n\n((?: {{4}}.*\n)+)", DESIGN)
-    assert found, f"DESIGN.md has no example {name!r}"
+    found = re.search(rf"<!-- example: {name} -->\n\n((?: {{4}}.*\n)+)", DOCUMENT)
+    assert found, f"PROTOCOL.md has no example {name!r}"
     lines = [line[4:] for line in found[1].splitlines()]
     return re.sub(r"/\n", "", "\n".join(lines))
 
@@ -82,7 +82,7 @@ def is_row(hint: Any) -> bool:
 
 
 def type_shown(hint: Any) -> str:
-    """Say in the words of DESIGN.md what JSON a type becomes."""
+    """Say in the words of PROTOCOL.md what JSON a type becomes."""
     if hint in PLAIN:
         return PLAIN[hint]
     if is_row(hint) or is_dataclass(hint):
@@ -142,7 +142,7 @@ def test_columns(row: Any) -> None:
 
 def test_every_shape_of_data_has_its_table() -> None:
     shapes = {shape.__name__ for shape in (*data_classes(), *ROWS)}
-    assert set(re.findall(r"^#### (.+)$", section("DATA"), re.MULTILINE)) == shapes
+    assert set(re.findall(r"^### (.+)$", section("DATA"), re.MULTILINE)) == shapes
 
 
 def test_parameters_of_a_query() -> None:
@@ -256,7 +256,7 @@ def test_example_of_keys() -> None:
     shown = {line[:23].strip(): line[23:] for line in example("keys").splitlines()}
     derived = {f"purpose key, {purpose}": key.hex() for purpose, key in KEY.purpose_keys.items()}
     assert shown == {"fingerprint": KEY.fingerprint, **derived}
-    assert f"the PSK `{PSK.decode()}` ({len(PSK)} bytes)" in DESIGN
+    assert f"the PSK `{PSK.decode()}` ({len(PSK)} bytes)" in DOCUMENT
 
 
 def test_example_of_a_report() -> None:
@@ -275,12 +275,3 @@ def test_example_of_a_verdict() -> None:
 
 def test_example_of_a_query() -> None:
     assert example("peer") == "/status/peer?" + generate.peers()[0]["query_string"]
-
-
-# --- The text
-
-
-def test_links_lead_somewhere() -> None:
-    headings = re.findall(r"^#+ (.+)$", DESIGN, re.MULTILINE)
-    anchors = {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
-    assert set(re.findall(r"\]\(#(.+?)\)", DESIGN)) <= anchors
