@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from disk import filesystem, fsync_ms
-from kattila_agent.sample import Clock, Sample
 from kattila_agent.spool import Spool
 from kattila_agent.spool.bounds import on_disk
+from kattila_agent.spool.sample import Clock, Sample
 from kattila_protocol import canonical, envelope
 from kattila_protocol.signing import Key
 from reports import Shape, bodies

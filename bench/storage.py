@@ -12,10 +12,10 @@ from itertools import islice
 from pathlib import Path
 
 from disk import reports_and_bytes
-from kattila_manager import inbox
+from kattila_manager.ingest import inbox
 from kattila_manager.store import migrating
-from kattila_manager.store.filing import Filing
-from kattila_manager.store.groups import Groups, Prepared
+from kattila_manager.store.ingest.filing import Filing
+from kattila_manager.store.ingest.groups import Groups, Prepared
 from kattila_manager.store.store import Store
 from kattila_protocol.ring import Ring
 from reports import Shape, bodies

@@ -19,14 +19,15 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from kattila_agent import __version__, commands, config
+from kattila_agent import __version__, config
 from kattila_agent.ambient import Ambient
-from kattila_agent.collectors.collect import Given, measure
+from kattila_agent.commands import once
 from kattila_agent.config import Config
-from kattila_agent.fitting import TooMuchError
 from kattila_agent.identity import Identity, StateError
-from kattila_agent.measurement import Measurement
-from kattila_agent.sample import Clock
+from kattila_agent.sampling.collect import Given, measure
+from kattila_agent.sampling.fitting import TooMuchError
+from kattila_agent.sampling.measurement import Measurement
+from kattila_agent.spool.sample import Clock
 from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFile, RingFileError
 from kattila_keys.servers import Records
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"kattila-agent: {error}", file=sys.stderr)
         return 2
-    except (StateError, RingFileError, TooMuchError, commands.CommandError, OSError) as error:
+    except (StateError, RingFileError, TooMuchError, once.CommandError, OSError) as error:
         print(f"kattila-agent: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -62,16 +63,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(flags: argparse.Namespace) -> int:
     if flags.wireguard_helper:
-        from kattila_agent import wireguard_helper  # noqa: PLC0415 - one of the two runs, never both
+        from kattila_agent.helpers import wireguard_helper  # noqa: PLC0415 - one of the two runs, never both
 
         return wireguard_helper.main([])
     if flags.clock_helper:
-        from kattila_agent import clock_helper  # noqa: PLC0415 - see above
+        from kattila_agent.helpers import clock_helper  # noqa: PLC0415 - see above
 
         return clock_helper.main([])
     ambient = _ambient()
     if flags.sysinfo:
-        sys.stdout.buffer.write(commands.show(_measure_once(_given(flags.env), ambient)).encode())
+        sys.stdout.buffer.write(once.show(_measure_once(_given(flags.env), ambient)).encode())
         return 0
     if flags.check:
         return _check(flags)
@@ -99,41 +100,42 @@ def _serve(settings: Config, ambient: Ambient, identity: Identity) -> int:
 
 
 def _check(flags: argparse.Namespace) -> int:
-    from kattila_agent import checking  # noqa: PLC0415 - see _serve
+    from kattila_agent.commands import check  # noqa: PLC0415 - see _serve
 
-    found = checking.check(
+    found = check.check(
         lambda: config.read(flags.env, os.environ, Path.cwd()),
         lambda settings: _asking(settings)(),
         platform.python_version(),
     )
-    sys.stdout.write(checking.as_json(found) if flags.json else checking.as_table(found))
+    sys.stdout.write(check.as_json(found) if flags.json else check.as_table(found))
     return found.exit_code
 
 
 def _discover(flags: argparse.Namespace, settings: Config, ambient: Ambient, identity: Identity) -> int:
-    from kattila_agent import discovering, discovery  # noqa: PLC0415 - see _serve
+    from kattila_agent.commands import discover  # noqa: PLC0415 - see _serve
+    from kattila_agent.outbound import discovery  # noqa: PLC0415 - see _serve
 
     measurement = _measure_once(_given_once(settings), ambient)
-    addresses = discovering.whom_to_ask(measurement.telemetry)
-    ring = commands.usable_ring(_keys(settings, ambient), ambient.now())
+    addresses = discover.whom_to_ask(measurement.telemetry)
+    ring = once.usable_ring(_keys(settings, ambient), ambient.now())
     own_id = identity.agent_id()
 
     def ask(address: str) -> PeerAnswer:
         return discovery.ask(discovery.over_http, own_id, address, ring, ambient.nonce(), ambient.now())
 
-    progress = discovering.progress_on(sys.stderr)
-    found = discovering.survey(addresses, own_id, measurement.hostname, ask, ambient.monotonic, progress)
-    sys.stdout.write(discovering.as_json(found) if flags.json else discovering.as_table(found))
+    progress = discover.progress_on(sys.stderr)
+    found = discover.survey(addresses, own_id, measurement.hostname, ask, ambient.monotonic, progress)
+    sys.stdout.write(discover.as_json(found) if flags.json else discover.as_table(found))
     return 0
 
 
 def _dump(target: str, settings: Config, ambient: Ambient, identity: Identity) -> int:
-    ring = commands.usable_ring(_keys(settings, ambient), ambient.now())
+    ring = once.usable_ring(_keys(settings, ambient), ambient.now())
     measurement = _measure_once(_given_once(settings), ambient)
     numbers = identity.take()
     clock = Clock(ambient.now(), measurement.boot_id, ambient.since_boot_ms())
-    report = commands.signed_once(measurement, numbers, ambient.nonce(), clock, ring)
-    commands.write_dump(report, target)
+    report = once.signed_once(measurement, numbers, ambient.nonce(), clock, ring)
+    once.write_dump(report, target)
     _log.info(
         "wrote %d bytes to %s: agent %s, sample %d, tick %d, key %s",
         len(report),
@@ -148,8 +150,8 @@ def _dump(target: str, settings: Config, ambient: Ambient, identity: Identity) -
 
 def _reset(words: list[str], settings: Config, ambient: Ambient, identity: Identity) -> int:
     where, agent_id = _whom_to_reset(words, settings)
-    ring = commands.usable_ring(_keys(settings, ambient), ambient.now())
-    print(commands.reset_agent(ambient, ring, where, agent_id or identity.agent_id()))
+    ring = once.usable_ring(_keys(settings, ambient), ambient.now())
+    print(once.reset_agent(ambient, ring, where, agent_id or identity.agent_id()))
     return 0
 
 
@@ -187,7 +189,7 @@ def _given(env_file: str | None) -> Given:
 
 
 def _given_once(settings: Config) -> Given:
-    return _given_by(settings, commands.resolved(settings.manager_url) if settings.manager_url else None)
+    return _given_by(settings, once.resolved(settings.manager_url) if settings.manager_url else None)
 
 
 def _given_by(settings: Config, manager_address: str | None, clock_offset: int | None = None) -> Given:

@@ -13,15 +13,15 @@ import threading
 from dataclasses import dataclass, field
 
 from kattila_agent.ambient import Ambient
-from kattila_agent.app import make_app
-from kattila_agent.changes import Changes
+from kattila_agent.compose import Agent, MeasureFor, over_http_to
 from kattila_agent.config import Config
-from kattila_agent.draining import Draining
-from kattila_agent.fitting import TooMuchError
 from kattila_agent.identity import Identity, StateError
-from kattila_agent.joining import Agent, MeasureFor, over_http_to
-from kattila_agent.reporting import Reporter
-from kattila_agent.server import address_of, open_sockets, serve
+from kattila_agent.outbound.changes import Changes
+from kattila_agent.outbound.draining import Draining
+from kattila_agent.outbound.reporting import Reporter
+from kattila_agent.peer_api.app import make_app
+from kattila_agent.peer_api.server import address_of, open_sockets, serve
+from kattila_agent.sampling.fitting import TooMuchError
 from kattila_keys.refresh import Keys
 from kattila_settings.signals import Signals
 

@@ -18,7 +18,7 @@ from kattila_manager import compose, wording
 from kattila_manager.commands import backup, checking, fleet, history, keyring, publish
 from kattila_manager.commands.errors import CommandError
 from kattila_manager.config import SETTINGS, Config
-from kattila_manager.store.backups import BackupError
+from kattila_manager.store.admin.backups import BackupError
 from kattila_manager.store.database import DatabaseNewerError, DatabaseUnusableError
 from kattila_settings.reading import ENV_FILE_VARIABLE, ConfigError, settings_help
 

@@ -16,7 +16,10 @@ from zipimport import zipimporter
 
 from onefile import libraries
 
-HELPERS = {"-wireguard-helper": "kattila_agent.wireguard_helper", "-clock-helper": "kattila_agent.clock_helper"}
+HELPERS = {
+    "-wireguard-helper": "kattila_agent.helpers.wireguard_helper",
+    "-clock-helper": "kattila_agent.helpers.clock_helper",
+}
 # What `uname -m` says where the file runs; the build writes it.
 MACHINE_FILE = "onefile/machine"
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from kattila_manager.records import Record
-from kattila_manager.store import reading
+from kattila_manager.store.read import reading
 from kattila_manager.store.store import Store
 from kattila_protocol.envelope import cut
 from kattila_protocol.signing import Purpose

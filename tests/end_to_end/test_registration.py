@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from kattila_manager.identity import SILENCE_MS
+from kattila_manager.store.ingest.identity import SILENCE_MS
 from kattila_protocol.verdict import Verdict
 from support.manager import REGISTER, Manager, now_ms, running_manager
 from support.raw_http import JSON, all_at_once, request

@@ -27,7 +27,7 @@ Accept=yes
 SERVICE_UNIT = """[Service]
 NetworkNamespacePath=/run/netns/one
 Environment=PYTHONDONTWRITEBYTECODE=1
-ExecStart=/usr/bin/python3 -m kattila_agent.wireguard_helper
+ExecStart=/usr/bin/python3 -m kattila_agent.helpers.wireguard_helper
 StandardInput=socket
 """
 
@@ -174,7 +174,7 @@ def as_ip_shows_it() -> str:
     here = Path(__file__).parents[1]
     words = ["-m", "pytest", "-q", "-rP", "--tb=short", "--durations=5", "-p", "no:cacheprovider"]
     words += ["--import-mode=importlib", "--rootdir", "/tmp"]
-    tests = [here / f"agent/test_collectors_{name}.py" for name in ("kernel", "l2tp", "odd", "policy")]
+    tests = [here / f"agent/collectors/test_{name}.py" for name in ("kernel", "l2tp", "odd", "policy")]
     done = subprocess.run([sys.executable, "-B", *words, *tests], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-500:]
     assert " skipped" not in done.stdout, done.stdout[-3000:]

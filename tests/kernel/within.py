@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from kattila_agent.collectors import genetlink, rtnetlink
+from kattila_agent.collectors.netlink import genetlink, rtnetlink
 from kattila_agent.collectors.unix_socket import UnreadableError
 from kattila_agent.collectors.wireguard import collector, kernel, links
 from kattila_agent.collectors.wireguard.gathering import Limits, VanishedError, told

@@ -13,19 +13,20 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
-from kattila_agent.app import ForeignSource
-from kattila_agent.discovery import addresses, asking, directory
-from kattila_agent.server import MAX_AGE_SECONDS
-from kattila_manager import listing
-from kattila_manager.access import LoopbackOnly, MethodNotAllowed, NotFound, Unauthorized, UnknownAgent
-from kattila_manager.alarms import Kind as AlarmKind
-from kattila_manager.alarms import Opened
-from kattila_manager.bodies import BODY_SECONDS
-from kattila_manager.presence import Presence
+from kattila_agent.outbound.discovery import addresses, directory, queries
+from kattila_agent.peer_api.app import ForeignSource
+from kattila_agent.peer_api.server import MAX_AGE_SECONDS
+from kattila_manager.alarms.rules import Kind as AlarmKind
+from kattila_manager.alarms.rules import Opened
+from kattila_manager.api import listing
+from kattila_manager.api.access import LoopbackOnly, MethodNotAllowed, NotFound, Unauthorized, UnknownAgent
+from kattila_manager.ingest.bodies import BODY_SECONDS
 from kattila_manager.records import Agent, Alarm
-from kattila_manager.store import eventlog, registry
+from kattila_manager.store.ingest import registry
+from kattila_manager.store.ingest.writer import COMMIT_SECONDS
+from kattila_manager.store.publish import eventlog
 from kattila_manager.store.store import Store
-from kattila_manager.store.writer import COMMIT_SECONDS
+from kattila_manager.topology.presence import Presence
 from kattila_protocol import canonical, envelope, freshness, message, names, peer, registration, report, ring, txt
 from kattila_protocol.errors import PROBLEM_PREFIX, BodyTimeout, Overloaded, Refusal
 from kattila_protocol.names import MANAGER
@@ -223,7 +224,7 @@ def test_limits() -> None:
         f"{txt.MIN_PSK_BYTES} bytes",
         str(registration.MAX_HARDWARE_ADDRESSES),
         f"{peer.MAX_SHOWN} each",
-        f"{asking.ANSWER_SECONDS:g} s",
+        f"{queries.ANSWER_SECONDS:g} s",
         f"{addresses.MAX_SUBNET_ADDRESSES}, in all {addresses.MAX_GUESSES}",
         f"{BODY_SECONDS:.0f} s, then `{BodyTimeout.kind}`",
         f"{COMMIT_SECONDS:.0f} s, then `{Overloaded.kind}`",
@@ -240,8 +241,8 @@ def test_when_siblings_are_asked() -> None:
     assert silent[1] == f"from {calm.first_seconds:g} s, doubling, to {calm.last_seconds:g} s"
     assert silent[2] == f"from `min({hurried.first_seconds:g} s, interval)`, doubling, to {hurried.last_seconds:g} s"
     text = " ".join(section("Peer query").split())
-    assert f"begin {asking.PACE_SECONDS * 1000:g} to {asking.PACE_SECONDS * 1500:g} ms apart" in text
-    assert f"up to {asking.THREADS} are under way" in text
+    assert f"begin {queries.PACE_SECONDS * 1000:g} to {queries.PACE_SECONDS * 1500:g} ms apart" in text
+    assert f"up to {queries.THREADS} are under way" in text
     assert f"within the last {directory.MAX_AGE_SECONDS:g} seconds" in text
 
 

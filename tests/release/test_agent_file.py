@@ -176,7 +176,7 @@ def test_the_helper_is_the_file_and_the_standard_library(agent: str, tmp_path: P
     assert (exit_code, found.stderr[:38]) == ("2", b"usage: kattila-wireguard-helper, behin")
     prefixes = (sys.base_prefix, f"{agent}/", "/proc/self/fd/")
     assert [file for file in files if not file.startswith(prefixes)] == []
-    assert any(file.endswith("kattila_agent/wireguard_helper.py") for file in files)
+    assert any(file.endswith("kattila_agent/helpers/wireguard_helper.py") for file in files)
     assert not any("psutil" in file or "dotenv" in file for file in files)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from kattila_agent.discovery import Directory
+from kattila_agent.outbound.discovery import Directory
 from kattila_protocol.peer import PeerAnswer
 
 OWN = "00000000-0000-4000-8000-000000000000"

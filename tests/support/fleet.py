@@ -12,13 +12,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from kattila_manager import frames
-from kattila_manager.decoding import decode
 from kattila_manager.records import Filed, Incoming, RefusalCount
-from kattila_manager.store import migrating
-from kattila_manager.store.filing import Filing
-from kattila_manager.store.groups import Groups
-from kattila_manager.store.sideline import add_refusals, beat
+from kattila_manager.store import compression, migrating
+from kattila_manager.store.decoding import decode
+from kattila_manager.store.ingest.filing import Filing
+from kattila_manager.store.ingest.groups import Groups
+from kattila_manager.store.ingest.sideline import add_refusals, beat
 from kattila_manager.store.store import Store
 from kattila_protocol import canonical
 from kattila_protocol.report import Report
@@ -99,5 +98,7 @@ def fleet_in(folder: Path) -> Iterator[Fleet]:
 
 def damage(fleet: Fleet, report_id: int) -> None:
     """Overwrite what is kept of a report with something that is no report."""
-    fleet.change("UPDATE reports SET body = ? WHERE id = ?", frames.compress(json.dumps([1]).encode(), None), report_id)
+    fleet.change(
+        "UPDATE reports SET body = ? WHERE id = ?", compression.compress(json.dumps([1]).encode(), None), report_id
+    )
     fleet.change("UPDATE reports SET base_id = NULL WHERE id = ?", report_id)

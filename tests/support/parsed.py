@@ -10,7 +10,7 @@ import struct
 from kattila_agent.collectors import links, lookups, neighbours, routes, rules, tunnels
 from kattila_agent.collectors.link_table import Exit
 from kattila_agent.collectors.lookups import Answer, Question
-from kattila_agent.collectors.rtnetlink import Listed
+from kattila_agent.collectors.netlink.rtnetlink import Listed
 from kattila_protocol.report import (
     Interface,
     Lookup,

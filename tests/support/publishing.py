@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kattila_manager.publishing import Done, Publisher, Settings
+from kattila_manager.publishing.cycle import Done, Publisher, Settings
+from kattila_manager.publishing.website import Website
 from kattila_manager.records import Alarm, KeyName
-from kattila_manager.store import reading
-from kattila_manager.store.retention import Limits
-from kattila_manager.website import Website
+from kattila_manager.store.admin.retention import Limits
+from kattila_manager.store.read import reading
 from support.fleet import DAY, NOON, SECOND, Fleet
 from support.reports import KEY, node
 from support.snapshots import SOURCE

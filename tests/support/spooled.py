@@ -6,8 +6,8 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-from kattila_agent.sample import Clock, Sample
 from kattila_agent.spool import Spool
+from kattila_agent.spool.sample import Clock, Sample
 
 BLOCK = 4096
 DAY_SECONDS = 86_400

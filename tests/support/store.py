@@ -11,11 +11,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from kattila_manager import inbox
+from kattila_manager.ingest import inbox
 from kattila_manager.records import Filed, Incoming
 from kattila_manager.store import database, migrating
+from kattila_manager.store.ingest.writer import Writer
 from kattila_manager.store.store import Store
-from kattila_manager.store.writer import Writer
 from support.reports import KEY, RING
 
 

@@ -93,7 +93,7 @@ def joined_namespaces() -> Iterator[tuple[Namespace, Namespace]]:
 @contextmanager
 def helper_socket(path: Path, *prefix: str) -> Iterator[Path]:
     """Run the helper for each connection to a unix socket, as systemd does with Accept=yes; `prefix` goes before it."""
-    command = [*prefix, sys.executable, "-m", "kattila_agent.wireguard_helper"]
+    command = [*prefix, sys.executable, "-m", "kattila_agent.helpers.wireguard_helper"]
 
     def serve_one(connection: socket.socket) -> None:
         subprocess.run(command, stdin=connection.fileno(), stdout=connection.fileno(), check=False)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from kattila_agent.clock_helper import GREETING, ask_kernel
 from kattila_agent.collectors.unix_socket import UnreadableError, ask
+from kattila_agent.helpers.clock_helper import GREETING, ask_kernel
 from kattila_protocol.report import Clock
 
 # Above this the kernel calls itself unsynchronised, as nobody has corrected it for long (NTP_PHASE_LIMIT).

@@ -10,10 +10,10 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from kattila_agent.collectors import rtnetlink
 from kattila_agent.collectors.bounds import Bounded, cut, shares
 from kattila_agent.collectors.link_table import Brief
-from kattila_agent.collectors.rtnetlink import Listed
+from kattila_agent.collectors.netlink import rtnetlink
+from kattila_agent.collectors.netlink.rtnetlink import Listed
 from kattila_protocol.report import Cut, Tunnel
 
 # linux/neighbour.h

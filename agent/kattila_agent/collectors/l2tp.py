@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kattila_agent.collectors import genetlink, rtnetlink
 from kattila_agent.collectors.bounds import Bounded, some
 from kattila_agent.collectors.link_table import Brief
-from kattila_agent.collectors.rtnetlink import Attributes, Channel
+from kattila_agent.collectors.netlink import genetlink, rtnetlink
+from kattila_agent.collectors.netlink.rtnetlink import Attributes, Channel
 from kattila_protocol.report import Tunnel
 
 _LINKS = Path("/sys/class/net")

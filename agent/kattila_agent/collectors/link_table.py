@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
-from kattila_agent.collectors import rtnetlink
-from kattila_agent.collectors.rtnetlink import Attributes, Channel, Refused
+from kattila_agent.collectors.netlink import rtnetlink
+from kattila_agent.collectors.netlink.rtnetlink import Attributes, Channel, Refused
 
 _Said = TypeVar("_Said")
 

@@ -11,10 +11,11 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from kattila_agent.collectors import link_table, rtnetlink
+from kattila_agent.collectors import link_table
 from kattila_agent.collectors.bounds import Bounded, cut
 from kattila_agent.collectors.link_table import Link
-from kattila_agent.collectors.rtnetlink import Attributes, Channel, Listed
+from kattila_agent.collectors.netlink import rtnetlink
+from kattila_agent.collectors.netlink.rtnetlink import Attributes, Channel, Listed
 from kattila_protocol.canonical import MAX_INTEGER
 from kattila_protocol.report import Interface
 

@@ -12,9 +12,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from kattila_agent.collectors import link_table, routes, rtnetlink
+from kattila_agent.collectors import link_table, routes
 from kattila_agent.collectors.link_table import Exit, Link
-from kattila_agent.collectors.rtnetlink import Attributes, Channel, Refused
+from kattila_agent.collectors.netlink import rtnetlink
+from kattila_agent.collectors.netlink.rtnetlink import Attributes, Channel, Refused
 from kattila_protocol.report import Lookup, Telemetry, Tunnel, WireguardInterface
 
 # linux/rtnetlink.h

@@ -10,9 +10,10 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from kattila_agent.collectors import link_table, rtnetlink
+from kattila_agent.collectors import link_table
 from kattila_agent.collectors.bounds import Bounded, cut, shares
-from kattila_agent.collectors.rtnetlink import Listed
+from kattila_agent.collectors.netlink import rtnetlink
+from kattila_agent.collectors.netlink.rtnetlink import Listed
 from kattila_protocol.report import Neighbour
 
 # linux/neighbour.h

@@ -10,8 +10,8 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from kattila_agent.collectors import rtnetlink
-from kattila_agent.collectors.rtnetlink import Attributes, Listed
+from kattila_agent.collectors.netlink import rtnetlink
+from kattila_agent.collectors.netlink.rtnetlink import Attributes, Listed
 
 # linux/nexthop.h
 _RTM_GETNEXTHOP = 106

@@ -10,9 +10,10 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from kattila_agent.collectors import link_table, nexthops, routes, rtnetlink
+from kattila_agent.collectors import link_table, nexthops, routes
 from kattila_agent.collectors.bounds import Bounded, cut, whole
-from kattila_agent.collectors.rtnetlink import Channel, Listed
+from kattila_agent.collectors.netlink import rtnetlink
+from kattila_agent.collectors.netlink.rtnetlink import Channel, Listed
 from kattila_protocol.report import PolicyRoute, Rule
 
 # Each is a dump of its own.

@@ -15,10 +15,11 @@ from functools import lru_cache
 from operator import add
 from typing import NamedTuple
 
-from kattila_agent.collectors import link_table, nexthops, rtnetlink
+from kattila_agent.collectors import link_table, nexthops
 from kattila_agent.collectors.bounds import Bounded, cut, shares, whole
+from kattila_agent.collectors.netlink import rtnetlink
+from kattila_agent.collectors.netlink.rtnetlink import Attributes, Channel, Listed
 from kattila_agent.collectors.nexthops import Hop, Hops
-from kattila_agent.collectors.rtnetlink import Attributes, Channel, Listed
 from kattila_protocol.report import Route
 
 # linux/rtnetlink.h

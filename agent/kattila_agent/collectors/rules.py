@@ -11,9 +11,9 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kattila_agent.collectors import rtnetlink
 from kattila_agent.collectors.bounds import Bounded, cut, shares
-from kattila_agent.collectors.rtnetlink import Attributes, Listed
+from kattila_agent.collectors.netlink import rtnetlink
+from kattila_agent.collectors.netlink.rtnetlink import Attributes, Listed
 from kattila_protocol.report import Rule
 
 # linux/fib_rules.h

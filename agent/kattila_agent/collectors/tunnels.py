@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from kattila_agent.collectors import link_table, rtnetlink
+from kattila_agent.collectors import link_table
 from kattila_agent.collectors.link_table import Brief, Link
-from kattila_agent.collectors.rtnetlink import Attributes
+from kattila_agent.collectors.netlink import rtnetlink
+from kattila_agent.collectors.netlink.rtnetlink import Attributes
 from kattila_protocol.report import Tunnel
 
 # linux/if_tunnel.h: a key counts only where its flag is set.

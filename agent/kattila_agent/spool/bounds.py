@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kattila_agent.sample import Clock
+from kattila_agent.spool.sample import Clock
 
 # What most file systems give to files: the smallest takes as much.
 BLOCK_BYTES = 4096

@@ -13,10 +13,10 @@ import os
 import re
 from pathlib import Path
 
-from kattila_agent.sample import Sample
 from kattila_agent.spool import ledger, sample_file
 from kattila_agent.spool.bounds import Entry
 from kattila_agent.spool.ledger import Ledger
+from kattila_agent.spool.sample import Sample
 from kattila_agent.spool.sample_file import DamagedError
 from kattila_keys import durable
 

@@ -16,8 +16,8 @@ import re
 import sys
 import zlib
 
-from kattila_agent.sample import Sample
 from kattila_agent.spool.bounds import Entry, on_disk
+from kattila_agent.spool.sample import Sample
 from kattila_protocol.envelope import MAX_BODY_BYTES
 
 # What is beyond is no sample of ours: zlib adds 5 bytes to each 16 KiB that it cannot compress (zlib's manual).

@@ -14,11 +14,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kattila_agent.sample import Clock, Sample
 from kattila_agent.spool import bounds, sample_file
 from kattila_agent.spool.bounds import Entry
 from kattila_agent.spool.folder import Folder, SpoolInUseError
 from kattila_agent.spool.ledger import Ledger, Renumbering
+from kattila_agent.spool.sample import Clock, Sample
 from kattila_agent.spool.sample_file import DamagedError
 
 # The spool does not take the last of a disk: the ledger, the counters and the ring are replaced by writing a new file

@@ -11,8 +11,9 @@ from pathlib import Path
 from kattila_manager import compose, wording
 from kattila_manager.commands.errors import CommandError, Say
 from kattila_manager.config import Config
-from kattila_manager.store import backups, database, restoring
-from kattila_manager.store.backups import Backup
+from kattila_manager.store import database
+from kattila_manager.store.admin import backups, restoring
+from kattila_manager.store.admin.backups import Backup
 
 _MIB = 1024 * 1024
 

@@ -16,8 +16,8 @@ from kattila_manager import compose, wording
 from kattila_manager.commands.errors import Say
 from kattila_manager.config import Config
 from kattila_manager.records import Record
-from kattila_manager.store import auditing
-from kattila_manager.store.auditing import Audit, Audited
+from kattila_manager.store.admin import auditing
+from kattila_manager.store.admin.auditing import Audit, Audited
 from kattila_manager.store.database import DatabaseUnusableError
 from kattila_manager.store.store import Store, open_existing
 from kattila_protocol.ring import Ring

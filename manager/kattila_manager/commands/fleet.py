@@ -10,16 +10,18 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 
-from kattila_manager import compose, compose_publish, listing, wording
-from kattila_manager.alarms import name_of
+from kattila_manager import compose, wording
+from kattila_manager.alarms.rules import name_of
+from kattila_manager.api import listing
 from kattila_manager.commands.errors import CommandError, Say
+from kattila_manager.commands.tables import table
 from kattila_manager.config import Config
-from kattila_manager.pages import AgentRow, AlarmRow, agent_rows, alarm_rows
+from kattila_manager.pages.overview import AgentRow, AlarmRow, agent_rows, alarm_rows
 from kattila_manager.records import Agent, Record
-from kattila_manager.store import reading, registry
-from kattila_manager.store.snapshots import snapshot
+from kattila_manager.store.ingest import registry
+from kattila_manager.store.read import reading
+from kattila_manager.store.read.snapshots import snapshot
 from kattila_manager.store.store import open_existing
-from kattila_manager.tables import table
 from kattila_protocol import canonical
 
 _CLOSED_SHOWN = 100
@@ -36,7 +38,7 @@ def agents(config: Config, say: Say, *, as_json: bool) -> int:
             say(_json(listing.agents(store, config.interval_seconds * 1000, now)))
             return 0
         seen = store.read(lambda connection: snapshot(connection, {}, now))
-    rows = agent_rows(compose_publish.make_seen(config, seen, now))
+    rows = agent_rows(compose.make_seen(config, seen, now))
     header = ("AGENT", "ID", "STATE", "LAST REPORT", "ARRIVES", "SPOOL", "KEY", "VERSION", "CLOCK", "LABELS")
     say(table(header, [_agent_line(row) for row in rows]) if rows else "No agent has reported yet.")
     return 0

@@ -1,6 +1,6 @@
 """`history`: what went on at a node, as spans of time.
 
-May live here: how spans are shown in a terminal and as JSON. Not here: what they are (kattila_manager.history).
+May live here: how spans are shown in a terminal and as JSON. Not here: what they are (topology.history).
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
-from kattila_manager import compose, history, listing, wording
-from kattila_manager.alarms import name_of
+from kattila_manager import compose, wording
+from kattila_manager.alarms.rules import name_of
+from kattila_manager.api import listing
 from kattila_manager.commands.errors import Say
 from kattila_manager.commands.fleet import find_agent
+from kattila_manager.commands.tables import table
 from kattila_manager.config import Config
-from kattila_manager.history import Beside, Kind, Span
-from kattila_manager.presence import MISSED_REPORTS
 from kattila_manager.records import Agent
-from kattila_manager.store import past, reading
+from kattila_manager.store.read import past, reading
 from kattila_manager.store.store import open_existing
-from kattila_manager.tables import table
+from kattila_manager.topology import history
+from kattila_manager.topology.history import Beside, Kind, Span
+from kattila_manager.topology.presence import MISSED_REPORTS
 
 _WORDS = {
     Kind.CUT_OFF: "cut off, alive",

@@ -14,14 +14,14 @@ from typing import Any
 from kattila_keys.dns import DnsError
 from kattila_keys.ring_file import Kept, RingFile, RingFileError
 from kattila_manager import compose, wording
-from kattila_manager.alarms import name_of
+from kattila_manager.alarms.rules import name_of
 from kattila_manager.commands.errors import CommandError, Say
+from kattila_manager.commands.tables import table
 from kattila_manager.config import Config
-from kattila_manager.presence import Presence, Watch, presence
 from kattila_manager.records import Agent
-from kattila_manager.store import reading
+from kattila_manager.store.read import reading
 from kattila_manager.store.store import open_existing
-from kattila_manager.tables import table
+from kattila_manager.topology.presence import Presence, Watch, presence
 from kattila_protocol.txt import TxtError
 
 _MOST_NAMED = 10

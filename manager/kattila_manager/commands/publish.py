@@ -5,23 +5,23 @@ May live here: what is printed of it, and its exit code.
 
 from __future__ import annotations
 
-from kattila_manager import compose_publish
+from kattila_manager import compose
 from kattila_manager.commands.errors import Say
 from kattila_manager.config import Config
-from kattila_manager.publishing import Done
+from kattila_manager.publishing.cycle import Done
 from kattila_manager.wording import plural
 
 
 def once(config: Config, say: Say) -> int:
     """Publish once and say what was done; 1 if something failed."""
-    done = compose_publish.publish_once(compose_publish.make_publisher(config))
+    done = compose.publish_once(compose.make_publisher(config))
     say(_words(done, config))
     return 1 if done.failures else 0
 
 
 def every(config: Config, seconds: float) -> int:
     """Publish until SIGTERM."""
-    compose_publish.publish_every(config, seconds)
+    compose.publish_every(config, seconds)
     return 0
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from kattila_manager.store import backups, database
+from kattila_manager.store import database
+from kattila_manager.store.admin import backups
 from kattila_manager.store.database import told
 
 _log = logging.getLogger("kattila.store")

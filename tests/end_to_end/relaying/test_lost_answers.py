@@ -15,9 +15,9 @@ import pytest
 
 from kattila_agent import config
 from kattila_agent.ambient import Ambient
+from kattila_agent.compose import Agent, over_http_to
 from kattila_agent.identity import Identity
-from kattila_agent.joining import Agent, over_http_to
-from kattila_agent.measurement import Measurement
+from kattila_agent.sampling.measurement import Measurement
 from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFile
 from kattila_keys.servers import DnsError, Records

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from kattila_manager.store import reading
+from kattila_manager.store.read import reading
 from kattila_protocol import canonical
 from kattila_protocol.signing import Purpose
 from support.commands import FOUR, HOSTILE, OLD_KEY, ONE, THREE, TWO, failed, run

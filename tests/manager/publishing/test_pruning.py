@@ -6,8 +6,8 @@ import threading
 import time
 from pathlib import Path
 
-from kattila_manager.store import reading
-from kattila_manager.store.retention import Limits, prune, used_bytes
+from kattila_manager.store.admin.retention import Limits, prune, used_bytes
+from kattila_manager.store.read import reading
 from support.fleet import DAY, HOUR, MINUTE, NOON, SECOND, Fleet, fleet_in
 from support.publishing import MIB, ONE, TWO, cycle, page, publisher
 from support.reports import node, report

@@ -10,13 +10,13 @@ from typing import Any
 
 from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import Kept, RingFile
-from kattila_manager.app import Services, make_app
-from kattila_manager.counters import Counters
-from kattila_manager.intake import Intake
+from kattila_manager.api.app import Services, make_app
+from kattila_manager.ingest.intake import Intake
 from kattila_manager.records import Incoming
 from kattila_manager.store import migrating
+from kattila_manager.store.ingest.counters import Counters
+from kattila_manager.store.ingest.writer import Waiting, Writer
 from kattila_manager.store.store import Store
-from kattila_manager.store.writer import Waiting, Writer
 from support.reports import RING
 from support.store import nothing_beside, resolve
 from support.world.wsgi import Answer, call

@@ -13,15 +13,15 @@ from typing import Any, cast
 
 from kattila_agent import config
 from kattila_agent.ambient import Ambient
-from kattila_agent.app import make_app
-from kattila_agent.changes import Changes
-from kattila_agent.connection import Connection, Page, Reply, UnreachableError
+from kattila_agent.compose import Agent, Wire
 from kattila_agent.daemon import Loop
-from kattila_agent.delivery import BUDGET, REGISTER
-from kattila_agent.discovery.asking import PATH
 from kattila_agent.identity import Identity
-from kattila_agent.joining import Agent, Wire
-from kattila_agent.measurement import Measurement
+from kattila_agent.outbound.changes import Changes
+from kattila_agent.outbound.connection import Connection, Page, Reply, UnreachableError
+from kattila_agent.outbound.delivery import BUDGET, REGISTER
+from kattila_agent.outbound.discovery.queries import PATH
+from kattila_agent.peer_api.app import make_app
+from kattila_agent.sampling.measurement import Measurement
 from kattila_agent.spool import sample_file
 from kattila_agent.spool.folder import Folder
 from kattila_keys.refresh import Keys

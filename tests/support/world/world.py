@@ -13,10 +13,10 @@ from functools import partial
 from itertools import combinations, count
 from pathlib import Path
 
-from kattila_agent.connection import UnreachableError
 from kattila_agent.daemon import JITTER, next_due
-from kattila_agent.delivery import UPDATES
-from kattila_agent.discovery.asking import LOOK_SECONDS, PACE_SECONDS
+from kattila_agent.outbound.connection import UnreachableError
+from kattila_agent.outbound.delivery import UPDATES
+from kattila_agent.outbound.discovery.queries import LOOK_SECONDS, PACE_SECONDS
 from kattila_protocol import reset
 from support.reports import KEY
 from support.world.book import Book

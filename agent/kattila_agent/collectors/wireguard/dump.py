@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kattila_agent.collectors.rtnetlink import text
+from kattila_agent.collectors.netlink.rtnetlink import text
 from kattila_agent.collectors.wireguard import spelling
 from kattila_agent.collectors.wireguard.gathering import Gathering, Limits, whole_number
 from kattila_agent.collectors.wireguard.spelling import ScopeName

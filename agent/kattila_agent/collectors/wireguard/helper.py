@@ -1,7 +1,7 @@
 """What the helper sends: the dump of all interfaces from a root program behind a unix socket.
 
 May live here: the client of that socket's protocol, which DESIGN.md specifies. Not here: the helper itself
-(kattila_agent.wireguard_helper).
+(kattila_agent.helpers.wireguard_helper).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from kattila_agent.collectors.rtnetlink import text
+from kattila_agent.collectors.netlink.rtnetlink import text
 from kattila_agent.collectors.unix_socket import UnreadableError, ask, lines
 from kattila_agent.collectors.wireguard import dump, spelling
 from kattila_agent.collectors.wireguard.gathering import Gathering, Limits

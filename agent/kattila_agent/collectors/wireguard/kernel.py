@@ -11,8 +11,8 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 
-from kattila_agent.collectors import genetlink, rtnetlink
-from kattila_agent.collectors.rtnetlink import Channel
+from kattila_agent.collectors.netlink import genetlink, rtnetlink
+from kattila_agent.collectors.netlink.rtnetlink import Channel
 from kattila_agent.collectors.unix_socket import UnreadableError
 from kattila_agent.collectors.wireguard import spelling
 from kattila_agent.collectors.wireguard.gathering import Gathering, Limits, Peer, VanishedError

@@ -11,7 +11,7 @@ import re
 import socket
 from collections.abc import Callable, Mapping
 
-from kattila_agent.collectors import rtnetlink
+from kattila_agent.collectors.netlink import rtnetlink
 
 KEY_BYTES = 32
 # What names the interface of a link-local address, as the part behind "%".

@@ -1,0 +1,1 @@
+"""Netlink requests and answers (rtnetlink(7), genetlink)."""

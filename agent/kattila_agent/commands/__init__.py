@@ -1,0 +1,1 @@
+"""What the agent does once, on the command line: one module per flag."""

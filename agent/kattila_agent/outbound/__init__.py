@@ -1,0 +1,1 @@
+"""Everything the agent sends: reports to the manager or a relay, queries to other agents."""

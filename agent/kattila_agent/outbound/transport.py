@@ -1,0 +1,199 @@
+"""What carries HTTP to one server: sockets that another thread can shut down, and names resolved in bounded time.
+
+May live here: what requests and urllib3 are told to do otherwise than by themselves. Not here: what is asked, and what
+a failure is called (connection).
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.util.connection import create_connection
+
+from kattila_agent import __version__
+from kattila_agent.outbound.resolver import Resolver, numeric
+
+
+@dataclass(slots=True)
+class Request:
+    """A request that is under way: its time, and whether that is over."""
+
+    total_seconds: float
+    is_cut_off: bool = False
+
+
+class Sockets:
+    """The open sockets of a session, so that another thread can cut off a request that is under way.
+
+    Duplicates, because TLS takes the original ones over; to shut one down shuts the connection.
+    """
+
+    def __init__(self) -> None:
+        """Know none yet."""
+        self._open: set[socket.socket] = set()
+        self._done: list[socket.socket] = []
+        self.address: str | None = None
+        self._lock = threading.Lock()
+        self._under_way: Request | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._open)
+
+    def add(self, opened: socket.socket) -> socket.socket:
+        """Know one that was opened; return the duplicate by which it can be let go of."""
+        duplicate = opened.dup()
+        self.address = _address(duplicate.getpeername())
+        with self._lock:
+            self._open.add(duplicate)
+            if self._under_way is not None and self._under_way.is_cut_off:
+                # Connected at last, but too late.
+                _shut_down(duplicate)
+        return duplicate
+
+    def remove(self, duplicate: socket.socket) -> None:
+        """Let go of one that no other request will use: the body of an answer may still be read from it."""
+        with self._lock:
+            self._done.append(duplicate)
+            if self._under_way is None:
+                self._close_done()
+
+    @contextmanager
+    def cut_off_in_time(self, request: Request) -> Iterator[None]:
+        """Shut the connection down, and any that is opened afterwards, when the request's time is over."""
+        timer = threading.Timer(request.total_seconds, self._cut_off, (request,))
+        timer.daemon = True
+        with self._lock:
+            self._under_way = request
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            with self._lock:
+                self._under_way = None
+                self._close_done()
+
+    def _cut_off(self, request: Request) -> None:
+        with self._lock:
+            # The timer may come just when the request has ended, and the next one has begun.
+            if self._under_way is not request:
+                return
+            request.is_cut_off = True
+            for duplicate in self._open:
+                _shut_down(duplicate)
+
+    def _close_done(self) -> None:
+        for duplicate in self._done:
+            self._open.discard(duplicate)
+            duplicate.close()
+        self._done.clear()
+
+
+def _shut_down(duplicate: socket.socket) -> None:
+    with suppress(OSError):  # Closed by the other end already.
+        duplicate.shutdown(socket.SHUT_RDWR)
+
+
+class _Adapter(HTTPAdapter):
+    """requests' transport over connections whose sockets are known."""
+
+    def __init__(self, sockets: Sockets, resolver: Resolver, url: str) -> None:
+        self._sockets = sockets
+        self._resolver = resolver
+        # The system's certificates, SSL_CERT_FILE included, so that a manager with a private CA can be trusted.
+        self._tls = ssl.create_default_context() if url.startswith("https:") else None
+        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        if self._tls is not None:
+            kwargs["ssl_context"] = self._tls
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = _pool_classes(self._sockets, self._resolver)
+
+
+def _pool_classes(sockets: Sockets, resolver: Resolver) -> dict[str, type[HTTPConnectionPool]]:
+    class Known(HTTPConnection):
+        known: socket.socket | None = None
+
+        def _new_conn(self) -> socket.socket:
+            opened = _connect(self, resolver)
+            self.known = sockets.add(opened)
+            return opened
+
+        def close(self) -> None:
+            super().close()
+            if self.known is not None:
+                sockets.remove(self.known)
+                self.known = None
+
+    class KnownTls(Known, HTTPSConnection):
+        pass
+
+    class Pool(HTTPConnectionPool):
+        ConnectionCls = Known
+
+    class TlsPool(HTTPSConnectionPool):
+        ConnectionCls = KnownTls
+
+    return {"http": Pool, "https": TlsPool}
+
+
+def _connect(wanted: HTTPConnection, resolver: Resolver) -> socket.socket:
+    """Connect to the first address that takes it, each within the time that urllib3 allows for one."""
+    addresses = [wanted.host] if numeric(wanted.host) else resolver.addresses(wanted.host)
+    for address in addresses[:-1]:
+        with suppress(OSError):
+            return _connect_to(wanted, address)
+    return _connect_to(wanted, addresses[-1])
+
+
+def _connect_to(wanted: HTTPConnection, address: str) -> socket.socket:
+    options: Any = wanted.socket_options
+    return create_connection((address, wanted.port), wanted.timeout, socket_options=options)
+
+
+def _address(name: tuple[Any, ...]) -> str:
+    """Return the address of a socket's name, with the zone of a link-local one."""
+    host, scope = str(name[0]).partition("%")[0], name[3] if len(name) == 4 else 0
+    return f"{host}%{scope}" if scope else host
+
+
+class _Session(requests.Session):
+    """A session for which no answer is a redirect.
+
+    Told not to follow one, requests still reads and unpacks the whole body and parses where it leads: all of it as
+    large and as odd as a stranger likes.
+    """
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 - the signature is theirs
+        return None
+
+
+def session_over(sockets: Sockets, resolver: Resolver, url: str) -> requests.Session:
+    """Return a session to the server of a URL, whose sockets are known while they are open."""
+    session, adapter = _Session(), _Adapter(sockets, resolver, url)
+    # Reports go where the settings say: no proxy and no .netrc of whoever started the agent.
+    session.trust_env = False
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    session.headers.update(
+        {
+            "Accept": "application/json, application/problem+json",
+            "Accept-Encoding": "identity",
+            "Content-Type": "application/json",
+            "User-Agent": f"kattila-agent/{__version__}",
+        }
+    )
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    return session

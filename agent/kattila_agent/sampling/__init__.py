@@ -1,0 +1,1 @@
+"""One measurement: run all collectors, and cut the result until it fits into a report."""

@@ -1,0 +1,1 @@
+"""Which alarms open and close. Pure."""

@@ -1,0 +1,245 @@
+"""Two states to events: which alarms open, go on, and close.
+
+May live here: the rules, as pure functions of values. Not here: the event log (store), or how an alarm looks (pages).
+
+An alarm is about one subject: a kind, and an agent or nobody in particular. Some follow a counter, of refusals or of
+samples that an agent gave up: they open when it grew lately, count on while it grows, and close after 15 quiet minutes.
+The others last as long as a state does. Where nothing is known at the moment, alarms stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from kattila_manager.records import Agent, Alarm, KeyName, RefusalCount, Snapshot, Subject
+from kattila_manager.topology.presence import Presence, Watch, presence
+from kattila_manager.wording import moment, plural, shown, way
+from kattila_protocol.errors import BadSignature, ClockSkew, IdentityConflict, IdentityUnproven, Replay
+
+QUIET_MS = 15 * 60 * 1000
+_DETAIL_LENGTH = 500
+
+
+class Kind(StrEnum):
+    """What an alarm is about."""
+
+    BAD_SIGNATURE = "bad_signature"
+    REPLAY = "replay"
+    CLOCK_SKEW = "clock_skew"
+    IDENTITY_CONFLICT = "identity_conflict"
+    PREVIOUS_KEY = "previous_key"
+    AGENT_SILENT = "agent_silent"
+    SAMPLES_DROPPED = "samples_dropped"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Evidence for an alarm: since when, the newest of it, and what it shows.
+
+    `counter` is the counter that it follows, and `counted` where the newest alarm of the subject left it;
+    None and 0 for a state.
+    """
+
+    subject: Subject
+    since: int
+    last_at: int
+    detail: str
+    counter: int | None = None
+    counted: int = 0
+
+    @property
+    def growth(self) -> int:
+        """How often it happened since the newest alarm; 1 for a state. A counter that fell began anew."""
+        if self.counter is None:
+            return 1
+        return self.counter - self.counted if self.counter >= self.counted else self.counter
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """All evidence at one moment, and the subjects of which nothing can be said."""
+
+    found: tuple[Finding, ...]
+    unknown: frozenset[Subject]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A new alarm; its members are those of `Alarm`."""
+
+    subject: Subject
+    opened_at: int
+    last_at: int
+    count: int
+    counter: int | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """An open alarm with newer evidence."""
+
+    alarm: Alarm
+    last_at: int
+    count: int
+    counter: int | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """An open alarm that is over."""
+
+    alarm: Alarm
+    closed_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Amended:
+    """A closed alarm of which more is known by now."""
+
+    alarm: Alarm
+    detail: str
+
+
+Event = Opened | Renewed | Closed | Amended
+
+
+def compare(opened: Iterable[Alarm], findings: Findings, now: int) -> tuple[Event, ...]:
+    """Return what is to be written into the event log; nothing if nothing is new."""
+    alarms = {(alarm.kind, alarm.agent_id): alarm for alarm in opened}
+    found = {finding.subject for finding in findings.found}
+    closed = [Closed(alarm, now) for subject, alarm in alarms.items() if subject not in found | findings.unknown]
+    events = [_event(alarms.get(finding.subject), finding) for finding in findings.found]
+    return (*closed, *(event for event in events if event is not None))
+
+
+def amend(closed: Iterable[Alarm], late: Mapping[int, int]) -> tuple[Amended, ...]:
+    """Return which closed alarms of silence are to tell that their agents were alive; `late` is as in a snapshot."""
+    told = [(alarm, _cut_off(alarm, late[alarm.alarm_id])) for alarm in closed if alarm.alarm_id in late]
+    return tuple(Amended(alarm, detail) for alarm, detail in told if detail != alarm.detail)
+
+
+def findings(snapshot: Snapshot, keys: Sequence[KeyName] | None, watch: Watch) -> Findings:
+    """Look for everything that an alarm is raised for; `keys` are the ring's, None if they cannot be read."""
+    watched = [(agent, presence(agent, watch)) for agent in snapshot.agents]
+    names = {agent.agent_id: name_of(agent) for agent in snapshot.agents}
+    found = [
+        *_counted(snapshot, names, watch.now),
+        *(_previous_key(agent, keys) for agent in snapshot.agents if keys and is_on_other_key(agent, keys)),
+        *(_silent(agent, names) for agent, state in watched if state is Presence.SILENT),
+    ]
+    unheard = {(str(Kind.AGENT_SILENT), agent.agent_id) for agent, state in watched if state is Presence.UNHEARD}
+    keyless = {(str(Kind.PREVIOUS_KEY), agent.agent_id) for agent in snapshot.agents if not keys}
+    return Findings(tuple(found), frozenset(unheard | keyless))
+
+
+def is_on_other_key(agent: Agent, keys: Sequence[KeyName]) -> bool:
+    """Tell whether an agent signed its newest message with another key than the ring's current one."""
+    return bool(agent.fingerprint) and agent.fingerprint != keys[0].fingerprint
+
+
+def name_of(agent: Agent) -> str:
+    """Return what people call an agent: its host name, or its id where it has none; safe to show."""
+    return shown(agent.hostname) or agent.agent_id
+
+
+def _event(alarm: Alarm | None, finding: Finding) -> Event | None:
+    if alarm is None:
+        count = max(1, finding.growth)
+        return Opened(finding.subject, finding.since, finding.last_at, count, finding.counter, finding.detail)
+    if finding.counter is None:
+        is_news = finding.detail != alarm.detail
+        return Renewed(alarm, finding.last_at, alarm.count, None, finding.detail) if is_news else None
+    if finding.counter == alarm.counter:
+        return None
+    return Renewed(alarm, finding.last_at, alarm.count + finding.growth, finding.counter, finding.detail)
+
+
+# --- Counters
+
+# Which counters an alarm follows, and what it is a sign of that they grow.
+_COUNTED: tuple[tuple[Kind, tuple[str, ...], str], ...] = (
+    (Kind.BAD_SIGNATURE, (BadSignature.kind,), "the sender has a wrong or an outdated PSK, or is a stranger"),
+    (Kind.REPLAY, (Replay.kind,), "an old message was sent again, or the machine was set back to a snapshot"),
+    (Kind.CLOCK_SKEW, (ClockSkew.kind,), "its reports are refused until its clock is set (NTP?)"),
+    (Kind.IDENTITY_CONFLICT, (IdentityConflict.kind, IdentityUnproven.kind), ""),
+    (Kind.SAMPLES_DROPPED, (Kind.SAMPLES_DROPPED,), "too old, too many, or no space on its disk"),
+)
+
+
+def _counted(snapshot: Snapshot, names: dict[str, str], now: int) -> list[Finding]:
+    found = []
+    told = [*snapshot.refusals, *_told_by(snapshot.agents, names)]
+    for kind, counters, meaning in _COUNTED:
+        evidence = [count for count in told if count.kind in counters]
+        for agent_id in sorted({refusal.agent_id for refusal in evidence}, key=str):
+            subject = (str(kind), agent_id)
+            mine = [refusal for refusal in evidence if refusal.agent_id == agent_id]
+            found.append(_count(subject, mine, snapshot.counters.get(subject, 0), meaning))
+    return [finding for finding in found if abs(now - finding.last_at) <= QUIET_MS]
+
+
+def _count(subject: Subject, refusals: Sequence[RefusalCount], counted: int, meaning: str) -> Finding:
+    newest = max(refusals, key=lambda refusal: refusal.last_at)
+    first_at = min(refusal.first_at for refusal in refusals)
+    detail = "; ".join(part for part in (newest.detail, meaning) if part)
+    return Finding(
+        subject=subject,
+        since=max(first_at, newest.last_at - QUIET_MS) if counted == 0 else newest.last_at,
+        last_at=newest.last_at,
+        detail=shown(detail, _DETAIL_LENGTH),
+        counter=sum(refusal.count for refusal in refusals),
+        counted=counted,
+    )
+
+
+def _told_by(agents: Iterable[Agent], names: dict[str, str]) -> Iterator[RefusalCount]:
+    """Give what agents tell of themselves as if these were refusals."""
+    for agent in agents:
+        if agent.instead_of:
+            yield _issued(agent, names)
+        if agent.dropped and agent.dropped_at is not None:
+            yield _dropped(agent.agent_id, agent.dropped, agent.dropped_at, agent.dropped_after)
+
+
+def _dropped(agent_id: str, count: int, at: int, after: int | None) -> RefusalCount:
+    since = "before its first report" if after is None else f"after {moment(after)}"
+    detail = f"{plural(count, 'sample')} given up since its state folder began, the newest of them {since}"
+    return RefusalCount(Kind.SAMPLES_DROPPED, agent_id, count, at, at, detail)
+
+
+def _issued(agent: Agent, names: dict[str, str]) -> RefusalCount:
+    wanted = agent.instead_of or ""
+    detail = f"{name_of(agent)} came as {wanted}, which {names.get(wanted, 'another')} holds; it is {agent.agent_id}"
+    at = agent.first_seen_at
+    return RefusalCount(Kind.IDENTITY_CONFLICT, wanted, 1, at, at, detail)
+
+
+# --- States
+
+
+def _previous_key(agent: Agent, keys: Sequence[KeyName]) -> Finding:
+    known = any(agent.fingerprint == key.fingerprint for key in keys)
+    detail = (
+        f"signs with {agent.fingerprint}{'' if known else ', which is no longer in the ring'}; the current key "
+        f"{keys[0].fingerprint} was first seen {moment(keys[0].first_seen_at)}, and agents ask DNS every hour"
+    )
+    at = max(keys[0].first_seen_at, agent.first_seen_at)
+    return Finding((str(Kind.PREVIOUS_KEY), agent.agent_id), at, agent.last_seen_at, detail)
+
+
+def _cut_off(alarm: Alarm, late: int) -> str:
+    until = "" if alarm.closed_at is None else f" until {moment(alarm.closed_at)}"
+    came = f"{plural(late, 'sample')} came late"
+    return f"no report since {moment(alarm.opened_at)}{until}; it was cut off, alive: {came}"
+
+
+def _silent(agent: Agent, names: dict[str, str]) -> Finding:
+    last = f"the last one came {way([names.get(relay, relay) for relay in agent.relay_path])}"
+    has_reported = agent.highest_sample > 0
+    detail = f"no report since {moment(agent.last_seen_at)}; {last}" if has_reported else "registered, never reported"
+    at = agent.last_seen_at
+    return Finding((str(Kind.AGENT_SILENT), agent.agent_id), at, at, shown(detail, _DETAIL_LENGTH))

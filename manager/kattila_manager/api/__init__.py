@@ -1,0 +1,1 @@
+"""The HTTP API for readers and administrators, in Bottle."""

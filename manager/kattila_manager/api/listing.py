@@ -1,0 +1,56 @@
+"""The fleet and its alarms as JSON documents, for the API and for `--json`.
+
+May live here: values to plain members. Not here: HTTP, or tables for people (tables).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from kattila_manager.records import Agent, Alarm
+from kattila_manager.store.read import reading
+from kattila_manager.store.store import Store
+from kattila_manager.topology.presence import Watch, presence
+
+_CLOSED_SHOWN = 100
+
+
+def agents(store: Store, interval_ms: int, now: int) -> dict[str, Any]:
+    """Return all agents with their age, and whether the server is listening."""
+    fleet, listening = store.read(lambda connection: (reading.all_agents(connection), reading.listening(connection)))
+    watch = Watch(interval_ms, now, listening)
+    names = {agent.agent_id: agent.hostname for agent in fleet}
+    return {"now": now, "listening": watch.is_on, "agents": [_agent(agent, watch, names) for agent in fleet]}
+
+
+def path(relay_path: Sequence[str], names: Mapping[str, str]) -> list[dict[str, str | None]]:
+    """Return the relays of a path with their host names; of one that never reported there is none."""
+    return [{"agent_id": relay, "hostname": names.get(relay)} for relay in relay_path]
+
+
+def alarms(store: Store) -> dict[str, Any]:
+    """Return the open alarms and the newest of the closed ones."""
+    opened, closed = store.read(
+        lambda connection: (reading.open_alarms(connection), reading.closed_alarms(connection, _CLOSED_SHOWN))
+    )
+    return {"open": [_alarm(alarm) for alarm in opened], "closed": [_alarm(alarm) for alarm in closed]}
+
+
+def _agent(agent: Agent, watch: Watch, names: Mapping[str, str]) -> dict[str, Any]:
+    members = asdict(agent)
+    for internal in ("ref", "latest_report_id"):
+        del members[internal]
+    return members | {
+        "age_seconds": max(0, watch.now - agent.last_seen_at) // 1000,
+        "state": presence(agent, watch),
+        "arrives": "relayed" if agent.relay_path else "direct",
+        "path": path(agent.relay_path, names),
+    }
+
+
+def _alarm(alarm: Alarm) -> dict[str, Any]:
+    members = asdict(alarm)
+    del members["counter"]
+    return members

@@ -1,0 +1,1 @@
+"""A report's bytes to its signed answer, in the server's workers."""

@@ -1,0 +1,287 @@
+"""A snapshot to one view value per page: all that a page says, in words, in its order.
+
+May live here: what is shown, as pure functions. Not here: HTML (website, report_templates). Map, node, link and history
+pages get a view and a builder of their own beside the index.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from kattila_manager import wording
+from kattila_manager.alarms.rules import Kind, is_on_other_key, name_of
+from kattila_manager.records import Agent, Alarm, KeyName, Snapshot
+from kattila_manager.topology.presence import Presence, Watch, presence
+from kattila_protocol.report import Report
+
+_MOST_LABELS = 12
+_LABEL_LENGTH = 48
+_VERSION_LENGTH = 32
+_DETAIL_LENGTH = 600
+# Trouble first.
+_ORDER = (Presence.SILENT, Presence.UNHEARD, Presence.RELAYED, Presence.REPORTING)
+_TITLES: dict[str, str] = {
+    Kind.BAD_SIGNATURE: "Bad signature",
+    Kind.REPLAY: "Replay",
+    Kind.CLOCK_SKEW: "Clock skew",
+    Kind.IDENTITY_CONFLICT: "Identity conflict",
+    Kind.PREVIOUS_KEY: "Previous key",
+    Kind.AGENT_SILENT: "Agent silent",
+    Kind.SAMPLES_DROPPED: "Samples dropped",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a page comes from: the manager's host, its database, and its version."""
+
+    host: str
+    database: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """All that is shown: the snapshot, the ring's keys (None: it cannot be read), the moment, and where."""
+
+    snapshot: Snapshot
+    keys: Sequence[KeyName] | None
+    watch: Watch
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A moment in words, for a machine, and how long before the rendering it was."""
+
+    text: str
+    machine: str
+    ago: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRow:
+    """One agent; `key_is` is "current", "previous", or "" where the ring is not known.
+
+    `spool` says what waits on its disk and what it gave up, "" where that is nothing.
+    """
+
+    agent_id: str
+    short_id: str
+    name: str
+    state: str
+    last_report: Moment
+    arrives: str
+    spool: str
+    fingerprint: str
+    key_is: str
+    version: str
+    clock_offset: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmRow:
+    """One alarm; `agent_id` is the row that it refers to, or "" where there is none."""
+
+    kind: str
+    title: str
+    agent_id: str
+    agent: str
+    opened: Moment
+    last: Moment
+    closed: Moment | None
+    count: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """The first page; `counts` are pairs of a number and what it counts.
+
+    `level` is "good", "bad", "unknown", or "impaired": all report, but not all of them can reach the manager.
+    """
+
+    verdict: str
+    level: str
+    notes: tuple[str, ...]
+    counts: tuple[tuple[str, str], ...]
+    agents: tuple[AgentRow, ...]
+    open_alarms: tuple[AlarmRow, ...]
+    closed_alarms: tuple[AlarmRow, ...]
+    rendered: Moment
+    heartbeat: Moment | None
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A file of the site: its path, the template that makes it, and what that is given as `page`."""
+
+    path: str
+    template: str
+    view: object
+
+
+def build(seen: Seen) -> tuple[Page, ...]:
+    """Return all pages of the site."""
+    return (Page("index.html", "index.html", index(seen)),)
+
+
+def index(seen: Seen) -> Index:
+    """Return the view of the first page."""
+    snapshot, watch = seen.snapshot, seen.watch
+    states = Counter(presence(agent, watch) for agent in snapshot.agents)
+    verdict, level = _verdict(snapshot, states, watch)
+    return Index(
+        verdict=verdict,
+        level=level,
+        notes=_notes(seen),
+        counts=_counts(snapshot, states),
+        agents=agent_rows(seen),
+        open_alarms=alarm_rows(snapshot.open_alarms, snapshot.agents, watch.now),
+        closed_alarms=alarm_rows(snapshot.closed_alarms, snapshot.agents, watch.now),
+        rendered=_moment(watch.now, watch.now),
+        heartbeat=None if watch.listening is None else _moment(watch.listening[1], watch.now),
+        source=seen.source,
+    )
+
+
+def agent_rows(seen: Seen) -> tuple[AgentRow, ...]:
+    """Return the fleet, trouble first, then by name."""
+    names = _names(seen.snapshot.agents)
+    rows = [_agent_row(agent, seen, names) for agent in seen.snapshot.agents]
+    order = [state.value for state in _ORDER]
+    return tuple(sorted(rows, key=lambda row: (order.index(row.state), row.name, row.agent_id)))
+
+
+def alarm_rows(alarms: Sequence[Alarm], agents: Sequence[Agent], now: int) -> tuple[AlarmRow, ...]:
+    """Return alarms in their order, with the names of their agents."""
+    names = _names(agents)
+    return tuple(_alarm_row(alarm, names, now) for alarm in alarms)
+
+
+def _agent_row(agent: Agent, seen: Seen, names: Mapping[str, str]) -> AgentRow:
+    report = seen.snapshot.report_of(agent)
+    relays = [names.get(relay, relay) for relay in agent.relay_path]
+    return AgentRow(
+        agent_id=agent.agent_id,
+        short_id=wording.short_id(agent.agent_id),
+        name=name_of(agent),
+        state=presence(agent, seen.watch).value,
+        last_report=_moment(agent.last_seen_at, seen.watch.now),
+        arrives=wording.way(relays),
+        spool=_spool(agent),
+        fingerprint=agent.fingerprint,
+        key_is=_key_is(agent, seen.keys),
+        version=wording.shown(agent.agent_version, _VERSION_LENGTH),
+        clock_offset=wording.offset(agent.clock_offset),
+        labels=_labels(report),
+    )
+
+
+def _spool(agent: Agent) -> str:
+    parts = ((agent.waiting, "waiting"), (agent.dropped, "dropped"))
+    return ", ".join(f"{number:,} {what}" for number, what in parts if number)
+
+
+def _key_is(agent: Agent, keys: Sequence[KeyName] | None) -> str:
+    if not keys or not agent.fingerprint:
+        return ""
+    return "previous" if is_on_other_key(agent, keys) else "current"
+
+
+def _labels(report: Report | None) -> tuple[str, ...]:
+    if report is None or report.telemetry.system is None:
+        return ()
+    labels = report.telemetry.system.labels
+    texts = [wording.shown(f"{name}={labels[name]}", _LABEL_LENGTH) for name in sorted(labels)[:_MOST_LABELS]]
+    more = len(labels) - len(texts)
+    return (*texts, f"and {more} more") if more else tuple(texts)
+
+
+def _alarm_row(alarm: Alarm, names: Mapping[str, str], now: int) -> AlarmRow:
+    known = alarm.agent_id in names
+    return AlarmRow(
+        kind=alarm.kind,
+        title=_TITLES.get(alarm.kind, wording.shown(alarm.kind)),
+        agent_id=alarm.agent_id if known and alarm.agent_id else "",
+        agent=names.get(alarm.agent_id or "", wording.shown(alarm.agent_id or "")),
+        opened=_moment(alarm.opened_at, now),
+        last=_moment(alarm.last_at, now),
+        closed=None if alarm.closed_at is None else _moment(alarm.closed_at, now),
+        count=f"{alarm.count:,}",
+        detail=wording.shown(alarm.detail, _DETAIL_LENGTH),
+    )
+
+
+_NOT_HEARD = ("is not heard of since the receiver started", "are not heard of since the receiver started")
+_ONLY_RELAYED = ("reports only through others", "report only through others")
+
+
+def _verdict(snapshot: Snapshot, states: Counter[Presence], watch: Watch) -> tuple[str, str]:
+    total, alarms = len(snapshot.agents), snapshot.open_alarms
+    others = sum(alarm.kind != Kind.AGENT_SILENT for alarm in alarms)
+    bad = [
+        *([_receiver_off(watch)] if not watch.is_on else []),
+        *([_of(states[Presence.SILENT], total, "is silent", "are silent")] if states[Presence.SILENT] else []),
+        *([_alarms_open(others, len(alarms) - others)] if others else []),
+    ]
+    unheard = [_of(states[Presence.UNHEARD], total, *_NOT_HEARD)] if states[Presence.UNHEARD] and watch.is_on else []
+    relayed = [_of(states[Presence.RELAYED], total, *_ONLY_RELAYED)] if states[Presence.RELAYED] else []
+    if bad:
+        return _sentence([*bad, *relayed]), "bad"
+    if not total:
+        return "No agent has reported yet.", "unknown"
+    if unheard or relayed:
+        return _sentence([*unheard, *relayed]), "unknown" if unheard else "impaired"
+    return ("The only agent reports." if total == 1 else f"All {total:,} agents report."), "good"
+
+
+def _receiver_off(watch: Watch) -> str:
+    if watch.listening is None:
+        return "the receiver has never run"
+    return f"the receiver is not running, its last heartbeat came {_moment(watch.listening[1], watch.now).ago}"
+
+
+def _of(count: int, total: int, one: str, many: str) -> str:
+    return f"{count:,} of {wording.plural(total, 'agent')} {one if count == 1 else many}"
+
+
+def _alarms_open(others: int, rest: int) -> str:
+    other = "other " if rest else ""
+    return f"{others:,} {other}{'alarm is' if others == 1 else 'alarms are'} open"
+
+
+def _sentence(parts: Sequence[str]) -> str:
+    text = ", ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _notes(seen: Seen) -> tuple[str, ...]:
+    damaged = len(seen.snapshot.damaged)
+    newest = f"The newest report of {wording.plural(damaged, 'agent')} cannot be read: run 'kattila-manager check'."
+    ring = "No key of the ring can be read, so that nothing is said of keys: run 'kattila-manager keys'."
+    return (*([newest] if damaged else []), *([ring] if not seen.keys else []))
+
+
+def _counts(snapshot: Snapshot, states: Counter[Presence]) -> tuple[tuple[str, str], ...]:
+    numbers = (
+        (len(snapshot.agents), "agents" if len(snapshot.agents) != 1 else "agent"),
+        (states[Presence.REPORTING], "reporting"),
+        (states[Presence.RELAYED], "relayed"),
+        (states[Presence.SILENT], "silent"),
+        *(((states[Presence.UNHEARD], "not heard of yet"),) if states[Presence.UNHEARD] else ()),
+        (len(snapshot.open_alarms), "open alarms" if len(snapshot.open_alarms) != 1 else "open alarm"),
+    )
+    return tuple((f"{number:,}", label) for number, label in numbers)
+
+
+def _names(agents: Sequence[Agent]) -> dict[str, str]:
+    return {agent.agent_id: name_of(agent) for agent in agents}
+
+
+def _moment(at: int, now: int) -> Moment:
+    return Moment(wording.moment(at), wording.machine_moment(at), f"{wording.duration(now - at)} ago")

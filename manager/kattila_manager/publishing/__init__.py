@@ -1,0 +1,1 @@
+"""One publishing cycle, and the HTML that it writes."""

@@ -1,0 +1,1 @@
+"""Backups, restoring, retention and the audit of stored reports."""

@@ -1,0 +1,90 @@
+"""The audit log read back: is every report there byte for byte, and does it say what its row says?
+
+May live here: reading in the order of arrival, in slices, so that no read transaction lasts long. Not here: whether a
+MAC is right (commands.checking), which takes the keys.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import zstandard
+from sqlalchemy import Connection, Row, func, select
+
+from kattila_manager.records import Record
+from kattila_manager.store import compression
+from kattila_manager.store.decoding import decode
+from kattila_manager.store.read import reading
+from kattila_manager.store.schema import agents, reports
+from kattila_protocol.errors import Malformed
+
+SLICE = 1000
+# Two DATA of some kB each for every group that reports of the moment belong to.
+_MAX_GROUPS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """One row: the report, or what is wrong with it."""
+
+    report_id: int
+    record: Record | None
+    problem: str = ""
+
+
+class Audit:
+    """One pass through the log; for one thread."""
+
+    def __init__(self) -> None:
+        """Begin before the first report."""
+        self._after_id = 0
+        self._groups: OrderedDict[int, dict[int, bytes]] = OrderedDict()
+
+    def next_slice(self, connection: Connection) -> list[Audited]:
+        """Return the next reports, none at the end."""
+        query = (
+            select(reports, agents.c.agent_id)
+            .join(agents, agents.c.ref == reports.c.agent_ref)
+            .where((reports.c.id > self._after_id) & reading.IS_WHOLE)
+            .order_by(reports.c.id)
+            .limit(SLICE)
+        )
+        audited = [self._audit(connection, row) for row in connection.execute(query)]
+        if audited:
+            self._after_id = audited[-1].report_id
+        return audited
+
+    def _audit(self, connection: Connection, row: Row[Any]) -> Audited:
+        try:
+            data = self._data(connection, row)
+            report = decode(data)
+        except (LookupError, zstandard.ZstdError, Malformed) as error:
+            return Audited(row.id, None, f"cannot be read ({error})")
+        if (report.agent_id, report.sample, report.tick) != (row.agent_id, row.sample, row.tick):
+            return Audited(row.id, None, "says another agent, sample or tick than its row")
+        return Audited(row.id, reading.record_of(row, data))
+
+    def _data(self, connection: Connection, row: Row[Any]) -> bytes:
+        group = self._groups.pop(row.key_id, {})
+        base_id = row.base_id
+        base = None if base_id is None else group.get(base_id) or reading.data_of(connection, base_id)
+        data = compression.expand(row.body, base)
+        # Later ones are compressed against the key or the one before (frames).
+        self._groups[row.key_id] = {key: kept for key, kept in group.items() if key == row.key_id} | {row.id: data}
+        if len(self._groups) > _MAX_GROUPS:
+            self._groups.popitem(last=False)
+        return data
+
+
+def integrity(connection: Connection) -> list[str]:
+    """Return what SQLite finds wrong with the file (PRAGMA integrity_check, foreign_key_check)."""
+    found = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check") if row[0] != "ok"]
+    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+    return found + [f"a row of {row[0]} refers to a missing row of {row[2]}" for row in broken]
+
+
+def report_count(connection: Connection) -> int:
+    """Return how many reports the log holds."""
+    return int(connection.execute(select(func.count()).select_from(reports)).scalar() or 0)

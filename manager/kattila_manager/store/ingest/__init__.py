@@ -1,0 +1,1 @@
+"""Filing reports: write transactions of the server."""

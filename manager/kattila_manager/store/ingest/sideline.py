@@ -1,0 +1,68 @@
+"""What a server's worker writes beside reports: refusal counters and its heartbeat.
+
+May live here: the rows of `refusals` and `receivers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from kattila_manager.records import RefusalCount
+from kattila_manager.store.ingest.counters import Counters
+from kattila_manager.store.schema import receivers, refusals
+
+HEARTBEAT_MS = 5000
+# A gap longer than this between heartbeats means that nobody was listening.
+ABSENCE_MS = 4 * HEARTBEAT_MS
+_COUNTERS_MS = 1000
+
+
+class Sideline:
+    """Writes along with the writer's transactions, each thing not more often than it needs."""
+
+    def __init__(self, counters: Counters, worker: int, clock: Callable[[], int]) -> None:
+        """Take the counters to write, the worker's process id, and the clock (ms UTC)."""
+        self._counters = counters
+        self._worker = worker
+        self._clock = clock
+        self._beaten_at = 0
+        self._counted_at = 0
+
+    def __call__(self, connection: Connection) -> None:
+        """Write what is due."""
+        now = self._clock()
+        if not 0 <= now - self._counted_at < _COUNTERS_MS:
+            self._count(connection)
+            self._counted_at = now
+        if not 0 <= now - self._beaten_at < HEARTBEAT_MS:
+            beat(connection, self._worker, now)
+            self._beaten_at = now
+
+    def _count(self, connection: Connection) -> None:
+        counts = self._counters.take()
+        try:
+            for count in counts:
+                add_refusals(connection, count)
+        except Exception:
+            self._counters.put_back(counts)
+            raise
+
+
+def add_refusals(connection: Connection, count: RefusalCount) -> None:
+    """Add to the counter of a kind and agent."""
+    key = {"kind": count.kind, "agent_id": count.agent_id or ""}
+    mine = (refusals.c.kind == key["kind"]) & (refusals.c.agent_id == key["agent_id"])
+    newest = {"last_at": count.last_at, "detail": count.detail}
+    added = connection.execute(update(refusals).where(mine).values(count=refusals.c.count + count.count, **newest))
+    if added.rowcount == 0:
+        connection.execute(insert(refusals).values(**key, count=count.count, first_at=count.first_at, **newest))
+
+
+def beat(connection: Connection, worker: int, now: int) -> None:
+    """Say that this worker is alive; it continues the time of those that are, so that a restart is no absence."""
+    alive = receivers.c.alive_at.between(now - ABSENCE_MS, now + ABSENCE_MS)
+    since = connection.execute(select(func.min(receivers.c.up_since)).where(alive)).scalar()
+    connection.execute(delete(receivers).where((receivers.c.worker == worker) | ~alive))
+    connection.execute(insert(receivers).values(worker=worker, up_since=now if since is None else since, alive_at=now))

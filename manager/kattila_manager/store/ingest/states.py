@@ -1,0 +1,163 @@
+"""The rows of the agents table that a write transaction judges against: read, changed, written back.
+
+May live here: how an agent's state lies in the table. Not here: the rules (identity, windows, filing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from operator import attrgetter
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, insert, select, update
+
+from kattila_manager.store.ingest.identity import Claim, Identity, Ruling, bind, judge
+from kattila_manager.store.schema import agent_boots, agents, for_driver
+from kattila_protocol.registration import hardware_addresses
+from kattila_protocol.report import Report
+
+
+@dataclass(slots=True)
+class State:
+    """One agent as the transaction sees it; the fields are columns of the agents table."""
+
+    ref: int
+    agent_id: str
+    hostname: str
+    agent_version: str
+    first_seen_at: int
+    last_seen_at: int
+    highest_tick: int
+    highest_sample: int
+    latest_report_id: int | None
+    window: bytes
+    fingerprint: str
+    clock_offset: int
+    relay_path: str
+    boot_id: str
+    boot_hardware: str
+    hardware: str
+    challenger_boot_id: str
+    reset_at: int
+    waiting: int | None = None
+    dropped: int | None = None
+    dropped_at: int | None = None
+    dropped_after: int | None = None
+
+
+_NAMES = tuple(field.name for field in fields(State))
+_COLUMNS = [agents.c[name] for name in _NAMES]
+_SELECT = select(*_COLUMNS).where(agents.c.agent_id.in_(bindparam("ids", expanding=True)))
+_CHANGING = [name for name in _NAMES if name not in ("ref", "agent_id", "first_seen_at")]
+_CREATE = insert(agents).returning(agents.c.ref)
+_UPDATE = for_driver(
+    update(agents)
+    .where(agents.c.ref == bindparam("b_ref"))
+    .ordered_values(*((agents.c[name], bindparam(name)) for name in _CHANGING))
+)
+
+
+_changing_of = attrgetter(*_CHANGING)
+
+
+def load(connection: Connection, agent_ids: Iterable[str]) -> dict[str, State]:
+    """Read the states of those of these ids that are known."""
+    rows = connection.execute(_SELECT, {"ids": list(set(agent_ids))})
+    return {row[1]: State(*row) for row in rows}
+
+
+def save(connection: Connection, states: Iterable[State]) -> None:
+    """Write changed states back."""
+    rows = [(*_changing_of(state), state.ref) for state in states]
+    if rows:
+        connection.exec_driver_sql(_UPDATE, rows)
+
+
+def create(
+    connection: Connection, agent_id: str, hostname: str, claim: Claim, now: int, instead_of: str | None
+) -> State:
+    """Bind an id that nobody holds."""
+    identity = bind(claim)
+    columns: dict[str, Any] = {
+        "agent_id": agent_id,
+        "hostname": hostname,
+        "agent_version": "",
+        "first_seen_at": now,
+        "last_seen_at": now,
+        "highest_tick": 0,
+        "highest_sample": 0,
+        "latest_report_id": None,
+        "window": b"",
+        "fingerprint": "",
+        "clock_offset": 0,
+        "relay_path": "",
+        "boot_id": identity.boot_id,
+        "boot_hardware": _join(identity.boot_hardware),
+        "hardware": _join(identity.hardware),
+        "challenger_boot_id": "",
+        "reset_at": 0,
+    }
+    ref = connection.execute(_CREATE, columns | {"instead_of": instead_of}).scalar_one()
+    connection.execute(insert(agent_boots).values(agent_ref=ref, boot_id=claim.boot_id, first_seen_at=now, refused=0))
+    return State(ref=ref, **columns)
+
+
+def claim_of(report: Report) -> Claim:
+    """Return what a report claims of its machine."""
+    return Claim(report.boot_id, hardware_addresses(report.telemetry.interfaces))
+
+
+def rule(connection: Connection, state: State, claim: Claim, now: int, *, is_newest: bool) -> Ruling:
+    """Judge a claim to this state's id (see `judge`) and note what follows; the caller saves the state."""
+    known = _identity(connection, state)
+    ruling, after = judge(known, claim, now - state.last_seen_at, is_newest=is_newest)
+    if after != known:
+        _note(connection, state, known, after, now)
+    return ruling
+
+
+def is_known(connection: Connection, state: State, boot_id: str) -> bool:
+    """Tell whether it is settled what a boot is: the one that holds the id, or a newcomer that was refused."""
+    return boot_id == state.boot_id or boot_id in _identity(connection, state).refused
+
+
+def refused_as(connection: Connection, boot_id: str) -> str | None:
+    """Return the id that a boot was refused under last, as another machine holds it; None if it never was."""
+    mine = (agent_boots.c.boot_id == boot_id) & (agent_boots.c.refused == 1)
+    under = select(agents.c.agent_id).join(agent_boots, agent_boots.c.agent_ref == agents.c.ref).where(mine)
+    return connection.execute(under.order_by(agent_boots.c.first_seen_at.desc()).limit(1)).scalar()
+
+
+def _identity(connection: Connection, state: State) -> Identity:
+    boots = connection.execute(
+        select(agent_boots.c.boot_id, agent_boots.c.refused).where(agent_boots.c.agent_ref == state.ref)
+    ).all()
+    return Identity(
+        boot_id=state.boot_id,
+        boot_hardware=_split(state.boot_hardware),
+        hardware=_split(state.hardware),
+        challenger=state.challenger_boot_id,
+        former=frozenset(boot for boot, refused in boots if not refused and boot != state.boot_id),
+        refused=frozenset(boot for boot, refused in boots if refused),
+    )
+
+
+def _note(connection: Connection, state: State, known: Identity, after: Identity, now: int) -> None:
+    state.boot_id, state.challenger_boot_id = after.boot_id, after.challenger
+    state.boot_hardware, state.hardware = _join(after.boot_hardware), _join(after.hardware)
+    fresh = (after.refused | {after.boot_id}) - known.refused - known.former - {known.boot_id}
+    for boot_id in sorted(fresh):
+        row = {"agent_ref": state.ref, "boot_id": boot_id, "first_seen_at": now, "refused": 0}
+        connection.execute(insert(agent_boots).values(row))
+    for boot_id in sorted(after.refused - known.refused):
+        mine = (agent_boots.c.agent_ref == state.ref) & (agent_boots.c.boot_id == boot_id)
+        connection.execute(update(agent_boots).where(mine).values(refused=1))
+
+
+def _join(addresses: frozenset[str]) -> str:
+    return ",".join(sorted(addresses))
+
+
+def _split(text: str) -> frozenset[str]:
+    return frozenset(text.split(",")) if text else frozenset()

@@ -1,0 +1,1 @@
+"""Write statements of the publisher."""

@@ -1,0 +1,172 @@
+"""What the rest of the manager reads from the database, as frozen values.
+
+May live here: queries. A report is read by following its bases, at most eight of them (frames).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select
+
+from kattila_manager.records import Agent, Alarm, Record, RefusalCount, Subject
+from kattila_manager.store import compression
+from kattila_manager.store.schema import agents, alarms, receivers, refusals, reports
+
+_AGENT = (
+    agents.c.ref,
+    agents.c.agent_id,
+    agents.c.hostname,
+    agents.c.agent_version,
+    agents.c.first_seen_at,
+    agents.c.last_seen_at,
+    agents.c.highest_sample,
+    agents.c.fingerprint,
+    agents.c.clock_offset,
+    agents.c.relay_path,
+    agents.c.latest_report_id,
+    agents.c.instead_of,
+    agents.c.waiting,
+    agents.c.dropped,
+    agents.c.dropped_at,
+    agents.c.dropped_after,
+)
+
+
+# Reports are pruned in the order of their ids, so a group is whole as long as its key is not before the first of them.
+IS_WHOLE = reports.c.key_id >= select(func.min(reports.c.id)).scalar_subquery()
+
+
+def all_agents(connection: Connection) -> tuple[Agent, ...]:
+    """Return the fleet, by host name and id."""
+    rows = connection.execute(select(*_AGENT).order_by(agents.c.hostname, agents.c.agent_id))
+    return tuple(_agent(row) for row in rows)
+
+
+def open_alarms(connection: Connection) -> tuple[Alarm, ...]:
+    """Return the alarms that are open, newest first."""
+    return _alarms(connection, alarms.c.closed_at.is_(None), limit=None)
+
+
+def closed_alarms(connection: Connection, limit: int) -> tuple[Alarm, ...]:
+    """Return the newest alarms that are closed."""
+    return _alarms(connection, alarms.c.closed_at.is_not(None), limit)
+
+
+def alarms_closed_since(connection: Connection, since: int, limit: int) -> tuple[Alarm, ...]:
+    """Return the newest alarms that were closed at `since` (ms UTC) or later."""
+    return _alarms(connection, alarms.c.closed_at >= since, limit)
+
+
+def alarm_counters(connection: Connection) -> dict[Subject, int]:
+    """Return where the newest alarm of each subject left the counter that it follows."""
+    newest = select(func.max(alarms.c.id)).group_by(alarms.c.kind, alarms.c.agent_id)
+    query = select(alarms.c.kind, alarms.c.agent_id, alarms.c.counter).where(alarms.c.id.in_(newest))
+    return {(kind, agent_id): counter for kind, agent_id, counter in connection.execute(query) if counter is not None}
+
+
+def refusal_counts(connection: Connection) -> tuple[RefusalCount, ...]:
+    """Return the counters of refused messages, by kind and agent."""
+    query = select(
+        refusals.c.kind,
+        refusals.c.agent_id,
+        refusals.c.count,
+        refusals.c.first_at,
+        refusals.c.last_at,
+        refusals.c.detail,
+    ).order_by(refusals.c.kind, refusals.c.agent_id)
+    return tuple(
+        RefusalCount(kind, agent_id or None, count, first_at, last_at, detail)
+        for kind, agent_id, count, first_at, last_at, detail in connection.execute(query)
+    )
+
+
+def listening(connection: Connection) -> tuple[int, int] | None:
+    """Return since when and until when the server's workers were seen listening, or None for never."""
+    row = connection.execute(select(func.min(receivers.c.up_since), func.max(receivers.c.alive_at))).one()
+    return None if row[0] is None else (row[0], row[1])
+
+
+def record(connection: Connection, agent_id: str, sample: int | None) -> Record | None:
+    """Return one report as kept, the newest measurement if `sample` is None; None if there is no such report."""
+    mine = (agents.c.agent_id == agent_id) & (reports.c.agent_ref == agents.c.ref)
+    which = reports.c.sample == sample if sample is not None else reports.c.id == agents.c.latest_report_id
+    row = connection.execute(select(reports, agents.c.agent_id).where(mine & which & IS_WHOLE)).first()
+    return None if row is None else record_of(row, data_of(connection, row.id))
+
+
+def all_records(connection: Connection, after_id: int = 0) -> Iterable[Record]:
+    """Give every report in the order of arrival, one at a time."""
+    query = (
+        select(reports, agents.c.agent_id)
+        .join(agents, agents.c.ref == reports.c.agent_ref)
+        .where((reports.c.id > after_id) & IS_WHOLE)
+        .order_by(reports.c.id)
+    )
+    for row in connection.execute(query.execution_options(yield_per=500)):
+        yield record_of(row, data_of(connection, row.id))
+
+
+def data_of(connection: Connection, report_id: int) -> bytes:
+    """Return DATA byte for byte as it was signed.
+
+    Raises:
+        LookupError: there is no such report, or its base is missing.
+        zstandard.ZstdError: the database is damaged.
+    """
+    return _expand(lambda wanted: _body(connection, wanted), report_id)
+
+
+def record_of(row: Row[Any], data: bytes) -> Record:
+    """Return a row of reports, joined with its agent's id, as a record; `data` is its DATA."""
+    return Record(
+        agent_id=row.agent_id,
+        sample=row.sample,
+        tick=row.tick,
+        received_at=row.received_at,
+        sampled_at=row.sampled_at,
+        fingerprint=row.fingerprint.hex(),
+        relay_path=_ids(row.relay_path),
+        mac=row.mac.hex(),
+        data=data,
+    )
+
+
+def _expand(read_body: Callable[[int], tuple[bytes, int | None]], report_id: int) -> bytes:
+    body, base_id = read_body(report_id)
+    return compression.expand(body, None if base_id is None else _expand(read_body, base_id))
+
+
+def _body(connection: Connection, report_id: int) -> tuple[bytes, int | None]:
+    row = connection.execute(select(reports.c.body, reports.c.base_id).where(reports.c.id == report_id)).first()
+    if row is None:
+        raise LookupError(f"report {report_id} is not in the database")
+    return row[0], row[1]
+
+
+def _agent(row: Any) -> Agent:
+    members = dict(row._mapping)
+    return Agent(**members | {"relay_path": _ids(members["relay_path"])})
+
+
+def _alarms(connection: Connection, condition: Any, limit: int | None) -> tuple[Alarm, ...]:
+    query = select(
+        alarms.c.id,
+        alarms.c.kind,
+        alarms.c.agent_id,
+        alarms.c.opened_at,
+        alarms.c.closed_at,
+        alarms.c.last_at,
+        alarms.c.count,
+        alarms.c.detail,
+        alarms.c.counter,
+    )
+    rows = connection.execute(
+        query.where(condition).order_by(alarms.c.opened_at.desc(), alarms.c.id.desc()).limit(limit)
+    )
+    return tuple(Alarm(*row) for row in rows)
+
+
+def _ids(text: str | None) -> tuple[str, ...]:
+    return tuple(text.split(",")) if text else ()

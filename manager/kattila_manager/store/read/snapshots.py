@@ -1,0 +1,58 @@
+"""All that one rendering reads, in one consistent state of the database.
+
+May live here: the snapshot. A report is decoded once: whoever publishes hands back those that it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import zstandard
+from sqlalchemy import Connection
+
+from kattila_manager.alarms.rules import Kind
+from kattila_manager.records import Agent, Snapshot
+from kattila_manager.store.decoding import decode
+from kattila_manager.store.publish import edges
+from kattila_manager.store.read import past, reading
+from kattila_protocol.errors import Malformed
+from kattila_protocol.report import Report
+
+_CLOSED_SHOWN_MS = 24 * 60 * 60 * 1000
+_MOST_CLOSED_SHOWN = 200
+
+
+def snapshot(connection: Connection, known: Mapping[int, Report], now: int) -> Snapshot:
+    """Read the snapshot; `known` are reports of an earlier one."""
+    fleet = reading.all_agents(connection)
+    reports, damaged = _newest_reports(connection, fleet, known)
+    return Snapshot(
+        agents=fleet,
+        reports=reports,
+        damaged=damaged,
+        refusals=reading.refusal_counts(connection),
+        listening=reading.listening(connection),
+        open_alarms=reading.open_alarms(connection),
+        closed_alarms=reading.alarms_closed_since(connection, now - _CLOSED_SHOWN_MS, _MOST_CLOSED_SHOWN),
+        counters=reading.alarm_counters(connection),
+        edges=edges.all_edges(connection),
+        late=past.late_during(connection, Kind.AGENT_SILENT, now - _CLOSED_SHOWN_MS),
+    )
+
+
+def _newest_reports(
+    connection: Connection, fleet: Iterable[Agent], known: Mapping[int, Report]
+) -> tuple[dict[int, Report], tuple[int, ...]]:
+    reports: dict[int, Report] = {}
+    damaged: list[int] = []
+    for report_id in (agent.latest_report_id for agent in fleet if agent.latest_report_id is not None):
+        try:
+            report = known.get(report_id) or decode(reading.data_of(connection, report_id))
+        except LookupError:
+            # Pruned: its agent has long been silent.
+            continue
+        except (Malformed, zstandard.ZstdError):
+            damaged.append(report_id)
+        else:
+            reports[report_id] = report
+    return reports, tuple(damaged)

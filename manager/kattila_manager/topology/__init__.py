@@ -1,0 +1,1 @@
+"""Which agents report, what joins them, and what happened to them. Pure."""

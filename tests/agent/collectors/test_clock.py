@@ -1,0 +1,99 @@
+"""The clock, which is the machine's, asked where that is allowed and where it is not."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kattila_agent.collectors import clock
+from kattila_agent.collectors.unix_socket import UnreadableError
+from kattila_agent.helpers.clock_helper import Timex, ask_kernel
+from support.wireguard import serving
+
+NOWHERE = Path("/nonexistent.sock")
+# The numbers of adjtimex(2) and clock_adjtime(2), one of which the C library calls.
+CALLS = {"x86_64": (159, 305), "aarch64": (171, 266)}
+# Installs a filter (seccomp(2)) that answers the two calls with EPERM, as a service has it that may not set the clock.
+REFUSED = """
+import ctypes, pathlib, struct, sys
+load, equal, give = 0x20, 0x15, 0x06
+rules = [(load, 0, 0, 0), (equal, 1, 0, {0}), (equal, 0, 1, {1}), (give, 0, 0, 0x50001), (give, 0, 0, 0x7fff0000)]
+code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *rule) for rule in rules))
+program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(rules), ctypes.addressof(code)))
+libc = ctypes.CDLL(None)
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program) == 0
+from kattila_agent.collectors import clock
+print(*clock.read(pathlib.Path(sys.argv[1])))
+"""
+
+
+def refused(helper: Path) -> subprocess.CompletedProcess[str]:
+    """Read the clock where the kernel refuses to tell."""
+    if platform.machine() not in CALLS:
+        pytest.skip(f"the numbers of the calls on {platform.machine()} are not known here")
+    code = REFUSED.format(*CALLS[platform.machine()])
+    return subprocess.run([sys.executable, "-c", code, str(helper)], capture_output=True, text=True, check=False)
+
+
+def test_the_clock_is_read_as_c_reads_it(tmp_path: Path) -> None:
+    source = tmp_path / "clock.c"
+    source.write_text(
+        "#include <stdio.h>\n#include <sys/timex.h>\n"
+        "int main(void) { struct timex t = {0}; adjtimex(&t); "
+        'printf("%ld %ld %zu", t.esterror, t.maxerror, sizeof t); return 0; }\n'
+    )
+    try:
+        subprocess.run(["cc", "-o", tmp_path / "clock", source], check=True, capture_output=True)
+    except OSError as error:
+        pytest.skip(f"no C compiler: {error}")
+    estimated, maximum, size = map(int, subprocess.check_output([tmp_path / "clock"]).split())
+    found = clock.parse(clock.read(NOWHERE), -20)
+    assert found.estimated_error_us == estimated
+    # It grows by 500 a second while nobody corrects the clock.
+    assert 0 <= found.maximum_error_us - maximum <= 5000
+    assert found.synchronised == (maximum < 16_000_000)
+    assert found.clock_offset == -20
+    assert ctypes.sizeof(Timex) >= size
+
+
+def test_where_the_kernel_refuses_the_helper_tells(tmp_path: Path) -> None:
+    def tell(connection: socket.socket) -> None:
+        subprocess.run(
+            [sys.executable, "-m", "kattila_agent.helpers.clock_helper"], stdout=connection.fileno(), check=True
+        )
+
+    with serving(tmp_path / "clock.sock", tell) as path:
+        found = refused(path)
+    assert found.returncode == 0, found.stderr
+    estimated, maximum = map(int, found.stdout.split())
+    assert estimated == ask_kernel()[0]
+    assert 0 <= ask_kernel()[1] - maximum <= 60_000
+
+
+def test_where_the_kernel_refuses_and_nobody_tells() -> None:
+    assert "PermissionError: [Errno 1] Operation not permitted" in refused(NOWHERE).stderr
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"kattila-clock 1 5 6", b"kattila-clock 2 5 6\n", b"kattila-clock 1 5 -6\n", b"x" * 127 + b"\n"]
+)
+def test_what_is_no_answer_of_the_helper(answer: bytes) -> None:
+    with pytest.raises(UnreadableError, match="the clock's helper failed, or is none of this version"):
+        clock.parse_helper(answer)
+
+
+def test_an_answer_of_the_helper() -> None:
+    assert clock.parse_helper(b"kattila-clock 1 16000000 16000001\n") == (16_000_000, 16_000_001)
+
+
+def test_the_helper_takes_no_arguments() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "kattila_agent.helpers.clock_helper", "x"], capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, b"")

@@ -1,0 +1,186 @@
+"""What the kernel never sends: a reason each, no value and no crash."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from kattila_agent.collectors import link_table, nexthops
+from kattila_agent.collectors.netlink import rtnetlink
+from kattila_agent.collectors.netlink.rtnetlink import Interrupted, Listed, Refused, Room
+from support import netlink
+from support.netlink import done, kernel_that_says, link, link_info, message, nla
+from support.parsed import (
+    ETHERNET,
+    LOCAL,
+    LOCAL6,
+    ROUTE,
+    STATS,
+    looked_up,
+    one,
+    parsed_links,
+    parsed_neighbours,
+    parsed_routes,
+    parsed_rules,
+    parsed_tunnels,
+)
+
+
+def nexthop(*said: bytes) -> bytes:
+    """The body of RTM_NEWNEXTHOP."""
+    return struct.pack("=BBBBI", 2, 0, 0, 0, 0) + b"".join(said)
+
+
+def parsed_objects(body: bytes) -> object:
+    return nexthops.parse([body])
+
+
+# --- Malformed bodies: each a reason, none a value
+
+SHORT = "shorter than its header"
+BAD_BODIES: list[tuple[str, Callable[[bytes], object], bytes, str]] = [
+    ("empty link", one, b"", SHORT),
+    ("cut in the header", one, ETHERNET[:15], SHORT),
+    ("no name", one, struct.pack("=BxHiII", 0, 1, 2, 0, 0) + nla(4, 1500), "no name"),
+    ("name without an end", one, struct.pack("=BxHiII", 0, 1, 2, 0, 0) + nla(3, b"eth0"), "string without an end"),
+    ("no MTU", one, link(2, "eth0", mtu=None), "eth0 has no MTU"),
+    ("MTU of two bytes", one, link(2, "eth0", nla(4, 1500, 2), mtu=None), "attribute 4 has 2 bytes instead of 4"),
+    ("state of four bytes", one, link(2, "eth0", nla(16, 6)), "attribute 16 has 4 bytes instead of 1"),
+    ("short statistics", one, link(2, "eth0", nla(23, STATS[:-1])), "statistics of 63 bytes"),
+    ("attribute that is cut", one, ETHERNET[:-5], "attribute of 68 bytes where 63 are left"),
+    ("attribute of no length", one, link(2, "eth0", bytes(4)), "attribute of 0 bytes"),
+    ("one byte too many", one, ETHERNET + b"x", "1 bytes where an attribute begins"),
+    ("link info of nonsense", one, link(2, "eth0", nla(18, b"\xff\xff\x01\x00")), "attribute of 65535 bytes"),
+    ("VLAN of four bytes", one, link(2, "v", link_info("vlan", nla(1, 7))), "attribute 1 has 4 bytes instead of 2"),
+    ("VLAN data of nonsense", one, link(2, "v", link_info("vlan", b"\x09\0\x01\0")), "attribute of 9 bytes"),
+    ("address of three bytes", lambda body: parsed_links((ETHERNET,), (body,)),
+     netlink.address(2, 24, nla(2, b"abc")), "prefix of 3 bytes"),
+    ("address of 33 bits", lambda body: parsed_links((ETHERNET,), (body,)),
+     netlink.address(2, 33, nla(2, LOCAL)), "33 bits"),
+    ("address of the other family", lambda body: parsed_links((ETHERNET,), (body,)),
+     netlink.address(2, 24, nla(2, LOCAL6)), "prefix of 16 bytes"),
+    ("no address", lambda body: parsed_links((ETHERNET,), (body,)), netlink.address(2, 24), "is missing"),
+    ("cut route", parsed_routes, ROUTE[:11], SHORT),
+    ("route of 33 bits", parsed_routes, netlink.route(nla(1, bytes(4)), length=33), "33 bits"),
+    ("bits beyond the prefix", parsed_routes, netlink.route(nla(1, LOCAL), length=24), "bits beyond its prefix"),
+    ("gateway of six bytes", parsed_routes, netlink.route(nla(5, bytes(6))), "address of 6 bytes"),
+    ("gateway of the other family", parsed_routes, netlink.route(nla(5, LOCAL6)), "address of 16 bytes"),
+    ("index of eight bytes", parsed_routes, netlink.route(nla(4, bytes(8))), "attribute 4 has 8 bytes"),
+    ("via of one byte", parsed_routes, netlink.route(nla(18, b"\x0a")), "address of 0 bytes"),
+    ("hop that is cut", parsed_routes, netlink.route(nla(9, b"\x08\0\0")), SHORT),
+    ("hop beyond its end", parsed_routes, netlink.route(nla(9, struct.pack("=HBBi", 64, 0, 0, 2))), "hop of 64 bytes"),
+    ("hop of no length", parsed_routes, netlink.route(nla(9, bytes(8))), "hop of 0 bytes"),
+    ("object without a number", parsed_objects, nexthop(nla(5, 2)), "without its number"),
+    ("object that is cut", parsed_objects, nexthop(nla(1, 7))[:-1], "attribute of 8 bytes where 7"),
+    ("object with a short gateway", parsed_objects, nexthop(nla(1, 7), nla(6, b"abc")), "address of 3 bytes"),
+    ("group with half a member", parsed_objects, nexthop(nla(1, 7), nla(2, bytes(12))), "group of nexthops of 12"),
+    ("object's number of two bytes", parsed_routes, netlink.route(nla(30, 7, 2)), "attribute 30 has 2 bytes"),
+    ("cut rule", parsed_rules, netlink.rule()[:-1], SHORT),
+    ("rule with a short prefix", parsed_rules, netlink.rule(nla(2, b"\x0a"), source=8), "prefix of 1 bytes"),
+    ("rule with half a port range", parsed_rules, netlink.rule(nla(24, 53, 2)), "range of 2 bytes"),
+    ("fwmark of one byte", parsed_rules, netlink.rule(nla(10, 1, 1)), "attribute 10 has 1 bytes"),
+    ("cut neighbour", parsed_neighbours, netlink.neighbour(2, 2)[:-1], SHORT),
+    ("neighbour of nobody", parsed_neighbours, netlink.neighbour(2, 2), "without an address"),
+    ("neighbour of five bytes", parsed_neighbours, netlink.neighbour(2, 2, nla(1, bytes(5))), "address of 5 bytes"),
+    ("tunnel with an end of two bytes", parsed_tunnels,
+     link(9, "t0", link_info("gre", nla(6, b"ab"))), "address of 2 bytes"),
+    ("VNI of two bytes", parsed_tunnels, link(9, "t0", link_info("vxlan", nla(1, 5, 2))), "attribute 1 has 2 bytes"),
+    ("tunnel data that is cut", parsed_tunnels, link(9, "t0", link_info("sit", b"\x08\0\x02\0\xc0")),
+     "attribute of 8 bytes where"),
+    ("lookup with metrics of nonsense", looked_up, netlink.route(nla(8, b"\x03\0\0\0")), "attribute of 3 bytes"),
+    ("lookup that is cut", looked_up, ROUTE[:8], SHORT),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("parse", "body", "reason"), [case[1:] for case in BAD_BODIES], ids=[case[0] for case in BAD_BODIES]
+)
+def test_malformed_bodies(parse: Callable[[bytes], object], body: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        parse(body)
+
+
+# --- Malformed answers
+
+
+def dumped(*datagrams: bytes) -> Listed:
+    with kernel_that_says(*datagrams) as channel:
+        return channel.dump(18, b"", rooms(a=2, b=2, c=2), least=1)
+
+
+def rooms(**said: int) -> Room:
+    """Say by a body's first letter what room there is for it."""
+    return lambda buffer, start: said.get(chr(buffer[start]))
+
+
+def test_a_dump_in_several_datagrams_is_bounded_and_counted() -> None:
+    said = message(16, b"a" * 5) + message(16, b"-"), message(16, b"b") + message(16, b"c"), message(16, b"c") + done()
+    assert dumped(*said) == Listed([b"a" * 5, b"b"], 4)
+
+
+def test_what_is_kept_beyond_the_limit_is_bounded_as_well() -> None:
+    with kernel_that_says(*[message(16, b"a") * 3 + message(16, b"b") * 3] * 2, done()) as channel:
+        found = channel.dump(18, b"", rooms(a=2, b=4))
+    assert found == Listed([b"a", b"a", b"b", b"b"], 12)
+
+
+def test_what_only_counts_takes_no_room() -> None:
+    with kernel_that_says(message(16, b"c") * 3 + message(16, b"a") * 2 + message(16, b"-"), done()) as channel:
+        assert channel.dump(18, b"", rooms(a=2, c=0)) == Listed([b"a", b"a"], 5)
+
+
+def test_what_answers_an_earlier_question_is_skipped() -> None:
+    assert dumped(message(16, b"a", sequence=0), done(sequence=0), message(16, b"b") + done()) == Listed([b"b"], 1)
+
+
+@pytest.mark.parametrize(
+    ("datagrams", "error", "reason"),
+    [
+        ((b"abc",), ValueError, "3 bytes where a message begins"),
+        ((message(16, b"a") + b"\0\0\0\0",), ValueError, "4 bytes where a message begins"),
+        ((message(16, b"a", length=8),), ValueError, "message of 8 bytes"),
+        ((message(16, b"a", length=2**32 - 1),), ValueError, "message of 4294967295 bytes where 20 are left"),
+        ((message(16, b"a", length=0),), ValueError, "message of 0 bytes"),
+        ((message(16, b""),), ValueError, "shorter than its header of 1"),
+        ((message(2, b"\xff"),), ValueError, "end of 1 bytes"),
+        ((message(3, b"\xff\xff"),), ValueError, "end of 2 bytes"),
+        ((message(2, struct.pack("=i", -1)),), Refused, "not permitted"),
+        ((message(16, b"a"), done(code=-12)), OSError, "Cannot allocate memory"),
+        ((message(16, b"a", flags=0x12),), Interrupted, "changed"),
+        ((message(16, b"a"),), TimeoutError, "timed out"),
+        ((), TimeoutError, "timed out"),
+        ((b"a" * 140_000,), ValueError, "more than 131072 bytes"),
+    ],
+)
+def test_malformed_answers(datagrams: tuple[bytes, ...], error: type[Exception], reason: str) -> None:
+    with pytest.raises(error, match=reason):
+        dumped(*datagrams)
+
+
+def test_a_question_without_an_answer_fails() -> None:
+    with kernel_that_says(done()) as channel, pytest.raises(ValueError, match="without a message"):
+        channel.ask(26, b"")
+
+
+def test_of_names_some_are_better_than_none() -> None:
+    interrupted = message(16, link(2, "eth0"), flags=0x12) + message(16, link(3, "eth1")) + done()
+    with kernel_that_says(interrupted) as channel:
+        assert link_table._each_said(channel, link_table._name, changing=True) == {2: "eth0", 3: "eth1"}
+    with kernel_that_says(interrupted) as channel, pytest.raises(Interrupted):
+        link_table._each_said(channel, link_table._name)
+
+
+def test_a_table_that_keeps_changing_fails_after_some_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def changing(*_: Any, **__: Any) -> Listed:
+        asked.append(1)
+        raise Interrupted
+
+    monkeypatch.setattr(rtnetlink.Channel, "dump", changing)
+    with pytest.raises(OSError, match="kept changing"):
+        rtnetlink.dump(18, b"", 1)
+    assert len(asked) == 20

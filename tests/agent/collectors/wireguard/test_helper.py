@@ -1,0 +1,232 @@
+"""The helper as a process of its own, with a `wg` of the test's choice, and the client's limits of time and size."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kattila_agent.collectors.unix_socket import UnreadableError, ask
+from kattila_agent.collectors.wireguard import helper, spelling, userspace
+from kattila_agent.collectors.wireguard.gathering import Limits, VanishedError
+from support.wireguard import serving
+
+KEY = "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXphYmNkZWY="
+SECRET = "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2U="
+# As `wg show wg0 dump` says it.
+INTERFACE = f"{SECRET}\t{KEY}\t51820\toff"
+PEER = f"{KEY}\t{SECRET}\t192.0.2.1:51820\t198.51.100.0/24\t0\t1\t2\t25"
+
+MakeWg = Callable[[str], list[str]]
+
+
+@pytest.fixture
+def with_wg(tmp_path: Path) -> MakeWg:
+    """Return the helper's command with a `wg` that is this shell script, a second for each interface, three for all."""
+
+    def command(script: str) -> list[str]:
+        program = tmp_path / "wg"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        code = (
+            "import sys, kattila_agent.helpers.wireguard_helper as helper\n"
+            f"helper._PATH = {str(tmp_path)!r} + ':/usr/bin:/bin'\n"
+            "helper.TIMEOUT_SECONDS, helper.INTERFACE_SECONDS = 3, 1\n"
+            "sys.exit(helper.main([]))"
+        )
+        return [sys.executable, "-c", code]
+
+    return command
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False)
+
+
+def say(*lines: str) -> str:
+    return "\n".join(f"printf '%s\\n' '{line}'" for line in lines)
+
+
+def wg_with(*names: str, **scripts: str) -> str:
+    """Return a script that lists these interfaces, and does of each what is said under its name, else dumps `wg0`."""
+    cases = [f"'show {name} dump') {script} ;;" for name, script in scripts.items()]
+    whole = say(INTERFACE, PEER)
+    return "\n".join(
+        ['case "$*" in', f"'show interfaces') echo '{' '.join(names)}' ;;", *cases, f"*) {whole}\n;;", "esac"]
+    )
+
+
+def complaint(reason: str) -> str:
+    return f"echo 'Unable to access interface: {reason}' >&2; echo {SECRET} >&2; exit 1"
+
+
+def test_secrets_are_blanked_and_the_rest_is_told(with_wg: MakeWg) -> None:
+    bare = PEER.replace(SECRET, "(none)").replace("192.0.2.1:51820", "(none)").replace("YWJj", "AWJj")
+    done = run(with_wg(wg_with("wg0", wg0=say(INTERFACE, PEER, bare))))
+    assert (done.returncode, done.stderr) == (0, b"")
+    lines = done.stdout.decode().splitlines()
+    assert lines[0] == "kattila-wireguard 1"
+    assert lines[1:4] == [
+        "wg0\t" + INTERFACE.replace(SECRET, "(hidden)"),
+        "wg0\t" + PEER.replace(SECRET, "(hidden)"),
+        "wg0\t" + bare,
+    ]
+    found, unreadable = helper.parse(done.stdout, Limits(), spelling.scope_name)
+    assert (list(found), unreadable) == (["wg0"], {})
+
+
+def test_no_interfaces(with_wg: MakeWg) -> None:
+    assert helper.parse(run(with_wg(wg_with())).stdout, Limits()) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("exit 1", "wg failed with exit code 1"),
+        (f"echo '{SECRET}' >&2; exit 1", "wg failed with exit code 1"),
+        ("exec sleep 60", "it took longer than 3 s"),
+        (wg_with("wg0", wg0=say("nonsense")), "wg gave a line that is none of a dump"),
+        (wg_with("wg0", wg0=say(f"{KEY}\t{SECRET}\t192.0.2.1:51820\toff")), "wg gave a line that is none of a dump"),
+        (wg_with("wg0", wg0=say(INTERFACE, PEER + "\tx")), "wg gave a line that is none of a dump"),
+        (wg_with("wg0", wg0=say("wg0\t" + INTERFACE)), "wg gave a line that is none of a dump"),
+        (wg_with("wg0", wg0=f"printf '%s' '{INTERFACE}'"), "wg gave a line without an end"),
+        (wg_with("wg0", wg0="exec cat /dev/zero"), "wg gave more than 16777216 bytes"),
+    ],
+)
+def test_a_wg_that_fails(with_wg: MakeWg, script: str, reason: str) -> None:
+    done = run(with_wg(script))
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert done.stdout == f"kattila-wireguard 1\nfailed {reason}\n".encode()
+    with pytest.raises(UnreadableError, match=f"the WireGuard helper failed: {reason}"):
+        helper.parse(done.stdout, Limits(), spelling.scope_name)
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (complaint("Operation not permitted"), "Operation not permitted"),
+        ("exec sleep 60", "it took longer than 1 s"),
+        (f"{say(INTERFACE)}; kill -9 $$", "wg failed with exit code -9"),
+        (f"{say(INTERFACE)}; echo 'Unable to access interface: Protocol error' >&2; exit 1", "Protocol error"),
+        (f"echo '{SECRET}' >&2; exit 3", "wg failed with exit code 3"),
+    ],
+)
+def test_an_interface_that_cannot_be_read_hides_no_other(with_wg: MakeWg, script: str, reason: str) -> None:
+    done = run(with_wg(wg_with("wg1", "wg0", wg1=script)))
+    found, unreadable = helper.parse(done.stdout, Limits(), spelling.scope_name)
+    assert (list(found), unreadable) == (["wg0"], {"wg1": reason})
+    assert SECRET.encode() not in done.stdout
+
+
+def test_when_the_time_is_over_the_others_are_told_as_unread(with_wg: MakeWg) -> None:
+    slow = "exec sleep 60"
+    done = run(with_wg(wg_with("wg1", "wg2", "wg3", "wg4", wg1=slow, wg2=slow, wg3=slow)))
+    found, unreadable = helper.parse(done.stdout, Limits(), spelling.scope_name)
+    assert (done.returncode, found, list(unreadable)) == (0, {}, ["wg1", "wg2", "wg3", "wg4"])
+    assert (unreadable["wg1"], unreadable["wg4"]) == ("it took longer than 1 s", "others took too long")
+
+
+@pytest.mark.parametrize("name", ["all", "interfaces"])
+def test_a_link_that_is_called_as_a_word_of_wg_is_not_asked_for(with_wg: MakeWg, name: str) -> None:
+    done = run(with_wg(wg_with(name, "wg0")))
+    found, unreadable = helper.parse(done.stdout, Limits(), spelling.scope_name)
+    assert (list(found), unreadable) == (["wg0"], {name: "wg cannot be asked for one of this name"})
+
+
+def test_no_wg(with_wg: MakeWg, tmp_path: Path) -> None:
+    command = with_wg("")
+    (tmp_path / "wg").unlink()
+    if shutil.which("wg", path="/usr/bin:/bin") is not None:
+        command[-1] = command[-1].replace(":/usr/bin:/bin", "")
+    assert run(command).stdout == b"kattila-wireguard 1\nfailed there is no wg: install wireguard-tools\n"
+
+
+def test_wrong_usage() -> None:
+    done = run([sys.executable, "-m", "kattila_agent.helpers.wireguard_helper", "--help"])
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"behind a socket of systemd's with Accept=yes" in done.stderr
+
+
+def test_a_reader_that_leaves_or_never_reads_does_not_keep_it(with_wg: MakeWg) -> None:
+    endless = wg_with("wg0", wg0=f"{say(INTERFACE)}; yes '{PEER}' | head -n 50000")
+    for leaves in (True, False):
+        ours, theirs = socket.socketpair()
+        began = time.monotonic()
+        with ours, subprocess.Popen(with_wg(endless), stdin=theirs.fileno(), stdout=theirs.fileno()) as process:
+            theirs.close()
+            if leaves:
+                ours.close()
+            assert process.wait(timeout=20) != 0
+        assert time.monotonic() - began < 10
+
+
+def test_it_is_what_the_distribution_installs() -> None:
+    script = Path(sys.executable).with_name("kattila-wireguard-helper")
+    if not script.exists():
+        pytest.skip("the agent was installed before it had this script: make setup")
+    assert run([str(script), "x"]).returncode == 2
+
+
+# --- The client's side.
+
+
+def test_an_answer_that_drips_in_or_never_ends_is_given_up(tmp_path: Path) -> None:
+    def drip(connection: socket.socket) -> None:
+        try:
+            for _ in range(100):
+                connection.sendall(b"x")
+                time.sleep(0.1)
+        except OSError:
+            return
+
+    began = time.monotonic()
+    with serving(tmp_path / "s", drip) as path, pytest.raises(UnreadableError, match=r"no whole answer within 0.5 s"):
+        ask(path, b"", timeout_seconds=0.5)
+    assert time.monotonic() - began < 5
+
+
+def test_an_answer_that_is_too_long_is_given_up(tmp_path: Path) -> None:
+    def pour(connection: socket.socket) -> None:
+        try:
+            connection.sendall(bytes(1_000_000))
+        except OSError:
+            return
+
+    with serving(tmp_path / "s", pour) as path, pytest.raises(UnreadableError, match="more than 5000 bytes"):
+        ask(path, b"", max_bytes=5000)
+
+
+def test_the_question_arrives_and_the_end_is_seen_without_a_close(tmp_path: Path) -> None:
+    heard: list[bytes] = []
+
+    def answer(connection: socket.socket) -> None:
+        heard.append(connection.recv(100))
+        connection.sendall(b"errno=0\n\n")
+        connection.recv(100)
+        time.sleep(0.3)
+
+    with serving(tmp_path / "s", answer) as path:
+        assert userspace.read(path) == b"errno=0\n\n"
+    assert heard == [b"get=1\n\n"]
+
+
+def test_one_that_answers_and_closes_before_it_is_asked_is_heard(tmp_path: Path) -> None:
+    with serving(tmp_path / "s", lambda connection: connection.sendall(b"answer")) as path:
+        assert {ask(path, b"") for _ in range(300)} == {b"answer"}
+
+
+def test_nobody_behind_a_socket(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as left:
+        left.bind(str(tmp_path / "s"))
+    with pytest.raises(VanishedError):
+        userspace.read(tmp_path / "s")
+    with pytest.raises(VanishedError):
+        userspace.read(tmp_path / "none")
+    with pytest.raises(UnreadableError, match=r"Connection refused.*is its unit active"):
+        helper.read(tmp_path / "s")

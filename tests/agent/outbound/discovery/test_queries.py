@@ -1,0 +1,260 @@
+"""One query over real sockets: what comes back from a sibling, and from those who are none or mean harm."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from http.server import BaseHTTPRequestHandler
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from kattila_agent.ambient import Ambient
+from kattila_agent.identity import StateError
+from kattila_agent.outbound.connection import Page, UnreachableError
+from kattila_agent.outbound.discovery import Directory, Discoverer, Get, ask, over_http
+from kattila_agent.outbound.discovery.queries import ANSWER_SECONDS, PACE_SECONDS
+from kattila_protocol import message, peer
+from kattila_protocol.errors import BadSignature, Malformed, NoKey, Refusal
+from kattila_protocol.peer import PeerAnswer
+from kattila_protocol.report import CollectorFailure, Telemetry, WireguardInterface, WireguardPeer
+from kattila_protocol.ring import Ring
+from kattila_protocol.signing import Key, Purpose
+from support.agent_folder import OTHER_PSK, PSK, ring_of
+from support.knot import free_port
+from support.open_files import open_files
+from support.sibling import Behaviour, close, drip, parameters, send, sends, serving, silence
+from support.wireguard import joined_namespaces
+
+OWN = "00000000-0000-4000-8000-000000000000"
+SIBLING = "11111111-1111-4111-8111-111111111111"
+NONCE = "00112233445566778899aabbccddeeff"
+NOW = 1_760_000_000_000
+RING = ring_of(PSK)
+SAID = PeerAnswer(SIBLING, "sibling", 0, None, (), (), NONCE)
+
+
+def sealed(said: PeerAnswer = SAID, key: Key = RING.current) -> bytes:
+    return peer.seal_answer(said, key)
+
+
+def asked_at(port: int, ring: Ring = RING, address: str = "127.0.0.1") -> PeerAnswer:
+    return ask(partial(over_http, port=port), OWN, address, ring, NONCE, NOW)
+
+
+def test_a_query_is_signed_and_its_answer_read() -> None:
+    def behave(handler: BaseHTTPRequestHandler) -> None:
+        assert handler.path.startswith("/status/peer?")
+        query, key = peer.read_query(parameters(handler), RING, frozenset({"127.0.0.1"}), NOW)
+        assert (query.agent_id, query.nonce, query.timestamp) == (OWN, NONCE, NOW)
+        send(handler, sealed(key=key))
+
+    with serving(behave) as port:
+        assert asked_at(port) == SAID
+
+
+@pytest.mark.parametrize("key", [ring_of(PSK, OTHER_PSK).current, Key.from_psk(OTHER_PSK)])
+def test_all_keys_of_the_ring_are_good(key: Key) -> None:
+    with serving(sends(sealed(key=key))) as port:
+        assert asked_at(port, ring_of(PSK, OTHER_PSK)) == SAID
+
+
+PROBLEM = b'{"type":"urn:kattila:problem:foreign_source","detail":"192.0.2.1 may not\\u001b[2J"}'
+
+
+@pytest.mark.parametrize(
+    ("behave", "error", "said"),
+    [
+        (silence, UnreachableError, "no whole answer within 2 s"),
+        (drip, UnreachableError, "no whole answer within 2 s"),
+        (close, UnreachableError, "the connection was closed before an answer came"),
+        (sends(b"x" * 300_000), UnreachableError, "its answer is over 262144 bytes"),
+        (sends(sealed(), Content_Length="100000000"), UnreachableError, "closed before"),
+        (sends(b"\x00\xff garbage"), Malformed, "what answers is no agent of this fleet"),
+        (sends(b""), Malformed, "what answers is no agent of this fleet"),
+        (sends(b"[" * 200_000), Malformed, "what answers is no agent of this fleet"),
+        (sends(message.seal(Purpose.VERDICT, RING.current, [])), Malformed, "what answers is no agent of this fleet"),
+        (sends(sealed(replace(SAID, nonce="f" * 32))), Malformed, "this is no answer to the query"),
+        (sends(sealed(key=Key.from_psk(OTHER_PSK))), BadSignature, "fits none of the 1 keys"),
+        (sends(message.seal(Purpose.RESET, RING.current, SAID)), BadSignature, "fits none of the 1 keys"),
+        (sends(message.seal(Purpose.VERDICT, RING.current, {"nonce": NONCE})), Malformed, "agent_id is missing"),
+        (sends(sealed(replace(SAID, agent_id="../../x"))), Malformed, "agent_id is not a UUID"),
+        (sends(sealed(replace(SAID, distance=-1))), Malformed, "distance is not an integer"),
+        (sends(b"", 302, Location="http://127.0.0.1:1/status/peer"), Malformed, "it refuses (HTTP 302)"),
+        (sends(PROBLEM, 403), Malformed, r"it refuses (HTTP 403): '192.0.2.1 may not\x1b[2J'"),
+        (sends(b"<html>", 404), Malformed, "it refuses (HTTP 404)"),
+    ],
+)  # fmt: skip
+def test_what_is_no_answer(behave: Behaviour, error: type[Exception], said: str) -> None:
+    began = time.monotonic()
+    with serving(behave) as port, pytest.raises(error) as caught:
+        asked_at(port)
+    assert said in str(caught.value)
+    assert time.monotonic() - began < ANSWER_SECONDS + 2
+
+
+def test_nobody_there() -> None:
+    with pytest.raises(UnreachableError, match="connection refused"):
+        asked_at(free_port())
+
+
+def test_without_a_key_nobody_is_asked() -> None:
+    with pytest.raises(NoKey):
+        asked_at(1, Ring())
+
+
+@pytest.mark.parametrize("address", ["2001:db8::1", "192.0.2.1"])
+def test_either_family_is_reached(address: str) -> None:
+    told: list[str] = []
+
+    def behave(handler: BaseHTTPRequestHandler) -> None:
+        told.append(parameters(handler)["to"])
+        send(handler, sealed())
+
+    with joined_namespaces() as (one, two), ExitStack() as stack:
+        with one.entered():
+            port = stack.enter_context(serving(behave, address))
+        with two.entered():
+            assert asked_at(port, address=address) == SAID
+    assert told == [address]
+
+
+def test_thousands_of_queries_leave_nothing_behind() -> None:
+    answers = [sends(sealed()), sends(b"garbage"), sends(b"", 302), close, sends(b"x" * 300_000)]
+    turn = iter(range(10_000))
+
+    def behave(handler: BaseHTTPRequestHandler) -> None:
+        answers[next(turn) % len(answers)](handler)
+
+    with serving(behave) as port:
+        before, threads = open_files(), threading.active_count()
+        began = time.monotonic()
+        for _ in range(2000):
+            try:
+                assert asked_at(port) == SAID
+            except (UnreachableError, Refusal):
+                continue
+        print(f"{(time.monotonic() - began) / 2:.2f} ms for a query")
+        # The server's threads end by themselves.
+        deadline = time.monotonic() + 10
+        while threading.active_count() > threads and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert open_files() <= before + 1
+
+
+class Asked:
+    """A `get` that answers as a test says, at once, and remembers who was asked when."""
+
+    def __init__(self, said: Callable[[str, str], PeerAnswer]) -> None:
+        self.addresses: list[str] = []
+        self.moments: list[float] = []
+        self._said = said
+
+    def __call__(self, address: str, given: Any) -> Page:
+        self.addresses.append(address)
+        self.moments.append(time.monotonic())
+        return Page(200, "", sealed(self._said(address, given["nonce"])))
+
+
+def discoverer(directory: Directory, get: Get, **parts: Any) -> Discoverer:
+    ambient = Ambient(lambda: NOW, time.monotonic, lambda: 0, lambda: NONCE, lambda: OWN, lambda: 0.5)
+    given: dict[str, Any] = {
+        "ring": lambda: RING,
+        "own_id": lambda: OWN,
+        "hurried": lambda: True,
+        "stop": threading.Event(),
+    }
+    return Discoverer(ambient, directory, get, **(given | parts))
+
+
+def run_until(asking: Discoverer, is_done: Callable[[], object], seconds: float = 10) -> None:
+    thread = threading.Thread(target=asking.run)
+    thread.start()
+    deadline = time.monotonic() + seconds
+    while not is_done() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    asking.stop.set()
+    thread.join(timeout=10)
+    assert not thread.is_alive()
+    assert is_done()
+
+
+def test_a_measurement_that_failed_makes_nobody_forgotten() -> None:
+    directory = Directory()
+    asking = discoverer(directory, Asked(lambda address, nonce: SAID))
+    peer_of_wg0 = WireguardPeer("key", None, ("192.0.2.1/32",), 1, 0, 0, 0, False)
+    read = Telemetry(system=None, wireguard=(WireguardInterface("wg0", "key", 51820, 0, (peer_of_wg0,)),))
+    asking.observe(read)
+    assert directory.due(0.0, hurried=False) == "192.0.2.1"
+    directory.answered("192.0.2.1", SAID, 0.01, 0.0, 0.0)
+    asking.observe(Telemetry(system=None, failures=(CollectorFailure("wireguard", "wg0: it hangs"),)))
+    assert directory.relays(OWN, 1.0) != ()
+    asking.observe(Telemetry(system=None, failures=(CollectorFailure("rules", "not this one"),)))
+    assert directory.relays(OWN, 1.0) == ()
+
+
+def test_siblings_are_asked_at_a_pace_by_however_many_threads() -> None:
+    directory = Directory()
+    directory.update(tuple(f"192.0.2.{number}" for number in range(1, 13)))
+    asked = Asked(lambda address, nonce: replace(SAID, agent_id=f"{address[8:]:0>8}-0000-4000-8000-000000000000"))
+    asking = discoverer(directory, asked)
+    asking.start()
+    run_until(asking, lambda: len(asked.addresses) == 12)
+    assert asked.addresses == [f"192.0.2.{number}" for number in range(1, 13)]
+    pauses = [later - before for before, later in pairwise(asked.moments)]
+    assert min(pauses) >= PACE_SECONDS * 0.9
+    assert len(directory.relays(OWN, time.monotonic())) == 12
+
+
+def test_one_that_keeps_silent_does_not_keep_the_others_waiting() -> None:
+    directory = Directory()
+    directory.update(("192.0.2.1", "192.0.2.2", "192.0.2.3"))
+    stop, asked = threading.Event(), Asked(lambda address, nonce: SAID)
+
+    def get(address: str, given: Any) -> Page:
+        if address != "192.0.2.3":
+            stop.wait(10)
+            raise UnreachableError("late")
+        return asked(address, given)
+
+    asking = discoverer(directory, get, stop=stop)
+    asking.start()
+    run_until(asking, lambda: directory.relays(OWN, time.monotonic()), seconds=5)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        replace(SAID, agent_id=OWN),
+        replace(SAID, distance=10**9),
+        replace(SAID, distance=1, next_hop=OWN),
+        replace(SAID, distance=None),
+        replace(SAID, nonce="f" * 32),
+    ],
+)
+def test_who_is_no_relay(said: PeerAnswer) -> None:
+    directory, asked = Directory(), Asked(lambda address, nonce: said)
+    directory.update(("192.0.2.1",))
+    asking = discoverer(directory, asked)
+    run_until(asking, lambda: asked.addresses)
+    assert directory.relays("another id", time.monotonic()) == ()
+    assert directory.due(time.monotonic(), hurried=True) is None
+
+
+def test_without_a_key_or_an_id_it_waits_and_goes_on_with_one() -> None:
+    directory, asked, rings = Directory(), Asked(lambda address, nonce: SAID), [Ring()]
+    directory.update(("192.0.2.1",))
+    asking = discoverer(directory, asked, ring=lambda: rings[0])
+    turns = threading.Timer(0.5, lambda: rings.__setitem__(0, RING))
+    turns.start()
+    run_until(asking, lambda: asked.addresses)
+
+    def no_id() -> str:
+        raise StateError("the folder is gone")
+
+    run_until(discoverer(directory, asked, own_id=no_id), lambda: True)

@@ -1,0 +1,218 @@
+"""In which order a report's recipients are tried, and what each answer means for the next try.
+
+The recipients are functions here, so that they can answer anything; `tests/end_to_end` has real ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+import pytest
+
+from kattila_agent.outbound.connection import Connection, Reply, UnreachableError
+from kattila_agent.outbound.delivery import (
+    MAX_RELAYS_TRIED,
+    RELAY_SECONDS,
+    Answered,
+    Busy,
+    Courier,
+    Manager,
+    Outcome,
+    Unreachable,
+    Unsigned,
+)
+from kattila_agent.outbound.discovery import Directory, Relay
+from kattila_agent.outbound.paths import Way, Ways
+from kattila_agent.outbound.reporting import parcel
+from kattila_protocol import canonical, envelope, verdict
+from kattila_protocol.errors import ClockSkew, NoWay, Overloaded, Refusal
+from kattila_protocol.peer import PeerAnswer
+from kattila_protocol.verdict import ACCEPTED, Verdict
+from protocol.samples import AGENT, FOREIGN_KEY, KEY, NONCE, NOW, OTHER_NONCE, RELAYS, REPORT, RING
+
+PARCEL = parcel(canonical.encode(REPORT), NONCE, RING)
+
+
+def verdict_reply(outcome: str = ACCEPTED, refusal: Refusal | None = None, nonce: str = NONCE) -> Reply:
+    said = Verdict(outcome, AGENT, nonce, NOW, 0)
+    return Reply(refusal.status if refusal else 200, verdict.seal(said, KEY, refusal))
+
+
+def problem(refusal: Refusal) -> Reply:
+    return Reply(refusal.status, canonical.encode(refusal.members), refusal.retry_after_seconds)
+
+
+def gone(*_: object) -> Reply:
+    raise UnreachableError("no route to host")
+
+
+@dataclass
+class Scene:
+    """A courier, the manager's answer, the answers of relays by address, and who was asked with which body."""
+
+    manager: Callable[..., Reply] = lambda *_: verdict_reply()
+    relays: dict[str, Callable[..., Reply]] = field(default_factory=dict)
+    asked: list[tuple[str, bytes, float]] = field(default_factory=list)
+    moment: float = 1000.0
+
+    def __post_init__(self) -> None:
+        self.ways, self.directory = Ways(120), Directory()
+        self.directory.update(tuple(self.relays))
+        for number, address in enumerate(self.relays):
+            answer = PeerAnswer(RELAYS[number], f"relay-{number}", 0, None, (), (), NONCE)
+            self.directory.answered(address, answer, 0.01 * (number + 1), self.moment, 0.0)
+        self.courier = Courier(
+            manager=Manager(cast(Connection, self)),
+            post=self.post_to_relay,
+            directory=self.directory,
+            ways=self.ways,
+            monotonic=lambda: self.moment,
+            share=lambda: 0.0,
+        )
+
+    def post(self, path: str, body: bytes, *, total_seconds: float | None = None) -> Reply:
+        self.asked.append(("manager", body, 0))
+        return self.manager(path, body)
+
+    def post_to_relay(self, address: str, path: str, body: bytes, seconds: float) -> Reply:
+        self.asked.append((address, body, seconds))
+        return self.relays[address](path, body)
+
+    def deliver(self) -> tuple[Outcome, Relay | None]:
+        carried = self.courier.deliver(PARCEL, AGENT)
+        return carried.outcome, carried.relay
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name, _, _ in self.asked]
+
+
+def test_the_manager_comes_first_and_is_enough() -> None:
+    scene = Scene(relays={"192.0.2.1": lambda *_: verdict_reply()})
+    outcome, relay = scene.deliver()
+    assert isinstance(outcome, Answered)
+    assert (relay, scene.names) == (None, ["manager"])
+    assert scene.ways.current(scene.moment) == Way(None)
+    envelope.verify(envelope.cut(scene.asked[0][1]), RING, "manager")
+
+
+@pytest.mark.parametrize("manager", [gone, lambda *_: Reply(200, b"<html>log in</html>"), lambda *_: Reply(404, b"")])
+def test_where_the_manager_gives_no_verdict_the_nearest_relay_is_asked(manager: Callable[..., Reply]) -> None:
+    scene = Scene(manager, {"192.0.2.1": lambda *_: verdict_reply()})
+    outcome, relay = scene.deliver()
+    assert isinstance(outcome, Answered)
+    assert relay == Relay("192.0.2.1", RELAYS[0], "relay-0", 0)
+    assert scene.names == ["manager", "192.0.2.1"]
+    envelope.verify(envelope.cut(scene.asked[1][1]), RING, RELAYS[0])
+    way = scene.ways.current(scene.moment)
+    assert way is not None
+    assert (way.distance, way.next_hop) == (1, RELAYS[0])
+
+
+LIES: dict[str, Callable[..., Reply]] = {
+    "answers 200 itself": lambda *_: Reply(200, b'{"outcome":"accepted"}'),
+    "garbage": lambda *_: Reply(200, bytes(range(256))),
+    "truncated": lambda *_: Reply(200, verdict_reply().body[:-10]),
+    "of another message": lambda *_: verdict_reply(nonce=OTHER_NONCE),
+    "under a key of its own": lambda *_: Reply(200, verdict.seal(Verdict(ACCEPTED, AGENT, NONCE, NOW, 0), FOREIGN_KEY)),
+    "gone": gone,
+    "has no way": lambda *_: problem(NoWay("neither do I")),
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+def test_a_relay_that_lies_or_fails_delivers_nothing_and_another_is_asked(lie: Callable[..., Reply]) -> None:
+    scene = Scene(gone, {"192.0.2.1": lie, "192.0.2.2": lambda *_: verdict_reply()})
+    _, relay = scene.deliver()
+    assert relay is not None and relay.address == "192.0.2.2"
+    scene.asked.clear()
+    scene.deliver()
+    assert scene.names == ["manager", "192.0.2.2"], "it is left alone for a while"
+
+
+def test_a_relay_that_is_busy_is_asked_again_in_the_next_interval() -> None:
+    answers = [problem(Overloaded("full", retry_after_seconds=2)), verdict_reply()]
+    scene = Scene(gone, {"192.0.2.1": lambda *_: answers.pop(0)})
+    assert scene.deliver()[1] is None
+    scene.moment += 30
+    assert scene.deliver()[1] is not None
+
+
+def test_with_nobody_to_pass_it_on_the_report_waits() -> None:
+    scene = Scene(gone)
+    outcome, relay = scene.deliver()
+    assert (outcome, relay) == (Unreachable("no route to host"), None)
+    assert scene.ways.current(scene.moment) is None
+
+
+def test_no_more_than_three_relays_are_asked_for_one_report() -> None:
+    scene = Scene(gone, {f"192.0.2.{number}": gone for number in range(7)})
+    scene.deliver()
+    assert len(scene.asked) == 1 + MAX_RELAYS_TRIED
+
+
+def test_a_relay_that_takes_its_time_leaves_some_for_the_next() -> None:
+    def slow(*_: object) -> Reply:
+        scene.moment += RELAY_SECONDS
+        raise UnreachableError("no whole answer within 6 s")
+
+    scene = Scene(gone, {f"192.0.2.{number}": slow for number in range(3)})
+    scene.deliver()
+    assert [seconds for _, _, seconds in scene.asked[1:]] == [6.0, 6.0]
+
+
+def test_a_refusal_that_the_manager_signed_ends_the_search() -> None:
+    scene = Scene(lambda *_: verdict_reply(ClockSkew.kind, ClockSkew("far")), {"192.0.2.1": lambda *_: verdict_reply()})
+    outcome, _ = scene.deliver()
+    assert isinstance(outcome, Answered) and outcome.verdict.outcome == ClockSkew.kind
+    assert scene.names == ["manager"]
+
+
+def test_a_busy_manager_is_left_alone_as_long_as_it_asks_and_no_relay_troubles_it() -> None:
+    answers = [problem(Overloaded("full", retry_after_seconds=20)), verdict_reply()]
+    scene = Scene(lambda *_: answers.pop(0), {"192.0.2.1": lambda *_: verdict_reply()})
+    assert scene.deliver() == (Busy(20, "'full'"), None)
+    assert scene.courier.busy_seconds() == 20
+    scene.moment += 30
+    assert isinstance(scene.deliver()[0], Answered)
+    assert scene.names == ["manager", "manager"]
+
+
+def test_what_says_so_again_and_again_is_believed_once() -> None:
+    scene = Scene(
+        lambda *_: problem(Overloaded("full", retry_after_seconds=3600)), {"192.0.2.1": lambda *_: verdict_reply()}
+    )
+    assert scene.deliver() == (Busy(30, "'full'"), None)
+    assert scene.ways.current(scene.moment) is None, "nobody has reached the manager this way"
+    for _ in range(3):
+        scene.moment += 29
+        assert scene.deliver()[1] is not None
+
+
+def test_what_says_503_without_a_time_is_no_manager_that_is_busy() -> None:
+    scene = Scene(lambda *_: Reply(503, b"upstream"), {"192.0.2.1": lambda *_: verdict_reply()})
+    assert scene.deliver()[1] is not None
+
+
+def test_what_waited_goes_the_way_of_the_newest_report() -> None:
+    scene = Scene(gone, {"192.0.2.1": lambda *_: verdict_reply()})
+    assert isinstance(scene.courier.deliver_again(PARCEL), Unreachable)
+    scene.deliver()
+    scene.asked.clear()
+    assert isinstance(scene.courier.deliver_again(PARCEL), Answered)
+    assert scene.names == ["192.0.2.1"]
+
+
+def test_it_knows_its_own_report() -> None:
+    scene = Scene()
+    assert not scene.courier.has_made(PARCEL.mac)
+    scene.deliver()
+    assert scene.courier.has_made(PARCEL.mac)
+
+
+def test_an_unsigned_answer_says_what_it_claims_to_be() -> None:
+    outcome, _ = Scene(lambda *_: problem(NoWay("not me"))).deliver()
+    assert isinstance(outcome, Unsigned)
+    assert (outcome.status, outcome.kind, outcome.words) == (502, "no_way", "'not me'")

@@ -1,0 +1,153 @@
+"""Names are resolved in bounded time, and a resolver that falls silent takes no server away."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from kattila_agent.outbound.connection import Connection, UnreachableError
+from kattila_agent.outbound.resolver import Resolver, ask_system, numeric
+
+NAME = "manager.example"
+SILENCE = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+UNKNOWN = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+SOON = 0.1
+# Measures how long a request waits for a name, where the only name server takes questions and answers none.
+ASK_THE_SILENT = """
+import socket, sys, time
+from kattila_agent.outbound.connection import Connection, UnreachableError
+silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+silent.bind(("127.0.0.53", 53))
+started = time.monotonic()
+try:
+    Connection("http://manager.example:5086").post("/status/updates", b"{}")
+except UnreachableError as error:
+    print(error)
+print(time.monotonic() - started < 4.5)
+"""
+IN_A_NETWORK_OF_ITS_OWN = ["unshare", "--mount", "--net", "sh", "-ec"]
+
+
+class Scripted:
+    """A resolver that says one thing after the other, when it may."""
+
+    def __init__(self, *says: Sequence[str] | Exception) -> None:
+        self.says = list(says)
+        self.asked = 0
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+
+    def __call__(self, host: str) -> Sequence[str]:
+        self.asked += 1
+        assert self.may_answer.wait(20)
+        said = self.says.pop(0)
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+
+@pytest.fixture
+def hung() -> Iterator[Scripted]:
+    scripted = Scripted(["192.0.2.1"])
+    scripted.may_answer.clear()
+    yield scripted
+    scripted.may_answer.set()
+
+
+def test_the_system_knows_this_machine() -> None:
+    assert set(ask_system("localhost")) <= {"127.0.0.1", "::1"}
+
+
+@pytest.mark.parametrize(
+    ("host", "is_numeric"),
+    [("192.0.2.1", True), ("[2001:db8::1]", True), ("fe80::1%eth0", True), (NAME, False), ("192.0.2", False)],
+)
+def test_an_address_needs_nobody_to_be_asked(host: str, is_numeric: bool) -> None:
+    assert numeric(host) == is_numeric
+
+
+def test_each_answer_replaces_the_one_before() -> None:
+    resolver = Resolver(Scripted(["192.0.2.1"], ["192.0.2.2", "2001:db8::2"]))
+    assert [resolver.addresses(NAME), resolver.addresses(NAME)] == [["192.0.2.1"], ["192.0.2.2", "2001:db8::2"]]
+
+
+def test_of_a_resolver_that_hangs_the_first_question_fails_in_time(hung: Scripted) -> None:
+    with pytest.raises(socket.gaierror, match="does not answer in time"):
+        Resolver(hung, SOON).addresses(NAME)
+
+
+def test_while_it_hangs_it_is_asked_once(hung: Scripted) -> None:
+    resolver = Resolver(hung, SOON)
+    for _ in range(3):
+        with pytest.raises(socket.gaierror):
+            resolver.addresses(NAME)
+    assert hung.asked == 1
+
+
+def test_what_it_says_late_holds_the_next_time(hung: Scripted) -> None:
+    resolver = Resolver(hung, SOON)
+    with pytest.raises(socket.gaierror):
+        resolver.addresses(NAME)
+    hung.may_answer.set()
+    assert resolver.addresses(NAME) == ["192.0.2.1"]
+
+
+def test_what_it_said_holds_while_it_is_silent() -> None:
+    scripted = Scripted(["192.0.2.1"], SILENCE, ["192.0.2.2"])
+    resolver = Resolver(scripted, SOON)
+    assert [resolver.addresses(NAME) for _ in range(2)] == [["192.0.2.1"]] * 2
+    scripted.may_answer.clear()
+    assert resolver.addresses(NAME) == ["192.0.2.1"]
+    scripted.may_answer.set()
+
+
+def test_a_name_that_is_gone_is_gone() -> None:
+    resolver = Resolver(Scripted(["192.0.2.1"], UNKNOWN))
+    resolver.addresses(NAME)
+    with pytest.raises(socket.gaierror, match="not known"):
+        resolver.addresses(NAME)
+
+
+def test_a_name_that_cannot_be_one_is_unknown() -> None:
+    with pytest.raises(socket.gaierror):
+        Resolver().addresses("a" * 64 + ".example")
+
+
+def test_all_addresses_are_tried() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        threading.Thread(target=_answer_once, args=(server,), daemon=True).start()
+        connection = Connection(f"http://{NAME}:{port}", resolver=Resolver(Scripted(["127.0.0.9", "127.0.0.1"])))
+        assert connection.post("/", b"{}").status == 204
+        assert connection.address == "127.0.0.1"
+        connection.close()
+
+
+def test_why_a_name_has_no_address_is_said() -> None:
+    connection = Connection(f"http://{NAME}:1", resolver=Resolver(Scripted(UNKNOWN)))
+    with pytest.raises(UnreachableError, match=r"its name cannot be resolved \(Name or service not known\)"):
+        connection.post("/", b"{}")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network of its own needs root")
+def test_a_name_server_that_never_answers_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.53\n")
+    script = f'ip link set lo up; mount --bind {tmp_path}/resolv.conf /etc/resolv.conf; exec "$0" -c "$1"'
+    words = [*IN_A_NETWORK_OF_ITS_OWN, script, sys.executable, ASK_THE_SILENT]
+    said = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
+    assert said == ["its name cannot be resolved (the resolver does not answer in time)", "True"]
+
+
+def _answer_once(server: socket.socket) -> None:
+    taken, _ = server.accept()
+    with taken:
+        taken.recv(65536)
+        taken.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+        taken.recv(65536)

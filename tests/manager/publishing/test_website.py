@@ -1,0 +1,238 @@
+"""Rendering and the swap: whole sites only, whatever fails and whoever reads."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kattila_manager.pages.overview import Page, build
+from kattila_manager.publishing.website import TEMPLATES, Website, WebsiteError, swap
+from support.snapshots import agent, seen, snapshot
+
+VERSIONS = 150
+SITE = {"index.html": b"one", "nodes/a.html": b"a", "nodes/b.html": b"b"}
+
+
+def shown(folder: Path) -> dict[str, bytes]:
+    """Return what a reader of the folder can ask for by name."""
+    found: dict[str, bytes] = {}
+    for top in sorted(folder.iterdir()):
+        if not top.name.startswith("."):
+            files = top.rglob("*") if top.is_dir() else [top]
+            found |= {str(file.relative_to(folder)): file.read_bytes() for file in files if file.is_file()}
+    return found
+
+
+# --- The swap
+
+
+def test_a_site_is_shown_as_it_was_given(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "pages"
+    assert swap(folder, SITE) == 3
+    assert shown(folder) == SITE
+
+
+def test_nothing_is_written_when_nothing_changed(tmp_path: Path) -> None:
+    swap(tmp_path, SITE)
+    before = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert swap(tmp_path, SITE) == 0
+    assert {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_an_unchanged_page_is_not_written_again(tmp_path: Path) -> None:
+    swap(tmp_path, SITE)
+    before = (tmp_path / "nodes/a.html").stat()
+    assert swap(tmp_path, SITE | {"index.html": b"two"}) == 1
+    after = (tmp_path / "nodes/a.html").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert shown(tmp_path)["index.html"] == b"two"
+
+
+def test_pages_come_and_go(tmp_path: Path) -> None:
+    swap(tmp_path, SITE)
+    assert swap(tmp_path, {"index.html": b"one", "alarms.html": b"alarms"}) == 3
+    assert shown(tmp_path) == {"index.html": b"one", "alarms.html": b"alarms"}
+
+
+def test_no_more_than_two_versions_are_kept(tmp_path: Path) -> None:
+    for number in range(5):
+        swap(tmp_path, {"index.html": str(number).encode()})
+    assert len(list((tmp_path / ".versions").iterdir())) == 2
+
+
+def test_what_a_killed_publisher_left_is_cleared_away(tmp_path: Path) -> None:
+    swap(tmp_path, SITE)
+    half = tmp_path / ".versions" / "2"
+    half.mkdir()
+    (half / "index.html").write_bytes(b"ha")
+    (tmp_path / "..current.new").symlink_to("nowhere")
+    assert swap(tmp_path, SITE | {"index.html": b"two"}) == 1
+    assert shown(tmp_path) == SITE | {"index.html": b"two"}
+
+
+def test_a_lost_version_is_made_anew(tmp_path: Path) -> None:
+    swap(tmp_path, SITE)
+    shutil.rmtree(tmp_path / ".versions")
+    assert swap(tmp_path, SITE) == 3
+    assert shown(tmp_path) == SITE
+
+
+def test_somebody_elses_page_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match="not kattila's"):
+        swap(tmp_path, SITE)
+    assert (tmp_path / "index.html").read_bytes() == b"mine"
+    assert not (tmp_path / ".versions").exists()
+
+
+def test_other_files_of_the_folder_stay(tmp_path: Path) -> None:
+    (tmp_path / "robots.txt").write_bytes(b"mine")
+    swap(tmp_path, SITE)
+    swap(tmp_path, {"index.html": b"two"})
+    assert shown(tmp_path) == {"index.html": b"two", "robots.txt": b"mine"}
+
+
+@contextmanager
+def swapping(folder: Path) -> Iterator[threading.Event]:
+    """Swap sites of ever higher numbers in, in a thread; the event is set when it ends."""
+    ended = threading.Event()
+
+    def swap_all() -> None:
+        try:
+            for number in range(1, VERSIONS):
+                swap(folder, _numbered(number))
+        finally:
+            ended.set()
+
+    thread = threading.Thread(target=swap_all)
+    thread.start()
+    try:
+        yield ended
+    finally:
+        thread.join()
+
+
+def _numbered(number: int) -> dict[str, bytes]:
+    page = b"%d\n" % number + b"." * 50_000 + b"\n%d" % number
+    return {"index.html": page, "nodes/a.html": page}
+
+
+def _number(page: bytes) -> int:
+    first, middle, last = page.split(b"\n")
+    assert first == last
+    assert len(middle) == 50_000
+    return int(first)
+
+
+def test_a_reader_never_meets_half_a_site_or_an_older_page_after_a_newer_one(tmp_path: Path) -> None:
+    swap(tmp_path, _numbered(0))
+    numbers = [0]
+    with swapping(tmp_path) as ended:
+        while not ended.is_set():
+            # By their names, as a web server does: a newer one of the two may come second, never an older.
+            numbers += [_number((tmp_path / name).read_bytes()) for name in ("index.html", "nodes/a.html")]
+    assert numbers == sorted(numbers)
+    assert len(set(numbers)) > 10
+
+
+def test_one_version_is_one_site_as_long_as_it_is_looked_at(tmp_path: Path) -> None:
+    swap(tmp_path, _numbered(0))
+    looked_at = 0
+    with swapping(tmp_path) as ended:
+        while not ended.is_set():
+            version = os.open(tmp_path / ".current", os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                pages = [os.open(name, os.O_RDONLY, dir_fd=version) for name in ("index.html", "nodes/a.html")]
+            except FileNotFoundError:
+                # Two swaps later the version is cleared away: as a whole, and the next one is whole again.
+                continue
+            finally:
+                os.close(version)
+            first, second = (os.fdopen(page, "rb") for page in pages)
+            with first, second:
+                assert _number(first.read()) == _number(second.read())
+            looked_at += 1
+    assert looked_at > 10
+
+
+# --- Rendering
+
+
+def test_the_templates_of_the_repository_are_those_of_the_package() -> None:
+    top = Path(__file__).parents[3] / "report_templates"
+    assert TEMPLATES.resolve() == top.resolve()
+    assert {path.name for path in top.iterdir()} >= {"base.html", "index.html", "style.css"}
+
+
+def _templates(folder: Path, index: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "style.css").write_text("p { color: red }")
+    (folder / "index.html").write_text(index)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ page.no_such_member }}", "no_such_member"),
+        ("{{ no_such_name }}", "no_such_name"),
+        ("{% if %}", "TemplateSyntaxError"),
+        ("{% extends 'missing.html' %}", "missing.html"),
+    ],
+)
+def test_a_wrong_template_leaves_the_last_good_page(tmp_path: Path, template: str, reason: str) -> None:
+    folder = tmp_path / "pages"
+    pages = (Page("index.html", "index.html", "view"),)
+    assert Website(folder, _templates(tmp_path / "good", "{{ page }}")).publish(pages) == 1
+    with pytest.raises(WebsiteError, match=reason):
+        Website(folder, _templates(tmp_path / "bad", template)).publish(pages)
+    assert (folder / "index.html").read_text() == "view"
+
+
+def test_a_page_that_fails_takes_none_of_the_others_along(tmp_path: Path) -> None:
+    templates = _templates(tmp_path / "templates", "{{ page.title() }}")
+    website = Website(tmp_path / "pages", templates)
+    website.publish((Page("index.html", "index.html", "one"), Page("other.html", "index.html", "one")))
+    with pytest.raises(WebsiteError, match="title"):
+        website.publish((Page("index.html", "index.html", "two"), Page("other.html", "index.html", 2)))
+    assert (tmp_path / "pages" / "index.html").read_text() == "One"
+
+
+def test_whatever_is_given_to_a_template_is_escaped(tmp_path: Path) -> None:
+    website = Website(tmp_path / "pages", _templates(tmp_path / "templates", "{{ page }}"))
+    assert website.render((Page("index.html", "index.html", "<b>'\""),))["index.html"] == b"&lt;b&gt;&#39;&#34;"
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(WebsiteError, match=r"cannot write .*correct PAGES_DIR"):
+        Website(tmp_path / "file" / "pages").publish(build(seen(snapshot(agent(1)))))
+
+
+def test_a_full_disk_leaves_the_last_good_page(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", small], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"nothing can be mounted here: {mounted.stderr.strip()}")
+    try:
+        website = Website(small / "pages", _templates(tmp_path / "templates", "{{ page }}"))
+        website.publish((Page("index.html", "index.html", "good"),))
+        with pytest.raises(WebsiteError, match="No space left"):
+            website.publish((Page("index.html", "index.html", "x" * 1_000_000),))
+        assert (small / "pages" / "index.html").read_text() == "good"
+        website.publish((Page("index.html", "index.html", "good again"),))
+        assert (small / "pages" / "index.html").read_text() == "good again"
+    finally:
+        subprocess.run(["umount", "--lazy", small], check=True)

@@ -1,0 +1,145 @@
+"""Which edges a snapshot shows, and what becomes of those that are known: on values alone."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kattila_manager.records import Agent, Edge, Snapshot
+from kattila_manager.topology.relay_edges import Kind, Link, Links, Pair, State, compare, infer
+from support.fleet import DAY, HOUR, MINUTE, NOON, SECOND
+from support.reports import node
+from support.snapshots import agent, snapshot, watch
+
+STRANGER = "00000000-0000-4000-8000-000000000000"
+FORGET = NOON - 30 * DAY
+
+
+def via(number: int, *relays: int | str, **changes: int) -> Agent:
+    """Return an agent whose reports come through these, its own neighbour first."""
+    path = tuple(relay if isinstance(relay, str) else node(relay).agent_id for relay in relays)
+    return agent(number, relay_path=path, **changes)
+
+
+def look(*agents: Agent, now: int = NOON) -> Links:
+    shown = snapshot(*agents)
+    return infer(shown, watch(shown, now))
+
+
+def pairs(links: Links) -> list[Pair]:
+    return [link.pair for link in links.found]
+
+
+def edge(a: int, b: int, **changes: object) -> Edge:
+    members = {"edge_id": 1, "kind": "relay", "state": "up", "evidence": "{}", "first_seen_at": NOON - DAY}
+    return Edge(**{**members, "a_ref": a, "b_ref": b, "last_seen_at": NOON - HOUR, **changes})  # type: ignore[arg-type] # of any member
+
+
+# --- What is shown
+
+
+def test_whoever_reports_directly_shows_no_edge() -> None:
+    assert look(agent(1), agent(2)) == Links((), frozenset())
+
+
+def test_a_path_is_an_edge_for_each_hop_between_agents() -> None:
+    links = look(agent(1), via(2, 1), via(3, 2, 1), via(4, 3, 2, 1))
+    assert pairs(links) == [(1, 2), (2, 3), (3, 4)]
+
+
+def test_the_evidence_of_an_edge_names_the_reports_that_took_it_newest_first() -> None:
+    links = look(agent(1), via(2, 1), via(3, 2, 1, last_seen_at=NOON - 2 * SECOND, highest_sample=7))
+    [one, two] = links.found
+    assert json.loads(one.evidence) == {
+        "count": 2,
+        "reports": [
+            {"agent_id": node(3).agent_id, "sample": 7},
+            {"agent_id": node(2).agent_id, "sample": 100},
+        ],
+    }
+    assert (one.seen_at, two.seen_at) == (NOON - 2 * SECOND, NOON - 2 * SECOND)
+
+
+def test_the_evidence_of_a_busy_edge_is_bounded() -> None:
+    links = look(agent(1), agent(2), *(via(number, 2, 1) for number in range(3, 60)))
+    [busy] = [link for link in links.found if link.pair == (1, 2)]
+    told = json.loads(busy.evidence)
+    assert (told["count"], len(told["reports"])) == (57, 10)
+
+
+def test_a_relay_that_never_reported_itself_is_the_end_of_no_edge() -> None:
+    assert pairs(look(agent(1), via(2, STRANGER, 1), via(3, 2, STRANGER))) == [(2, 3)]
+
+
+def test_an_agent_that_is_silent_shows_no_edge() -> None:
+    assert look(agent(1), via(2, 1, last_seen_at=NOON - 5 * MINUTE)) == Links((), frozenset())
+
+
+def test_of_an_agent_that_nobody_can_have_heard_nothing_is_said() -> None:
+    shown: Snapshot = snapshot(agent(1), via(2, 1), listening=(NOON - DAY, NOON - MINUTE))
+    assert infer(shown, watch(shown)) == Links((), frozenset({("relay", (1, 2))}))
+
+
+# --- What becomes of known edges
+
+
+def shown(a: int, b: int, evidence: str = "{}", seen_at: int = NOON) -> Links:
+    return Links((Link(Kind.RELAY, (a, b), evidence, seen_at),), frozenset())
+
+
+NONE = Links((), frozenset())
+
+
+def test_an_edge_that_is_not_known_is_added() -> None:
+    changes = compare([edge(1, 3)], shown(1, 2), FORGET)
+    assert changes.added == shown(1, 2).found
+
+
+def test_an_edge_that_is_shown_anew_is_up_and_keeps_when_it_was_seen_first() -> None:
+    [changed] = compare([edge(1, 2, state="unused")], shown(1, 2, "new"), FORGET).changed
+    assert changed == edge(1, 2, evidence="new", last_seen_at=NOON)
+
+
+def test_an_edge_that_is_no_longer_shown_is_unused_from_then_on() -> None:
+    [changed] = compare([edge(1, 2)], NONE, FORGET).changed
+    assert changed == edge(1, 2, state="unused")
+    assert not compare([changed], NONE, FORGET)
+
+
+@pytest.mark.parametrize(("seen_at", "is_forgotten"), [(FORGET, False), (FORGET - 1, True)])
+def test_an_unused_edge_is_forgotten_after_the_retention(seen_at: int, is_forgotten: bool) -> None:
+    old = edge(1, 2, state="unused", last_seen_at=seen_at)
+    assert compare([old], NONE, FORGET).forgotten == ((old,) if is_forgotten else ())
+
+
+def test_an_edge_of_which_nothing_is_known_stays_as_it_is() -> None:
+    unknown = Links((), frozenset({("relay", (1, 2))}))
+    assert not compare([edge(1, 2)], unknown, FORGET)
+    assert not compare([edge(1, 2, state="unused", last_seen_at=0)], unknown, FORGET)
+
+
+def test_an_edge_of_another_kind_is_left_alone() -> None:
+    assert not compare([edge(1, 2, kind="wireguard", last_seen_at=0)], NONE, FORGET)
+
+
+_PATHS = st.lists(st.lists(st.integers(1, 6), max_size=3, unique=True), min_size=6, max_size=6)
+
+
+@given(_PATHS, _PATHS)
+def test_after_writing_it_comparing_again_changes_nothing(before: list[list[int]], after: list[list[int]]) -> None:
+    known: list[Edge] = []
+    for paths in (before, after):
+        links = look(*(via(number, *path) for number, path in enumerate(paths, 1)))
+        changes = compare(known, links, FORGET)
+        known = [edge for edge in known if edge not in changes.forgotten]
+        known = [next((new for new in changes.changed if new.edge_id == old.edge_id), old) for old in known]
+        for link in changes.added:
+            known.append(
+                Edge(len(known) + 1, link.kind, *link.pair, State.UP, link.evidence, link.seen_at, link.seen_at)
+            )
+        assert not compare(known, links, FORGET)
+        assert {(edge.a_ref, edge.b_ref) for edge in known if edge.state == "up"} == set(pairs(links))
+        assert all(edge.a_ref < edge.b_ref for edge in known)
