@@ -163,13 +163,13 @@ fleet-run: ## a command on the lab's control host: make fleet-run COMMAND="ansib
 	@exec $(FLEET) run $(COMMAND)
 
 fleet-test: setup-fleet-programs .venv-deploy/bin/python ## boot the lab anew, prove all that is promised of nodes, remove it (KEEP=1: let it stay); as root
-	@reason=$$($(FLEET).ahead skip-reason) || exit; \
+	@reason=$$($(FLEET).prerequisites skip-reason) || exit; \
 	if [ -n "$$reason" ]; then echo "fleet-test is skipped: $$reason"; \
 	else $(MAKE) --no-print-directory -j3 setup-deploy fleet-root build-for-fleet && exec .venv-deploy/bin/pytest tests/fleet -v; fi
 
 .PHONY: fleet-root
 fleet-root: setup-fleet-programs .venv-deploy/bin/python
-	@echo "Making the root file system of the nodes, once"; exec $(FLEET).ahead root
+	@echo "Making the root file system of the nodes, once"; exec $(FLEET).prerequisites root
 
 # Of the manager only what the lab's nodes take: their Python is Debian 12's.
 build-for-fleet: build-agent

@@ -1,4 +1,4 @@
-"""The promises are about the nodes of an inventory: make verify INVENTORY=…, or pytest --ansible-inventory=…"""
+"""Fixtures for the checks on an inventory's nodes: make verify INVENTORY=…, or pytest --ansible-inventory=…"""
 
 from __future__ import annotations
 
@@ -15,38 +15,39 @@ from testinfra.host import Host
 from testinfra.utils import ansible_runner
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-from deploy.asking import manager_says
+from deploy.queries import manager_json
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let all that is asked of a node go through one connection, which testinfra does only where that has a name.
+    """Give testinfra a control path, so that all queries to a node share one SSH connection.
 
-    Ansible's own name for it is not known here. One for all that use `ansible.cfg` would be too long in some homes.
+    Without a configured control path testinfra connects again for each query. The path is set here and not in
+    ansible.cfg, because there it would be too long below some home folders.
     """
     folder = tempfile.mkdtemp(prefix="kattila-")
     config.add_cleanup(lambda: shutil.rmtree(folder))
     read = ansible_runner.get_ansible_config
 
-    def with_name() -> ConfigParser:
+    def with_control_path() -> ConfigParser:
         settings: ConfigParser = read()
         if not settings.get("ssh_connection", "control_path", fallback="", raw=True):
             settings.read_dict({"ssh_connection": {"control_path": "%(directory)s/%%C"}})
             settings.read_dict({"persistent_connection": {"control_path_dir": folder}})
         return settings
 
-    ansible_runner.get_ansible_config = with_name
+    ansible_runner.get_ansible_config = with_control_path
 
 
 @pytest.fixture(scope="module")
 def node(host: Host) -> Iterator[Host]:
-    """A node, as root."""
+    """Return a node, accessed as root."""
     with _as_root(host):
         yield host
 
 
 @pytest.fixture(scope="session")
 def manager(pytestconfig: pytest.Config) -> Iterator[Host]:
-    """The manager's node, as root, for promises about the others."""
+    """Return the manager's node, accessed as root, for checks on agents' nodes."""
     inventory = pytestconfig.getoption("ansible_inventory")
     (name, *_) = AnsibleRunner.get_runner(inventory).get_hosts("kattila_managers")
     host = testinfra.get_host(f"ansible://{name}", ansible_inventory=inventory)
@@ -56,8 +57,8 @@ def manager(pytestconfig: pytest.Config) -> Iterator[Host]:
 
 @pytest.fixture(scope="session")
 def current_key(manager: Host) -> str:
-    """The fingerprint of the key that the manager takes for the fleet's."""
-    return str(manager_says(manager, "keys", "--json")["current"])
+    """Return the fingerprint of the manager's current key."""
+    return str(manager_json(manager, "keys", "--json")["current"])
 
 
 @pytest.fixture(scope="module")
@@ -67,20 +68,20 @@ def agent_id(node: Host) -> str:
 
 @pytest.fixture(scope="session")
 def agents(manager: Host) -> dict[str, dict[str, Any]]:
-    """What the manager knows of all, by their ids."""
-    return {agent["agent_id"]: agent for agent in manager_says(manager, "agents", "--json")["agents"]}
+    """Return the manager's list of agents by id."""
+    return {agent["agent_id"]: agent for agent in manager_json(manager, "agents", "--json")["agents"]}
 
 
 @pytest.fixture(scope="module")
 def known(agents: dict[str, dict[str, Any]], agent_id: str) -> dict[str, Any]:
-    """What the manager knows of the node."""
-    return agents.get(agent_id, {"state": "never heard of"})
+    """Return the manager's entry for the node's agent."""
+    return agents.get(agent_id, {"state": "unknown to the manager"})
 
 
 @pytest.fixture(scope="module")
 def report(manager: Host, agent_id: str) -> Any:
-    """What the node said last."""
-    return manager_says(manager, "report", agent_id)
+    """Return the node's newest report."""
+    return manager_json(manager, "report", agent_id)
 
 
 def _as_root(host: Host) -> Any:

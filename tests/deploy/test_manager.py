@@ -1,4 +1,4 @@
-"""What is promised of the manager's node."""
+"""Checks on the manager's node."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import re
 import pytest
 from testinfra.host import Host
 
-from deploy.asking import (
+from deploy.queries import (
     MANAGER_ENV,
     PAGES,
     RESTORE,
     SECRETS_IN_JOURNAL,
-    addresses,
-    belongs,
     exposure,
     journal,
-    listening,
-    manager_says,
+    listen_addresses,
+    manager_json,
+    normalised,
+    ownership,
+    process_status,
     setting,
-    standing_of,
 )
 
 testinfra_hosts = ["ansible://kattila_managers"]
@@ -40,79 +40,79 @@ FILES = {
 
 
 @pytest.mark.parametrize("unit", [SERVE, PUBLISH, TIMER])
-def test_it_runs(node: Host, unit: str) -> None:
+def test_the_unit_runs(node: Host, unit: str) -> None:
     assert node.service(unit).is_running, journal(node, unit)
 
 
 @pytest.mark.parametrize("unit", [SERVE, PUBLISH, TIMER])
-def test_it_starts_with_the_node(node: Host, unit: str) -> None:
+def test_the_unit_starts_at_boot(node: Host, unit: str) -> None:
     assert node.service(unit).is_enabled
 
 
-def test_it_listens_where_it_was_set_to_and_nowhere_else(node: Host) -> None:
-    wanted = setting(node, MANAGER_ENV, "MANAGER_LISTEN", "*:5086")
-    assert listening(node, "kattila-manager") == addresses([wanted]), journal(node, SERVE)
+def test_the_manager_listens_only_on_the_configured_address(node: Host) -> None:
+    configured = setting(node, MANAGER_ENV, "MANAGER_LISTEN", "*:5086")
+    assert listen_addresses(node, "kattila-manager") == normalised([configured]), journal(node, SERVE)
 
 
-def test_nobody_can_log_in_as_its_user(node: Host) -> None:
+def test_the_managers_user_cannot_log_in(node: Host) -> None:
     user = node.user("kattila-manager")
     assert user.shell.endswith("/nologin")
     assert user.password[:1] in ("!", "*")
 
 
 @pytest.mark.parametrize("path", FILES)
-def test_a_file_belongs_to_whom_it_should(node: Host, path: str) -> None:
-    assert belongs(node, path) == FILES[path]
+def test_the_file_has_its_owner_and_mode(node: Host, path: str) -> None:
+    assert ownership(node, path) == FILES[path]
 
 
 @pytest.mark.parametrize("unit", [SERVE, PUBLISH])
-def test_its_processes_have_no_privilege_and_gain_none(node: Host, unit: str) -> None:
-    standing = standing_of(node, unit)
-    assert {int(standing[name], 16) for name in standing if name.startswith("Cap")} == {0}
-    assert standing["NoNewPrivs"] == "1"
+def test_the_process_has_no_privileges_and_cannot_gain_any(node: Host, unit: str) -> None:
+    status = process_status(node, unit)
+    assert {int(status[name], 16) for name in status if name.startswith("Cap")} == {0}
+    assert status["NoNewPrivs"] == "1"
 
 
 @pytest.mark.parametrize("unit", [SERVE, PUBLISH, BACKUP])
-def test_systemd_finds_little_exposed(node: Host, unit: str) -> None:
+def test_the_units_exposure_level_is_low(node: Host, unit: str) -> None:
     assert exposure(node, unit) <= 1.5
 
 
 @pytest.mark.parametrize("name", ["READ_TOKEN", "ADMIN_TOKEN"])
-def test_a_token_was_drawn(node: Host, name: str) -> None:
+def test_a_token_was_generated(node: Host, name: str) -> None:
     assert len(setting(node, MANAGER_ENV, name, "")) >= 32
 
 
-def test_no_secret_is_in_the_journal(node: Host) -> None:
+def test_the_journal_contains_no_secret(node: Host) -> None:
     assert node.check_output("python3 -c %s", SECRETS_IN_JOURNAL) == "0"
 
 
-def test_it_knows_the_key(node: Host) -> None:
-    assert re.fullmatch("[0-9a-f]{8}", manager_says(node, "keys", "--json")["current"])
+def test_the_manager_has_a_current_key(node: Host) -> None:
+    assert re.fullmatch("[0-9a-f]{8}", manager_json(node, "keys", "--json")["current"])
 
 
-def test_the_pages_are_there_and_recent(node: Host) -> None:
+def test_the_pages_are_recent(node: Host) -> None:
     every = float(re.findall(r"--every (\S+)", node.file(f"/etc/systemd/system/{PUBLISH}").content_string)[0])
     recent = node.check_output("find -L %s/index.html -newermt %s", PAGES, f"-{60 + every} seconds")
     assert recent != "", journal(node, PUBLISH)
 
 
-def test_nginx_shows_pages_and_hands_on_nothing(node: Host) -> None:
+def test_nginx_serves_the_pages_and_proxies_nothing(node: Host) -> None:
     site = node.file("/etc/nginx/conf.d/kattila.conf")
     if not site.exists:
-        pytest.skip("the pages have no site here: kattila_manager_nginx is not set")
+        pytest.skip("kattila_manager_nginx is not set for this host")
     assert re.findall(r"^ *root (.*);", site.content_string, re.MULTILINE) == [PAGES]
     assert "_pass" not in site.content_string
 
 
-def test_nginx_may_read_the_pages_and_not_the_database(node: Host) -> None:
+def test_nginx_can_read_the_pages_and_not_the_database(node: Host) -> None:
     if not node.file("/etc/nginx/conf.d/kattila.conf").exists:
-        pytest.skip("the pages have no site here: kattila_manager_nginx is not set")
+        pytest.skip("kattila_manager_nginx is not set for this host")
     account = node.check_output("ps -C nginx -o user= | grep -v root | sort -u")
     assert node.run("runuser --user=%s -- test -r %s/index.html", account, PAGES).rc == 0
     assert node.run("runuser --user=%s -- test -r /var/lib/kattila-manager/kattila_manager.db", account).rc == 1
 
 
-def test_there_is_a_backup_from_which_it_can_be_restored(node: Host) -> None:
+def test_the_newest_backup_can_be_restored(node: Host) -> None:
     folder = setting(node, MANAGER_ENV, "BACKUP_DIR", "/var/lib/kattila-manager")
     if not node.file(folder).listdir():
         assert node.run("systemctl start %s", BACKUP).rc == 0, journal(node, BACKUP)

@@ -1,8 +1,8 @@
-"""`make fleet` and its kin: python -m fleet up | down | ssh NODE [COMMAND…] | run COMMAND….
+"""The commands behind `make fleet`: python -m fleet up | down | ssh NODE [COMMAND…] | run COMMAND….
 
-up boots the lab of this checkout and says how to go on; a lab that is up stays as it is. down removes every trace.
-ssh logs in to a node, run runs a command on the control host, with Ansible and the lab's inventory at hand.
-Exit codes: 0 done, 1 failed, 2 wrong call.
+up boots the lab of this checkout, unless it is up already, and shows what to do next. down removes every trace of it.
+ssh logs in to a node. run runs a command on the control host, with Ansible and the lab's inventory.
+Exit codes: 0 success, 1 failure, 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from fleet.lab import bring_up, take_down
 from fleet.place import Place, here
 from fleet.plan import LAB, underlay
-from fleet.system import LabError, told
+from fleet.system import LabError, exit_code
 from fleet.up import control_environment, inside
 
 
@@ -24,13 +24,15 @@ def main(words: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     place = here()
     match words:
-        case ["up" | "down" as what]:
-            task = {"up": _bring_up, "down": _take_down}[what]
-            return told(lambda: task(place))
+        case ["up" | "down" as command]:
+            task = {"up": _bring_up, "down": _take_down}[command]
+            return exit_code(lambda: task(place))
         case ["ssh", node, *command]:
-            return told(lambda: _become(place, ["ssh", "-F", str(place.state / "ssh_config"), node, *command]))
+            return exit_code(
+                lambda: _replace_process(place, ["ssh", "-F", str(place.state / "ssh_config"), node, *command])
+            )
         case ["run", _, *_]:
-            return told(lambda: _become(place, words[1:]))
+            return exit_code(lambda: _replace_process(place, words[1:]))
     print(__doc__, file=sys.stderr)
     return 2
 
@@ -47,19 +49,19 @@ def _take_down(place: Place) -> None:
 
 
 def summary(place: Place) -> str:
-    """What there is, and how to go on."""
+    """Return a list of the nodes and of useful commands."""
     lines = [
         f"  {node.name:12} {', '.join(map(str, underlay(LAB, node))):38} {_task(node.name, node.site)}"
         for node in LAB.nodes
     ]
     return "\n".join([
-        f"Nodes, all under names in {LAB.zone}:",
+        f"Nodes, all named in the zone {LAB.zone}:",
         *lines,
         "A shell on a node:              make fleet-ssh NODE=north-hub",
         'A command on the control host:  make fleet-run COMMAND="ansible all -m ansible.builtin.ping"',
         f"Its inventory and ssh_config:   {place.state}/",
-        f"Inside its network:             {' '.join(inside(place, LAB.control))} COMMAND",
-        "Remove it all:                  make fleet-down",
+        f"A command in its network:       {' '.join(inside(place, LAB.control))} COMMAND",
+        "Remove the lab:                 make fleet-down",
     ])  # fmt: skip
 
 
@@ -70,13 +72,13 @@ def _task(name: str, site: str | None) -> str:
     return {LAB.manager: "manager", LAB.resolver: "DNS, TSIG-signed updates"}[name]
 
 
-def _become(place: Place, words: Sequence[str]) -> None:
-    """Run a command on the control host in place of this program."""
+def _replace_process(place: Place, words: Sequence[str]) -> None:
+    """Replace this process with a command on the control host."""
     if not place.complete.exists():
-        raise LabError("the lab is not up: make fleet")
+        raise LabError("the lab is not up: run make fleet")
     os.chdir(place.checkout)
-    every = [*inside(place, LAB.control), *words]
-    os.execvpe(every[0], every, control_environment(place))
+    command = [*inside(place, LAB.control), *words]
+    os.execvpe(command[0], command, control_environment(place))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How the control host reaches the nodes: SSH, the inventory, the environment of Ansible. Pure texts."""
+"""Text of the control host's files: ssh_config, known_hosts, the inventory, and Ansible's environment. Pure."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fleet import certificate
 from fleet.plan import Machine, Plan, underlay
 
 MANAGER_PORT = 5086
-# The network to which the pages are shown: that of the manager and the DNS server.
+# The network that may read the pages. The manager and the DNS server are in it.
 READERS = "operations"
 
 
 def ssh_settings(plan: Plan, state: Path) -> str:
-    """An ssh_config that knows the nodes by their names and trusts only this lab's host keys.
+    """Return an ssh_config with all nodes that trusts only this lab's host keys.
 
-    By address, so that the nodes can be reached while the lab's DNS is out of order.
+    It lists addresses, so that the nodes can be reached while the lab's DNS does not work.
     """
     sections = [
         f"Host {node.name}\n    HostName {underlay(plan, node)[0]}\n    HostKeyAlias {node.name}" for node in plan.nodes
@@ -42,17 +42,20 @@ def ssh_settings(plan: Plan, state: Path) -> str:
 
 
 def _shared_connections(state: Path) -> str:
-    """Where the socket of a login's one connection to a node is: a new one costs more than most questions do."""
+    """Return the path of the socket for shared SSH connections; a new connection costs more than most commands."""
     return f"{state}/ssh-%r@%n"
 
 
 def known_hosts(host_keys: Mapping[str, tuple[str, str]]) -> str:
-    """host_keys: by node, the texts of the private and the public file; only the latter is used."""
+    """Return the text of known_hosts.
+
+    host_keys: by node, the texts of the private and the public key file. Only the public one is used.
+    """
     return "".join(f"{name} {' '.join(public.split()[:2])}\n" for name, (_, public) in sorted(host_keys.items()))
 
 
 def inventory(plan: Plan, state: Path) -> str:
-    """The inventory of the lab, in YAML, in the form of inventory.example."""
+    """Return the inventory of the lab as YAML, structured like inventory.example."""
     sites = {site: {"hosts": {node.name: _host(node) for node in plan.agents if node.site == site}}
              for site in plan.sites}  # fmt: skip
     tree: dict[str, Any] = {
@@ -70,16 +73,16 @@ def inventory(plan: Plan, state: Path) -> str:
 
 
 def site_name(plan: Plan) -> str:
-    """The name of the site that shows the pages."""
+    """Return the server name of the nginx site that serves the pages."""
     return f"{plan.manager}.{plan.zone}"
 
 
 def _site(plan: Plan) -> dict[str, Any]:
-    shown_to = next(network for network in plan.networks if network.name == READERS)
+    readers = next(network for network in plan.networks if network.name == READERS)
     return {
         "kattila_manager_nginx": True,
         "kattila_manager_nginx_name": site_name(plan),
-        "kattila_manager_nginx_allow": [str(shown_to.ipv4), str(shown_to.ipv6)],
+        "kattila_manager_nginx_allow": [str(readers.ipv4), str(readers.ipv6)],
         "kattila_manager_nginx_certificate": f"/{certificate.FILE}",
         "kattila_manager_nginx_certificate_key": f"/{certificate.KEY_FILE}",
     }
@@ -94,10 +97,10 @@ def _login(node: Machine) -> dict[str, Any]:
 
 
 def environment(checkout: Path, state: Path, inherited: Mapping[str, str]) -> dict[str, str]:
-    """What programs on the control host see. Ansible keeps all it writes in the lab's folder."""
-    found = f"{checkout}/.venv-deploy/bin:{inherited.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin"
+    """Return the environment of programs on the control host. Ansible writes only to the lab's folder."""
+    path = f"{checkout}/.venv-deploy/bin:{inherited.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin"
     return dict(inherited) | {
-        "PATH": found,
+        "PATH": path,
         "ANSIBLE_HOME": f"{state}/ansible",
         "ANSIBLE_INVENTORY": f"{state}/inventory.yml",
         "ANSIBLE_PYTHON_INTERPRETER": "/usr/bin/python3",

@@ -1,8 +1,8 @@
-"""One lab for all tests here, booted before the first that asks for it, removed after the last.
+"""One lab for all tests in this folder, booted before the first test that uses it and removed after the last.
 
-KEEP=1: it stays. REUSE=1: one that is up is taken as it is.
+KEEP=1 keeps the lab after the tests. REUSE=1 uses a lab that is up already.
 
-They run in the order of their files: what a lab is, what the roll-out refuses, the roll-out, and what happens later.
+The tests run in the order of their file names: the lab itself, refused rollouts, the rollout, and changes after it.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from pathlib import Path
 import pytest
 
 from fleet import releases
-from fleet.ahead import skip_reason
 from fleet.lab import bring_up, take_down
 from fleet.nodes import NODES, Disk, Fleet
 from fleet.place import here
 from fleet.plan import LAB
+from fleet.prerequisites import skip_reason
 
 STARTED = time.monotonic()
 
 
 def pytest_report_teststatus(report: pytest.TestReport | pytest.CollectReport) -> tuple[str, str, str] | None:
-    """Show when each promise was found kept, counted from the start."""
+    """Show the seconds since the start beside each passed test."""
     if report.when == "call" and report.passed:
         return "passed", ".", f"PASSED after {time.monotonic() - STARTED:.0f} s"
     return None
 
 
 @pytest.fixture(scope="session", autouse=True)
-def able() -> None:
+def lab_can_run() -> None:
     if reason := skip_reason():
         pytest.skip(reason)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
-def fleet(able: None, request: pytest.FixtureRequest) -> Iterator[Fleet]:
+def fleet(lab_can_run: None, request: pytest.FixtureRequest) -> Iterator[Fleet]:
     place = here()
     terminal = request.config.pluginmanager.getplugin("terminalreporter")
     try:
@@ -53,22 +53,22 @@ def fleet(able: None, request: pytest.FixtureRequest) -> Iterator[Fleet]:
 
 
 @pytest.fixture(scope="session")
-def bare(fleet: Fleet) -> dict[str, Disk]:
-    """What is on the disks of all nodes before the first roll-out; nothing if that has been."""
+def initial_disks(fleet: Fleet) -> dict[str, Disk]:
+    """Return the disks of all nodes before the first rollout; empty if the lab is rolled out already."""
     return {} if _is_rolled_out(fleet) else {node: fleet.disk(node) for node in NODES}
 
 
 @pytest.fixture(scope="session")
-def untouched(bare: dict[str, Disk]) -> dict[str, Disk]:
-    """The same, for tests that compare with it: with REUSE=1 nobody may know any more what there was before."""
-    if not bare:
-        pytest.skip("the lab had been rolled out before these tests began")
-    return bare
+def untouched(initial_disks: dict[str, Disk]) -> dict[str, Disk]:
+    """Return the disks before the first rollout, or skip the test: with REUSE=1 they may be unknown."""
+    if not initial_disks:
+        pytest.skip("the lab was rolled out before these tests began")
+    return initial_disks
 
 
 @pytest.fixture(scope="session")
-def rolled_out(fleet: Fleet, bare: dict[str, Disk]) -> None:
-    """The roll-out, for tests that run without those of the roll-out itself."""
+def rolled_out(fleet: Fleet, initial_disks: dict[str, Disk]) -> None:
+    """Roll out, unless the tests of the rollout itself did it before."""
     if not _is_rolled_out(fleet):
         ran = fleet.playbook("site.yml")
         assert ran.code == 0, ran.text[-5000:]
@@ -76,7 +76,7 @@ def rolled_out(fleet: Fleet, bare: dict[str, Disk]) -> None:
 
 @pytest.fixture(scope="session")
 def newer_manager(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Path]]:
-    """The folder with a newer release of the manager, which is built while tests wait for nodes."""
+    """Yield the folder of a newer manager release, built in the background while tests wait for nodes."""
     with ThreadPoolExecutor(1) as pool:
         yield pool.submit(releases.build_newer, fleet.place.checkout, tmp_path_factory.mktemp("newer"))
 

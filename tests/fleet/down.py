@@ -1,4 +1,4 @@
-"""Removes a lab, whatever is left of it. Found by its names, so that it needs no record of what was made."""
+"""Removes a lab or its remains. Everything is found by name, so no record of what was created is needed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from fleet.system import groups, kill_all, members, namespaces, remove_groups, r
 
 
 def down(place: Place, lock: int) -> None:
-    """Remove all of the lab but the root file system. Does nothing if there is nothing.
+    """Remove the lab except the root file system; does nothing if there is no lab.
 
     Raises:
-        LabError: something cannot be removed.
+        LabError: A part of the lab cannot be removed.
     """
     kill_all(lambda: members(place.prefix))
     for name in namespaces(place.prefix):
@@ -26,12 +26,12 @@ def down(place: Place, lock: int) -> None:
 
 
 def resolvers(place: Place) -> list[Path]:
-    """The folders in which `ip netns exec` looks for a resolv.conf."""
+    """Return the folders with the resolv.conf files for `ip netns exec`."""
     return sorted(Path("/etc/netns").glob(f"{place.prefix}*"))
 
 
 def traces(place: Place) -> list[str]:
-    """What is on this machine of the lab; empty after `down`."""
+    """Return everything on this machine that belongs to the lab; empty after `down`."""
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     return [
         *(f"process {pid}" for pid in sorted(members(place.prefix))),

@@ -1,4 +1,4 @@
-"""From the plan and the secrets of one lab to the files that each node has before it boots. Pure."""
+"""Turns the plan and the secrets of a lab into the files that each node has before it boots. Pure."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SYSTEM_UNITS = "etc/systemd/system"
 
 @dataclass(frozen=True)
 class Secrets:
-    """What is drawn anew for each lab.
+    """Secrets that are generated for each lab.
 
-    key: the fleet's PSK. other_key: what the other DNS server has in its place. tsig: base64. pages: for their site. Of
-    SSH keys, by node: the text of the private file and of the public one; `login_key` is the public key of who may
-    log in.
+    key: the fleet's PSK. other_key: the PSK in the other DNS server's record. tsig: base64. login_key: the public SSH
+    key that may log in. host_keys: by node, the texts of the private and the public SSH key file. pages: the
+    certificate of the nginx site.
     """
 
     key: str
@@ -33,7 +33,10 @@ class Secrets:
 
 @dataclass(frozen=True)
 class File:
-    """path: relative to the root of the node. group: a name that the node knows."""
+    """A file on a node.
+
+    path: relative to the node's root folder. group: the name of a group on the node.
+    """
 
     path: str
     text: str
@@ -85,13 +88,13 @@ def _certificate(secrets: Secrets) -> Iterator[File]:
 
 
 def enabled_units(plan: Plan, machine: Machine) -> tuple[str, ...]:
-    """Units that start at boot, beside those of the root file system."""
+    """Return the units to enable in addition to those of the root file system."""
     tunnel = (f"wireguard-go@{wireguard.INTERFACE}.service",) if machine.overlay is not None else ()
     return tunnel + (("knot.service", "knot-other.service") if machine.name == plan.resolver else ())
 
 
 def archive(plan: Plan, machine: Machine, secrets: Secrets) -> bytes:
-    """The files as a tar archive, owners by name; folders that the node already has keep what they are."""
+    """Return the files as a tar archive with owners by name; existing folders on the node stay unchanged."""
     target = io.BytesIO()
     with tarfile.open(fileobj=target, mode="w") as tar:
         for file in node_files(plan, machine, secrets):

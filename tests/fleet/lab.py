@@ -1,24 +1,24 @@
-"""A whole lab: bringing it up, taking it down."""
+"""Brings a lab up and takes it down."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 
-from fleet.ahead import skip_reason
 from fleet.down import down
 from fleet.place import Place
 from fleet.plan import LAB
+from fleet.prerequisites import skip_reason
 from fleet.root import make_root
 from fleet.system import LabError, groups, locked, members
 from fleet.up import up
 
 
 def bring_up(place: Place, say: Callable[[str], None], anew: bool = False) -> None:
-    """Boot the lab, unless it is up, or in any case; what a run left that was ended in the middle is removed first.
+    """Boot the lab, after removing the remains of an aborted run. If it is up already, keep it unless `anew` is set.
 
     Raises:
-        LabError: it cannot run here, or did not come up.
+        LabError: The lab cannot run on this machine, or did not come up.
     """
     if reason := skip_reason():
         raise LabError(reason)
@@ -31,28 +31,28 @@ def bring_up(place: Place, say: Callable[[str], None], anew: bool = False) -> No
 def _boot(place: Place, lock: int, say: Callable[[str], None]) -> None:
     try:
         down(place, lock)
-        say("root file system (made once, about half a minute)")
+        say("root file system (made only once, about half a minute)")
         make_root(place)
         up(LAB, place, lock, say)
     except KeyboardInterrupt:
-        say("interrupted, removing the lab")
+        say("interrupted: removing the lab")
         down(place, lock)
         raise
 
 
 def is_up(place: Place) -> bool:
-    """Whether the lab came up, and all its nodes still run."""
+    """Return whether the lab came up and all its nodes still run."""
     alive = {group.name for group in groups(place.prefix) if members(group.name)}
     return place.complete.exists() and alive >= {place.name(node.name) for node in LAB.nodes}
 
 
 def take_down(place: Place) -> None:
-    """Remove the lab, or what is left of it.
+    """Remove the lab or its remains.
 
     Raises:
-        LabError: something cannot be removed.
+        LabError: A part of the lab cannot be removed.
     """
     if os.geteuid() != 0:
-        raise LabError("removing the lab needs root")
+        raise LabError("not root: removing the lab needs root")
     with locked(place) as lock:
         down(place, lock)

@@ -1,7 +1,7 @@
-"""What the nodes' DNS servers are told: knot's settings and the zone. Pure.
+"""Text of the DNS servers' files: knot's configuration and the zone. Pure.
 
-Two servers run on one node: that which all ask, and one that has another key in its record, for a node that sees
-something else than the others. Only the first takes updates, signed with TSIG (RFC 2136), and only of the TXT record.
+Two servers run on one node. All nodes query the first. The other has a different key in its record, for tests in which
+one node gets a different key. Only the first accepts updates (RFC 2136), signed with TSIG and only of the TXT record.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from fleet.plan import Plan, Port, addresses, underlay
 TSIG_KEY = "fleet-update"
 FIRST_SERIAL = 1
 OTHER_UNIT = """[Unit]
-Description=DNS server that has another record than the first
+Description=DNS server with a different key record
 After=network.target
 [Service]
 User=knot
@@ -29,7 +29,7 @@ WantedBy=multi-user.target
 
 @dataclass(frozen=True)
 class Server:
-    """One server: the folder of its state below /var/lib and /run, and where it listens."""
+    """One DNS server: the name of its folders in /var/lib and /run, and where it listens."""
 
     folder: str
     port: Port
@@ -37,13 +37,13 @@ class Server:
 
 
 def servers(plan: Plan) -> tuple[Server, Server]:
-    """The server that all ask, and the other one."""
+    """Return the server that all nodes query, and the other one."""
     first = Server("knot", plan.machine(plan.resolver).ports[0], takes_updates=True)
     return first, Server("knot-other", plan.other_resolver, takes_updates=False)
 
 
 def zone(plan: Plan, key: str) -> str:
-    """The zone file: addresses of all machines, and the record that holds the fleet's key."""
+    """Return the zone file, with the addresses of all machines and the record with the fleet's key."""
     lines = [
         "$TTL 5",
         f"$ORIGIN {plan.zone}.",
@@ -95,12 +95,12 @@ acl:
 
 
 def update_key(tsig_secret: str) -> str:
-    """The key as `knsupdate -k` reads it, one line."""
+    """Return the TSIG key as a line for `knsupdate -k`."""
     return f"hmac-sha256:{TSIG_KEY}:{tsig_secret}\n"
 
 
 def resolver_settings(plan: Plan, machine_families: tuple[int, ...]) -> str:
-    """/etc/resolv.conf of a machine that speaks these families."""
+    """Return the text of /etc/resolv.conf for a machine with these address families."""
     ips = underlay(plan, plan.machine(plan.resolver))
     lines = [f"nameserver {ip}" for ip in ips if ip.version in machine_families]
     return "\n".join([*lines, f"search {plan.zone}", "options timeout:2 attempts:2"]) + "\n"

@@ -1,4 +1,4 @@
-"""The agent's files of a newer version, made from those that are there: the same program under another name."""
+"""Makes agent files with a newer version number from the built ones. The program is the same."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ VERSION = "9.0.0"
 
 
 def newer_agents(built: Path, target: Path) -> Path:
-    """Make them, and return their folder."""
+    """Make the newer agent files in `target`, and return that folder."""
     target.mkdir(exist_ok=True)
     for path in built.glob("agent-*"):
         with zipfile.ZipFile(path) as source:

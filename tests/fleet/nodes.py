@@ -1,4 +1,4 @@
-"""What tests do with a lab: commands on nodes and on the control host."""
+"""Commands for tests on a lab's nodes and on its control host."""
 
 from __future__ import annotations
 
@@ -23,29 +23,31 @@ from fleet.up import BOOT_SECONDS, await_ssh, boot, control_environment, inside,
 AGENTS = tuple(node.name for node in LAB.agents)
 NODES = tuple(node.name for node in LAB.nodes)
 
-# For a roll-out in one batch, where batches are not what is looked at.
-AT_ONCE = '{"kattila_batches": ["100%"]}'
+# Extra variables for a rollout in one batch, in tests that are not about batches.
+ONE_BATCH = '{"kattila_batches": ["100%"]}'
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 MANAGER_COMMAND = "/usr/local/bin/kattila-manager"
-CHANGES_ANYWAY = re.compile(
+# Paths that change on every running node.
+IGNORED_PATHS = re.compile(
     r"^(run|tmp|var/tmp|var/log|var/lib/systemd|var/lib/knot|var/lib/knot-other|(root|home/\w+)/\.(ansible|sudo_as_admin_successful))$|/__pycache__$"
 )
-# By path: size, mode, moment of the change.
+# By path: size, mode and time of the last change in nanoseconds.
 Disk = dict[str, tuple[int, int, int]]
-SETTLED = "systemctl is-system-running --wait"
+AWAIT_BOOT = "systemctl is-system-running --wait"
 
 Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
 class Run:
-    """How a playbook ended, and all it said. counts: by host, as `changed`, from its recapitulation."""
+    """The exit code and the output of a playbook."""
 
     code: int
     text: str
 
-    def counts(self, what: str) -> dict[str, int]:
-        found = re.findall(rf"^(\S+) +: ok=.*\b{what}=(\d+)", self.text, re.MULTILINE)
+    def counts(self, result: str) -> dict[str, int]:
+        """Return the number of tasks with a result by host, such as `changed`, from the recap."""
+        found = re.findall(rf"^(\S+) +: ok=.*\b{result}=(\d+)", self.text, re.MULTILINE)
         return {host: int(number) for host, number in found}
 
 
@@ -56,18 +58,18 @@ class Fleet:
     place: Place
 
     def on(self, node: str, command: str, stdin: str = "") -> str:
-        """What a shell command prints on a node. Raises LabError if it fails."""
+        """Run a shell command on a node and return its output; raises LabError if it fails."""
         return remote(self.place, node, command, stdin).strip()
 
     def on_all(self, nodes: Sequence[str], command: str) -> dict[str, str]:
-        """The same on several nodes at once, by node."""
+        """Run a shell command on several nodes in parallel, and return the output by node."""
         with ThreadPoolExecutor(len(nodes)) as pool:
             return dict(zip(nodes, pool.map(lambda node: self.on(node, command), nodes), strict=True))
 
     def control(
         self, *words: str, seconds: float = 900, extra: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command on the control host, in the checkout; its standard output and error come back as one text."""
+        """Run a command on the control host in the checkout; standard output and error are merged."""
         return subprocess.run(
             [*inside(self.place, LAB.control), *words],
             cwd=self.place.checkout,
@@ -81,58 +83,58 @@ class Fleet:
         )
 
     def reboot(self, node: str) -> None:
-        """Let a node reboot, and wait until it is up again."""
+        """Reboot a node, and wait until it is up again."""
         before = self.on(node, BOOT_ID)
-        # It may cut the connection before the command has ended.
+        # In the background, because the reboot may close the connection before the command ends.
         self.on(node, "nohup systemctl reboot >/dev/null 2>&1 & exit 0")
         deadline = time.monotonic() + BOOT_SECONDS
         while True:
             await_ssh(self.place, node, deadline)
-            with suppress(LabError):  # it is on its way down
-                if self.on(node, BOOT_ID) != before and self.on(node, SETTLED) == "running":
+            with suppress(LabError):  # the node is still shutting down
+                if self.on(node, BOOT_ID) != before and self.on(node, AWAIT_BOOT) == "running":
                     return
             time.sleep(0.2)
 
     def playbook(self, name: str, *words: str, extra: Mapping[str, str] | None = None) -> Run:
-        """Run a playbook of the project against the whole fleet."""
+        """Run one of the project's playbooks on the whole fleet."""
         ran = self.control("ansible-playbook", f"playbooks/{name}", *words, extra=extra)
         return Run(ran.returncode, ran.stdout)
 
     def manager(self, *words: str) -> Any:
-        """What `kattila-manager` answers on its node, with --json."""
+        """Run `kattila-manager` with --json on the manager's node, and return its output."""
         return json.loads(self.on(LAB.manager, f"{MANAGER_COMMAND} {' '.join(words)} --json"))
 
     def agents_by_name(self) -> dict[str, dict[str, Any]]:
-        """What the manager knows of each node's agent."""
+        """Return the manager's list of agents by host name."""
         return {agent["hostname"]: agent for agent in self.manager("agents")["agents"]}
 
     def states(self) -> dict[str, str]:
-        """Of each agent that the manager knows, by host name: is it heard of?"""
+        """Return the state of each agent that the manager knows, by host name."""
         return {name: agent["state"] for name, agent in self.agents_by_name().items()}
 
     def newest_report(self, agent: str) -> dict[str, Any]:
-        """What an agent, given by id or host name, said last."""
+        """Return the newest report of an agent, given by id or host name."""
         return dict(json.loads(self.on(LAB.manager, f"{MANAGER_COMMAND} report {agent}")))
 
     def disk(self, node: str) -> Disk:
-        """Everything on a node that its root file system does not have, or not so.
+        """Return everything on a node that differs from the root file system, except IGNORED_PATHS.
 
-        Read from the layer above it, so that nothing hides; but for what changes on any node that runs.
+        Read from the upper layer of the node's overlay file system, so that nothing can hide.
         """
         upper = self.place.node(node) / "upper"
-        return {name: told for name, told in _entries(upper, upper) if not self._is_folder_of_root(name, told)}
+        return {name: entry for name, entry in _entries(upper, upper) if not self._is_folder_of_root(name, entry)}
 
-    def _is_folder_of_root(self, name: str, told: tuple[int, int, int]) -> bool:
-        # The layer above has a folder as soon as anything in it was changed.
+    def _is_folder_of_root(self, name: str, entry: tuple[int, int, int]) -> bool:
+        # The upper layer has a copy of each folder in which anything changed.
         below = self.place.root / name
-        return below.is_dir() and below.lstat().st_mode == told[1]
+        return below.is_dir() and below.lstat().st_mode == entry[1]
 
     def key(self) -> str:
-        """The fleet's PSK, as it was when the lab came up."""
+        """Return the PSK that the fleet had when the lab came up."""
         return (self.place.state / "key").read_text()
 
     def clone(self, source: str, target: str) -> None:
-        """Boot a node anew from a copy of another's disk; it keeps only its place in the network."""
+        """Boot a node from a copy of another node's disk; only its place in the network stays."""
         name = self.place.name(target)
         kill_all(lambda: members(name))
         remove_groups(name)
@@ -151,7 +153,7 @@ class Fleet:
         known.write_text("".join(f"{node} {key}\n" for node, key in keys.items()))
 
     def secrets(self) -> set[str]:
-        """All that must never be shown: the fleet's key, tokens, private keys of tunnels."""
+        """Return all secrets that no output may contain: the fleet's PSK, tokens and WireGuard private keys."""
         tokens = self.on(
             LAB.manager, "sed -n 's/^[A-Z]*_TOKEN=//p' /etc/kattila/manager.env 2>/dev/null || true"
         ).split()
@@ -159,7 +161,7 @@ class Fleet:
         return {self.key(), *keys.values(), *(token.strip("'\"") for token in tokens)}
 
     def set_key(self, *values: str) -> None:
-        """Let the fleet's TXT record hold these texts, or none, by a signed update (RFC 2136)."""
+        """Replace the values of the fleet's TXT record by a signed update (RFC 2136)."""
         server = underlay(LAB, LAB.machine(LAB.resolver))[0]
         lines = [f"server {server}", f"zone {LAB.zone}", f"del {LAB.key_record} TXT"]
         lines += [f'add {LAB.key_record} 5 TXT "{value}"' for value in values]
@@ -167,14 +169,14 @@ class Fleet:
 
 
 def differences(one: Disk, other: Disk) -> set[str]:
-    """The paths that only one of them has, or that are not the same."""
+    """Return the paths that differ between two disks."""
     return {path for path, _ in one.items() ^ other.items()}
 
 
-def eventually(seconds: float, ask: Callable[[], Answer], told: Callable[[Answer], bool]) -> Answer:
-    """Ask until the answer tells what is wanted, and return it. Fails with the last one after so many seconds."""
+def eventually(seconds: float, read: Callable[[], Answer], accept: Callable[[Answer], bool]) -> Answer:
+    """Read until the answer is accepted, and return it; fails with the last answer after `seconds`."""
     deadline = time.monotonic() + seconds
-    while not told(answer := ask()):
+    while not accept(answer := read()):
         assert time.monotonic() < deadline, answer
         time.sleep(1)
     return answer
@@ -183,9 +185,9 @@ def eventually(seconds: float, ask: Callable[[], Answer], told: Callable[[Answer
 def _entries(upper: Path, folder: Path) -> Iterator[tuple[str, tuple[int, int, int]]]:
     for path in sorted(folder.iterdir()):
         name = str(path.relative_to(upper))
-        if CHANGES_ANYWAY.search(name):
+        if IGNORED_PATHS.search(name):
             continue
-        told = path.lstat()
+        status = path.lstat()
         if path.is_dir() and not path.is_symlink():
             yield from _entries(upper, path)
-        yield name, (0 if path.is_dir() else told.st_size, told.st_mode, 0 if path.is_dir() else told.st_mtime_ns)
+        yield name, (0 if path.is_dir() else status.st_size, status.st_mode, 0 if path.is_dir() else status.st_mtime_ns)

@@ -1,6 +1,6 @@
-"""Where a lab keeps what it has on this machine, and how all of that is named.
+"""Folders and names of a lab on this machine.
 
-Each checkout has a lab of its own: the names begin with a prefix made from its path, so that two labs never meet.
+Each checkout has its own lab. All names begin with a prefix made from the checkout's path, so that labs never collide.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ class Place:
 
     @property
     def prefix(self) -> str:
-        """Begins every name that this lab gives outside its folders: namespaces, cgroups."""
+        """Return the prefix of all names outside the lab's folders: namespaces and control groups."""
         return f"fleet-{hashlib.sha256(str(self.checkout).encode()).hexdigest()[:6]}-"
 
     @property
     def state(self) -> Path:
-        """All of one lab: disks of nodes, keys, settings, logs. Removed with it."""
+        """Return the lab's folder: disks, keys, settings and logs. It is removed with the lab."""
         return self.checkout / "tests/fleet/.lab"
 
     @property
     def cache(self) -> Path:
-        """What outlives a lab: the root file system and the lock."""
+        """Return the folder that outlives the lab: the root file system and the lock."""
         return self.checkout / "tests/fleet/.cache"
 
     @property
     def root(self) -> Path:
-        """The root file system that all nodes share, under a layer of their own."""
+        """Return the root file system, the lower overlay layer of all nodes."""
         return self.cache / "root"
 
     @property
     def complete(self) -> Path:
-        """There once the lab has come up."""
+        """Return the stamp file that exists once the lab has come up."""
         return self.state / "complete"
 
     def name(self, machine: str) -> str:
-        """The name of a machine's namespace, and of its control group."""
+        """Return the name of a machine's namespace and control group."""
         return self.prefix + machine
 
     def node(self, machine: str) -> Path:
-        """The folder of a node: its disk, what it says on its console."""
+        """Return the folder of a node, with its disk and console output."""
         return self.state / "nodes" / machine
 
 
 def here() -> Place:
-    """The lab of the checkout that this file is in."""
+    """Return the lab of this file's checkout."""
     return Place(Path(__file__).resolve().parent.parent.parent)

@@ -1,7 +1,8 @@
-"""What the lab is: machines, networks, tunnels, as frozen values. Nothing here touches the system.
+"""The plan of the lab: machines, networks and tunnels as frozen values. Pure.
 
-The networks form a tree. Each has an owner, which is its gateway and has the first address in it; a machine's first
-port is its way out. All addresses follow from a network and the machine's number in it, all routes from the tree.
+The networks form a tree. Each network has an owner, its gateway, with the first address in it. A machine's default
+route leaves through its first port. Addresses follow from a network and the machine's number in it, routes from the
+tree.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ Address = IPv4Address | IPv6Address
 OWNERS_NUMBER = 1
 LISTEN_PORT = 51820
 KEEPALIVE_SECONDS = 25
-# Somebody who is on every node, and may become root there.
+# A user on every node that may become root.
 ADMIN = "admin"
 
 
 @dataclass(frozen=True)
 class Network:
-    """One segment, with its prefixes; its owner is the gateway of all others in it."""
+    """A network segment with its prefixes. Its owner is the gateway of all other machines in it."""
 
     name: str
     owner: str
@@ -31,7 +32,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Port:
-    """A machine's place in a network: its number there, and which families it speaks."""
+    """A machine's port in a network: its number there and its address families."""
 
     network: str
     number: int
@@ -40,11 +41,11 @@ class Port:
 
 @dataclass(frozen=True)
 class Machine:
-    """A router (a bare namespace), the control host (likewise), or a node, which boots systemd.
+    """A router or the control host (both bare namespaces), or a node that boots systemd.
 
-    ports: the first is the way out; `eth0`, `eth1` and so on. A router's own networks are not among them.
-    site: of a node that gets an agent. overlay: its number in the tunnels' network. labels: what is told of it.
-    login: who Ansible is there; whoever is not root becomes it by sudo.
+    ports: `eth0`, `eth1` and so on, the first with the default route; without the networks that a router owns.
+    site: set for a node that gets an agent. overlay: its number in the tunnels' network. labels: the agent's labels.
+    login: Ansible's user on the node; a user other than root becomes root with sudo.
     """
 
     name: str
@@ -58,7 +59,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Tunnel:
-    """A WireGuard tunnel between two machines; with keepalive, `second` is a spoke of `first` and keeps it open."""
+    """A WireGuard tunnel between two machines. With keepalive, `second` is a spoke of `first` and keeps it open."""
 
     first: str
     second: str
@@ -67,7 +68,7 @@ class Tunnel:
 
 @dataclass(frozen=True)
 class Route:
-    """At a machine, the way to a network: the machine that leads there, and the network shared with it."""
+    """A route at a machine: the target network, the next machine, and the network shared with it."""
 
     at: str
     to: Network
@@ -77,7 +78,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole lab. spokes: who reaches the tunnels only through a hub, and which hub."""
+    """A whole lab. spokes: pairs of a spoke, which reaches the tunnels only through its hub, and the hub."""
 
     zone: str
     key_record: str
@@ -98,12 +99,12 @@ class Plan:
 
     @property
     def nodes(self) -> tuple[Machine, ...]:
-        """Those that boot."""
+        """Return the machines that boot systemd."""
         return tuple(machine for machine in self.machines if machine.boots)
 
     @property
     def agents(self) -> tuple[Machine, ...]:
-        """Those that get an agent."""
+        """Return the machines that get an agent."""
         return tuple(machine for machine in self.machines if machine.site)
 
     @property
@@ -118,14 +119,14 @@ class Plan:
 
 
 def addresses(plan: Plan, port: Port) -> tuple[Address, ...]:
-    """A port's addresses, IPv4 first."""
+    """Return a port's addresses, IPv4 first."""
     network = plan.network(port.network)
     both: dict[int, Address] = {4: network.ipv4[port.number], 6: network.ipv6[port.number]}
     return tuple(both[family] for family in port.families)
 
 
 def underlay(plan: Plan, machine: Machine) -> tuple[Address, ...]:
-    """The addresses that a machine is reached at, outside the tunnels, IPv4 first."""
+    """Return a machine's addresses outside the tunnels, IPv4 first."""
     return addresses(plan, machine.ports[0])
 
 
@@ -134,19 +135,19 @@ def families(machine: Machine) -> tuple[int, ...]:
 
 
 def overlay_addresses(plan: Plan, machine: Machine) -> tuple[Address, ...]:
-    """The addresses of a machine in the tunnels; none if it has no tunnel."""
+    """Return a machine's addresses in the tunnels; empty if it has no tunnel."""
     if machine.overlay is None:
         return ()
     return plan.overlay.ipv4[machine.overlay], plan.overlay.ipv6[machine.overlay]
 
 
 def forwards(plan: Plan, machine: Machine) -> bool:
-    """Whether it passes on packets of others."""
+    """Return whether a machine forwards packets."""
     return bool(plan.owned_by(machine.name))
 
 
 def routes(plan: Plan) -> Iterator[Route]:
-    """From each network up the tree: every owner above it has to know which machine leads there."""
+    """Yield for each network the routes of all owners above it in the tree."""
     for network in plan.networks:
         machine = plan.machine(network.owner)
         while machine.ports:
@@ -156,7 +157,7 @@ def routes(plan: Plan) -> Iterator[Route]:
 
 
 def tunnels(plan: Plan) -> tuple[Tunnel, ...]:
-    """A mesh of all that are no spokes, and one tunnel from each spoke to its hub."""
+    """Return the tunnels: a full mesh without the spokes, and one tunnel from each spoke to its hub."""
     meshed = [machine.name for machine in plan.agents if plan.hub_of(machine.name) is None]
     mesh = tuple(Tunnel(first, second) for first, second in combinations(meshed, 2))
     return mesh + tuple(Tunnel(hub, spoke, keepalive=True) for spoke, hub in plan.spokes)
@@ -172,7 +173,7 @@ def _agent(name: str, port: Port, overlay: int, role: str, login: str = "root") 
     return Machine(name, (port,), boots=True, site=site, overlay=overlay, labels=labels, login=login)
 
 
-# Addresses for documentation only (RFC 5737, RFC 3849): whatever leaks out of the lab leads nowhere.
+# Only documentation addresses (RFC 5737, RFC 3849): packets that leak out of the lab reach no one.
 LAB = Plan(
     zone="fleet.example",
     key_record="kattila.fleet.example",

@@ -1,7 +1,4 @@
-"""A release of the manager that is newer than the checkout: of another version, with a further migration.
-
-May live here: how it is made from a copy of the sources. Not here: rolling it out.
-"""
+"""Builds a manager release that is newer than the checkout, with a higher version and one more migration."""
 
 from __future__ import annotations
 
@@ -10,13 +7,13 @@ from pathlib import Path
 
 from fleet.system import run
 
-# That of the nodes' Debian.
+# Python of the nodes' Debian.
 PYTHON = "3.11"
 VERSION = "9.0.0"
 REVISION = "9000"
 SOURCES = ("protocol", "manager", "release", "report_templates", "requirements")
 BUILT = shutil.ignore_patterns(".venv", "bin", "dist", "__pycache__")
-MIGRATION = '''"""What only this release knows."""
+MIGRATION = '''"""A migration that only this release has."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -32,7 +29,7 @@ def upgrade() -> None:
 
 
 def build_newer(checkout: Path, target: Path) -> Path:
-    """Build it from a copy in `target`, and return the folder of its tarballs."""
+    """Build the release from a copy of the sources in `target`, and return the folder with its tarballs."""
     for name in SOURCES:
         shutil.copytree(checkout / name, target / name, symlinks=True, ignore=BUILT)
     project = target / "manager/pyproject.toml"

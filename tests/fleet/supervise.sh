@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs one node in a mount namespace of its own, so that its disk and nspawn's folders vanish with it, and starts it
-# again when it reboots, which systemd-nspawn says with code 133. As on a machine, the clock's state may be asked for,
-# and the clock cannot be set: supervise.sh ROOT NODE-FOLDER NAMESPACE HOSTNAME
+# Runs one node: supervise.sh ROOT NODE-FOLDER NAMESPACE HOSTNAME
+# The node has its own mount namespace, so that its disk and nspawn's folders vanish with it. systemd-nspawn exits with
+# 133 when the node reboots; then it is started again. The node may read the clock's state, but cannot set the clock.
 set -eu
 read -r _ || exit 0
 
@@ -24,4 +24,4 @@ while [ "$status" -eq 133 ]; do
         --bind=/dev/net/tun --capability=CAP_NET_ADMIN --system-call-filter="adjtimex clock_adjtime" \
         --resolv-conf=off --timezone=off --link-journal=no --console=pipe </dev/null || status=$?
 done
-echo "the node ended with $status"
+echo "the node exited with status $status"

@@ -1,4 +1,4 @@
-"""The shipped playbooks roll the project out to a fleet, over SSH."""
+"""The playbooks roll the project out to a fleet over SSH."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from fleet.nodes import AGENTS, AT_ONCE, MANAGER_COMMAND, Disk, Fleet, Run, differences
+from fleet.nodes import AGENTS, MANAGER_COMMAND, ONE_BATCH, Disk, Fleet, Run, differences
 from fleet.plan import LAB
 
 FRESH_SECONDS = 60
@@ -20,11 +20,11 @@ SETTINGS = "sha256sum /etc/kattila/agent.env"
 HOSTS = {LAB.manager, *AGENTS}
 
 
-# All other agents would be told the same.
+# One agent is enough: all others get the same changes.
 SOME = f"{LAB.manager},{AGENTS[0]}"
 
 
-def test_the_first_roll_out_is_shown_before_it_is_made(fleet: Fleet, untouched: dict[str, Disk]) -> None:
+def test_check_mode_shows_the_first_rollout_and_changes_nothing(fleet: Fleet, untouched: dict[str, Disk]) -> None:
     tried = fleet.playbook("site.yml", "--check", "--diff", "--limit", SOME)
     assert tried.code == 0, tried.text[-5000:]
     assert "+MANAGER_URL=" in tried.text
@@ -32,14 +32,14 @@ def test_the_first_roll_out_is_shown_before_it_is_made(fleet: Fleet, untouched: 
 
 
 @pytest.fixture(scope="session")
-def first(fleet: Fleet, bare: dict[str, Disk]) -> Run:
-    """The first roll-out, telling all it can."""
+def first(fleet: Fleet, initial_disks: dict[str, Disk]) -> Run:
+    """Return the first rollout, run with the most verbose output."""
     return fleet.playbook("site.yml", "-vvv", "--diff")
 
 
 @dataclass(frozen=True)
-class Looks:
-    """Runs that change nothing, and the agents' settings before."""
+class ReadOnlyRuns:
+    """Runs that change nothing, and the agents' settings before them."""
 
     settings: dict[str, str]
     verified: Future[subprocess.CompletedProcess[str]]
@@ -48,12 +48,12 @@ class Looks:
 
 
 @pytest.fixture(scope="session")
-def looks(fleet: Fleet, first: Run) -> Iterator[Looks]:
-    """All at the same time, as each mostly waits for one node."""
+def read_only_runs(fleet: Fleet, first: Run) -> Iterator[ReadOnlyRuns]:
+    """Start all runs in parallel, since each mostly waits for nodes."""
     keep = json.dumps({"kattila_manager_state": "absent", "kattila_manager_remove_data": False})
     some = ("--limit", SOME, "-e", "kattila_agent_interval=29")
     with ThreadPoolExecutor(3) as pool:
-        yield Looks(
+        yield ReadOnlyRuns(
             fleet.on_all(AGENTS, SETTINGS),
             pool.submit(fleet.control, "make", "verify", f"INVENTORY={fleet.place.state}/inventory.yml"),
             pool.submit(fleet.playbook, "site.yml", "--check", "--diff", "-vvv", *some),
@@ -61,7 +61,7 @@ def looks(fleet: Fleet, first: Run) -> Iterator[Looks]:
         )
 
 
-def test_the_first_roll_out_succeeds(first: Run) -> None:
+def test_the_first_rollout_succeeds(first: Run) -> None:
     assert first.code == 0, first.text[-5000:]
     assert first.counts("failed") == dict.fromkeys(HOSTS, 0)
 
@@ -73,41 +73,43 @@ def test_all_nodes_report_within_a_minute(fleet: Fleet, first: Run) -> None:
         time.sleep(1)
 
 
-def test_it_showed_no_secret_however_much_it_told(fleet: Fleet, first: Run) -> None:
+def test_verbose_output_contains_no_secret(fleet: Fleet, first: Run) -> None:
     assert not [secret for secret in fleet.secrets() if secret in first.text]
 
 
-def test_verify_finds_nothing_to_complain_of(fleet: Fleet, first: Run) -> None:
+def test_verify_succeeds(fleet: Fleet, first: Run) -> None:
     verified = fleet.playbook("verify.yml")
     assert verified.code == 0, verified.text
 
 
-def test_promises_about_the_nodes_are_kept(looks: Looks) -> None:
-    ran = looks.verified.result()
+def test_all_nodes_pass_the_checks_of_make_verify(read_only_runs: ReadOnlyRuns) -> None:
+    ran = read_only_runs.verified.result()
     assert ran.returncode == 0, ran.stdout
 
 
-def test_settings_database_and_every_report_are_in_order(fleet: Fleet, first: Run) -> None:
+def test_the_managers_own_check_finds_nothing_wrong(fleet: Fleet, first: Run) -> None:
     assert "WRONG" not in fleet.on(LAB.manager, f"{MANAGER_COMMAND} check")
 
 
-def test_a_change_is_shown_before_it_is_made_and_no_secret(fleet: Fleet, looks: Looks) -> None:
-    tried = looks.changed.result()
+def test_check_mode_shows_a_change_without_secrets_and_changes_nothing(
+    fleet: Fleet, read_only_runs: ReadOnlyRuns
+) -> None:
+    tried = read_only_runs.changed.result()
     assert tried.code == 0, tried.text[-5000:]
     assert "+INTERVAL=29" in tried.text
     assert not [secret for secret in fleet.secrets() if secret in tried.text]
-    assert fleet.on_all(AGENTS, SETTINGS) == looks.settings
+    assert fleet.on_all(AGENTS, SETTINGS) == read_only_runs.settings
 
 
-def test_database_and_backups_can_be_kept_by_who_removes_the_rest(looks: Looks) -> None:
-    tried = looks.removed.result()
+def test_removing_the_manager_can_keep_database_and_backups(read_only_runs: ReadOnlyRuns) -> None:
+    tried = read_only_runs.removed.result()
     assert tried.code == 0, tried.text[-5000:]
     changed = set(re.findall(r"^changed: \[.*\(item=(/.*)\)$", tried.text, re.MULTILINE))
     assert {"/opt/kattila-manager", "/var/lib/kattila-pages"} <= changed
     assert not {"/var/lib/kattila-manager", "/var/backups/kattila-manager"} & changed
 
 
-def test_the_second_roll_out_changes_nothing(fleet: Fleet, first: Run) -> None:
-    second = fleet.playbook("site.yml", "-e", AT_ONCE)
+def test_a_second_rollout_changes_nothing(fleet: Fleet, first: Run) -> None:
+    second = fleet.playbook("site.yml", "-e", ONE_BATCH)
     assert second.code == 0, second.text[-5000:]
     assert second.counts("changed") == dict.fromkeys(HOSTS, 0), second.text

@@ -1,4 +1,4 @@
-"""What agents.yml does for a fleet whose manager is there."""
+"""agents.yml on a fleet whose manager is installed already."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from fleet.nodes import AGENTS, AT_ONCE, Fleet
+from fleet.nodes import AGENTS, ONE_BATCH, Fleet
 from fleet.plan import LAB, addresses
 
 FIRST, SECOND = AGENTS[:2]
@@ -20,7 +20,7 @@ LABELS = {"site": "north", "note": 'it\'s # "odd" \\ = $HOME'}
 pytestmark = pytest.mark.usefixtures("rolled_out")
 
 
-def test_without_a_manager_it_refuses_and_changes_nothing(fleet: Fleet) -> None:
+def test_agents_are_not_changed_while_the_manager_is_stopped(fleet: Fleet) -> None:
     before = fleet.on_all(AGENTS, SETTINGS)
     fleet.on(LAB.manager, "systemctl stop kattila-manager")
     try:
@@ -33,7 +33,7 @@ def test_without_a_manager_it_refuses_and_changes_nothing(fleet: Fleet) -> None:
     assert fleet.on_all(AGENTS, SETTINGS) == before
 
 
-def test_a_wrong_url_is_refused_where_the_manager_runs_already(fleet: Fleet) -> None:
+def test_a_wrong_manager_url_is_refused_if_the_manager_runs(fleet: Fleet) -> None:
     wrong = f"http://{LAB.manager}.{LAB.zone}:5068"
     ran = fleet.playbook("site.yml", "--limit", f"{LAB.manager},{FIRST}", "-e", f"kattila_manager_url={wrong}")
     assert ran.code != 0
@@ -41,7 +41,7 @@ def test_a_wrong_url_is_refused_where_the_manager_runs_already(fleet: Fleet) -> 
     assert set(ran.counts("changed").values()) == {0}
 
 
-def test_one_that_sees_another_record_than_the_manager_is_refused(fleet: Fleet) -> None:
+def test_a_node_whose_key_differs_from_the_managers_is_refused(fleet: Fleet) -> None:
     other = "".join(f"nameserver {ip}\n" for ip in addresses(LAB, LAB.other_resolver))
     fleet.on(FIRST, "cp --archive /etc/resolv.conf /run/usual.conf; cat >/etc/resolv.conf", other)
     try:
@@ -56,20 +56,23 @@ def test_one_that_sees_another_record_than_the_manager_is_refused(fleet: Fleet) 
 
 @pytest.fixture(scope="module")
 def started_before(fleet: Fleet) -> str:
-    """The run of SECOND's agent before the roll-out: which gives FIRST labels, and comes after one that was ended."""
+    """Return the invocation of SECOND's agent before a rollout.
+
+    The rollout follows an aborted one on SECOND, and gives FIRST new labels.
+    """
     before = fleet.on(SECOND, STARTED)
-    fleet.on(SECOND, "touch /etc/kattila/agent.env")  # As it is left by a run that did not come to the restart.
+    fleet.on(SECOND, "touch /etc/kattila/agent.env")  # as after a run that was aborted before the restart
     hosts = fleet.place.state / "labels.yml"
     hosts.write_text(json.dumps({"all": {"hosts": {FIRST: {"kattila_agent_labels": LABELS}}}}))
     inventories = ("-i", str(fleet.place.state / "inventory.yml"), "-i", str(hosts))
-    ran = fleet.playbook("agents.yml", *inventories, "--limit", f"{FIRST},{SECOND}", "-e", AT_ONCE)
+    ran = fleet.playbook("agents.yml", *inventories, "--limit", f"{FIRST},{SECOND}", "-e", ONE_BATCH)
     assert ran.code == 0, ran.text[-5000:]
     return before
 
 
-def test_labels_are_told_as_they_are_written(fleet: Fleet, started_before: str) -> None:
+def test_labels_are_reported_exactly_as_configured(fleet: Fleet, started_before: str) -> None:
     assert fleet.newest_report(fleet.on(FIRST, ID))["telemetry"]["system"]["labels"] == LABELS
 
 
-def test_what_a_run_that_was_ended_left_is_in_use_after_the_next(fleet: Fleet, started_before: str) -> None:
+def test_changes_of_an_aborted_run_take_effect_in_the_next(fleet: Fleet, started_before: str) -> None:
     assert fleet.on(SECOND, STARTED) != started_before

@@ -1,4 +1,4 @@
-"""A rolled-out node loses the manager: its reports come through a neighbour of its tunnels, and directly again."""
+"""A node that cannot reach the manager reports through a tunnel peer, and directly again once it can."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fleet.nodes import Fleet, eventually
 from fleet.plan import LAB, underlay
 
 NODE = "north-db"
-# So that two intervals are over soon.
+# Short, so that two intervals pass quickly.
 INTERVAL_SECONDS = 2
 LATE_SAMPLES = 2
 PATIENCE_SECONDS = 60
@@ -26,13 +26,13 @@ DROP = "; ".join((
 ))  # fmt: skip
 
 
-# These wait for intervals, and leave the machine to the build of the newer manager, which test_7_manager wants.
+# These tests mostly wait, so the newer manager for test_7_manager is built meanwhile.
 pytestmark = pytest.mark.usefixtures("newer_manager")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def hurried(fleet: Fleet, rolled_out: None) -> Iterator[None]:
-    """The node reports every two seconds; afterwards as before."""
+def short_interval(fleet: Fleet, rolled_out: None) -> Iterator[None]:
+    """Make the node report every two seconds, and restore its interval afterwards."""
     before = fleet.on(NODE, f"grep ^INTERVAL= {SETTINGS}")
     fleet.on(NODE, SET.format(f"INTERVAL={INTERVAL_SECONDS}"))
     eventually(PATIENCE_SECONDS, lambda: spans(fleet)[-1], lambda span: span["samples"] > 3)
@@ -41,7 +41,7 @@ def hurried(fleet: Fleet, rolled_out: None) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("cut", "mend"),
+    ("block", "unblock"),
     [
         (
             " && ".join(f"ip route add blackhole {ip}" for ip in MANAGER),
@@ -51,22 +51,22 @@ def hurried(fleet: Fleet, rolled_out: None) -> Iterator[None]:
     ],
     ids=["blackhole route", "firewall that drops"],
 )
-def test_cut_off_from_the_manager_it_reports_through_a_neighbour_within_two_intervals(
-    fleet: Fleet, cut: str, mend: str
+def test_a_node_cut_off_from_the_manager_reports_through_a_relay_within_two_intervals(
+    fleet: Fleet, block: str, unblock: str
 ) -> None:
-    last_direct = int(json.loads(fleet.on(NODE, f"{cut} && cat {COUNTERS}"))["sample"])
+    last_direct = int(json.loads(fleet.on(NODE, f"{block} && cat {COUNTERS}"))["sample"])
     relayed = eventually(PATIENCE_SECONDS, lambda: spans(fleet)[-1], lambda span: span["path"] != [])
     assert relayed["first_sample"] <= last_direct + LATE_SAMPLES
     assert fleet.states()[NODE] == "relayed"
-    last_relayed = int(json.loads(fleet.on(NODE, f"{mend} && cat {COUNTERS}"))["sample"])
+    last_relayed = int(json.loads(fleet.on(NODE, f"{unblock} && cat {COUNTERS}"))["sample"])
     directly = eventually(PATIENCE_SECONDS, lambda: spans(fleet)[-1], lambda span: span["path"] == [])
     assert directly["first_sample"] <= last_relayed + LATE_SAMPLES
     assert fleet.states()[NODE] == "reporting"
-    # Tests before this one stopped the manager.
+    # Only samples since the block, as earlier tests stopped the manager.
     assert {span["kind"] for span in spans(fleet) if span["last_sample"] > last_direct} == {"reported"}
 
 
 def spans(fleet: Fleet) -> list[dict[str, Any]]:
-    """What went on at the node lately, as the manager tells it."""
-    told: list[dict[str, Any]] = fleet.manager("history", NODE, "--since", "1h")["spans"]
-    return told
+    """Return the manager's history of the node for the last hour."""
+    history: list[dict[str, Any]] = fleet.manager("history", NODE, "--since", "1h")["spans"]
+    return history

@@ -1,4 +1,4 @@
-"""What was rolled out can be removed, and leaves nothing."""
+"""uninstall.yml removes everything and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fleet.plan import LAB
 # Its disk was replaced by a clone.
 REPLACED = "south-db"
 NODES = tuple(node for node in (LAB.manager, *AGENTS) if node != REPLACED)
-# Files with all accounts in them are written anew, and nginx, which was there before, goes on.
+# Adding and removing an account rewrites the account files. nginx was installed before, and continues to run.
 NOT_OURS = re.compile(
     r"etc/((passwd|shadow|group|gshadow|subuid|subgid)-?|\.pwd\.lock)$"
     r"|etc/(rc.\.d|systemd/system/multi-user\.target\.wants)/\w*nginx|var/lib/nginx/"
@@ -21,40 +21,42 @@ NOT_OURS = re.compile(
 
 @pytest.fixture(scope="module")
 def removal(fleet: Fleet, rolled_out: None) -> Run:
-    # One has failed, which systemd remembers of a unit that is gone, too.
+    # Let one unit fail: systemd remembers a failed unit even after it is removed.
     fleet.on(AGENTS[0], "echo INTERVAL=nonsense >>/etc/kattila/agent.env; systemctl restart kattila-agent || true")
     fleet.on(AGENTS[0], "until systemctl is-failed kattila-agent; do sleep 0.1; done")
     return fleet.playbook("uninstall.yml", "-e", "kattila_uninstall=yes")
 
 
-def test_nobody_is_asked_in_vain(fleet: Fleet, rolled_out: None) -> None:
+def test_nothing_is_removed_without_confirmation(fleet: Fleet, rolled_out: None) -> None:
     ran = fleet.playbook("uninstall.yml")
     assert ran.code != 0
     assert "nothing was removed" in ran.text
     assert set(fleet.on_all(AGENTS, "systemctl is-active kattila-agent").values()) == {"active"}
 
 
-def test_all_is_removed(removal: Run) -> None:
+def test_the_removal_succeeds(removal: Run) -> None:
     assert removal.code == 0, removal.text[-5000:]
 
 
-def test_removing_it_again_changes_nothing(fleet: Fleet, removal: Run) -> None:
+def test_a_second_removal_changes_nothing(fleet: Fleet, removal: Run) -> None:
     again = fleet.playbook("uninstall.yml", "-e", "kattila_uninstall=yes", "--limit", f"{LAB.manager},{AGENTS[0]}")
     assert again.code == 0, again.text[-5000:]
     assert set(again.counts("changed").values()) == {0}, again.text[-5000:]
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_the_disk_is_as_it_was_before(fleet: Fleet, untouched: dict[str, Disk], removal: Run, node: str) -> None:
+def test_the_disk_is_the_same_as_before_the_rollout(
+    fleet: Fleet, untouched: dict[str, Disk], removal: Run, node: str
+) -> None:
     different = differences(fleet.disk(node), untouched[node])
     assert sorted(path for path in different if not NOT_OURS.match(path)) == []
 
 
-# The slice of a template's instances goes with the boot.
+# systemd keeps the slice of a template's instances until the next boot.
 @pytest.mark.parametrize(
-    "what",
+    "command",
     ["getent passwd", "getent group", "systemctl list-units --all | grep -vF .slice", "ls /run", "ps -eo user,args"],
 )
-def test_nothing_of_it_is_left_in(fleet: Fleet, removal: Run, what: str) -> None:
-    left = fleet.on_all((LAB.manager, *AGENTS), f"{what} | grep -F kattila | grep -vF 'grep' || true")
+def test_no_traces_are_left(fleet: Fleet, removal: Run, command: str) -> None:
+    left = fleet.on_all((LAB.manager, *AGENTS), f"{command} | grep -F kattila | grep -vF 'grep' || true")
     assert left == dict.fromkeys(left, "")

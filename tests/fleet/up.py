@@ -1,4 +1,4 @@
-"""Boots a lab: secrets, namespaces, nodes, tunnels."""
+"""Boots a lab: generates secrets, creates namespaces, boots nodes, configures tunnels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fleet.system import LabError, group_folders, run, start
 
 BOOT_SECONDS = 120
 SUPERVISOR = Path(__file__).parent / "supervise.sh"
-# A hub and a router never tell a spoke or a neighbour a shorter way: there is none through the tunnels.
+# Hubs and routers send no redirects: a shorter route would bypass the tunnels.
 FORWARDING = (
     *("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"),
     *("net.ipv4.conf.all.send_redirects=0", "net.ipv4.conf.default.send_redirects=0"),
@@ -28,40 +28,41 @@ Say = Callable[[str], None]
 
 
 def up(plan: Plan, place: Place, lock: int, say: Say) -> None:
-    """Boot the lab, of which nothing may be there but its root file system.
+    """Boot the lab, of which only the root file system may exist.
 
     Raises:
-        LabError: it did not come up; what there is of it stays until `down`.
+        LabError: The lab did not come up. Its parts stay until `down`.
     """
     place.state.mkdir(mode=0o700)
-    drawn = draw_secrets(plan, place, lock)
-    write_access(plan, place, drawn)
+    generated = generate_secrets(plan, place, lock)
+    write_access(plan, place, generated)
     say(f"namespaces: {len(plan.machines)}, named {place.prefix}*")
     wire(plan, place, lock)
     say(f"nodes: {len(plan.nodes)}, booting")
     for node in plan.nodes:
-        boot(plan, place, node, files.archive(plan, node, drawn))
-    public_keys = dict(zip((node.name for node in plan.nodes), _at_once(_await_node, place, plan.nodes), strict=True))
-    say(f"tunnels: {len(tunnels(plan))}, of WireGuard")
-    _at_once(lambda where, node: join(plan, where, node, public_keys), place, plan.agents)
+        boot(plan, place, node, files.archive(plan, node, generated))
+    keys = _in_parallel(_await_node, place, plan.nodes)
+    public_keys = dict(zip((node.name for node in plan.nodes), keys, strict=True))
+    say(f"WireGuard tunnels: {len(tunnels(plan))}")
+    _in_parallel(lambda where, node: set_peers(plan, where, node, public_keys), place, plan.agents)
     place.complete.touch()
 
 
-def draw_secrets(plan: Plan, place: Place, lock: int) -> files.Secrets:
-    """Draw what is new in each lab; the key to log in with is left in the lab's folder, for the control host."""
+def generate_secrets(plan: Plan, place: Place, lock: int) -> files.Secrets:
+    """Generate the lab's secrets; the SSH login key stays in the lab's folder for the control host."""
     login = _ssh_key(place.state / "login", "login", lock)
     (place.state / "hosts").mkdir()
-    drawn = files.Secrets(
+    generated = files.Secrets(
         key=_random(),
         other_key=_random(),
         tsig=_random(),
         login_key=login[1],
         host_keys={node.name: _ssh_key(place.state / "hosts" / node.name, node.name, lock) for node in plan.nodes},
         machine_ids={node.name: uuid.uuid4().hex for node in plan.nodes},
-        pages=certificate.draw(access.site_name(plan)),
+        pages=certificate.generate(access.site_name(plan)),
     )
     shutil.rmtree(place.state / "hosts")
-    return drawn
+    return generated
 
 
 def _random() -> str:
@@ -73,15 +74,15 @@ def _ssh_key(path: Path, comment: str, lock: int) -> tuple[str, str]:
     return path.read_text(), path.with_suffix(".pub").read_text()
 
 
-def write_access(plan: Plan, place: Place, drawn: files.Secrets) -> None:
-    """Write what the control host needs, all of it readable by root alone."""
+def write_access(plan: Plan, place: Place, generated: files.Secrets) -> None:
+    """Write the control host's files, readable only by root."""
     texts = {
         "ssh_config": access.ssh_settings(plan, place.state),
-        "known_hosts": access.known_hosts(drawn.host_keys),
+        "known_hosts": access.known_hosts(generated.host_keys),
         "inventory.yml": access.inventory(plan, place.state),
-        "key": drawn.key,
-        "pages.pem": drawn.pages.certificate,
-        "update.key": naming.update_key(drawn.tsig),
+        "key": generated.key,
+        "pages.pem": generated.pages.certificate,
+        "update.key": naming.update_key(generated.tsig),
     }
     for name, text in texts.items():
         (place.state / name).write_text(text)
@@ -91,7 +92,7 @@ def write_access(plan: Plan, place: Place, drawn: files.Secrets) -> None:
 
 
 def wire(plan: Plan, place: Place, lock: int) -> None:
-    """Make all namespaces and the links between them."""
+    """Create all namespaces and the links between them."""
     for machine in plan.machines:
         run(["ip", "netns", "add", place.name(machine.name)], lock)
     for machine in plan.machines:
@@ -104,7 +105,7 @@ def wire(plan: Plan, place: Place, lock: int) -> None:
 
 
 def boot(plan: Plan, place: Place, node: Machine, archive: bytes | None = None) -> None:
-    """Start a node. archive: files that its disk gets before, as a tar archive."""
+    """Start a node. archive: a tar archive of files to write to its disk first."""
     folder = place.node(node.name)
     folder.mkdir(parents=True, exist_ok=True)
     if archive is not None:
@@ -115,7 +116,7 @@ def boot(plan: Plan, place: Place, node: Machine, archive: bytes | None = None) 
 
 
 def _await_node(place: Place, node: Machine) -> str:
-    """Wait until a node is up, and return the public key of its tunnels, if it has any."""
+    """Wait until a node is up, and return its WireGuard public key; empty if it has no tunnels."""
     deadline = time.monotonic() + BOOT_SECONDS
     await_ssh(place, node.name, deadline)
     state = remote(place, node.name, "systemctl is-system-running --wait || true").strip()
@@ -126,10 +127,10 @@ def _await_node(place: Place, node: Machine) -> str:
 
 
 def await_ssh(place: Place, node: str, deadline: float) -> None:
-    """Wait until a node lets us in.
+    """Wait until SSH to a node works.
 
     Raises:
-        LabError: it did not before the deadline (of the monotonic clock).
+        LabError: It did not work before the deadline (of the monotonic clock).
     """
     while True:
         try:
@@ -143,8 +144,8 @@ def await_ssh(place: Place, node: str, deadline: float) -> None:
             return
 
 
-def join(plan: Plan, place: Place, node: Machine, public_keys: Mapping[str, str]) -> str:
-    """Give a node its peers."""
+def set_peers(plan: Plan, place: Place, node: Machine, public_keys: Mapping[str, str]) -> str:
+    """Configure a node's WireGuard peers."""
     interface, folder = wireguard.INTERFACE, wireguard.FOLDER
     text = wireguard.configuration(plan, node.name, public_keys)
     command = f"umask 077; cat >{folder}/{interface}.conf; systemctl reload wireguard-go@{interface}"
@@ -152,13 +153,13 @@ def join(plan: Plan, place: Place, node: Machine, public_keys: Mapping[str, str]
 
 
 def remote(place: Place, node: str, command: str, stdin: str = "", seconds: float = 60) -> str:
-    """Run a shell command on a node, over SSH from the control host, and return what it prints."""
+    """Run a shell command on a node over SSH from the control host, and return its output."""
     settings = str(place.state / "ssh_config")
     return run([*inside(place, "control"), "ssh", "-F", settings, node, command], stdin=stdin.encode(), seconds=seconds)
 
 
 def inside(place: Place, machine: str) -> tuple[str, ...]:
-    """The words that run a command in the network of a machine, with its resolver."""
+    """Return the words that run a command in a machine's network, with its resolver."""
     return "ip", "netns", "exec", place.name(machine)
 
 
@@ -166,6 +167,6 @@ def control_environment(place: Place) -> dict[str, str]:
     return access.environment(place.checkout, place.state, os.environ)
 
 
-def _at_once(task: Callable[[Place, Machine], str], place: Place, machines: Iterable[Machine]) -> list[str]:
+def _in_parallel(task: Callable[[Place, Machine], str], place: Place, machines: Iterable[Machine]) -> list[str]:
     with ThreadPoolExecutor(16) as pool:
         return list(pool.map(lambda machine: task(place, machine), machines))

@@ -1,4 +1,4 @@
-"""From the plan to what each node's WireGuard is told. Pure. The private keys are made on the nodes and stay there."""
+"""Turns the plan into each node's WireGuard configuration. Pure. Nodes generate their private keys and keep them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ INTERFACE = "wg0"
 FOLDER = "/etc/wireguard"
 
 UNIT = f"""[Unit]
-Description=WireGuard in a program, as the kernel may have none: %i
+Description=Userspace WireGuard, as the kernel may have none: %i
 After=network.target
 [Service]
 ExecStartPre=/bin/sh -c 'umask 077; [ -s {FOLDER}/%i.key ] || wg genkey >{FOLDER}/%i.key; \\
@@ -22,7 +22,7 @@ ExecReload={FOLDER}/up %i
 WantedBy=multi-user.target
 """
 
-# setconf forgets a private key that the file does not name, so it is set after that.
+# setconf removes a private key that is missing from the file, so the key is set afterwards.
 UP = f"""#!/bin/sh
 set -eu
 tries=0
@@ -38,14 +38,14 @@ ip -batch {FOLDER}/"$1".ip
 
 
 def address_lines(plan: Plan, machine: Machine) -> str:
-    """`ip -batch` lines that bring a node's tunnel interface up."""
+    """Return `ip -batch` lines that bring a node's tunnel interface up."""
     lengths = {4: plan.overlay.ipv4.prefixlen, 6: plan.overlay.ipv6.prefixlen}
     lines = [f"address replace {ip}/{lengths[ip.version]} dev {INTERFACE}" for ip in overlay_addresses(plan, machine)]
     return "\n".join([*lines, f"link set {INTERFACE} up"]) + "\n"
 
 
 def configuration(plan: Plan, name: str, public_keys: Mapping[str, str]) -> str:
-    """A node's peers, as `wg setconf` reads them."""
+    """Return a node's peers in the format of `wg setconf`."""
     sections = [f"[Interface]\nListenPort = {LISTEN_PORT}"]
     for tunnel in tunnels(plan):
         if name in (tunnel.first, tunnel.second):
@@ -62,7 +62,7 @@ def _peer(plan: Plan, name: str, peer: str, public_key: str) -> str:
 
 
 def allowed_ips(plan: Plan, name: str, peer: str) -> list[str]:
-    """A spoke sends all to its hub; others send to a hub also what is for its spokes."""
+    """Return a peer's AllowedIPs: the whole overlay for a spoke's hub, otherwise the peer and the spokes behind it."""
     if plan.hub_of(name) == peer:
         return [str(plan.overlay.ipv4), str(plan.overlay.ipv6)]
     behind = [spoke for spoke, hub in plan.spokes if hub == peer and spoke != name]
@@ -71,7 +71,7 @@ def allowed_ips(plan: Plan, name: str, peer: str) -> list[str]:
 
 
 def endpoint(plan: Plan, name: str, peer: str) -> str:
-    """Over IPv4 where both ends have it."""
+    """Return a peer's endpoint, with IPv4 if both ends have it."""
     common = min(set(families(plan.machine(name))) & set(families(plan.machine(peer))))
     ip = next(ip for ip in underlay(plan, plan.machine(peer)) if ip.version == common)
     return f"{ip}:{LISTEN_PORT}" if common == 4 else f"[{ip}]:{LISTEN_PORT}"

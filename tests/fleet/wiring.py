@@ -1,7 +1,7 @@
-"""From the plan to `ip -batch` lines, one text per namespace. Pure.
+"""Turns the plan into `ip -batch` lines, one text per namespace. Pure.
 
-Every link lives in namespaces of the lab: the machine's own network is never touched. A network is a bridge at its
-owner; each other machine in it has one end of a veth pair, the owner's bridge the other.
+All links are in namespaces of the lab, so this machine's own network is never touched. A network is a bridge at its
+owner. Each other machine in it is connected to the bridge by a veth pair.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ Namespace = Callable[[str], str]
 
 
 def batches(plan: Plan, namespace: Namespace) -> dict[str, str]:
-    """The lines for each machine's namespace, in the order in which they have to be run; `namespace` names them."""
+    """Return the lines for each machine's namespace, in the order in which to run them.
+
+    namespace: maps the name of a machine to the name of its namespace.
+    """
     return {machine.name: "\n".join(_lines(plan, machine, namespace)) + "\n" for machine in _owners_first(plan)}
 
 
 def _owners_first(plan: Plan) -> list[Machine]:
-    """An owner makes the links of those in its networks, so it comes before them."""
+    """Return the machines so that owners come first, since an owner creates the links of its networks."""
     return sorted(plan.machines, key=lambda machine: _depth(plan, machine))
 
 

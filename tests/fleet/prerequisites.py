@@ -1,6 +1,7 @@
-"""What needs neither Ansible nor another package, and is done while they are installed: python -m fleet.ahead root.
+"""Preparation that needs no Python packages and runs while they are installed: python -m fleet.prerequisites COMMAND.
 
-With skip-reason instead of root it says why the lab cannot run here, in one line, or nothing if it can.
+The command root makes the nodes' root file system. skip-reason prints in one line why the lab cannot run here, or
+nothing if it can.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from fleet.place import here
 from fleet.root import make_root
-from fleet.system import SEARCHED, group_folders, locked, told
+from fleet.system import SEARCH_PATH, exit_code, group_folders, locked
 
 PROGRAMS = ("ip", "mmdebstrap", "setpriv", "ssh", "ssh-keygen", "sysctl", "systemd-nspawn", "unshare")
 
@@ -26,23 +27,23 @@ def main(words: Sequence[str]) -> int:
             print(skip_reason())
             return 0
         case ["root"]:
-            return told(_make_root)
+            return exit_code(_make_root)
     print(__doc__, file=sys.stderr)
     return 2
 
 
 def skip_reason() -> str:
-    """Why the lab cannot run here, in one line; empty if it can."""
+    """Return in one line why the lab cannot run here; empty if it can."""
     if os.geteuid() != 0:
-        return "namespaces and containers need root"
-    missing = [program for program in PROGRAMS if shutil.which(program, path=SEARCHED) is None]
+        return "not root: namespaces and containers need root"
+    missing = [program for program in PROGRAMS if shutil.which(program, path=SEARCH_PATH) is None]
     if missing:
-        return f"missing on this machine: {', '.join(missing)}"
+        return f"missing programs: {', '.join(missing)}"
     if not Path("/dev/net/tun").exists():
-        return "there is no /dev/net/tun, which wireguard-go needs"
+        return "/dev/net/tun does not exist: wireguard-go needs it"
     folders = group_folders("x")
     if not folders or not all(os.access(folder.parent, os.W_OK) for folder in folders):
-        return "control groups cannot be made here"
+        return "control groups cannot be created on this machine"
     return ""
 
 

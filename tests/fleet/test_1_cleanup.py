@@ -1,4 +1,4 @@
-"""Ended at any point, a lab leaves nothing that `down` does not find, and the next one comes up."""
+"""Wherever the start of a lab is aborted, `down` finds all its remains, and the next lab comes up."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fleet.place import here
 from fleet.root import make_root
 
 PLACE = here()
-# A shell that starts something in the background lets it ignore SIGINT, and all that it starts.
+# A shell makes its background commands ignore SIGINT, and their children inherit that.
 UP = ["env", "--default-signal=INT", sys.executable, "-m", "fleet", "up"]
 SLOW_SECONDS = 60
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(PLACE.checkout / "tests")}
@@ -32,15 +32,15 @@ def nothing_left() -> Iterator[None]:
     take_down(PLACE)
 
 
-def _await(held: Callable[[], bool]) -> None:
+def _await(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + SLOW_SECONDS
-    while not held():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
 
-def _of_the_root_file_system() -> list[str]:
-    """Processes that work in the cache, and mounts in it."""
+def _users_of_the_root_file_system() -> list[str]:
+    """Return the command lines of processes that use the cache, and mounts in it."""
     lines = [path.read_bytes().replace(b"\0", b" ").decode(errors="replace") for path in _command_lines()]
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     return [line for line in lines + mounts if str(PLACE.cache) in line]
@@ -54,31 +54,31 @@ def _command_lines() -> Iterator[Path]:
 
 @pytest.fixture
 def no_root() -> Iterator[Path]:
-    """There is no root file system, for as long as it takes; the others need it. Gives the stamp of a complete one."""
-    stamp, aside = PLACE.cache / "root.complete", PLACE.cache / "aside"
+    """Move the root file system away, yield the path of its stamp file, and move it back."""
+    stamp, backup = PLACE.cache / "root.complete", PLACE.cache / "backup"
     make_root(PLACE)
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
+    shutil.rmtree(backup, ignore_errors=True)
+    backup.mkdir()
     for path in (PLACE.root, stamp):
-        path.rename(aside / path.name)
+        path.rename(backup / path.name)
     yield stamp
     shutil.rmtree(PLACE.root, ignore_errors=True)
     for path in (PLACE.root, stamp):
-        (aside / path.name).rename(path)
-    aside.rmdir()
+        (backup / path.name).rename(path)
+    backup.rmdir()
 
 
-def test_killed_while_the_root_file_system_is_made(no_root: Path) -> None:
+def test_a_kill_while_the_root_file_system_is_made_leaves_nothing(no_root: Path) -> None:
     with subprocess.Popen(UP, env=ENVIRONMENT, stdout=subprocess.DEVNULL) as booting:
-        _await(lambda: len(_of_the_root_file_system()) > 0)
+        _await(lambda: len(_users_of_the_root_file_system()) > 0)
         time.sleep(2)
         booting.send_signal(signal.SIGKILL)
-    _await(lambda: _of_the_root_file_system() == [])
+    _await(lambda: _users_of_the_root_file_system() == [])
     assert not no_root.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_removes_itself(number: signal.Signals) -> None:
+def test_an_interrupted_lab_removes_itself(number: signal.Signals) -> None:
     with subprocess.Popen(UP, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as booting:
         assert booting.stdout is not None
         next(line for line in booting.stdout if "booting" in line)
@@ -89,9 +89,9 @@ def test_interrupted_it_removes_itself(number: signal.Signals) -> None:
     assert traces(PLACE) == []
 
 
-# Before the namespaces, among them, while nodes boot, while they are asked, when tunnels are told their peers.
+# Before and while namespaces are created, while nodes boot, while SSH is tried, while peers are configured.
 @pytest.mark.parametrize("seconds", [0.15, 0.4, 0.7, 2.0, 3.5])
-def test_killed_while_it_comes_up(seconds: float) -> None:
+def test_a_kill_while_the_lab_comes_up_leaves_nothing(seconds: float) -> None:
     with subprocess.Popen(UP, env=ENVIRONMENT, stdout=subprocess.DEVNULL) as booting:
         time.sleep(seconds)
         booting.send_signal(signal.SIGKILL)
@@ -99,7 +99,7 @@ def test_killed_while_it_comes_up(seconds: float) -> None:
     assert traces(PLACE) == []
 
 
-def test_comes_up_over_what_a_killed_one_left_and_goes_down_twice() -> None:
+def test_the_lab_comes_up_after_a_kill_and_can_be_taken_down_twice() -> None:
     with subprocess.Popen(UP, env=ENVIRONMENT, stdout=subprocess.DEVNULL) as booting:
         time.sleep(1.5)
         booting.send_signal(signal.SIGKILL)
