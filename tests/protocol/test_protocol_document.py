@@ -159,12 +159,12 @@ def test_members_for_readers(tmp_path: Path) -> None:
         store.write(lambda connection: registry.register(connection, asked, NOW))
         store.write(lambda connection: eventlog.record(connection, [opened]))
         fleet, alarms = listing.agents(store, 30_000, NOW), listing.alarms(store)
-    agents_shown, alarms_shown = tables("What the manager tells readers", "member")
+    agents_shown, alarms_shown = tables("Read API", "member")
     for shown, shape, (told,) in ((agents_shown, Agent, fleet["agents"]), (alarms_shown, Alarm, alarms["open"])):
         hints = get_type_hints(shape)
         types = {name: type_shown(hints[name]) if name in hints else json_type(value) for name, value in told.items()}
         assert [(code(name), kind) for name, kind, _ in shown] == list(types.items())
-    text = section("What the manager tells readers")
+    text = section("Read API")
     for outer in (fleet, alarms):
         assert re.search("".join(rf'[{{,]"{name}":[^,]+' for name in outer), text), list(outer)
 
@@ -178,7 +178,7 @@ def json_type(value: object) -> str:
 def test_kinds_and_states_for_readers() -> None:
     rows = {
         code(name): meaning
-        for table in tables("What the manager tells readers", "member")
+        for table in tables("Read API", "member")
         for name, _, meaning in table
     }
     assert re.findall("`(.+?)`", rows["kind"]) == list(AlarmKind)
