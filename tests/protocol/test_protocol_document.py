@@ -176,11 +176,7 @@ def json_type(value: object) -> str:
 
 
 def test_kinds_and_states_for_readers() -> None:
-    rows = {
-        code(name): meaning
-        for table in tables("Read API", "member")
-        for name, _, meaning in table
-    }
+    rows = {code(name): meaning for table in tables("Read API", "member") for name, _, meaning in table}
     assert re.findall("`(.+?)`", rows["kind"]) == list(AlarmKind)
     assert re.findall("`(.+?)`", rows["state"]) == list(Presence)
 
