@@ -26,7 +26,7 @@ from txt_responder import answering
 
 from kattila_agent.config import SETTINGS as AGENT_SETTINGS
 from kattila_manager.config import SETTINGS as MANAGER_SETTINGS
-from kattila_settings.reading import ENV_FILE_VARIABLE
+from kattila_settings.settings import ENV_FILE_VARIABLE
 
 NAME = "kattila.example.com"
 INTERVAL_SECONDS = 3

@@ -10,7 +10,7 @@ from pathlib import Path
 import kattila_agent.config
 import kattila_manager.config
 from kattila_manager.store.schema import schema_table
-from kattila_settings.reading import settings_table
+from kattila_settings.settings import settings_table
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ("docs/OPERATIONS.md", "docs/SCHEMA.md")

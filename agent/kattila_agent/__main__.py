@@ -33,7 +33,7 @@ from kattila_keys.ring_file import RingFile, RingFileError
 from kattila_keys.servers import Records
 from kattila_protocol.names import is_id
 from kattila_protocol.peer import PeerAnswer
-from kattila_settings.reading import ConfigError, settings_help
+from kattila_settings.settings import ConfigError, settings_help
 from kattila_settings.values import ALL_ADDRESSES, Listen, listen
 
 _RING_FILE = "ring.json"

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from kattila_keys.servers import Server
-from kattila_settings import reading, values
-from kattila_settings.reading import ConfigError, Setting, Settings, required
+from kattila_settings import values
+from kattila_settings.settings import ConfigError, Setting, Settings, read_settings, required
 from kattila_settings.values import Listen
 
 PORT = 5087
@@ -143,34 +143,27 @@ def read(env_file: str | None, environment: Mapping[str, str], folder: Path) -> 
     Raises:
         ConfigError: a file that was asked for cannot be read, a line is no setting, or a value is wrong.
     """
-    settings = reading.read(SETTINGS, env_file, environment, folder)
+    settings = read_settings(SETTINGS, env_file, environment, folder)
     return _parse(settings, _default_state_dir(environment, folder), _boot_id(environment))
-
-
-def settings_table() -> str:
-    """Return the settings as a Markdown table, for the README; `--help` shows the same texts."""
-    return reading.settings_table(SETTINGS)
 
 
 def _parse(settings: Settings, default_state_dir: Path, boot_id: str | None) -> Config:
     return Config(
-        dns=settings.checked("DNS", values.optional(values.dns_name)),
-        dns_server=settings.checked("DNS_SERVER", values.optional(Server.parse)),
-        dns_require_ad=settings.checked("DNS_REQUIRE_AD", values.yes_or_no),
-        manager_url=settings.checked("MANAGER_URL", values.optional(_url)),
-        state_dir=settings.checked("STATE_DIR", lambda text: default_state_dir / text),
-        interval_seconds=settings.checked("INTERVAL", values.whole_number(1, MAX_INTERVAL_SECONDS, "seconds")),
-        labels=settings.checked("LABELS", _labels),
-        listen=settings.checked("AGENT_LISTEN", _listens),
-        peer_networks=settings.checked("PEER_NETWORKS", _networks),
-        spool_max_age_seconds=settings.checked(
-            "SPOOL_MAX_AGE", values.whole_number(1, MAX_SPOOL_AGE_SECONDS, "seconds")
-        ),
-        spool_max_bytes=settings.checked(
+        dns=settings.parse("DNS", values.optional(values.dns_name)),
+        dns_server=settings.parse("DNS_SERVER", values.optional(Server.parse)),
+        dns_require_ad=settings.parse("DNS_REQUIRE_AD", values.yes_or_no),
+        manager_url=settings.parse("MANAGER_URL", values.optional(_url)),
+        state_dir=settings.parse("STATE_DIR", lambda text: default_state_dir / text),
+        interval_seconds=settings.parse("INTERVAL", values.whole_number(1, MAX_INTERVAL_SECONDS, "seconds")),
+        labels=settings.parse("LABELS", _labels),
+        listen=settings.parse("AGENT_LISTEN", _listens),
+        peer_networks=settings.parse("PEER_NETWORKS", _networks),
+        spool_max_age_seconds=settings.parse("SPOOL_MAX_AGE", values.whole_number(1, MAX_SPOOL_AGE_SECONDS, "seconds")),
+        spool_max_bytes=settings.parse(
             "SPOOL_MAX_BYTES", values.whole_number(MIN_SPOOL_BYTES, MAX_SPOOL_BYTES, "bytes")
         ),
-        wireguard_helper=settings.checked("WIREGUARD_HELPER", _absolute_path),
-        clock_helper=settings.checked("CLOCK_HELPER", _absolute_path),
+        wireguard_helper=settings.parse("WIREGUARD_HELPER", _absolute_path),
+        clock_helper=settings.parse("CLOCK_HELPER", _absolute_path),
         limits=_limits(settings),
         boot_id=boot_id,
     )
@@ -178,7 +171,7 @@ def _parse(settings: Settings, default_state_dir: Path, boot_id: str | None) -> 
 
 def _limits(settings: Settings) -> Limits:
     read_one = values.whole_number(1, MAX_LIMIT, "entries")
-    return Limits(**{field.name: settings.checked(f"MAX_{field.name.upper()}", read_one) for field in fields(Limits)})
+    return Limits(**{field.name: settings.parse(f"MAX_{field.name.upper()}", read_one) for field in fields(Limits)})
 
 
 def _default_state_dir(environment: Mapping[str, str], folder: Path) -> Path:
@@ -225,7 +218,7 @@ def _absolute_path(text: str) -> Path:
 
 def _labels(text: str) -> dict[str, str]:
     labels: dict[str, str] = {}
-    for part in values.parts(text):
+    for part in values.split_at_commas(text):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or _LABEL_NAME.fullmatch(name) is None or len(value) > MAX_LABEL_LENGTH:
             raise ValueError(f"{part!r} is not NAME=VALUE; expected as in site=north,role=hub")
@@ -239,11 +232,11 @@ def _labels(text: str) -> dict[str, str]:
 
 def _listens(text: str) -> tuple[Listen, ...]:
     read_one = values.listen(PORT)
-    listens = tuple(read_one(part) for part in values.parts(text))
+    listens = tuple(read_one(part) for part in values.split_at_commas(text))
     if not listens:
         raise ValueError(f"no address; expected as in *:{PORT}")
     return listens
 
 
 def _networks(text: str) -> tuple[Network, ...]:
-    return tuple(ipaddress.ip_network(part, strict=False) for part in values.parts(text))
+    return tuple(ipaddress.ip_network(part, strict=False) for part in values.split_at_commas(text))

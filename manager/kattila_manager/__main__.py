@@ -20,7 +20,7 @@ from kattila_manager.commands.errors import CommandError
 from kattila_manager.config import SETTINGS, Config
 from kattila_manager.store.admin.backups import BackupError
 from kattila_manager.store.database import DatabaseNewerError, DatabaseUnusableError
-from kattila_settings.reading import ENV_FILE_VARIABLE, ConfigError, settings_help
+from kattila_settings.settings import ENV_FILE_VARIABLE, ConfigError, settings_help
 
 _EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 a newer version made the database"
 _NO_RING = "The key ring is not in a backup: it holds the PSK, which serve takes from DNS again"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kattila_keys.dns import Server
 from kattila_settings import values
-from kattila_settings.reading import Setting, Settings, read, required
+from kattila_settings.settings import Setting, Settings, read_settings, required
 from kattila_settings.values import Listen
 
 PORT = 5086
@@ -69,27 +69,27 @@ def read_config(env_file: str | None, environment: Mapping[str, str], folder: Pa
     """Read and check the settings.
 
     Raises:
-        ConfigError: see `kattila_settings.reading`.
+        ConfigError: see `kattila_settings.settings`.
     """
-    return _parse(read(SETTINGS, env_file, environment, folder), folder)
+    return _parse(read_settings(SETTINGS, env_file, environment, folder), folder)
 
 
 def _parse(settings: Settings, folder: Path) -> Config:
-    database = settings.checked("MANAGER_DB", lambda text: folder / text)
+    database = settings.parse("MANAGER_DB", lambda text: folder / text)
     return Config(
-        dns=settings.checked("DNS", values.optional(values.dns_name)),
-        dns_server=settings.checked("DNS_SERVER", values.optional(Server.parse)),
-        dns_require_ad=settings.checked("DNS_REQUIRE_AD", values.yes_or_no),
-        listen=settings.checked("MANAGER_LISTEN", values.listen(PORT)),
+        dns=settings.parse("DNS", values.optional(values.dns_name)),
+        dns_server=settings.parse("DNS_SERVER", values.optional(Server.parse)),
+        dns_require_ad=settings.parse("DNS_REQUIRE_AD", values.yes_or_no),
+        listen=settings.parse("MANAGER_LISTEN", values.listen(PORT)),
         database=database,
-        workers=settings.checked("MANAGER_WORKERS", values.whole_number(1, 64, "workers")),
-        pages_dir=settings.checked("PAGES_DIR", lambda text: folder / text),
-        read_token=settings.checked("READ_TOKEN", values.optional(_token)),
-        admin_token=settings.checked("ADMIN_TOKEN", values.optional(_token)),
-        interval_seconds=settings.checked("REPORT_INTERVAL", values.whole_number(1, 3600, "seconds")),
-        retention_days=settings.checked("RETENTION_DAYS", values.whole_number(1, 3650, "days")),
-        retention_bytes=settings.checked("RETENTION_MIB", values.whole_number(16, 16 * _MIB, "MiB")) * _MIB,
-        backup_dir=settings.checked("BACKUP_DIR", values.optional(lambda text: folder / text)) or database.parent,
+        workers=settings.parse("MANAGER_WORKERS", values.whole_number(1, 64, "workers")),
+        pages_dir=settings.parse("PAGES_DIR", lambda text: folder / text),
+        read_token=settings.parse("READ_TOKEN", values.optional(_token)),
+        admin_token=settings.parse("ADMIN_TOKEN", values.optional(_token)),
+        interval_seconds=settings.parse("REPORT_INTERVAL", values.whole_number(1, 3600, "seconds")),
+        retention_days=settings.parse("RETENTION_DAYS", values.whole_number(1, 3650, "days")),
+        retention_bytes=settings.parse("RETENTION_MIB", values.whole_number(16, 16 * _MIB, "MiB")) * _MIB,
+        backup_dir=settings.parse("BACKUP_DIR", values.optional(lambda text: folder / text)) or database.parent,
     )
 
 

@@ -1,1 +1,1 @@
-"""What agent and manager are told from outside, alike: settings from `.env` and the environment, and signals."""
+"""Settings from `.env` and the environment, and Unix signals: shared by agent and manager."""

@@ -1,7 +1,4 @@
-"""Signals as something that is waited for, and never missed.
-
-May live here: taking note of a signal in whichever thread it comes. Not here: what follows from one.
-"""
+"""Waits for Unix signals without missing any, whichever thread the kernel delivers them to."""
 
 from __future__ import annotations
 
@@ -9,36 +6,37 @@ import os
 import select
 import signal
 
-_WOKEN = 0
+# Written to the pipe by `wake`; no signal has this number.
+_WAKE = 0
 
 
 class Signals:
-    """Some signals of this process; make one of it at most, in the main thread.
+    """The signals that a daemon waits for. Create at most one per process, in the main thread.
 
-    A handler in Python runs only once the main thread comes back to Python. One that waits for a lock does not, if the
-    kernel gives the signal to another thread (signal(7)) or just before the wait begins: a daemon then sleeps on until
-    it is killed. So it is the interpreter's own handler that writes the number to a pipe (`signal.set_wakeup_fd`),
-    in whatever thread, and the main thread waits for that.
+    A Python signal handler runs only when the main thread executes bytecode. While that thread waits for a lock, a
+    signal that the kernel delivers to another thread (signal(7)), or just before the wait begins, does not end the
+    wait. The interpreter's C handler has no such gap: it writes the signal number to a pipe (`signal.set_wakeup_fd`)
+    in any thread, and the main thread waits for that pipe.
     """
 
     def __init__(self, *numbers: signal.Signals) -> None:
-        """Take note of these from now on, instead of what else they would do."""
-        self._heard, self._said = os.pipe()
-        os.set_blocking(self._said, False)
-        signal.set_wakeup_fd(self._said, warn_on_full_buffer=False)
+        """Start to collect these signals; their default action no longer happens."""
+        self._read_end, self._write_end = os.pipe()
+        os.set_blocking(self._write_end, False)
+        signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         for number in numbers:
-            signal.signal(number, _is_noted)
+            signal.signal(number, _do_nothing)
 
     def wait(self, seconds: float | None = None) -> signal.Signals | None:
-        """Wait for the next one, however long; return None after so many seconds, or after `wake`."""
-        ready, _, _ = select.select([self._heard], [], [], seconds)
-        said = os.read(self._heard, 1)[0] if ready else _WOKEN
-        return None if said == _WOKEN else signal.Signals(said)
+        """Return the next signal, or None after `wake` or after so many seconds (None: wait forever)."""
+        ready, _, _ = select.select([self._read_end], [], [], seconds)
+        number = os.read(self._read_end, 1)[0] if ready else _WAKE
+        return None if number == _WAKE else signal.Signals(number)
 
     def wake(self) -> None:
-        """End a wait, this one or the next; from any thread."""
-        os.write(self._said, bytes((_WOKEN,)))
+        """End the current wait, or the next one; callable from any thread."""
+        os.write(self._write_end, bytes((_WAKE,)))
 
 
-def _is_noted(_number: int, _frame: object) -> None:
-    """Do nothing: without a handler the interpreter would note nothing."""
+def _do_nothing(_number: int, _frame: object) -> None:
+    """Exist: the interpreter writes a signal to the pipe only if it has a Python handler."""

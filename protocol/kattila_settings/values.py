@@ -1,7 +1,4 @@
-"""Texts of settings to checked values; each raises ValueError saying what is expected.
-
-May live here: the kinds of values that agent and manager share. Not here: the settings themselves.
-"""
+"""Parsers for the values of settings; each raises ValueError with a text that says what is expected."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-# An empty host stands for all addresses of both families.
+# An empty host means all addresses of both families.
 ALL_ADDRESSES = ""
 
 _HOST_LABEL = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
@@ -23,46 +20,46 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Where a server listens; `host` is an IP address, or empty for all addresses of both families."""
+    """Where a server listens: an IP address, or ALL_ADDRESSES for both families, and a port."""
 
     host: str
     port: int
 
 
-def optional(read_value: Callable[[str], _Value]) -> Callable[[str], _Value | None]:
-    """Make a reader that returns None for an empty text."""
-    return lambda text: read_value(text) if text else None
+def optional(parse_value: Callable[[str], _Value]) -> Callable[[str], _Value | None]:
+    """Return a parser that gives None for an empty text and calls `parse_value` for any other."""
+    return lambda text: parse_value(text) if text else None
 
 
 def dns_name(text: str) -> str:
-    """Read the name of a record."""
+    """Return a DNS name as given (RFC 1035, section 2.3.4; underscores are allowed)."""
     if _DNS_NAME.fullmatch(text) is None:
         raise ValueError("not a DNS name, as in kattila.example.com")
     return text
 
 
 def yes_or_no(text: str) -> bool:
-    """Read a switch."""
+    """Return True for "yes" and False for "no", in any case."""
     if text.lower() not in ("yes", "no"):
         raise ValueError("expected yes or no")
     return text.lower() == "yes"
 
 
-def whole_number(least: int, most: int, unit: str) -> Callable[[str], int]:
-    """Make a reader of a whole number within bounds."""
+def whole_number(minimum: int, maximum: int, unit: str) -> Callable[[str], int]:
+    """Return a parser of decimal integers from `minimum` to `maximum`; `unit` appears in its error."""
 
-    def read_value(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,18}", text) or not least <= int(text) <= most:
-            raise ValueError(f"expected whole {unit} from {least} to {most}")
+    def parse_value(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,18}", text) or not minimum <= int(text) <= maximum:
+            raise ValueError(f"expected whole {unit} from {minimum} to {maximum}")
         return int(text)
 
-    return read_value
+    return parse_value
 
 
 def listen(default_port: int) -> Callable[[str], Listen]:
-    """Make a reader of `ADDRESS:PORT`, with `*` for all addresses."""
+    """Return a parser of `ADDRESS` and `ADDRESS:PORT`, where `*` means all addresses."""
 
-    def read_value(text: str) -> Listen:
+    def parse_value(text: str) -> Listen:
         match = _LISTEN.fullmatch(text)
         if match is None:
             raise ValueError(
@@ -71,12 +68,12 @@ def listen(default_port: int) -> Callable[[str], Listen]:
             )
         v6, v4, port = match.groups()
         if int(port or default_port) > 65535:
-            raise ValueError(f"{port} is no port")
+            raise ValueError(f"{port} is not a port: the highest is 65535")
         return Listen(str(ipaddress.ip_address(v6 or v4)) if v6 or v4 else ALL_ADDRESSES, int(port or default_port))
 
-    return read_value
+    return parse_value
 
 
-def parts(text: str) -> list[str]:
-    """Split at commas; empty parts fall out."""
+def split_at_commas(text: str) -> list[str]:
+    """Return the parts between commas, without surrounding white space and without empty parts."""
     return [part.strip() for part in text.split(",") if part.strip()]

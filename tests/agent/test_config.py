@@ -12,7 +12,7 @@ import pytest
 from kattila_agent import config
 from kattila_agent.config import Config
 from kattila_keys.dns import Server
-from kattila_settings.reading import ConfigError
+from kattila_settings.settings import ConfigError, settings_table
 from kattila_settings.values import Listen
 
 
@@ -104,7 +104,7 @@ def test_a_value_is_taken(tmp_path: Path, line: str, member: str, value: Any) ->
         ("LABELS", "site=a,site=b", "stands twice"),
         ("LABELS", ",".join(f"n{number}=x" for number in range(33)), "the limit is 32"),
         ("AGENT_LISTEN", "localhost:5087", "not ADDRESS:PORT"),
-        ("AGENT_LISTEN", "192.0.2.1:65536", "is no port"),
+        ("AGENT_LISTEN", "192.0.2.1:65536", "is not a port"),
         ("AGENT_LISTEN", "192.0.2.300", "not appear to be"),
         ("AGENT_LISTEN", ",", "no address"),
         ("PEER_NETWORKS", "198.51.100.0/33", "not appear to be"),
@@ -187,5 +187,5 @@ def test_what_is_needed_says_so(tmp_path: Path) -> None:
 
 
 def test_the_table_has_a_row_for_each_setting() -> None:
-    rows = config.settings_table().splitlines()[2:]
+    rows = settings_table(config.SETTINGS).splitlines()[2:]
     assert [row.split("`")[1] for row in rows] == [setting.name for setting in config.SETTINGS]

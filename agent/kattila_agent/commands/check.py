@@ -20,7 +20,7 @@ from kattila_agent.peer_api.server import NAME, ListenError, open_sockets
 from kattila_keys.servers import DnsError, Records
 from kattila_protocol.signing import Key
 from kattila_protocol.txt import TxtError, select_psk
-from kattila_settings.reading import ConfigError
+from kattila_settings.settings import ConfigError
 from kattila_settings.values import Listen
 
 _HEALTH = "/status/healthcheck"

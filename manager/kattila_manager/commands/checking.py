@@ -23,7 +23,7 @@ from kattila_manager.store.store import Store, open_existing
 from kattila_protocol.ring import Ring
 from kattila_protocol.signing import Key, Purpose, fingerprint
 from kattila_protocol.txt import TxtError, select_psk
-from kattila_settings.reading import ConfigError
+from kattila_settings.settings import ConfigError
 
 _MOST_SHOWN = 10
 # Some seconds of work.

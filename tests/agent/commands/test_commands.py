@@ -205,7 +205,7 @@ def test_reset_where_nobody_answers(knot: Knot, tmp_path: Path) -> None:
         (("-dump",), b"expected one argument"),
         (("-dump", "x", "-sysinfo"), b"not allowed with argument"),
         (("--sys",), b"unrecognized arguments: --sys"),
-        (("-dump", "x"), b"DNS is not set: put it into .env or the environment"),
+        (("-dump", "x"), b"DNS is not set: add it to .env or the environment"),
         (("-env", "missing"), b"cannot read the settings in "),
         (("surplus",), b"unrecognized arguments: surplus"),
     ],

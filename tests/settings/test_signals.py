@@ -1,4 +1,4 @@
-"""Signals are waited for, and none is missed; each case in a process of its own."""
+"""No signal is missed; each case runs in its own process."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-BEGIN = """
+SETUP = """
 import os, signal, threading, time
 from kattila_settings.signals import Signals
 signals = Signals(signal.SIGTERM, signal.SIGHUP)
 """
-IN_ANOTHER_THREAD = """
+SIGNAL_TO_ANOTHER_THREAD = """
 def send():
     time.sleep(0.2)
     signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
@@ -20,16 +20,16 @@ def send():
 threading.Thread(target=send, daemon=True).start()
 print(signals.wait())
 """
-BEFORE_THE_WAIT = """
+SIGNALS_BEFORE_THE_WAIT = """
 os.kill(os.getpid(), signal.SIGHUP)
 os.kill(os.getpid(), signal.SIGTERM)
 print(signals.wait(0), signals.wait(), signals.wait(0))
 """
-WOKEN = """
+WAKE = """
 threading.Timer(0.2, signals.wake).start()
 print(signals.wait(), signals.wait(0.01))
 """
-MANY = """
+FULL_PIPE = """
 for _ in range(100_000):
     os.kill(os.getpid(), signal.SIGHUP)
 print(signals.wait())
@@ -37,12 +37,17 @@ print(signals.wait())
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
-    [(IN_ANOTHER_THREAD, "15"), (BEFORE_THE_WAIT, "1 15 None"), (WOKEN, "None None"), (MANY, "1")],
-    ids=["in another thread", "before the wait", "woken", "more than there is room for"],
+    ("script", "output"),
+    [
+        (SIGNAL_TO_ANOTHER_THREAD, "15"),
+        (SIGNALS_BEFORE_THE_WAIT, "1 15 None"),
+        (WAKE, "None None"),
+        (FULL_PIPE, "1"),
+    ],
+    ids=["another thread", "before the wait", "wake", "full pipe"],
 )
-def test_waiting(script: str, said: str) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", BEGIN + script], capture_output=True, text=True, timeout=30, check=False
+def test_wait_returns_each_signal(script: str, output: str) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", SETUP + script], capture_output=True, text=True, timeout=30, check=False
     )
-    assert (ran.stdout.strip(), ran.stderr) == (said, "")
+    assert (process.stdout.strip(), process.stderr) == (output, "")
