@@ -20,10 +20,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kattila_agent import __version__, config
-from kattila_agent.ambient import Ambient
 from kattila_agent.commands import once
 from kattila_agent.config import Config
 from kattila_agent.identity import Identity, StateError
+from kattila_agent.runtime import Runtime
 from kattila_agent.sampling.collect import Given, measure
 from kattila_agent.sampling.fitting import TooMuchError
 from kattila_agent.sampling.measurement import Measurement
@@ -70,33 +70,33 @@ def _run(flags: argparse.Namespace) -> int:
         from kattila_agent.helpers import clock_helper  # noqa: PLC0415 - see above
 
         return clock_helper.main([])
-    ambient = _ambient()
+    runtime = _runtime()
     if flags.sysinfo:
-        sys.stdout.buffer.write(once.show(_measure_once(_given(flags.env), ambient)).encode())
+        sys.stdout.buffer.write(once.show(_measure_once(_given(flags.env), runtime)).encode())
         return 0
     if flags.check:
         return _check(flags)
     settings = config.read(flags.env, os.environ, Path.cwd())
-    return _with_settings(flags, settings, ambient, Identity(settings.state_dir, ambient.new_id))
+    return _with_settings(flags, settings, runtime, Identity(settings.state_dir, runtime.new_id))
 
 
-def _with_settings(flags: argparse.Namespace, settings: Config, ambient: Ambient, identity: Identity) -> int:
+def _with_settings(flags: argparse.Namespace, settings: Config, runtime: Runtime, identity: Identity) -> int:
     if flags.dump is not None:
-        return _dump(flags.dump, settings, ambient, identity)
+        return _dump(flags.dump, settings, runtime, identity)
     if flags.reset is not None:
-        return _reset(flags.reset, settings, ambient, identity)
+        return _reset(flags.reset, settings, runtime, identity)
     if flags.discover:
-        return _discover(flags, settings, ambient, identity)
-    return _serve(settings, ambient, identity)
+        return _discover(flags, settings, runtime, identity)
+    return _serve(settings, runtime, identity)
 
 
-def _serve(settings: Config, ambient: Ambient, identity: Identity) -> int:
+def _serve(settings: Config, runtime: Runtime, identity: Identity) -> int:
     from kattila_agent import daemon  # noqa: PLC0415 - the server and requests, which the commands are spared
 
     def measured(now: int, manager_address: str | None, clock_offset: int | None) -> Measurement:
-        return measure(_given_by(settings, manager_address, clock_offset), now, ambient.monotonic)
+        return measure(_given_by(settings, manager_address, clock_offset), now, runtime.monotonic)
 
-    return daemon.run(settings, ambient, identity, _keys(settings, ambient), measured)
+    return daemon.run(settings, runtime, identity, _keys(settings, runtime), measured)
 
 
 def _check(flags: argparse.Namespace) -> int:
@@ -111,30 +111,30 @@ def _check(flags: argparse.Namespace) -> int:
     return found.exit_code
 
 
-def _discover(flags: argparse.Namespace, settings: Config, ambient: Ambient, identity: Identity) -> int:
+def _discover(flags: argparse.Namespace, settings: Config, runtime: Runtime, identity: Identity) -> int:
     from kattila_agent.commands import discover  # noqa: PLC0415 - see _serve
     from kattila_agent.outbound import discovery  # noqa: PLC0415 - see _serve
 
-    measurement = _measure_once(_given_once(settings), ambient)
+    measurement = _measure_once(_given_once(settings), runtime)
     addresses = discover.whom_to_ask(measurement.telemetry)
-    ring = once.usable_ring(_keys(settings, ambient), ambient.now())
+    ring = once.usable_ring(_keys(settings, runtime), runtime.now())
     own_id = identity.agent_id()
 
     def ask(address: str) -> PeerAnswer:
-        return discovery.ask(discovery.over_http, own_id, address, ring, ambient.nonce(), ambient.now())
+        return discovery.ask(discovery.over_http, own_id, address, ring, runtime.nonce(), runtime.now())
 
     progress = discover.progress_on(sys.stderr)
-    found = discover.survey(addresses, own_id, measurement.hostname, ask, ambient.monotonic, progress)
+    found = discover.survey(addresses, own_id, measurement.hostname, ask, runtime.monotonic, progress)
     sys.stdout.write(discover.as_json(found) if flags.json else discover.as_table(found))
     return 0
 
 
-def _dump(target: str, settings: Config, ambient: Ambient, identity: Identity) -> int:
-    ring = once.usable_ring(_keys(settings, ambient), ambient.now())
-    measurement = _measure_once(_given_once(settings), ambient)
+def _dump(target: str, settings: Config, runtime: Runtime, identity: Identity) -> int:
+    ring = once.usable_ring(_keys(settings, runtime), runtime.now())
+    measurement = _measure_once(_given_once(settings), runtime)
     numbers = identity.take()
-    clock = Clock(ambient.now(), measurement.boot_id, ambient.since_boot_ms())
-    report = once.signed_once(measurement, numbers, ambient.nonce(), clock, ring)
+    clock = Clock(runtime.now(), measurement.boot_id, runtime.since_boot_ms())
+    report = once.signed_once(measurement, numbers, runtime.nonce(), clock, ring)
     once.write_dump(report, target)
     _log.info(
         "wrote %d bytes to %s: agent %s, sample %d, tick %d, key %s",
@@ -148,10 +148,10 @@ def _dump(target: str, settings: Config, ambient: Ambient, identity: Identity) -
     return 0
 
 
-def _reset(words: list[str], settings: Config, ambient: Ambient, identity: Identity) -> int:
+def _reset(words: list[str], settings: Config, runtime: Runtime, identity: Identity) -> int:
     where, agent_id = _whom_to_reset(words, settings)
-    ring = once.usable_ring(_keys(settings, ambient), ambient.now())
-    print(once.reset_agent(ambient, ring, where, agent_id or identity.agent_id()))
+    ring = once.usable_ring(_keys(settings, runtime), runtime.now())
+    print(once.reset_agent(runtime, ring, where, agent_id or identity.agent_id()))
     return 0
 
 
@@ -175,8 +175,8 @@ def _is_loopback(where: Listen) -> bool:
     return where.host != ALL_ADDRESSES and ipaddress.ip_address(where.host).is_loopback
 
 
-def _measure_once(given: Given, ambient: Ambient) -> Measurement:
-    return measure(given, ambient.now(), ambient.monotonic)
+def _measure_once(given: Given, runtime: Runtime) -> Measurement:
+    return measure(given, runtime.now(), runtime.monotonic)
 
 
 def _given(env_file: str | None) -> Given:
@@ -205,8 +205,8 @@ def _given_by(settings: Config, manager_address: str | None, clock_offset: int |
     )
 
 
-def _keys(settings: Config, ambient: Ambient) -> Keys:
-    return Keys(RingFile(settings.state_dir / _RING_FILE), _asking(settings), ambient.share)
+def _keys(settings: Config, runtime: Runtime) -> Keys:
+    return Keys(RingFile(settings.state_dir / _RING_FILE), _asking(settings), runtime.share)
 
 
 def _asking(settings: Config) -> Callable[[], Records]:
@@ -227,8 +227,8 @@ def _asking(settings: Config) -> Callable[[], Records]:
     return ask
 
 
-def _ambient() -> Ambient:
-    return Ambient(
+def _runtime() -> Runtime:
+    return Runtime(
         now=lambda: time.time_ns() // 1_000_000,
         monotonic=time.monotonic,
         since_boot_ms=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000,

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kattila_agent.ambient import Ambient
 from kattila_agent.config import Config
 from kattila_agent.identity import Identity
 from kattila_agent.outbound.changes import Changes
@@ -25,6 +24,7 @@ from kattila_agent.outbound.reporting import Reporter
 from kattila_agent.peer_api.allowed_sources import Near
 from kattila_agent.peer_api.app import Node, Standing
 from kattila_agent.peer_api.relay import Relaying, Surroundings
+from kattila_agent.runtime import Runtime
 from kattila_agent.sampling.measurement import Measurement
 from kattila_agent.spool import Spool
 from kattila_agent.spool.numbering import catch_up
@@ -65,7 +65,7 @@ class Agent:
     """One agent: what reports, what drains, what discovers, and what the API asks of them."""
 
     def __init__(
-        self, config: Config, ambient: Ambient, identity: Identity, keys: Keys, measure: MeasureFor, wire: Wire
+        self, config: Config, runtime: Runtime, identity: Identity, keys: Keys, measure: MeasureFor, wire: Wire
     ) -> None:
         """Join all parts; sends nothing yet.
 
@@ -73,7 +73,7 @@ class Agent:
             SpoolInUseError: another agent uses the state folder.
             StateError: the state folder cannot be used.
         """
-        self._ambient, self._identity, self._keys = ambient, identity, keys
+        self._runtime, self._identity, self._keys = runtime, identity, keys
         self._spool = Spool(config.state_dir / _SPOOL, config.spool_max_bytes, config.spool_max_age_seconds)
         catch_up(identity, self._spool)
         self._wire = wire
@@ -85,12 +85,12 @@ class Agent:
             post=wire.relay,
             directory=directory,
             ways=self._ways,
-            monotonic=ambient.monotonic,
-            share=ambient.share,
+            monotonic=runtime.monotonic,
+            share=runtime.share,
         )
         journal = Journal(changes)
         self.discoverer = Discoverer(
-            ambient=ambient,
+            runtime=runtime,
             directory=directory,
             get=wire.peer,
             ring=keys.ring,
@@ -105,16 +105,16 @@ class Agent:
             return measurement
 
         self.reporter = Reporter(
-            ambient=ambient,
+            runtime=runtime,
             identity=identity,
             keys=keys,
             spool=self._spool,
             courier=self._courier,
-            registrar=Registrar(ambient, identity, self._spool, keys, manager, changes),
+            registrar=Registrar(runtime, identity, self._spool, keys, manager, changes),
             measure=measured,
             journal=journal,
         )
-        self.draining = Draining(self._spool, self.reporter.send_again, ambient, config.interval_seconds, journal)
+        self.draining = Draining(self._spool, self.reporter.send_again, runtime, config.interval_seconds, journal)
         self._near = Near(config.peer_networks, lambda: self.reporter.latest)
 
     def node(self, *, after_reset: Callable[[], None]) -> Node:
@@ -127,8 +127,8 @@ class Agent:
                 busy_seconds=self._courier.busy_seconds,
                 ways=self._ways,
                 onward=self._onward,
-                now=self._ambient.now,
-                monotonic=self._ambient.monotonic,
+                now=self._runtime.now,
+                monotonic=self._runtime.monotonic,
             )
         )
 
@@ -144,15 +144,15 @@ class Agent:
         return Node(
             agent_id=self._identity.agent_id,
             verify=self._keys.verify,
-            standing=lambda: Standing(self.reporter.latest, self._ways.current(self._ambient.monotonic())),
+            standing=lambda: Standing(self.reporter.latest, self._ways.current(self._runtime.monotonic())),
             reset=reset,
             pass_on=relaying.pass_on,
             is_near=self._near.includes,
-            now=self._ambient.now,
+            now=self._runtime.now,
         )
 
     def _needs_relay(self) -> bool:
-        way = self._ways.current(self._ambient.monotonic())
+        way = self._ways.current(self._runtime.monotonic())
         return way is None or way.relay is not None
 
     def _onward(self, way: Way, body: bytes, seconds: float) -> Reply:

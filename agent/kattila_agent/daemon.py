@@ -12,7 +12,6 @@ import signal
 import threading
 from dataclasses import dataclass, field
 
-from kattila_agent.ambient import Ambient
 from kattila_agent.compose import Agent, MeasureFor, over_http_to
 from kattila_agent.config import Config
 from kattila_agent.identity import Identity, StateError
@@ -21,6 +20,7 @@ from kattila_agent.outbound.draining import Draining
 from kattila_agent.outbound.reporting import Reporter
 from kattila_agent.peer_api.app import make_app
 from kattila_agent.peer_api.server import address_of, open_sockets, serve
+from kattila_agent.runtime import Runtime
 from kattila_agent.sampling.fitting import TooMuchError
 from kattila_keys.refresh import Keys
 from kattila_settings.signals import Signals
@@ -46,7 +46,7 @@ def next_due(due: float, now: float, interval: float) -> float:
 class Loop:
     """The reporting thread: `refresh` asks for DNS, `hurry` for a report, `stop` for its end; `wake` says look."""
 
-    ambient: Ambient
+    runtime: Runtime
     keys: Keys
     reporter: Reporter
     draining: Draining
@@ -65,16 +65,16 @@ class Loop:
     def run(self) -> None:
         """Report until told to stop."""
         changes = Changes()
-        due = self.ambient.monotonic()
+        due = self.runtime.monotonic()
         if self.keys.ring().entries:
             # A node that boots without DNS reports at once with the cached keys, and asks then.
             self.ask(self.refresh)
         else:
-            self.keys.refresh_or_log(self.ambient.now())
+            self.keys.refresh_or_log(self.runtime.now())
         while not self.stop.is_set():
             self.report(changes)
-            due = next_due(due, self.ambient.monotonic(), self.interval)
-            self._wait_until(due + self.interval * JITTER * (2 * self.ambient.share() - 1))
+            due = next_due(due, self.runtime.monotonic(), self.interval)
+            self._wait_until(due + self.interval * JITTER * (2 * self.runtime.share() - 1))
 
     def report(self, changes: Changes) -> None:
         """Do one cycle, and send what waits if it arrived; what goes wrong is noted in `changes`."""
@@ -89,7 +89,7 @@ class Loop:
             changes.note("cycle", "", logging.DEBUG, "the cycle is complete")
 
     def _wait_until(self, due: float) -> None:
-        while not self.stop.is_set() and (left := due - self.ambient.monotonic()) > 0:
+        while not self.stop.is_set() and (left := due - self.runtime.monotonic()) > 0:
             self.wake.wait(min(left, _LOOK_SECONDS, self._until_next_waiting()))
             self.wake.clear()
             if self._look_at_keys() or self.hurry.is_set():
@@ -101,7 +101,7 @@ class Loop:
     def _until_next_waiting(self) -> float:
         """Return in how many seconds the next one of the samples that waited is due."""
         due_at = self.draining.due_at
-        return math.inf if due_at is None else max(0.0, due_at - self.ambient.monotonic())
+        return math.inf if due_at is None else max(0.0, due_at - self.runtime.monotonic())
 
     def send_waiting(self) -> None:
         """Send the next one of the samples that waited."""
@@ -114,7 +114,7 @@ class Loop:
     def _look_at_keys(self) -> bool:
         """Ask DNS if that is due; tell whether the key to sign with is another one now."""
         before = self._signing_key()
-        now = self.ambient.now()
+        now = self.runtime.now()
         if self.refresh.is_set():
             self.refresh.clear()
             self.keys.refresh_or_log(now)
@@ -127,7 +127,7 @@ class Loop:
         return entries[0].key.fingerprint if entries else None
 
 
-def run(config: Config, ambient: Ambient, identity: Identity, keys: Keys, measure: MeasureFor) -> int:
+def run(config: Config, runtime: Runtime, identity: Identity, keys: Keys, measure: MeasureFor) -> int:
     """Run until SIGTERM or SIGINT and return the exit code; SIGHUP asks DNS at once.
 
     Raises:
@@ -137,8 +137,8 @@ def run(config: Config, ambient: Ambient, identity: Identity, keys: Keys, measur
     """
     wire = over_http_to(config.required_manager_url())
     sockets = open_sockets(config.listen)
-    agent = Agent(config, ambient, identity, keys, measure, wire)
-    loop = Loop(ambient, keys, agent.reporter, agent.draining, config.interval_seconds)
+    agent = Agent(config, runtime, identity, keys, measure, wire)
+    loop = Loop(runtime, keys, agent.reporter, agent.draining, config.interval_seconds)
     _log.info(
         "agent %s reports to %s every %d s and answers on %s",
         identity.agent_id(),

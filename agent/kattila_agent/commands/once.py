@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from kattila_agent.ambient import Ambient
 from kattila_agent.identity import Numbers
+from kattila_agent.runtime import Runtime
 from kattila_agent.sampling import fitting
 from kattila_agent.sampling.measurement import Measurement
 from kattila_agent.spool import sample
@@ -96,7 +96,7 @@ def write_dump(report: bytes, target: str) -> None:
         raise CommandError(f"cannot write {target}: {error.strerror}") from error
 
 
-def reset_agent(ambient: Ambient, ring: Ring, listen: Listen, agent_id: str) -> str:
+def reset_agent(runtime: Runtime, ring: Ring, listen: Listen, agent_id: str) -> str:
     """Ask the agent that listens there to forget itself and return its new id.
 
     Raises:
@@ -106,7 +106,7 @@ def reset_agent(ambient: Ambient, ring: Ring, listen: Listen, agent_id: str) -> 
     from kattila_agent.outbound.connection import Connection, UnreachableError, in_url, unsigned_words  # noqa: PLC0415 - requests, which others are spared
 
     target = in_url(listen)
-    asked = Reset(agent_id, ambient.nonce(), ambient.now())
+    asked = Reset(agent_id, runtime.nonce(), runtime.now())
     try:
         status, body, _ = Connection(f"http://{target}").post("/status/reset", reset.seal(asked, ring.current))
     except UnreachableError as error:

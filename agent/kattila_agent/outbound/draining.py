@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from kattila_agent.ambient import Ambient
 from kattila_agent.outbound.delivery import Answered, Outcome
 from kattila_agent.outbound.journal import Journal
+from kattila_agent.runtime import Runtime
 from kattila_agent.spool import Spool
 from kattila_agent.spool.sample import Sample
 from kattila_protocol.errors import ClockSkew, IdentityConflict, IdentityUnproven, Overloaded, Replay
@@ -40,14 +40,14 @@ class Draining:
         self,
         spool: Spool,
         send: Callable[[Sample], Outcome],
-        ambient: Ambient,
+        runtime: Runtime,
         interval_seconds: float,
         journal: Journal,
     ) -> None:
         """Join the parts. Sends nothing yet."""
         self._spool = spool
         self._send = send
-        self._ambient = ambient
+        self._runtime = runtime
         self._interval_seconds = interval_seconds
         self._journal = journal
         self._gap_seconds = interval_seconds
@@ -99,7 +99,7 @@ class Draining:
 
     def _put_off(self) -> None:
         # A fleet that comes back together does not send together.
-        self.due_at = self._ambient.monotonic() + self._gap_seconds * (0.5 + self._ambient.share())
+        self.due_at = self._runtime.monotonic() + self._gap_seconds * (0.5 + self._runtime.share())
 
 
 def settle(spool: Spool, number: int, verdict: Verdict) -> bool:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 
-from kattila_agent.ambient import Ambient
 from kattila_agent.identity import Identity
 from kattila_agent.outbound.changes import Changes
 from kattila_agent.outbound.delivery import Answered, Manager, Outcome
+from kattila_agent.runtime import Runtime
 from kattila_agent.sampling.measurement import Measurement
 from kattila_agent.spool import Spool, numbering
 from kattila_keys.refresh import Keys
@@ -26,10 +26,10 @@ class Registrar:
     """Which id was registered in this run, and when the next attempt is due. For one thread."""
 
     def __init__(
-        self, ambient: Ambient, identity: Identity, spool: Spool, keys: Keys, manager: Manager, changes: Changes
+        self, runtime: Runtime, identity: Identity, spool: Spool, keys: Keys, manager: Manager, changes: Changes
     ) -> None:
         """Join what a registration needs. Sends nothing yet."""
-        self._ambient = ambient
+        self._runtime = runtime
         self._identity = identity
         self._spool = spool
         self._keys = keys
@@ -49,7 +49,7 @@ class Registrar:
             StateError: the state folder cannot be used.
         """
         agent_id = self._identity.agent_id()
-        if agent_id == self._registered_id or self._ambient.monotonic() < self._due_at:
+        if agent_id == self._registered_id or self._runtime.monotonic() < self._due_at:
             return False
         outcome = self._send(agent_id, measurement)
         if isinstance(outcome, Answered) and outcome.verdict.disposition is Disposition.DELIVERED:
@@ -64,14 +64,14 @@ class Registrar:
         self._due_at = 0.0
 
     def _send(self, agent_id: str, measurement: Measurement) -> Outcome:
-        nonce = self._ambient.nonce()
+        nonce = self._runtime.nonce()
         request = Registration(
             agent_id=agent_id,
             boot_id=measurement.boot_id,
             hostname=measurement.hostname,
             hardware_addresses=measurement.hardware_addresses,
             nonce=nonce,
-            timestamp=self._ambient.now(),
+            timestamp=self._runtime.now(),
         )
         ring = self._keys.ring()
         return self._manager.register(registration.seal(request, ring.current), nonce, ring)
@@ -89,7 +89,7 @@ class Registrar:
         self._changes.note("registration", agent_id, logging.INFO, f"registered as {agent_id}{why}")
 
     def _put_off(self, outcome: Outcome) -> None:
-        self._due_at = self._ambient.monotonic() + self._retry_seconds
+        self._due_at = self._runtime.monotonic() + self._retry_seconds
         self._retry_seconds = min(2 * self._retry_seconds, LAST_RETRY_SECONDS)
         if not isinstance(outcome, Answered):
             return  # Whatever is wrong is said by the report that follows.

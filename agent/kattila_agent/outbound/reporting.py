@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from kattila_agent.ambient import Ambient
 from kattila_agent.identity import Identity, Numbers
 from kattila_agent.outbound.delivery import Answered, Carried, Courier, Outcome, Parcel, Unsigned
 from kattila_agent.outbound.draining import settle
 from kattila_agent.outbound.journal import Journal
 from kattila_agent.outbound.registration import Registrar
+from kattila_agent.runtime import Runtime
 from kattila_agent.sampling import fitting
 from kattila_agent.sampling.measurement import Measurement
 from kattila_agent.spool import Spool, numbering, sample
@@ -43,7 +43,7 @@ class Attempt:
 class Reporter:
     """The node as the manager hears it. For one thread; `latest` may be read by others."""
 
-    ambient: Ambient
+    runtime: Runtime
     identity: Identity
     keys: Keys
     spool: Spool
@@ -65,8 +65,8 @@ class Reporter:
             TooMuchError: the measurement fits into no report.
             OSError: the kernel's boot id cannot be read.
         """
-        since_boot_ms = self.ambient.since_boot_ms()
-        measurement = self.latest = self.measure(self.ambient.now(), self.clock_offset)
+        since_boot_ms = self.runtime.since_boot_ms()
+        measurement = self.latest = self.measure(self.runtime.now(), self.clock_offset)
         numbers = self.identity.take()
         newest = self._kept(measurement, numbers.sample, since_boot_ms)
         if not self.keys.ring().entries:
@@ -113,13 +113,13 @@ class Reporter:
         return Attempt(numbers, ring, carried)
 
     def _parcel(self, kept: Sample, numbers: Numbers, ring: Ring) -> Parcel:
-        nonce = self.ambient.nonce()
+        nonce = self.runtime.nonce()
         signed = sample.encode(kept, Signing(numbers.agent_id, numbers.tick, nonce, self._clock()))
         return parcel(signed, nonce, ring)
 
     def _clock(self) -> Clock:
         boot_id = self.latest.boot_id if self.latest else ""
-        return Clock(self.ambient.now(), boot_id, self.ambient.since_boot_ms())
+        return Clock(self.runtime.now(), boot_id, self.runtime.since_boot_ms())
 
     def _is_mended(self, attempt: Attempt, measurement: Measurement) -> bool:
         """Do what the outcome asks for; tell whether the same measurement is worth one more attempt."""
@@ -131,7 +131,7 @@ class Reporter:
                 self._take_new_id(attempt.numbers, measurement)
                 return True
             case Unsigned():
-                return self.keys.refresh_after_unknown(attempt.ring, self.ambient.now()) is not None
+                return self.keys.refresh_after_unknown(attempt.ring, self.runtime.now()) is not None
             case _:
                 return False
 

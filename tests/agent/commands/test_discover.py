@@ -21,11 +21,11 @@ from typing import Any
 
 import pytest
 
-from kattila_agent.ambient import Ambient
 from kattila_agent.commands import discover
 from kattila_agent.config import PORT, default_limits
 from kattila_agent.outbound.connection import UnreachableError
 from kattila_agent.outbound.discovery import Directory, Discoverer, Relay, candidates, over_http
+from kattila_agent.runtime import Runtime
 from kattila_agent.sampling.collect import Given, measure
 from kattila_protocol.peer import PeerAnswer
 from kattila_protocol.signing import Key
@@ -285,7 +285,7 @@ def test_real_siblings_become_relays_and_a_way_that_opens_is_found(fleet: Fleet)
         # On the own subnets all; after a handshake first, the one that never shook hands last.
         assert {V6["near"], *(fleet.overlay(name) for name in NAMES[1:])} <= set(asked[:-1])
         assert asked[-1] == NOBODY
-        ambient = Ambient(
+        runtime = Runtime(
             now=now_ms,
             monotonic=time.monotonic,
             since_boot_ms=lambda: 0,
@@ -293,7 +293,7 @@ def test_real_siblings_become_relays_and_a_way_that_opens_is_found(fleet: Fleet)
             new_id=lambda: HERE,
             share=random.random,
         )
-        discoverer = Discoverer(ambient, directory, over_http, lambda: RING, lambda: HERE, lambda: True, stop)
+        discoverer = Discoverer(runtime, directory, over_http, lambda: RING, lambda: HERE, lambda: True, stop)
         discoverer.observe(telemetry)
         discoverer.start()
         fleet.mesh.wait_until(lambda: [each.agent_id for each in relays(directory)] == [NEAR, BEHIND], 30)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from kattila_agent.ambient import Ambient
 from kattila_agent.outbound.changes import Changes
 from kattila_agent.outbound.delivery import Answered, Outcome, Unreachable
 from kattila_agent.outbound.draining import LEAST_PER_INTERVAL, Draining, per_interval
 from kattila_agent.outbound.journal import Journal
+from kattila_agent.runtime import Runtime
 from kattila_agent.spool import Spool
 from kattila_agent.spool.sample import Clock, Sample
 from kattila_protocol.errors import ClockSkew, IdentityConflict, Malformed, Overloaded, Replay, Superseded
@@ -42,7 +42,7 @@ class Scene:
         self.spool = Spool(self.folder / "spool", 64 * 1024 * 1024, 86_400)
         for number in range(1, self.waiting + 1):
             self.spool.put(Sample(number, NOW, BOOT, 1000, b"{}"), Clock(NOW, BOOT, 1000))
-        ambient = Ambient(
+        runtime = Runtime(
             now=lambda: NOW,
             monotonic=lambda: self.moment,
             since_boot_ms=lambda: 1000,
@@ -50,7 +50,7 @@ class Scene:
             new_id=lambda: AGENT,
             share=lambda: 0.5,
         )
-        self.draining = Draining(self.spool, self._send, ambient, INTERVAL, Journal(Changes()))
+        self.draining = Draining(self.spool, self._send, runtime, INTERVAL, Journal(Changes()))
 
     def _send(self, sample: Sample) -> Outcome:
         self.sent.append((sample.number, self.moment))

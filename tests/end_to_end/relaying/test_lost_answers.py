@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from kattila_agent import config
-from kattila_agent.ambient import Ambient
 from kattila_agent.compose import Agent, over_http_to
 from kattila_agent.identity import Identity
+from kattila_agent.runtime import Runtime
 from kattila_agent.sampling.measurement import Measurement
 from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFile
@@ -40,7 +40,7 @@ class Driven:
         self.agent_id = node(number).agent_id
         keep_id(folder, self.agent_id)
         keep_ring(folder, PSK)
-        ambient = Ambient(
+        runtime = Runtime(
             now=now_ms,
             monotonic=time.monotonic,
             since_boot_ms=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000,
@@ -49,13 +49,13 @@ class Driven:
             share=chance.random,
         )
         settings = config.read(None, {"DNS": "kattila.example.org", "MANAGER_URL": url}, folder)
-        self.identity = Identity(folder, ambient.new_id)
+        self.identity = Identity(folder, runtime.new_id)
         keys = Keys(RingFile(folder / "ring.json"), no_dns, chance.random)
 
         def measured(now: int, _address: str | None, _offset: int | None) -> Measurement:
             return Measurement(telemetry(node(number)), now, node(number).boot_id)
 
-        self.agent = Agent(settings, ambient, self.identity, keys, measured, over_http_to(url))
+        self.agent = Agent(settings, runtime, self.identity, keys, measured, over_http_to(url))
         self.failure: BaseException | None = None
 
     @property

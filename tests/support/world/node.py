@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from kattila_agent import config
-from kattila_agent.ambient import Ambient
 from kattila_agent.compose import Agent, Wire
 from kattila_agent.daemon import Loop
 from kattila_agent.identity import Identity
@@ -21,6 +20,7 @@ from kattila_agent.outbound.connection import Connection, Page, Reply, Unreachab
 from kattila_agent.outbound.delivery import BUDGET, REGISTER
 from kattila_agent.outbound.discovery.queries import PATH
 from kattila_agent.peer_api.app import make_app
+from kattila_agent.runtime import Runtime
 from kattila_agent.sampling.measurement import Measurement
 from kattila_agent.spool import sample_file
 from kattila_agent.spool.folder import Folder
@@ -118,11 +118,11 @@ class Node:
         if not (self.folder / "ring.json").exists():
             ring.update(lambda _: Kept(RING, BEGAN_AT, BEGAN_AT))
         settings = config.read(None, self.settings, self.folder)
-        ambient = self._ambient()
-        keys = Keys(ring, lambda: (), ambient.share)
-        identity = Identity(self.folder, ambient.new_id)
-        self.agent = Agent(settings, ambient, identity, keys, self._measure, self._wire())
-        self.loop = Loop(ambient, keys, self.agent.reporter, self.agent.draining, settings.interval_seconds)
+        runtime = self._runtime()
+        keys = Keys(ring, lambda: (), runtime.share)
+        identity = Identity(self.folder, runtime.new_id)
+        self.agent = Agent(settings, runtime, identity, keys, self._measure, self._wire())
+        self.loop = Loop(runtime, keys, self.agent.reporter, self.agent.draining, settings.interval_seconds)
         self._changes = Changes()
         loop = self.loop
         app = make_app(self.agent.node(after_reset=lambda: loop.ask(loop.hurry)))
@@ -223,7 +223,7 @@ class Node:
             if self.steps_left <= 0:
                 raise KilledError(self)
 
-    def _ambient(self) -> Ambient:
+    def _runtime(self) -> Runtime:
         shared = self._shared
 
         def stepping(value: Callable[[], Any]) -> Callable[[], Any]:
@@ -233,7 +233,7 @@ class Node:
 
             return read
 
-        return Ambient(
+        return Runtime(
             now=stepping(self.clock),
             monotonic=stepping(shared.now),
             since_boot_ms=stepping(lambda: round(1000 * (shared.now() - self._booted_at))),

@@ -13,12 +13,12 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 
-from kattila_agent.ambient import Ambient
 from kattila_agent.config import PORT
 from kattila_agent.identity import StateError
 from kattila_agent.outbound.connection import Connection, Page, UnreachableError, in_url, unsigned_words
 from kattila_agent.outbound.discovery.addresses import candidates, unread
 from kattila_agent.outbound.discovery.directory import Directory
+from kattila_agent.runtime import Runtime
 from kattila_protocol import peer
 from kattila_protocol.errors import Refusal
 from kattila_protocol.peer import PeerAnswer, PeerQuery
@@ -84,7 +84,7 @@ class Discoverer:
     `own_id` may raise StateError; `hurried` tells whether the manager is out of reach.
     """
 
-    ambient: Ambient
+    runtime: Runtime
     directory: Directory
     get: Get
     ring: Callable[[], Ring]
@@ -126,7 +126,7 @@ class Discoverer:
     def _next(self) -> str | None:
         """Wait for a turn, and return whom to ask then."""
         with self.turn:
-            self.stop.wait(PACE_SECONDS * (1 + self.ambient.share() / 2))
+            self.stop.wait(PACE_SECONDS * (1 + self.runtime.share() / 2))
             if self.stop.is_set():
                 return None
             address = self._due()
@@ -137,21 +137,21 @@ class Discoverer:
     def _due(self) -> str | None:
         # Without a key nothing can be signed.
         may_ask = bool(self.ring().entries)
-        return self.directory.due(self.ambient.monotonic(), hurried=self.hurried()) if may_ask else None
+        return self.directory.due(self.runtime.monotonic(), hurried=self.hurried()) if may_ask else None
 
     def _ask(self, address: str) -> None:
-        began_at = self.ambient.monotonic()
+        began_at = self.runtime.monotonic()
         try:
             own_id = self.own_id()
-            answer = ask(self.get, own_id, address, self.ring(), self.ambient.nonce(), self.ambient.now())
+            answer = ask(self.get, own_id, address, self.ring(), self.runtime.nonce(), self.runtime.now())
         except (UnreachableError, Refusal, StateError) as error:
             _log.debug("no sibling at %s: %s", address, error)
-            self.directory.failed(address, self.ambient.monotonic(), self.ambient.share())
+            self.directory.failed(address, self.runtime.monotonic(), self.runtime.share())
             return
         self._note(address, answer, own_id, began_at)
 
     def _note(self, address: str, answer: PeerAnswer, own_id: str, began_at: float) -> None:
-        now, share = self.ambient.monotonic(), self.ambient.share()
+        now, share = self.runtime.monotonic(), self.runtime.share()
         if answer.agent_id == own_id:
             # An address of this node that moves between machines, or a clone of its disk.
             self.directory.failed(address, now, share)

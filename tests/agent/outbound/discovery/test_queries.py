@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from kattila_agent.ambient import Ambient
 from kattila_agent.identity import StateError
 from kattila_agent.outbound.connection import Page, UnreachableError
 from kattila_agent.outbound.discovery import Directory, Discoverer, Get, ask, over_http
 from kattila_agent.outbound.discovery.queries import ANSWER_SECONDS, PACE_SECONDS
+from kattila_agent.runtime import Runtime
 from kattila_protocol import message, peer
 from kattila_protocol.errors import BadSignature, Malformed, NoKey, Refusal
 from kattila_protocol.peer import PeerAnswer
@@ -162,14 +162,14 @@ class Asked:
 
 
 def discoverer(directory: Directory, get: Get, **parts: Any) -> Discoverer:
-    ambient = Ambient(lambda: NOW, time.monotonic, lambda: 0, lambda: NONCE, lambda: OWN, lambda: 0.5)
+    runtime = Runtime(lambda: NOW, time.monotonic, lambda: 0, lambda: NONCE, lambda: OWN, lambda: 0.5)
     given: dict[str, Any] = {
         "ring": lambda: RING,
         "own_id": lambda: OWN,
         "hurried": lambda: True,
         "stop": threading.Event(),
     }
-    return Discoverer(ambient, directory, get, **(given | parts))
+    return Discoverer(runtime, directory, get, **(given | parts))
 
 
 def run_until(asking: Discoverer, is_done: Callable[[], object], seconds: float = 10) -> None:
