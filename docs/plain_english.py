@@ -69,8 +69,10 @@ PHRASES = (
     Phrase("tells", '"reports", "shows" or "returns"'),
     Phrase("tell (?:whether|if|of|what|how|which|who|when|where|why|that)", '"return", "report" or "show"'),
     Phrase("(?:hear|hears|heard) of", '"receives a report from", or "knows"'),
+    Phrase("(?:know|knows|knew|known) of", '"knows about", or "known"'),
     Phrase("(?:is|are|was|were|be) heard", '"has reported", or "is received"'),
     Phrase("(?:say|says|said) (?:nothing |something |more )?of", '"says about", or "reports"'),
+    Phrase("the words (?:of|for|that)", '"the text", "the terms", or the words themselves'),
     Phrase("ask(?:s|ed|ing)? DNS", '"query DNS"'),
     Phrase(
         "ask(?:s|ed|ing)? (?:the |a |an |another |its |their |one |other )?"
@@ -108,7 +110,11 @@ PHRASES = (
     Phrase("of that(?=[.,;:)])", "the noun, or nothing"),
     Phrase("(?-i:Else)|, else", '"otherwise", "or"'),
     Phrase("as it does", "nothing, or say what it does"),
-    Phrase("(?:for|after|by|of|in|takes?|every|within|at) so (?:long|much|many|often)", "the amount, or its name"),
+    Phrase(
+        "so many(?! that)|(?:for|after|by|of|in|takes?|every|within|at) so (?:long|much|often)",
+        "the amount, or its name",
+    ),
+    Phrase("no more(?=[.,;:)])", '"no longer", "any more"'),
     Phrase("in front of (?:it|them)", '"before it"'),
     Phrase("(?:of|with) (?:its|their|his|our|your) own", '"its own" before the noun: "its own process"'),
     Phrase("(?:is|are|was|were|be) (?:not |still |already |now )?there(?=[.,;:)])", '"exists", "is installed"'),
