@@ -40,7 +40,7 @@ REPORTS = 8
 _UNCOUNTED = 2
 # The manager's writer finishes its round after it has answered.
 _SETTLE_NS = 300_000_000
-_PATIENCE_SECONDS = 120
+_PATIENCE_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True)
