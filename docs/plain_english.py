@@ -271,12 +271,18 @@ def _may_hold_prose(path: Path) -> bool:
     return not path.suffix and path.read_bytes().startswith(b"#!")
 
 
+def _in_repository(path: str) -> str:
+    found = Path(path).resolve()
+    if not found.exists():
+        raise ValueError(f"{path} does not exist: name a file or folder of the repository")
+    return str(found.relative_to(ROOT))
+
+
 def main(paths: Sequence[str]) -> int:
-    """Print the findings under the paths; return 1 if there are any or the allow-list is wrong."""
-    relative = [str((Path.cwd() / path).resolve().relative_to(ROOT)) for path in paths]
+    """Print the findings under the paths; return 1 if there are any, or if a path or the allow-list is wrong."""
     folders: Counter[str] = Counter()
     try:
-        for finding in check(_files(relative), ALLOWED):
+        for finding in check(_files([_in_repository(path) for path in paths]), ALLOWED):
             print(finding)
             folders[finding.file.partition("/")[0]] += 1
     except ValueError as error:

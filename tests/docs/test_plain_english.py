@@ -198,3 +198,10 @@ def test_the_command_fails_if_it_finds_something(tmp_path: Path) -> None:
     assert [line.partition(": write")[0] for line in lines] == ["README.md:2: is told", "run:2: anew"]
     assert done.returncode == 1
     assert done.stderr == "2 stilted phrases: README.md 1, run 1\n"
+
+
+def test_a_path_that_does_not_exist_is_refused() -> None:
+    command = [sys.executable, str(SCRIPT), "agnet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "plain_english: agnet does not exist: name a file or folder of the repository\n"
