@@ -1,7 +1,7 @@
-"""Other agents of Debian's on the same node, where they are installed: what they cost per cycle.
+"""Other agents from Debian to compare with, if installed: how to start each, and how to run one cycle.
 
-May live here: how each is started, asked once, and told that it is ready. Each is asked for what the agent's own cycle
-has in common with it: load, memory, uptime, and the counters of all interfaces. None of them reads WireGuard.
+A cycle reads what they have in common with our agent: load, memory, uptime, and the counters of all interfaces. None of
+them reads WireGuard.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Rival:
-    """A running program: `ask` has it do one cycle, and raises OSError while it is not ready."""
+    """A running program. `run_cycle` makes it do one cycle, and raises OSError while it is not ready."""
 
     process: subprocess.Popen[bytes]
-    ask: Callable[[], object]
+    run_cycle: Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A program, Debian's package of it, and how it is started in a folder."""
+    """A program: its Debian package, its file name, and a function that starts it in a folder."""
 
     name: str
     program: str
@@ -36,20 +36,20 @@ class Kind:
 
     @property
     def path(self) -> str | None:
-        """Where it is, None if it is not installed."""
+        """Return the path of the program, None if it is not installed."""
         return shutil.which(self.program, path=f"{os.environ.get('PATH', '')}:{_SBIN}")
 
 
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
-def _started(folder: Path, *command: str) -> subprocess.Popen[bytes]:
+def _start(folder: Path, *command: str) -> subprocess.Popen[bytes]:
     with (folder / "rival.log").open("wb") as log:
         return subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
 def _free_port() -> int:
-    # zabbix takes none above 32767; in a namespace of its own the benchmark has no neighbours there.
+    # zabbix accepts no port above 32767. In the benchmark's own namespace these ports are free.
     for port in range(20_000, 32_768):
         with socket.socket() as probe:
             try:
@@ -62,13 +62,13 @@ def _free_port() -> int:
 
 def _node_exporter(program: str, folder: Path) -> Rival:
     port = _free_port()
-    process = _started(folder, program, f"--web.listen-address=127.0.0.1:{port}")
+    process = _start(folder, program, f"--web.listen-address=127.0.0.1:{port}")
 
     def scrape() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         connection.request("GET", "/metrics")
         if b"node_network_receive_bytes_total" not in connection.getresponse().read():
-            raise RuntimeError("node-exporter gives no counters of interfaces")
+            raise RuntimeError("node-exporter returns no interface counters")
         connection.close()
 
     return Rival(process, scrape)
@@ -84,7 +84,7 @@ def _zabbix(program: str, folder: Path) -> Rival:
         f"Server=127.0.0.1\nListenIP=127.0.0.1\nListenPort={port}\nHostname=bench\nLogType=console\n"
         f"ControlSocket={folder}/agent.sock\nPluginSocket={folder}/plugin.sock\nPidFile={folder}/zabbix.pid\n"
     )
-    process = _started(folder, program, "-c", str(config))
+    process = _start(folder, program, "-c", str(config))
 
     def item(key: str) -> bytes:
         with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
@@ -94,18 +94,18 @@ def _zabbix(program: str, folder: Path) -> Rival:
                 answer += part
         return answer[13:]
 
-    def ask() -> None:
+    def run_cycle() -> None:
         links = [name for _, name in socket.if_nameindex()]
-        for key in (*_ZABBIX_KEYS, *(f"net.if.{way}[{link}]" for link in links for way in ("in", "out"))):
+        for key in (*_ZABBIX_KEYS, *(f"net.if.{direction}[{link}]" for link in links for direction in ("in", "out"))):
             value = item(key)
             if not value or value.startswith(b"ZBX_NOTSUPPORTED"):
-                raise RuntimeError(f"zabbix_agent2 does not tell {key}")
+                raise RuntimeError(f"zabbix_agent2 does not return {key}")
 
-    return Rival(process, ask)
+    return Rival(process, run_cycle)
 
 
 def _collectd(program: str, folder: Path) -> Rival:
-    # It asks by itself; the benchmark waits for what it writes.
+    # collectd runs its own cycles. The benchmark waits for its output file to grow.
     prefix = Path(program).parents[1]
     plugins = "".join(f"LoadPlugin {name}\n" for name in ("load", "memory", "uptime", "interface", "csv"))
     config = folder / "collectd.conf"
@@ -114,7 +114,7 @@ def _collectd(program: str, folder: Path) -> Rival:
         f'TypesDB "{prefix}/share/collectd/types.db"\nHostname "bench"\nFQDNLookup false\nInterval 0.1\n'
         f'{plugins}<Plugin csv>\n  DataDir "{folder}/csv"\n</Plugin>\n'
     )
-    process = _started(folder, program, "-f", "-C", str(config))
+    process = _start(folder, program, "-f", "-C", str(config))
 
     def written() -> int:
         uptimes = list((folder / "csv/bench/uptime").glob("uptime-*"))
@@ -127,7 +127,7 @@ def _collectd(program: str, folder: Path) -> Rival:
         deadline = time.monotonic() + 5
         while written() == before:
             if time.monotonic() > deadline:
-                raise RuntimeError("collectd writes nothing")
+                raise RuntimeError("collectd wrote nothing for 5 s")
             time.sleep(0.01)
 
     return Rival(process, wait)

@@ -1,6 +1,6 @@
-"""Reports per second of the manager, beside the baseline, in one run: `make bench-ingest`.
+"""Measures the reports per second of the manager and of the baseline in one run: `make bench-ingest`.
 
-May live here: the settings, the order of the runs, what is printed. bench/README.md says how to read it.
+bench/README.md explains the output.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ HEAD = (
     "Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
 )
 SEED = 5086
-# Timestamps of requests just made lie up to four minutes back; the servers refuse at ten.
+# New requests have timestamps up to four minutes old. The servers refuse them after ten.
 FRESH_SECONDS = 240.0
-# Ignored by git, and on the disk of the working copy: a commit must cost here what it costs elsewhere.
+# Ignored by git. In the checkout, because a commit must go to a real disk.
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
 class Bench:
-    """The runs: each begins with fresh requests, a fresh folder and a fresh server."""
+    """The runs. Each begins with fresh requests, an empty folder and a new server."""
 
     def __init__(self, settings: argparse.Namespace, folder: Path) -> None:
-        """Take the settings and the folder for everything; nothing is made yet."""
+        """Keep the settings and the folder for all files; creates nothing yet."""
         self._settings = settings
         self._folder = folder
         self._requests = folder / "requests"
@@ -52,7 +52,7 @@ class Bench:
         self.fsyncs_ms: list[float] = []
 
     def rounds(self, names: list[str]) -> Iterator[Run]:
-        """Run the servers in turn, as often as there are rounds, as fast as answers come."""
+        """Run the servers in turn at full speed, for all rounds."""
         for number in range(1, self._settings.rounds + 1):
             for name in names:
                 yield self._run(name, f"round {number} of {self._settings.rounds}", rate=0.0)
@@ -71,14 +71,14 @@ class Bench:
         self._make_requests()
         self.fsyncs_ms.append(fsync_ms(self._folder))
         settings = self._settings
-        load = Load(self._requests, settings.seconds, settings.connections, self._dealt_by(), rate)
+        load = Load(self._requests, settings.seconds, settings.connections, self._agents(), rate)
         print(f"{title}: {name} …", end=" ", flush=True)
         ring = Ring().with_current(PSK, 0) if name == "manager" else None
         run = measure(self._server(name), load, ring)
         print(f"{run.per_second:,.0f} reports/s, p99 {run.p99_ms:,.1f} ms", *run.problems, sep="\n  ! ", flush=True)
         return run
 
-    def _dealt_by(self) -> int:
+    def _agents(self) -> int:
         return 0 if self._settings.roaming else int(self._settings.agents)
 
     def _server(self, name: str) -> Server:
@@ -97,31 +97,35 @@ class Bench:
         print(f"Making {settings.agents * samples:,} reports …", end=" ", flush=True)
         began_at, now = time.monotonic(), int(time.time() * 1000)
         key, chance = Ring().with_current(PSK, now).current, random.Random(SEED)
-        made = bodies(SHAPES[settings.shape], settings.agents, samples, key, now, chance)
-        write_requests(self._requests, HEAD, made)
+        reports = bodies(SHAPES[settings.shape], settings.agents, samples, key, now, chance)
+        write_requests(self._requests, HEAD, reports)
         self._made_at = time.monotonic()
         print(f"{self._made_at - began_at:.0f} s", flush=True)
 
 
 def settings_from(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Measure how fast reports are taken, beside the baseline.")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each server is run (default: 3)")
-    parser.add_argument("--seconds", type=float, default=8.0, help="how long one run lasts at most (default: 8)")
+    parser = argparse.ArgumentParser(
+        description="Measure how fast the manager takes reports, compared with the baseline."
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each server at full speed (default: 3)")
+    parser.add_argument("--seconds", type=float, default=8.0, help="maximum duration of a run (default: 8)")
     parser.add_argument("--connections", type=int, default=64, help="keep-alive connections (default: 64)")
-    parser.add_argument("--agents", type=int, default=1000, help="agents that report (default: 1000)")
-    parser.add_argument("--reports", type=int, default=80_000, help="reports of one run at most (default: 80000)")
+    parser.add_argument("--agents", type=int, default=1000, help="number of agents (default: 1000)")
+    parser.add_argument("--reports", type=int, default=80_000, help="maximum reports of a run (default: 80000)")
     parser.add_argument("--workers", type=int, default=2, help="workers of the manager (default: 2)")
-    parser.add_argument("--shape", choices=sorted(SHAPES), default="full", help="what a node reports (default: full)")
-    parser.add_argument("--rate", type=float, default=300.0, help="reports/s of the last runs; 0: none (default: 300)")
-    parser.add_argument("--roaming", action="store_true", help="let an agent change its connection with every report")
-    parser.add_argument("--only", choices=["baseline", "manager"], help="run one of the two alone")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures of all runs there")
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="full", help="size of a node (default: full)")
+    parser.add_argument(
+        "--rate", type=float, default=300.0, help="reports/s of the last runs, 0 for none (default: 300)"
+    )
+    parser.add_argument("--roaming", action="store_true", help="send each report over any free connection")
+    parser.add_argument("--only", choices=["baseline", "manager"], help="run only this server")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures to this file")
     return parser.parse_args(arguments)
 
 
 def main() -> int:
-    """Run all, print the table; 1 if something did not work. Slowness is no failure."""
+    """Run everything and print the tables; return 1 if something failed, but not because it was slow."""
     settings = settings_from(sys.argv[1:])
     names = [settings.only] if settings.only else ["baseline", "manager"]
     RESULTS.mkdir(exist_ok=True)
@@ -133,9 +137,9 @@ def main() -> int:
             print(f"\n{error}", file=sys.stderr)
             return 1
         facts = machine_facts(bench, settings)
-        facts["kept"] = f"{_kept_bytes(settings, Path(folder)):.0f} bytes on disk per report in the long run"
+        facts["stored"] = f"{_stored_bytes(settings, Path(folder)):.0f} bytes on disk per report in the long run"
     print("", *(f"{name}: {value}" for name, value in facts.items()), "", sep="\n")
-    print(show("As fast as it goes", full_speed, FULL_SPEED))
+    print(show("Full speed", full_speed, FULL_SPEED))
     if fixed_rate:
         print("", show(f"At {settings.rate:,.0f} reports/s", fixed_rate, FIXED_RATE), sep="\n")
     if settings.json:
@@ -144,17 +148,17 @@ def main() -> int:
     return int(any(run.problems for run in full_speed + fixed_rate))
 
 
-def _kept_bytes(settings: argparse.Namespace, folder: Path) -> float:
-    print("Filing four hours of fifty agents …", flush=True)
+def _stored_bytes(settings: argparse.Namespace, folder: Path) -> float:
+    print("Storing four hours of reports from fifty agents …", flush=True)
     now = int(time.time() * 1000)
     return bytes_per_report(folder, SHAPES[settings.shape], Ring().with_current(PSK, now), now, random.Random(SEED))
 
 
 def machine_facts(bench: Bench, settings: argparse.Namespace) -> dict[str, str]:
-    """Return what the figures depend on."""
+    """Return the facts that the figures depend on."""
     disk = filesystem(RESULTS)
     if disk in ("tmpfs", "ramfs"):
-        disk += " (IN MEMORY: commits cost nothing here, the figures say nothing about a disk)"
+        disk += " (IN MEMORY: commits cost nothing, so the figures do not apply to a disk)"
     shape = SHAPES[settings.shape]
     samples = max(1, settings.reports // settings.agents)
     return {

@@ -1,7 +1,6 @@
-"""An HTTP/1.1 client that costs as little CPU as it can: it shares the cores with the server that it measures.
+"""An HTTP/1.1 load generator that uses little CPU, because it shares the cores with the measured server.
 
-May live here: sending, timing and counting. Not here: what is sent (reports.py), or to whom (servers.py). It runs as a
-process of its own (`python load.py --help`), so that its CPU time can be told from the server's.
+It runs as a separate process (`python load.py --help`), so that its CPU time is not counted as the server's.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from requests_file import Requests
 
-# What was asked in time is waited for this long.
+# How long to wait for outstanding answers after the last request.
 DRAIN_SECONDS = 15.0
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
@@ -30,11 +29,11 @@ _OUTCOME = re.compile(rb'"outcome": *"([a-z_]+)"')
 
 @dataclass(slots=True)
 class Result:
-    """What one run gave.
+    """The result of one run.
 
-    `outcomes` counts the answers by "STATUS OUTCOME". `elapsed_seconds` runs from the first request to the last answer,
-    latencies are in ms, `cpu_seconds` is the client's own. `kept` holds bodies of answers by the request's number.
-    `unanswered` counts requests without an answer, `broken` says why connections were lost.
+    `outcomes` counts the answers by "STATUS OUTCOME". `elapsed_seconds` is the time from the first request to the last
+    answer, latencies are in ms, `cpu_seconds` is the CPU time of the client. `kept` has bodies of answers by request
+    number. `unanswered` counts requests without an answer, `broken` has the reason for each lost connection.
     """
 
     outcomes: dict[str, int] = field(default_factory=dict)
@@ -52,12 +51,12 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How to send: for `seconds` at most, over so many `connections` to 127.0.0.1:`port`.
+    """How to send: for at most `seconds`, over `connections` connections to 127.0.0.1:`port`.
 
-    With `agents` the requests are dealt out by their number modulo it, so that an agent stays on its connection; with 0
-    each goes to whichever connection is free. With a `rate` (requests per second, over all connections) requests have
-    appointments: one that has to wait for the answer before it counts the waiting; with 0 each follows the last answer.
-    Of every `keep_every` answers one is kept; 0 keeps none.
+    agents: requests are assigned to connections by their number modulo `agents`, so that an agent stays on its
+    connection; 0 uses any free connection. rate: requests per second over all connections. Each request has a due time,
+    and waiting for an earlier answer counts as latency; 0 sends the next request after each answer. keep_every: keeps
+    the body of one answer in so many; 0 keeps none.
     """
 
     port: int
@@ -70,12 +69,12 @@ class Plan:
 
 @dataclass(slots=True)
 class _Connection:
-    """A place with at most one request under way: its number, when it was due, what came of its answer.
+    """A connection with at most one outstanding request: its number, its due time, and the answer so far.
 
-    Its socket lives on from request to request, unless the server closes it after each.
+    The socket stays open between requests, unless the server closes it.
     """
 
-    place: int
+    index: int
     numbers: Iterator[int]
     socket: socket.socket | None = None
     due_at: float = 0.0
@@ -84,45 +83,45 @@ class _Connection:
 
 
 class Client:
-    """Sends requests as planned, each once, and keeps count."""
+    """Sends each request once as planned, and counts the answers."""
 
     def __init__(self, requests: Requests, plan: Plan) -> None:
-        """Connect all connections."""
+        """Open all connections."""
         self._requests = requests
         self._plan = plan
         self.result = Result()
         self._interval = plan.connections / plan.rate if plan.rate else 0.0
-        self._appointments: list[tuple[float, int]] = []
+        self._due: list[tuple[float, int]] = []
         self._latencies = array("d")
-        self._under_way = 0
+        self._outstanding = 0
         self._started_at = self._ends_at = self._last_answer_at = 0.0
         self._poll = select.epoll()
         self._by_descriptor: dict[int, _Connection] = {}
         everything = iter(range(len(requests)))
         self._connections = [
-            _Connection(place, self._share(place) if plan.agents else everything) for place in range(plan.connections)
+            _Connection(index, self._share(index) if plan.agents else everything) for index in range(plan.connections)
         ]
         for connection in self._connections:
             self._connect(connection)
 
     def run(self) -> Result:
-        """Send until all is sent or time is up, then wait for what is under way."""
+        """Send until everything is sent or the time is up, then wait for outstanding answers."""
         self._started_at = self._last_answer_at = time.monotonic()
         self._ends_at = self._started_at + self._plan.seconds
-        for place in range(self._plan.connections):
-            due_at = self._started_at + (place / self._plan.rate if self._plan.rate else 0.0)
-            heapq.heappush(self._appointments, (due_at, place))
-        while (patience := self._turn(time.monotonic())) > 0:
-            for descriptor, _ in self._poll.poll(patience):
+        for index in range(self._plan.connections):
+            due_at = self._started_at + (index / self._plan.rate if self._plan.rate else 0.0)
+            heapq.heappush(self._due, (due_at, index))
+        while (timeout := self._send_due(time.monotonic())) > 0:
+            for descriptor, _ in self._poll.poll(timeout):
                 self._receive(self._by_descriptor[descriptor])
         for connection in self._connections:
             self._disconnect(connection)
         self._poll.close()
-        return self._summed_up()
+        return self._summary()
 
     def _connect(self, connection: _Connection) -> socket.socket:
         connected = socket.create_connection(("127.0.0.1", self._plan.port), timeout=10)
-        # Blocking from here: a request fits into the kernel's buffers once the answer before it is here.
+        # Blocking is fine from here on: after the previous answer, a request fits into the kernel's buffers.
         connected.settimeout(None)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.socket = connected
@@ -137,28 +136,28 @@ class Client:
             connection.socket.close()
             connection.socket = None
 
-    def _share(self, place: int) -> Iterator[int]:
+    def _share(self, index: int) -> Iterator[int]:
         for first in range(0, len(self._requests), self._plan.agents):
-            yield from range(first + place, min(first + self._plan.agents, len(self._requests)), self._plan.connections)
+            yield from range(first + index, min(first + self._plan.agents, len(self._requests)), self._plan.connections)
 
-    def _turn(self, now: float) -> float:
-        """Send what is due; return for how many seconds answers may be waited for, 0 when the run is over."""
+    def _send_due(self, now: float) -> float:
+        """Send the requests that are due; return the seconds to wait for answers, 0 when the run is over."""
         if now >= self._ends_at:
-            return self._ends_at + DRAIN_SECONDS - now if self._under_way else 0.0
-        while self._appointments and self._appointments[0][0] <= now:
-            # Idle until now: that it is sent a moment after its time is the client's doing.
-            self._ask(self._connections[heapq.heappop(self._appointments)[1]], now)
-        if self._appointments:
-            return max(0.0001, min(self._appointments[0][0], self._ends_at) - now)
-        return self._ends_at - now if self._under_way else 0.0
+            return self._ends_at + DRAIN_SECONDS - now if self._outstanding else 0.0
+        while self._due and self._due[0][0] <= now:
+            # The connection was idle, so a late start is the client's delay and does not count as latency.
+            self._send(self._connections[heapq.heappop(self._due)[1]], now)
+        if self._due:
+            return max(0.0001, min(self._due[0][0], self._ends_at) - now)
+        return self._ends_at - now if self._outstanding else 0.0
 
-    def _ask(self, connection: _Connection, due_at: float) -> None:
+    def _send(self, connection: _Connection, due_at: float) -> None:
         connection.number = next(connection.numbers, -1)
         if connection.number < 0:
             return
         connection.due_at = due_at
         connection.answer = b""
-        self._under_way += 1
+        self._outstanding += 1
         try:
             (connection.socket or self._connect(connection)).sendall(self._requests[connection.number])
         except OSError as error:
@@ -184,7 +183,7 @@ class Client:
 
     def _answered(self, connection: _Connection, answer: bytes, head_end: int) -> None:
         self._last_answer_at = now = time.monotonic()
-        self._under_way -= 1
+        self._outstanding -= 1
         self._latencies.append(now - connection.due_at)
         self._count(connection.number, answer, head_end)
         connection.number = -1
@@ -194,9 +193,9 @@ class Client:
         if now >= self._ends_at:
             return
         if next_due_at > now:
-            heapq.heappush(self._appointments, (next_due_at, connection.place))
+            heapq.heappush(self._due, (next_due_at, connection.index))
         else:
-            self._ask(connection, next_due_at)
+            self._send(connection, next_due_at)
 
     def _count(self, number: int, answer: bytes, head_end: int) -> None:
         outcome = _OUTCOME.search(answer, head_end)
@@ -205,19 +204,19 @@ class Client:
         if self._plan.keep_every and number % self._plan.keep_every == 0:
             self.result.kept[str(number)] = answer[head_end + 4 :].decode("latin-1")
 
-    def _lose(self, connection: _Connection, why: str) -> None:
-        """Give a place up: a server that drops a connection without a word has not passed the run."""
-        self._under_way -= connection.number >= 0
+    def _lose(self, connection: _Connection, reason: str) -> None:
+        """Stop using a connection that the server dropped; such a run has failed."""
+        self._outstanding -= connection.number >= 0
         self.result.unanswered += connection.number >= 0
-        self.result.broken.append(why)
+        self.result.broken.append(reason)
         connection.number, connection.numbers = -1, iter(())
         self._disconnect(connection)
 
-    def _summed_up(self) -> Result:
+    def _summary(self) -> Result:
         result, latencies = self.result, sorted(self._latencies)
         usage = resource.getrusage(resource.RUSAGE_SELF)
         result.cpu_seconds = usage.ru_utime + usage.ru_stime
-        result.unanswered += self._under_way
+        result.unanswered += self._outstanding
         result.answers = len(latencies)
         result.elapsed_seconds = self._last_answer_at - self._started_at
         if latencies:
@@ -229,15 +228,17 @@ class Client:
 
 def main() -> None:
     """Run once and write the result."""
-    parser = argparse.ArgumentParser(description="Send prebuilt requests, write one JSON object with what came of it.")
+    parser = argparse.ArgumentParser(description="Send prebuilt requests, and write the result as one JSON object.")
     parser.add_argument("requests", type=Path)
     parser.add_argument("result", type=Path)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--agents", type=int, default=0, help="keep each of so many agents on one connection")
-    parser.add_argument("--rate", type=float, default=0.0, help="requests per second; 0: as fast as answers come")
-    parser.add_argument("--keep-every", type=int, default=0, help="keep one answer of every N")
+    parser.add_argument(
+        "--agents", type=int, default=0, help="number of agents, each bound to a connection; 0 for none"
+    )
+    parser.add_argument("--rate", type=float, default=0.0, help="requests per second; 0 for full speed")
+    parser.add_argument("--keep-every", type=int, default=0, help="keep the body of one answer in N")
     arguments = vars(parser.parse_args())
     requests, result = Requests(arguments.pop("requests")), arguments.pop("result")
     result.write_text(json.dumps(asdict(Client(requests, Plan(**arguments)).run())))

@@ -1,7 +1,4 @@
-"""Made-up nodes and the reports they would send, the same for the same seed.
-
-May live here: pure makers of bodies. The clock and the source of chance are arguments. Not here: sending (load.py).
-"""
+"""Makes up nodes and their signed reports. Pure: the same seed and time give the same bytes."""
 
 from __future__ import annotations
 
@@ -19,15 +16,15 @@ from kattila_protocol.signing import Key
 
 # A node reports every 30 s.
 INTERVAL_MS = 30_000
-# All moments of a run lie in these four minutes, well within the ten that a manager tolerates.
+# All timestamps of a run are within four minutes, well below the ten that a manager tolerates.
 SPREAD_MS = 240_000
-# A busy tunnel shakes hands every 120 s: with every fourth report.
+# A busy tunnel has a handshake every 120 s, so with every fourth report.
 HANDSHAKE_SAMPLES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How much a node has to tell; of its peers the first `busy_peers` exchange packets all the time."""
+    """The size of a node. The first `busy_peers` of its peers exchange packets all the time."""
 
     interfaces: int = 5
     routes: int = 20
@@ -36,9 +33,9 @@ class Shape:
 
 
 SHAPES = {
-    # What the manager's target names.
+    # The node in the manager's performance target.
     "full": Shape(),
-    # A node that fits in about 3 kB of DATA.
+    # About 3 kB of DATA.
     "small": Shape(interfaces=3, routes=5, peers=4, busy_peers=2),
 }
 
@@ -46,9 +43,9 @@ _HANDSHAKE, _RX, _TX = map(WireguardPeer._fields.index, ("latest_handshake", "tr
 
 
 def bodies(shape: Shape, agents: int, samples: int, key: Key, now: int, chance: random.Random) -> Iterator[bytes]:
-    """Yield the signed bodies of `samples` reports of each of `agents` nodes: first sample 1 of all, then sample 2 ….
+    """Yield the signed bodies of `samples` reports from each of `agents` nodes: sample 1 of all nodes, then sample 2 ….
 
-    The last ones are signed at `now` (ms UTC), each sample before at most 30 s earlier.
+    The last samples are signed at `now` (ms UTC), each earlier sample at most 30 s before the next.
     """
     nodes = [_plain(first_report(shape, number, now, chance)) for number in range(agents)]
     spacing = min(INTERVAL_MS, SPREAD_MS // samples)
@@ -60,7 +57,7 @@ def bodies(shape: Shape, agents: int, samples: int, key: Key, now: int, chance: 
 
 
 def first_report(shape: Shape, number: int, now: int, chance: random.Random) -> Report:
-    """Make up a node: its first report, not yet signed."""
+    """Return the first report of a made-up node, not yet signed."""
     return Report(
         agent_id=_uuid(chance),
         sample=1,
@@ -95,7 +92,7 @@ def _system(number: int, chance: random.Random) -> System:
 
 
 def _interface(number: int, index: int, chance: random.Random) -> Interface:
-    """Index 0 is the loopback, the last one the tunnel, those between are hardware."""
+    """Return an interface: loopback for index 0, the tunnel for index 1, otherwise Ethernet."""
     if index == 0:
         return Interface(
             1, "lo", None, ("LOOPBACK", "UP", "LOWER_UP"), "UNKNOWN", 65536, None, ("127.0.0.1/8", "::1/128")
@@ -134,7 +131,7 @@ def _peer(busy: bool, number: int, index: int, now: int, chance: random.Random) 
 
 
 def _advance(node: dict[str, Any], shape: Shape, sample: int, signed_at: int, chance: random.Random) -> None:
-    """Turn a node's last report into its next."""
+    """Change a node's report into its next one."""
     node["sample"] = node["tick"] = sample
     node["nonce"] = chance.randbytes(16).hex()
     node["timestamp"], node["sampled_at"] = signed_at, signed_at - chance.randrange(5, 50)
@@ -154,7 +151,7 @@ def _advance(node: dict[str, Any], shape: Shape, sample: int, signed_at: int, ch
 
 
 def _plain(value: Any) -> Any:
-    """Return dataclasses as dictionaries in the order of their members, as `canonical.encode` would, but changeable."""
+    """Return dataclasses as mutable dictionaries, with the members in the order of `canonical.encode`."""
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, tuple):

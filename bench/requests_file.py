@@ -1,7 +1,4 @@
-"""Prebuilt requests in one file, so that neither making nor copying them costs anything during a run.
-
-May live here: that file, written and mapped.
-"""
+"""Prebuilt requests in a memory-mapped file, so that a run neither builds nor copies them."""
 
 from __future__ import annotations
 
@@ -13,10 +10,10 @@ from pathlib import Path
 
 
 def write_requests(path: Path, head: str, bodies: Iterable[bytes]) -> int:
-    """Write one request per body, and beside them where each ends; return how many.
+    """Write one request per body, and a second file with the end of each; return the number of requests.
 
-    `head` is the request's head with `{length}` where the body's length belongs. All is on disk when this returns: the
-    kernel must not write it during a run.
+    `head` is the head of a request with `{length}` for the length of the body. The file is synced, so that the kernel
+    does not write it during a run.
     """
     ends = array("Q")
     with path.open("wb") as file:
@@ -30,7 +27,7 @@ def write_requests(path: Path, head: str, bodies: Iterable[bytes]) -> int:
 
 
 class Requests:
-    """The requests of a file, by number from 0; views of the mapped file, not copies."""
+    """The requests of a file by number, from 0. They are views of the mapped file, not copies."""
 
     def __init__(self, path: Path) -> None:
         """Map the file that `write_requests` wrote."""
@@ -45,7 +42,7 @@ class Requests:
         return self._bytes[self._ends[number - 1] if number else 0 : self._ends[number]]
 
     def body(self, number: int) -> bytes:
-        """Return the body alone."""
+        """Return the body of a request."""
         return bytes(self[number]).partition(b"\r\n\r\n")[2]
 
 

@@ -1,8 +1,4 @@
-"""One run: a server started afresh, loaded, stopped, and what it stored.
-
-May live here: how the figures of one run come about, and the checks that they stand on. Not here: which runs there are
-(ingest.py), how they are shown (table.py).
-"""
+"""Measures one run: starts a server, loads it, stops it, and checks its answers and its database."""
 
 from __future__ import annotations
 
@@ -24,14 +20,14 @@ from requests_file import Requests
 from servers import Running, Server, running
 
 ACCEPTED = "200 accepted"
-# One answer of so many is read and its signature verified.
+# One answer in so many is kept, and its signature is verified.
 KEEP_EVERY = 100
 _CLIENT = Path(__file__).with_name("load.py")
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a server is to take: see load.Plan, without the port."""
+    """The load for a server: load.Plan without the port."""
 
     requests: Path
     seconds: float
@@ -44,9 +40,9 @@ class Load:
 class Run:
     """The figures of one run.
 
-    `server_cpu_us` and `client_cpu_us` are per report, `cpu_seconds` by process of the server, `bytes_on_disk` per
-    report stored, `others_cores` what everything else on the machine kept busy meanwhile. `problems` is empty unless
-    something did not work.
+    `server_cpu_us` and `client_cpu_us` are per report, `cpu_seconds` per process of the server, `bytes_on_disk` per
+    stored report. `others_cores` is the number of cores that other programs kept busy. `problems` is empty unless
+    something failed.
     """
 
     server: str
@@ -66,9 +62,9 @@ class Run:
 
 
 def measure(server: Server, load: Load, ring: Ring | None) -> Run:
-    """Make one run; with a `ring` the answers have to be verdicts that it verifies."""
+    """Measure one run; with a `ring`, also verify the server's signed verdicts."""
     with running(server) as started:
-        answers, cpu_seconds, others_cores = _loaded(started, load)
+        answers, cpu_seconds, others_cores = _run_load(started, load)
     stored, size = reports_and_bytes(server.database)
     count = max(1, answers["answers"])
     return Run(
@@ -82,12 +78,12 @@ def measure(server: Server, load: Load, ring: Ring | None) -> Run:
         stored=stored,
         others_cores=others_cores,
         cpu_seconds=cpu_seconds,
-        problems=_problems(answers, stored) + _doubtful_verdicts(answers, load, ring),
+        problems=_problems(answers, stored) + _wrong_verdicts(answers, load, ring),
     )
 
 
-def _loaded(started: Running, load: Load) -> tuple[dict[str, Any], list[float], float]:
-    """Return the client's result, the CPU seconds of each of the server's processes, the cores busy with others."""
+def _run_load(started: Running, load: Load) -> tuple[dict[str, Any], list[float], float]:
+    """Return the client's result, the CPU seconds of each server process, and the cores that others kept busy."""
     result = started.server.folder / "result.json"
     before, busy_before, started_at = started.cpu_seconds(), _busy_seconds(), time.monotonic()
     client = subprocess.Popen(_client_command(started.server.port, load, result))
@@ -96,7 +92,7 @@ def _loaded(started: Running, load: Load) -> tuple[dict[str, Any], list[float], 
         time.sleep(0.25)
     after, busy_after, elapsed = started.cpu_seconds(), _busy_seconds(), time.monotonic() - started_at
     if client.returncode:
-        raise RuntimeError(f"the client failed with exit status {client.returncode}; its words are above")
+        raise RuntimeError(f"the client failed with exit status {client.returncode}: see its output above")
     answers: dict[str, Any] = json.loads(result.read_text())
     used = [after[process] - before.get(process, 0.0) for process in sorted(after)]
     others = busy_after - busy_before - sum(used) - answers["cpu_seconds"]
@@ -120,23 +116,23 @@ def _problems(answers: dict[str, Any], stored: int) -> list[str]:
     others = {outcome: count for outcome, count in answers["outcomes"].items() if outcome != ACCEPTED}
     found = [
         (not accepted, "no report was accepted"),
-        (others, f"answers that were not '{ACCEPTED}': {others}"),
+        (others, f"answers other than '{ACCEPTED}': {others}"),
         (answers["unanswered"], f"{answers['unanswered']} requests were not answered"),
         (answers["broken"], f"{len(answers['broken'])} connections broke, the first: {answers['broken'][:1]}"),
         (stored != accepted, f"{accepted} reports were accepted, but {stored} are in the database"),
     ]
-    return [text for wrong, text in found if wrong]
+    return [text for failed, text in found if failed]
 
 
-def _doubtful_verdicts(answers: dict[str, Any], load: Load, ring: Ring | None) -> list[str]:
-    """Return what is wrong with the answers that were kept: each must be signed over the nonce of its report."""
+def _wrong_verdicts(answers: dict[str, Any], load: Load, ring: Ring | None) -> list[str]:
+    """Return problems of the kept answers; each has to be a verdict signed over the nonce of its report."""
     if ring is None:
         return []
-    requests, doubtful = Requests(load.requests), []
+    requests, problems = Requests(load.requests), []
     for number, answer in answers["kept"].items():
         nonce = canonical.parse_object(envelope.cut(requests.body(int(number))).data)["nonce"]
         try:
             verdict.unseal(answer.encode("latin-1"), ring, nonce)
         except Refusal as error:
-            doubtful.append(f"the answer to request {number} is no verdict on it: {error}")
-    return doubtful[:3]
+            problems.append(f"the answer to request {number} is not a valid verdict: {error}")
+    return problems[:3]

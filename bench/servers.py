@@ -1,8 +1,4 @@
-"""The two servers that are compared: how each is started, and what a running one uses.
-
-May live here: commands, environments, CPU and memory of a tree of processes. Not here: what is sent to them (load.py)
-or what follows from the figures (ingest.py).
-"""
+"""Starts and stops the two servers that are compared, and measures their CPU time and memory."""
 
 from __future__ import annotations
 
@@ -25,18 +21,18 @@ from kattila_keys.ring_file import Kept, RingFile
 from kattila_protocol.ring import Ring
 
 ROOT = Path(__file__).resolve().parents[1]
-# A first start imports, migrates, and starts its workers.
+# The first start imports modules, migrates the database, and starts workers.
 START_SECONDS = 30.0
 STOP_SECONDS = 30.0
 
 
 class ServerError(Exception):
-    """A server did not do its part; the text says which and shows the end of its log."""
+    """A server failed to start or stop; the text names it and has the end of its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What to start: `environment` is all that it gets beside PATH; its log and its database lie in `folder`."""
+    """A server to start. Its environment is `environment` and PATH; its log and database are in `folder`."""
 
     name: str
     command: tuple[str, ...]
@@ -46,17 +42,17 @@ class Server:
 
     @property
     def database(self) -> Path:
-        """The database's file."""
+        """Return the path of the database."""
         return self.folder / "bench.db"
 
     @property
     def log_end(self) -> str:
-        """The last lines that it wrote."""
+        """Return the last lines of the log."""
         return "\n".join((self.folder / "log").read_text(errors="replace").splitlines()[-15:])
 
 
 def baseline(folder: Path, port: int, psk: bytes) -> Server:
-    """Flask with a commit per report, in an environment of its own."""
+    """Return the baseline: Flask with a commit per report, in a separate environment."""
     psk_file = folder / "psks.json"
     psk_file.write_text(json.dumps([psk.decode(), "the psk before, of the bench", "the psk before that one"]))
     python, app = ROOT / ".venv-bench/bin/python", ROOT / "bench/baseline/app.py"
@@ -65,12 +61,12 @@ def baseline(folder: Path, port: int, psk: bytes) -> Server:
 
 
 def manager(folder: Path, port: int, psk: bytes, workers: int, now: int) -> Server:
-    """The manager, with a ring that was read from DNS at `now` (ms UTC), so that it has nothing to ask."""
+    """Return the manager, with a ring read from DNS at `now` (ms UTC), so that it sends no query."""
     ring = Ring().with_current(psk, now)
     RingFile(folder / "kattila_ring.json").update(lambda _: Kept(ring, asked_at=now, answered_at=now))
     environment = {
         "DNS": "kattila.example.net",
-        # Nobody answers there: whatever is asked, nothing leaves this machine.
+        # No server listens here, so no query leaves this machine.
         "DNS_SERVER": "127.0.0.1:9",
         "MANAGER_LISTEN": f"127.0.0.1:{port}",
         "MANAGER_DB": str(folder / "bench.db"),
@@ -81,7 +77,7 @@ def manager(folder: Path, port: int, psk: bytes, workers: int, now: int) -> Serv
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on."""
+    """Return a free port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -89,7 +85,7 @@ def free_port() -> int:
 
 
 class Running:
-    """A server that was started: what its processes used so far."""
+    """A running server, with the resources that its processes use."""
 
     def __init__(self, server: Server, process: subprocess.Popen[bytes]) -> None:
         """Watch the processes below this one."""
@@ -98,15 +94,15 @@ class Running:
         self.peak_rss_bytes = 0
 
     def cpu_seconds(self) -> dict[int, float]:
-        """Return user and system time by process."""
+        """Return the user and system time of each process."""
         return {process.pid: sum(process.cpu_times()[:2]) for process in self._tree()}
 
     def note_memory(self) -> None:
-        """Keep the largest sum of the processes' resident sets (pages that they share count for each)."""
+        """Update the peak of the processes' resident memory, where shared pages count for each process."""
         self.peak_rss_bytes = max(self.peak_rss_bytes, sum(process.memory_info().rss for process in self._tree()))
 
     def wait_until_ready(self) -> None:
-        """Return once it answers and all its processes have come to rest, so that all workers take connections."""
+        """Wait until the server answers and its processes are idle, so that all workers accept connections."""
         ends_at = time.monotonic() + START_SECONDS
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > ends_at:
@@ -118,7 +114,7 @@ class Running:
             used, before = sum(self.cpu_seconds().values()), used
 
     def stop(self) -> None:
-        """Ask it to stop, and wait; raises ServerError if it has to be killed."""
+        """Stop the server and wait; raises ServerError if it has to be killed."""
         processes = self._tree()
         self._process.terminate()
         try:
@@ -145,7 +141,7 @@ class Running:
 
 @contextlib.contextmanager
 def running(server: Server) -> Iterator[Running]:
-    """Start a server in its folder and wait until it is ready; stop it at the end."""
+    """Start a server in its folder, wait until it is ready, and stop it at the end."""
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **server.environment}
     with (server.folder / "log").open("wb") as log:
         process = subprocess.Popen(

@@ -1,7 +1,6 @@
-"""What a day's samples cost on a node's disk: the agent's spool beside the same in one SQLite file: `make bench-spool`.
+"""Measures what a day of samples costs on disk, in the agent's spool and in an SQLite file: `make bench-spool`.
 
-May live here: both, the order of the runs, and the table. It exits with an error when something did not work, never
-because something was slow.
+A non-zero exit code means that something failed, not that it was slow.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ from kattila_protocol import canonical, envelope
 from kattila_protocol.signing import Key
 from reports import Shape, bodies
 
-# A day of reports, each 30 seconds.
+# A day of reports, one every 30 seconds.
 SAMPLES = 2880
-# So many are put when there is no room any more.
-MORE = 200
+# Samples that are put into a full spool.
+EXTRA_SAMPLES = 200
 RESULTS = Path(__file__).resolve().parent / "results"
 SHAPES = {"a node of 7 kB": Shape(), "a node of 60 kB": Shape(interfaces=20, routes=200, peers=180, busy_peers=90)}
 _KEY = Key.from_psk(b"of the benchmark, protects nothing")
@@ -43,22 +42,22 @@ _CLOCK = Clock(_NOW, _BOOT, 90_000_000)
 
 
 class Store(Protocol):
-    """What is measured. Making one is a start of the agent, with what is there already."""
+    """A spool to measure. Creating one on an existing folder is what happens when the agent starts."""
 
     def put(self, sample: Sample) -> None:
-        """Keep a sample, on the disk; drop the oldest where there is no room."""
+        """Store a sample durably; drop the oldest if the spool is full."""
 
     def numbers(self) -> Sequence[int]:
-        """Return what waits."""
+        """Return the numbers of the stored samples."""
 
     def read(self, number: int) -> Sample | None:
         """Return a sample."""
 
     def remove(self, number: int) -> None:
-        """Forget a delivered sample; that a power cut may bring it back does no harm."""
+        """Remove a delivered sample; it may return after a power cut, which does no harm."""
 
     def close(self) -> None:
-        """End."""
+        """Close the spool."""
 
 
 class Files:
@@ -74,12 +73,12 @@ class Files:
         )
 
     def put(self, sample: Sample) -> None:
-        """Keep a sample."""
+        """Store a sample."""
         self._spool.put(sample, _CLOCK)
 
 
 class Sqlite:
-    """One table, WAL, a commit for each put that is on the disk when it returns; the telemetry compressed, too."""
+    """A spool in one SQLite table with WAL: a durable commit for each put, and compressed telemetry."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self._connection = sqlite3.connect(folder / "spool.db", isolation_level=None)
@@ -91,15 +90,15 @@ class Sqlite:
             "CREATE TABLE IF NOT EXISTS ledger (dropped INTEGER NOT NULL)",
         ):
             self._connection.execute(statement)
-        # SQLite has no checksums of its own. Files are checked at a start, so rows are, too.
+        # SQLite has no checksums. The agent's spool verifies its files at the start, so the rows are verified here.
         rows = self._connection.execute("SELECT number, crc, telemetry FROM samples")
-        self._bytes = {number: on_disk(len(told)) for number, crc, told in rows if zlib.crc32(told) == crc}
+        self._bytes = {number: on_disk(len(data)) for number, crc, data in rows if zlib.crc32(data) == crc}
 
     def put(self, sample: Sample) -> None:
-        """Keep a sample, and drop and count the oldest in the same transaction."""
-        told = zlib.compress(sample.telemetry)
-        self._bytes[sample.number] = on_disk(len(told))
-        row = (sample.number, sample.sampled_at, sample.boot_id, sample.since_boot_ms, zlib.crc32(told), told)
+        """Store a sample, and drop and count the oldest in the same transaction."""
+        data = zlib.compress(sample.telemetry)
+        self._bytes[sample.number] = on_disk(len(data))
+        row = (sample.number, sample.sampled_at, sample.boot_id, sample.since_boot_ms, zlib.crc32(data), data)
         with self._transaction("FULL"):
             while sum(self._bytes.values()) > self._max_bytes:
                 oldest = min(self._bytes)
@@ -109,23 +108,23 @@ class Sqlite:
             self._connection.execute("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def numbers(self) -> Sequence[int]:
-        """Return what waits."""
+        """Return the numbers of the stored samples."""
         return sorted(self._bytes)
 
     def read(self, number: int) -> Sample | None:
         """Return a sample."""
         query = "SELECT number, sampled_at, boot_id, since_boot_ms, telemetry FROM samples WHERE number = ?"
-        _, sampled_at, boot_id, since_boot_ms, told = self._connection.execute(query, (number,)).fetchone()
-        return Sample(number, sampled_at, boot_id, since_boot_ms, zlib.decompress(told))
+        _, sampled_at, boot_id, since_boot_ms, data = self._connection.execute(query, (number,)).fetchone()
+        return Sample(number, sampled_at, boot_id, since_boot_ms, zlib.decompress(data))
 
     def remove(self, number: int) -> None:
-        """Forget a sample."""
+        """Remove a sample."""
         del self._bytes[number]
         with self._transaction("NORMAL"):
             self._connection.execute("DELETE FROM samples WHERE number = ?", (number,))
 
     def close(self) -> None:
-        """End."""
+        """Close the spool."""
         self._connection.close()
 
     @contextlib.contextmanager
@@ -141,7 +140,7 @@ KINDS: dict[str, Callable[[Path, int], Store]] = {"files": Files, "sqlite": Sqli
 
 @dataclass(frozen=True)
 class Cost:
-    """One run: times in ms; `put`, `put_full` (another has to go) and `drain` (read and removed) per sample."""
+    """The result of one run. Times are in ms; `put`, `put_full` (drops another) and `drain` are per sample."""
 
     kind: str
     start_empty: float
@@ -154,17 +153,17 @@ class Cost:
 
 
 def main() -> int:
-    """Measure, in turns, and print."""
+    """Measure both spools in turn, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=SAMPLES, help="a day has 2,880")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="samples to store; a day has 2,880")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     flags = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     print(f"{filesystem(RESULTS)}, write and fsync of 4 KiB {fsync_ms(RESULTS):.2f} ms")
     found = {}
     for name, shape in SHAPES.items():
-        samples = list(made(shape, flags.samples + MORE, random.Random(7)))
+        samples = list(make_samples(shape, flags.samples + EXTRA_SAMPLES, random.Random(7)))
         costs = [measure(kind, samples) for _ in range(flags.rounds) for kind in KINDS]
         size = statistics.mean(len(sample.telemetry) for sample in samples)
         print(f"\n{table(f'{name} ({size:,.0f} bytes), {flags.samples:,} samples', costs)}")
@@ -174,52 +173,52 @@ def main() -> int:
     return 0
 
 
-def made(shape: Shape, count: int, chance: random.Random) -> Iterator[Sample]:
-    """Yield what a node of this shape measures, numbered from 1."""
+def make_samples(shape: Shape, count: int, chance: random.Random) -> Iterator[Sample]:
+    """Yield the samples of a node of this shape, numbered from 1."""
     for number, body in enumerate(bodies(shape, 1, count, _KEY, _NOW, chance), 1):
         telemetry = canonical.parse_object(envelope.cut(body).data)["telemetry"]
         yield Sample(number, _NOW, _BOOT, _CLOCK.since_boot_ms, canonical.encode(telemetry))
 
 
 def measure(kind: str, samples: Sequence[Sample]) -> Cost:
-    """Make one run in a new folder: put all but the last, start again, put those in a full spool, drain."""
-    day, more = samples[:-MORE], samples[-MORE:]
+    """Measure one run in a new folder: put a day of samples, start again, put more into the full spool, drain it."""
+    day, extra = samples[:-EXTRA_SAMPLES], samples[-EXTRA_SAMPLES:]
     with tempfile.TemporaryDirectory(dir=RESULTS) as name:
         folder = Path(name)
         start_empty, store = _timed(lambda: KINDS[kind](folder, 1 << 30))
         puts = [_timed(partial(store.put, sample))[0] for sample in day]
         store.close()
         mib = sum(file.stat().st_blocks * 512 for file in folder.rglob("*")) / 2**20
-        # As if what waits were all that there may be.
-        room = sum(on_disk(len(zlib.compress(sample.telemetry)) + 90) for sample in day)
-        start, store = _timed(lambda: KINDS[kind](folder, room))
-        full = [_timed(partial(store.put, sample))[0] for sample in more]
-        drain, drained = _timed(lambda: _drained(store))
+        # The limit that makes the spool full now.
+        limit = sum(on_disk(len(zlib.compress(sample.telemetry)) + 90) for sample in day)
+        start, store = _timed(lambda: KINDS[kind](folder, limit))
+        full = [_timed(partial(store.put, sample))[0] for sample in extra]
+        drain, drained = _timed(lambda: _drain(store))
         store.close()
-        if len(drained) < 0.99 * len(day) or drained[-1] != more[-1] or len(KINDS[kind](folder, room).numbers()):
-            raise RuntimeError(f"{kind}: what was put did not come out")
+        if len(drained) < 0.99 * len(day) or drained[-1] != extra[-1] or len(KINDS[kind](folder, limit).numbers()):
+            raise RuntimeError(f"{kind}: the spool did not return the stored samples")
     return Cost(
         kind, start_empty, statistics.median(puts), max(puts), start, statistics.median(full), drain / len(drained), mib
     )
 
 
 def table(title: str, costs: Sequence[Cost]) -> str:
-    """Return the medians over the rounds, files beside sqlite, and their ratio."""
+    """Return a table of the medians over the rounds for files and sqlite, with their ratio."""
     rows = [f"{title:<60}{'files':>10}{'sqlite':>10}{'files/sqlite':>14}"]
-    for name, what in _FIGURES.items():
+    for name, label in _FIGURES.items():
         ours, theirs = (statistics.median(getattr(cost, name) for cost in costs if cost.kind == kind) for kind in KINDS)
-        rows.append(f"{what:<60}{ours:>10.2f}{theirs:>10.2f}{ours / theirs:>14.2f}")
+        rows.append(f"{label:<60}{ours:>10.2f}{theirs:>10.2f}{ours / theirs:>14.2f}")
     return "\n".join(rows)
 
 
 _FIGURES = {
-    "start_empty": "start with nothing there, ms",
+    "start_empty": "start with an empty spool, ms",
     "put": "put, ms",
-    "put_slowest": "the slowest of them, ms",
-    "start": "start with all of them there, ms",
-    "put_full": "put where the oldest has to go, ms",
+    "put_slowest": "slowest put, ms",
+    "start": "start with a full spool, ms",
+    "put_full": "put into a full spool, ms",
     "drain": "read and remove, ms",
-    "mib": "on the disk, MiB",
+    "mib": "size on disk, MiB",
 }
 
 
@@ -232,7 +231,7 @@ def _timed(work: Callable[[], _T]) -> tuple[float, _T]:
     return 1000 * (time.perf_counter() - began), result
 
 
-def _drained(store: Store) -> list[Sample]:
+def _drain(store: Store) -> list[Sample]:
     drained = []
     for number in store.numbers():
         sample = store.read(number)

@@ -1,7 +1,7 @@
-"""Bytes that a report takes on disk once a fleet has reported for hours: the same number on every machine.
+"""Measures the size of a report on disk after hours of reports. The result is the same on every machine.
 
-May live here: filing reports without a server. A run against a server stores a few dozen reports of each agent at most,
-of which the first, whole ones take the larger part.
+Reports are stored without a server. A run against a server stores only a few dozen reports of each agent, and the first
+ones, which are stored whole, would dominate.
 """
 
 from __future__ import annotations
@@ -27,21 +27,24 @@ BATCH = 32
 
 
 def bytes_per_report(folder: Path, shape: Shape, ring: Ring, now: int, chance: random.Random) -> float:
-    """File four hours of reports of fifty agents into a database in `folder`; `now` is ms UTC."""
+    """Store four hours of reports from fifty agents in a database in `folder`, and return the bytes per report.
+
+    now: ms UTC.
+    """
     path = folder / "storage.db"
     migrating.migrate(path, path.parent, 0)
     store, groups = Store(path), Groups()
-    made = bodies(shape, AGENTS, SAMPLES, ring.current, now, chance)
-    for batch in _batches(made, groups, ring, now):
+    reports = bodies(shape, AGENTS, SAMPLES, ring.current, now, chance)
+    for batch in _batches(reports, groups, ring, now):
         _file(store, groups, batch)
     store.close()
-    reports, size = reports_and_bytes(path)
-    return size / reports
+    count, size = reports_and_bytes(path)
+    return size / count
 
 
-def _batches(made: Iterator[bytes], groups: Groups, ring: Ring, now: int) -> Iterator[list[Prepared]]:
-    # A batch holds an agent once, as where it reports every 30 s.
-    while batch := list(islice(made, BATCH)):
+def _batches(reports: Iterator[bytes], groups: Groups, ring: Ring, now: int) -> Iterator[list[Prepared]]:
+    # A batch has at most one report per agent, as with real reports every 30 s.
+    while batch := list(islice(reports, BATCH)):
         yield [groups.prepare(inbox.read(*inbox.open_envelope(body, ring), now)) for body in batch]
 
 

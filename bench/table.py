@@ -1,7 +1,4 @@
-"""Runs to the table that is printed: pure.
-
-May live here: which figures are shown, and how several rounds become one.
-"""
+"""Turns runs into the printed table. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ FIXED_RATE = tuple(figure for figure in FULL_SPEED if figure[0] != "reports stor
 
 
 def show(title: str, runs: Sequence[Run], figures: Sequence[_Figure]) -> str:
-    """Return a table of the medians over the rounds (least-most), the baseline beside the manager."""
+    """Return a table of baseline and manager with the median of each figure (minimum-maximum) over the rounds."""
     left = [run for run in runs if run.server == "baseline"]
     right = [run for run in runs if run.server == "manager"]
     head = f"{title:<24}{'baseline':>28}{'manager':>28}{'manager/baseline':>20}"

@@ -1,6 +1,6 @@
-"""Builds the agent as one file for each kind of machine: build_agent.py [--output FOLDER] [ARCH ...].
+"""Builds the agent as one file per architecture: build_agent.py [--output FOLDER] [ARCH ...].
 
-May live here: what goes into the file, and how it is written so that the same sources give the same bytes.
+The build is reproducible: the same sources give the same bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from wheels import MACHINES, ROOT, BuildError, download, pins, platforms
 
 SHEBANG = b"#!/usr/bin/env python3\n"
 OLDEST_PYTHON = "3.11"
-# All else is pure Python. What is named here must have a wheel for the stable interface.
+# Packages that are not pure Python. Each needs a wheel for the stable ABI.
 COMPILED = frozenset({"psutil"})
 
 _OURS = (
@@ -31,21 +31,21 @@ _OURS = (
     ROOT / "agent" / "kattila_agent",
     ROOT / "release" / "onefile",
 )
-# The earliest moment that a zip can tell.
-_MOMENT = (1980, 1, 1, 0, 0, 0)
+# The earliest time that a zip file can store.
+_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 _CERTIFICATES = b"from onefile.certificates import where as where\n"
 _PURE = {"python-version": [OLDEST_PYTHON], "implementation": ["py"], "abi": ["none"], "platform": ["any"]}
 
 
 def main() -> int:
-    """Build for the architectures that the command line names, else for all; return the exit code."""
-    parser = argparse.ArgumentParser(description="Build the agent as one file for each kind of machine.")
+    """Build for the architectures on the command line, or for all; return the exit code."""
+    parser = argparse.ArgumentParser(description="Build the agent as one file per architecture.")
     parser.add_argument("--output", type=Path, default=ROOT / "agent" / "bin", help="folder to write to")
-    parser.add_argument("arch", nargs="*", metavar="ARCH", help=f"of {', '.join(MACHINES)}; default: all")
+    parser.add_argument("arch", nargs="*", metavar="ARCH", help=f"one of {', '.join(MACHINES)} (default: all)")
     flags = parser.parse_args()
     unknown = set(flags.arch) - MACHINES.keys()
     if unknown:
-        parser.error(f"unknown architecture: {', '.join(sorted(unknown))}; known: {', '.join(MACHINES)}")
+        parser.error(f"unknown architecture {', '.join(sorted(unknown))}: choose from {', '.join(MACHINES)}")
     try:
         for path in build(flags.arch or list(MACHINES), flags.output):
             print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def build(arches: Iterable[str], output: Path) -> Iterator[Path]:
-    """Write `agent-ARCH` for each and yield its path; raises BuildError."""
+    """Write `agent-ARCH` for each architecture and yield its path; raises BuildError."""
     output.mkdir(parents=True, exist_ok=True)
     pinned = pins(ROOT / "requirements" / "agent.txt")
     with tempfile.TemporaryDirectory() as scratch:
@@ -74,20 +74,20 @@ def build(arches: Iterable[str], output: Path) -> Iterator[Path]:
                 },
             )
             special = {MACHINE_FILE: MACHINES[arch].encode(), "requests/certs.py": _CERTIFICATES}
-            yield _write(output / f"agent-{arch}", zipped(common | _theirs(wheels) | special))
+            yield _write(output / f"agent-{arch}", executable_zip(common | _theirs(wheels) | special))
 
 
-def zipped(files: dict[str, bytes]) -> bytes:
-    """Return an executable zip of these files, the same bytes for the same files."""
-    made = io.BytesIO()
-    made.write(SHEBANG)
-    with zipfile.ZipFile(made, "w", compresslevel=9) as target:
+def executable_zip(files: dict[str, bytes]) -> bytes:
+    """Return an executable zip of these files, always the same bytes for the same files."""
+    output = io.BytesIO()
+    output.write(SHEBANG)
+    with zipfile.ZipFile(output, "w", compresslevel=9) as target:
         for name in sorted(files):
-            entry = zipfile.ZipInfo(name, _MOMENT)
-            entry.create_system = 3  # Unix, wherever it is built
+            entry = zipfile.ZipInfo(name, _ZIP_EPOCH)
+            entry.create_system = 3  # Unix, on any build machine
             entry.external_attr = (stat.S_IFREG | 0o644) << 16
             target.writestr(entry, files[name], zipfile.ZIP_DEFLATED)
-    return made.getvalue()
+    return output.getvalue()
 
 
 def _ours() -> dict[str, bytes]:
@@ -106,7 +106,7 @@ def _theirs(wheels: Iterable[Path]) -> dict[str, bytes]:
 
 
 def is_needed(name: str) -> bool:
-    """Tell of a file in a wheel whether it is: code, what code reads, and the licences, which have to come along."""
+    """Return whether the agent's file needs a file of a wheel: code, data that code reads, or a licence."""
     folder, _, rest = name.partition("/")
     if folder.endswith(".dist-info"):
         return "LICENSE" in rest.upper()
@@ -116,10 +116,10 @@ def is_needed(name: str) -> bool:
 
 
 def _write(path: Path, content: bytes) -> Path:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(content)
-    aside.chmod(0o755)
-    return aside.replace(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.chmod(0o755)
+    return temporary.replace(path)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Builds what installs the manager offline: build_manager.py [--pythons 3.11 …] [--arches amd64 …] [--output FOLDER].
+"""Builds offline installers of the manager: build_manager.py [--pythons 3.11 …] [--arches amd64 …] [--output FOLDER].
 
-May live here: what goes into a tarball, and how it is written so that the same sources give the same bytes.
+The build is reproducible: the same sources give the same bytes.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _INSTALLER = "pip"
 
 
 def main() -> int:
-    """Build what the command line asks for, else all; return the exit code."""
-    parser = argparse.ArgumentParser(description="Build what installs the manager on a node, offline.")
+    """Build the tarballs selected on the command line, or all; return the exit code."""
+    parser = argparse.ArgumentParser(description="Build tarballs that install the manager on a node offline.")
     parser.add_argument("--pythons", nargs="+", default=PYTHONS, metavar="VERSION", help=f"default: {PYTHONS}")
     parser.add_argument("--arches", nargs="+", default=list(MACHINES), choices=list(MACHINES), metavar="ARCH")
     parser.add_argument("--output", type=Path, default=ROOT / "manager" / "bin", help="folder to write to")
     flags = parser.parse_args()
     wrong = [version for version in flags.pythons if re.fullmatch(r"3\.[0-9]+", version) is None]
     if wrong:
-        parser.error(f"no version of Python, as in 3.11: {', '.join(wrong)}")
+        parser.error(f"invalid Python version {', '.join(wrong)}: expected a version like 3.11")
     try:
         for path in build(flags.pythons, flags.arches, flags.output):
             print(f"{path}: {path.stat().st_size / 1e6:.1f} MB", flush=True)
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def build(pythons: Iterable[str], arches: Iterable[str], output: Path) -> Iterator[Path]:
-    """Write `manager-ARCH-pyXY.tar.gz` for each pair and yield its path; raises BuildError."""
+    """Write `manager-ARCH-pyXY.tar.gz` for each combination and yield its path; raises BuildError."""
     output.mkdir(parents=True, exist_ok=True)
     pinned = pins(ROOT / "requirements" / "manager.txt") | pins(ROOT / "requirements" / "install.txt")
     check_markers(pinned)
@@ -54,22 +54,22 @@ def build(pythons: Iterable[str], arches: Iterable[str], output: Path) -> Iterat
         for python, arch in ((python, arch) for python in pythons for arch in arches):
             theirs = download(pinned, Path(scratch) / f"{python}-{arch}", _tags(python, arch))
             path = output / f"manager-{arch}-py{python.replace('.', '')}.tar.gz"
-            yield _write(path, packed(_files([*ours, *theirs])))
+            yield _write(path, compressed_tar(_files([*ours, *theirs])))
 
 
-def packed(files: Mapping[str, bytes]) -> bytes:
-    """Return a compressed tar of these files, the same bytes for the same files."""
-    made = io.BytesIO()
-    # Wheels are compressed already.
+def compressed_tar(files: Mapping[str, bytes]) -> bytes:
+    """Return a compressed tar of these files, always the same bytes for the same files."""
+    output = io.BytesIO()
+    # A low compression level is enough: wheels are compressed already.
     with (
-        gzip.GzipFile(filename="", fileobj=made, mode="wb", compresslevel=1, mtime=0) as compressed,
+        gzip.GzipFile(filename="", fileobj=output, mode="wb", compresslevel=1, mtime=0) as compressed,
         tarfile.open(fileobj=compressed, mode="w", format=tarfile.PAX_FORMAT) as target,
     ):
         for name in sorted(files):
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = len(files[name]), 0o644
             target.addfile(entry, io.BytesIO(files[name]))
-    return made.getvalue()
+    return output.getvalue()
 
 
 def version() -> str:
@@ -82,7 +82,7 @@ def _files(wheels: Iterable[Path]) -> dict[str, bytes]:
     (installer,) = (contents.pop(name) for name in list(contents) if _project(name) == _INSTALLER)
     lines = sorted(_pin(name, content) for name, content in contents.items())
     return {f"wheels/{name}": content for name, content in contents.items()} | {
-        # It is run as it is, and whoever installs need not know its version.
+        # pip runs directly from its wheel. The fixed name hides its version from the role.
         "pip.whl": installer,
         "requirements.txt": "".join(lines).encode(),
         "VERSION": f"{version()}\n".encode(),
@@ -98,7 +98,7 @@ def _project(wheel: str) -> str:
 
 
 def _build_ours(target: Path) -> list[Path]:
-    # "./protocol": without the dot pip would fetch a package of that name.
+    # "./protocol": without the dot, pip would download a package of that name.
     sources = [f"{ROOT}/./{name}" for name in _OURS]
     pip("wheel", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", str(target), *sources)
     return sorted(target.glob("*.whl"))
@@ -115,17 +115,17 @@ def _tags(python: str, arch: str) -> dict[str, list[str]]:
 
 
 def check_markers(pinned: Mapping[str, str]) -> None:
-    """Refuse a pin for some versions of Python only: pip would ask the Python that builds, not the node's."""
-    unclear = [name for name, pin in pinned.items() if re.search(r";.*(python_version|python_full_version)", pin)]
-    if unclear:
-        raise BuildError(f"requirements that depend on the version of Python cannot be built: {', '.join(unclear)}")
+    """Refuse pins for certain Python versions: pip would use the version of the build machine, not of the node."""
+    dependent = [name for name, pin in pinned.items() if re.search(r";.*(python_version|python_full_version)", pin)]
+    if dependent:
+        raise BuildError(f"pins for certain Python versions are not supported: {', '.join(dependent)}")
 
 
 def _write(path: Path, content: bytes) -> Path:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(content)
-    aside.chmod(0o644)
-    return aside.replace(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.chmod(0o644)
+    return temporary.replace(path)
 
 
 if __name__ == "__main__":

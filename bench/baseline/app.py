@@ -1,7 +1,7 @@
-"""The design that the manager is measured against: Flask, one SQLite commit per report, WAL.
+"""The baseline that the manager is compared with: Flask, one SQLite commit per report, WAL.
 
-Not part of the product and never installed with it; run by bench/ingest.py in an environment of its own:
-`python app.py PORT DATABASE PSK_FILE`. What was chosen, and why, is in bench/README.md.
+Not part of the product and never installed with it. bench/ingest.py runs it in a separate environment:
+`python app.py PORT DATABASE PSK_FILE`. bench/README.md explains the design.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ INSERT INTO agent_interfaces VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (agent_id,
 
 
 class Refused(Exception):
-    """A report that is not taken: its HTTP status and a word."""
+    """A refused report, with its HTTP status and outcome."""
 
     def __init__(self, status: int, outcome: str) -> None:
-        """Take both."""
+        """Keep the status and the outcome."""
         super().__init__(outcome)
         self.status, self.outcome = status, outcome
 
@@ -65,14 +65,14 @@ class Keys:
         self._keys = [hmac.digest(psk, b"kattila/1/report", "sha256") for psk in psks]
 
     def check(self, data: dict[str, Any], mac: str) -> None:
-        """Refuse data that none of the keys signed. It was signed compactly, in the order in which it was read."""
+        """Refuse data that none of the keys signed; the signature covers compact JSON in the received order."""
         signed = json.dumps(data, separators=(",", ":")).encode()
         if not any(hmac.compare_digest(hmac.new(key, signed, hashlib.sha256).hexdigest(), mac) for key in self._keys):
             raise Refused(403, "bad_signature")
 
 
 class Windows:
-    """Per agent the highest tick and the last 120 nonces, in memory."""
+    """The highest tick and the last 120 nonces of each agent, in memory."""
 
     def __init__(self) -> None:
         """Start without agents."""
@@ -80,7 +80,7 @@ class Windows:
         self._seen: dict[str, tuple[int, deque[str]]] = {}
 
     def check(self, agent_id: str, tick: int, nonce: str) -> None:
-        """Refuse a tick that is not above the last one, or a nonce that was used; else remember both."""
+        """Refuse a tick that is not above the last one, or a used nonce; otherwise remember both."""
         with self._lock:
             highest, nonces = self._seen.get(agent_id, (0, deque(maxlen=WINDOW_SIZE)))
             if tick <= highest or nonce in nonces:
@@ -90,24 +90,24 @@ class Windows:
 
 
 class Store:
-    """The database: one commit per report, over one connection that the threads take in turn.
+    """The database: one commit per report, over one connection that the threads share.
 
-    A connection per request would cost its opening, and SQLite lets one writer in at a time anyway, but has the others
-    sleep and try again.
+    A connection per request would have to be opened each time. SQLite allows only one writer at a time anyway, and
+    other connections would sleep and retry.
     """
 
     def __init__(self, path: str) -> None:
         """Create the tables."""
-        self._taking_turns = threading.Lock()
+        self._lock = threading.Lock()
         self._connection = sqlite3.connect(path, check_same_thread=False)
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.executescript(SCHEMA)
 
     def insert(self, data: dict[str, Any], body: str, now: int) -> None:
-        """Store a report, and what it says of its agent and its interfaces, and commit."""
+        """Store a report, update its agent and interfaces, and commit."""
         agent_id, telemetry = data["agent_id"], data["telemetry"]
         links = [_row(agent_id, link) for link in telemetry["interfaces"]]
-        with self._taking_turns, self._connection as connection:
+        with self._lock, self._connection as connection:
             connection.execute(
                 "INSERT INTO reports (agent_id, received_at, body) VALUES (?, ?, ?)", (agent_id, now, body)
             )
@@ -146,9 +146,9 @@ def create_app(keys: Keys, windows: Windows, store: Store) -> Flask:
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until stopped."""
     port, database, psk_file = sys.argv[1:]
-    # A line per request would be paid for by the baseline alone.
+    # Log no line per request: the manager does not do it either.
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     psks = [psk.encode() for psk in json.loads(Path(psk_file).read_text())]
     app = create_app(Keys(psks), Windows(), Store(database))

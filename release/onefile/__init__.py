@@ -1,1 +1,1 @@
-"""What stands in front of the agent in the one file: how it starts, and where its modules are kept."""
+"""Start-up code of the agent's single file: how it starts, and how it loads modules from the zip."""

@@ -1,16 +1,13 @@
-"""The first lines that run in the one file; any Python can read them, so that an old one gets a sentence.
-
-May live here: that sentence, and the call. Not here: what the one file does (onefile.start).
-"""
+"""Entry point of the agent's single file. Every Python 3 can parse it, so that an old version gets a clear message."""
 
 import sys
 
-_NEEDED = "kattila-agent: Python 3.11 or newer is needed, and {} is {}: run this file with a newer one, python3.11 {}\n"
+_TOO_OLD = "kattila-agent: {} is Python {}, but 3.11 or newer is needed: run it with a newer one, as in python3.11 {}\n"
 
-if sys.version_info < (3, 11):  # noqa: UP036 - the python3 of a node is not ours to choose
-    sys.stderr.write(_NEEDED.format(sys.executable, sys.version.split()[0], sys.argv[0]))
+if sys.version_info < (3, 11):  # noqa: UP036 - the node may have an older python3
+    sys.stderr.write(_TOO_OLD.format(sys.executable, sys.version.split()[0], sys.argv[0]))
     sys.exit(1)
 
-from onefile.start import start  # noqa: E402 - only for a Python that can read it
+from onefile.start import start  # noqa: E402 - an older Python cannot parse it
 
 sys.exit(start(sys.argv[1:]))

@@ -1,7 +1,7 @@
-"""Where requests finds the certificates of public authorities; stands in the place of its own requests/certs.py.
+"""Returns the path of the CA certificates to requests. The build installs it as requests/certs.py.
 
-May live here: that path. requests leaves this module to those who package it: https://requests.readthedocs.io, "certs".
-certifi by itself would write a temporary file at every start.
+requests documents this module as the place for packagers to change (https://requests.readthedocs.io, "certs"). certifi
+itself would write a temporary file at every start.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Compiled libraries out of the zip.
-
-May live here: the one finder for them.
-"""
+"""Imports compiled modules from the zip."""
 
 from __future__ import annotations
 
@@ -14,12 +11,12 @@ from zipimport import zipimporter
 
 from onefile.memory import path_of
 
-# Of the stable interface, so that one library serves every Python from 3.11 on.
+# The stable ABI: one library works with every Python from 3.11 on.
 SUFFIX = ".abi3.so"
 
 
 def load_from(archive: zipimporter) -> None:
-    """Let compiled modules be found in this zip, before anywhere else."""
+    """Search this zip for compiled modules before all other places."""
     sys.meta_path.insert(0, _Finder(archive))
 
 

@@ -1,7 +1,4 @@
-"""Bytes that somebody wants to open by a path, without a folder to write them to.
-
-May live here: files in memory.
-"""
+"""Gives bytes a path, for libraries that need a file, without writing to a folder."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import tempfile
 
 
 def path_of(content: bytes) -> str:
-    """Return a path that can be read, and loaded as a library, until the process ends."""
+    """Return a path with this content that can be read, or loaded as a library, until the process ends."""
     try:
         file = os.memfd_create("kattila-agent")
     except OSError:
@@ -22,9 +19,9 @@ def path_of(content: bytes) -> str:
 
 
 def _temporary(content: bytes) -> str:
-    # Some hardened kernels have no files in memory that can be executed (vm.memfd_noexec=2).
-    named = tempfile.NamedTemporaryFile(prefix="kattila-agent-")  # noqa: SIM115 - open until the process ends
-    atexit.register(named.close)
-    named.write(content)
-    named.flush()
-    return named.name
+    # Some hardened kernels allow no executable files in memory (vm.memfd_noexec=2).
+    file = tempfile.NamedTemporaryFile(prefix="kattila-agent-")  # noqa: SIM115 - open until the process ends
+    atexit.register(file.close)
+    file.write(content)
+    file.flush()
+    return file.name

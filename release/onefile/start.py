@@ -1,10 +1,7 @@
-"""How the one file becomes the running agent.
+"""Starts the agent or one of its helpers from the single file.
 
-May live here: which modules are taken from where. Not here: what the agent's flags mean (kattila_agent.__main__).
-
-The file is a zip, from which Python imports by itself; what cannot be used from inside a zip goes through memory
-(onefile.memory). So the file reads and writes no folder of its own: there is nothing to be full, read-only, cleaned up
-or put there by somebody else.
+The file is a zip that Python imports from. Files that do not work inside a zip go through memory (onefile.memory), so
+the agent unpacks nothing: no folder can be full, read-only, cleaned up or tampered with.
 """
 
 from __future__ import annotations
@@ -20,17 +17,17 @@ HELPERS = {
     "-wireguard-helper": "kattila_agent.helpers.wireguard_helper",
     "-clock-helper": "kattila_agent.helpers.clock_helper",
 }
-# What `uname -m` says where the file runs; the build writes it.
+# The output of `uname -m` on the machines that this file is for. The build writes it.
 MACHINE_FILE = "onefile/machine"
 
 
 class WrongMachineError(Exception):
-    """The file is for another kind of machine; the text says which."""
+    """The file is for another kind of machine; the text names both."""
 
 
 def start(arguments: list[str]) -> int:
-    """Run the agent, or one of its helpers, with these arguments; return the exit code."""
-    sys.path[0] = held(sys.path[0])
+    """Run the agent or one of its helpers with these arguments; return the exit code."""
+    sys.path[0] = held_open(sys.path[0])
     archive = zipimporter(sys.path[0])
     try:
         check_machine(archive.get_data(MACHINE_FILE).decode(), os.uname().machine, sys.maxsize)
@@ -43,22 +40,22 @@ def start(arguments: list[str]) -> int:
     return _run("kattila_agent.__main__", arguments)
 
 
-def held(path: str) -> str:
-    """Open a file and return a path that leads to it until the process ends, whatever an upgrade puts in its place."""
+def held_open(path: str) -> str:
+    """Open a file and return a path that leads to it until the process ends, even if an upgrade replaces the file."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    by_number = f"/proc/self/fd/{file}"
-    return by_number if os.path.exists(by_number) else path  # noqa: PTH110 - the helper starts without pathlib
+    descriptor_path = f"/proc/self/fd/{file}"
+    return descriptor_path if os.path.exists(descriptor_path) else path  # noqa: PTH110 - the helper avoids pathlib
 
 
-def check_machine(made_for: str, machine: str, largest: int) -> None:
-    """Raise WrongMachineError unless this is the machine, with a 64-bit Python; `largest` is its sys.maxsize."""
-    if machine != made_for:
+def check_machine(built_for: str, machine: str, maxsize: int) -> None:
+    """Raise WrongMachineError unless the machine is the right one and its Python, with this sys.maxsize, is 64-bit."""
+    if machine != built_for:
         raise WrongMachineError(
-            f"this file is for {made_for}, and this machine is {machine}: agent-amd64 is for x86_64, agent-arm64 for "
+            f"this file is for {built_for}, but this machine is {machine}: use agent-amd64 on x86_64, agent-arm64 on "
             "aarch64"
         )
-    if largest < 2**32:
-        raise WrongMachineError(f"{sys.executable} is a 32-bit Python: this file needs one of 64 bits")
+    if maxsize < 2**32:
+        raise WrongMachineError(f"{sys.executable} is a 32-bit Python: run this file with a 64-bit one")
 
 
 def _run(module: str, arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""The figures of the agent's benchmark, on processes whose cost is known."""
+"""The agent's benchmark measures known processes correctly."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import replace
 
 import agent
 from agent import Cost
-from agent_world import SHAPES
+from agent_node import SHAPES
 
 OURS = Cost(SHAPES[0].name, 6.0, 20.0, 40.0, 25.0, 200.0, 300.0, 11_000)
 
 
-def test_ratios_are_to_the_agent_on_the_same_node() -> None:
-    large = replace(OURS, name=SHAPES[1].name, cpu_ms=60.0, cut="2000 of 5008 routes told")
+def test_ratios_compare_with_the_agent_on_the_same_node() -> None:
+    large = replace(OURS, name=SHAPES[1].name, cpu_ms=60.0, cut="2000 of 5008 routes reported")
     rival = Cost("collectd-core", 3.0, 100.0, 10.0, 5.0, 100.0, 600.0)
     lines = [line.split() for line in agent.table([OURS, large, rival]).splitlines()]
     assert lines[-2] == ["collectd-core", "/", "agent", "0.50", "5.00", "0.25", "0.20", "0.50", "2.00"]
-    assert lines[-1][-5:] == ["2000", "of", "5008", "routes", "told"]
+    assert lines[-1][-5:] == ["2000", "of", "5008", "routes", "reported"]
 
 
-def test_cpu_and_memory_are_those_of_the_process() -> None:
+def test_cpu_and_memory_of_a_process_are_measured() -> None:
     code = (
         "import time; kept = bytearray(b'x') * 30_000_000\n"
         "while time.process_time() < 0.5: pass\n"

@@ -1,4 +1,4 @@
-"""The load generator against servers that answer, close, and fall silent: it must not miscount."""
+"""The load generator counts correctly when servers answer, close connections, or stop answering."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEAD = "POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n\r\n"
 
 
 class Answering(BaseHTTPRequestHandler):
-    """Accepts, unless the body says otherwise; notes which bodies came over which connection."""
+    """Accepts a report unless its body says otherwise, and records the connection of each body."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -57,7 +57,7 @@ def serving() -> Iterator[tuple[int, dict[bytes, list[int]]]]:
         thread.join()
 
 
-def sent(tmp_path: Path, bodies: list[bytes], plan: Plan) -> tuple[Result, Requests]:
+def send(tmp_path: Path, bodies: list[bytes], plan: Plan) -> tuple[Result, Requests]:
     assert write_requests(tmp_path / "requests", HEAD, bodies) == len(bodies)
     requests = Requests(tmp_path / "requests")
     return Client(requests, plan).run(), requests
@@ -66,7 +66,7 @@ def sent(tmp_path: Path, bodies: list[bytes], plan: Plan) -> tuple[Result, Reque
 def test_each_request_is_sent_once_and_counted_by_its_answer(tmp_path: Path) -> None:
     bodies = [b"refuse" if number == 40 else b"body %d" % number for number in range(100)]
     with serving() as (port, seen):
-        result, requests = sent(tmp_path, bodies, Plan(port, seconds=10, connections=4, keep_every=20))
+        result, requests = send(tmp_path, bodies, Plan(port, seconds=10, connections=4, keep_every=20))
     assert result.outcomes == {"200 accepted": 99, "409 replay": 1}
     assert sorted(seen) == sorted(bodies)
     assert all(len(connections) == 1 for connections in seen.values())
@@ -78,28 +78,28 @@ def test_each_request_is_sent_once_and_counted_by_its_answer(tmp_path: Path) -> 
 def test_an_agent_stays_on_its_connection(tmp_path: Path) -> None:
     bodies = [b"agent %d" % (number % 7) for number in range(70)]
     with serving() as (port, seen):
-        result, _ = sent(tmp_path, bodies, Plan(port, seconds=10, connections=3, agents=7))
+        result, _ = send(tmp_path, bodies, Plan(port, seconds=10, connections=3, agents=7))
     assert result.answers == 70
     assert {body: len(set(connections)) for body, connections in seen.items()} == dict.fromkeys(seen, 1)
 
 
-def test_a_connection_that_the_server_closes_after_its_answer_is_opened_again(tmp_path: Path) -> None:
+def test_a_connection_closed_after_an_answer_is_opened_again(tmp_path: Path) -> None:
     with serving() as (port, seen):
-        result, _ = sent(tmp_path, [b"close"] * 10, Plan(port, seconds=10, connections=2))
+        result, _ = send(tmp_path, [b"close"] * 10, Plan(port, seconds=10, connections=2))
     assert (result.answers, result.unanswered, result.broken) == (10, 0, [])
     assert len(set(seen[b"close"])) == 10
 
 
-def test_a_connection_that_is_dropped_is_told(tmp_path: Path) -> None:
+def test_a_dropped_connection_is_reported(tmp_path: Path) -> None:
     with serving() as (port, _):
-        result, _ = sent(tmp_path, [b"one", b"drop", b"never sent"], Plan(port, seconds=10, connections=1))
+        result, _ = send(tmp_path, [b"one", b"drop", b"never sent"], Plan(port, seconds=10, connections=1))
     assert (result.answers, result.unanswered) == (1, 1)
     assert result.broken == ["closed by the server"]
 
 
-def test_time_bounds_a_run(tmp_path: Path) -> None:
+def test_a_run_ends_after_its_time(tmp_path: Path) -> None:
     with serving() as (port, _):
-        result, _ = sent(tmp_path, [b"body"] * 100_000, Plan(port, seconds=0.3, connections=4))
+        result, _ = send(tmp_path, [b"body"] * 100_000, Plan(port, seconds=0.3, connections=4))
     assert 0 < result.answers < 100_000
     assert result.elapsed_seconds < 1
     assert result.unanswered == 0
@@ -107,7 +107,7 @@ def test_time_bounds_a_run(tmp_path: Path) -> None:
 
 def test_a_rate_is_kept(tmp_path: Path) -> None:
     with serving() as (port, _):
-        result, _ = sent(tmp_path, [b"body"] * 1000, Plan(port, seconds=0.5, connections=4, rate=100))
+        result, _ = send(tmp_path, [b"body"] * 1000, Plan(port, seconds=0.5, connections=4, rate=100))
     assert 40 <= result.answers <= 51
 
 
@@ -115,5 +115,5 @@ def test_a_server_that_never_answers_ends_the_run(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(load, "DRAIN_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         plan = Plan(silent.getsockname()[1], seconds=0.1, connections=3)
-        result, _ = sent(tmp_path, [b"body"] * 10, plan)
+        result, _ = send(tmp_path, [b"body"] * 10, plan)
     assert (result.answers, result.unanswered) == (0, 3)

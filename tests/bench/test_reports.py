@@ -1,4 +1,4 @@
-"""The made-up reports: the manager's figures stand on them."""
+"""The benchmark's reports are valid and have the intended size."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_same_seed_makes_the_same_bytes() -> None:
 
 
 @pytest.mark.parametrize("shape", sorted(SHAPES))
-def test_every_body_verifies_and_says_what_its_shape_promises(shape: str) -> None:
+def test_every_body_verifies_and_has_its_shape(shape: str) -> None:
     for body in made(shape):
         verify(cut(body), RING, MANAGER)
         telemetry = read(body).telemetry
@@ -44,7 +44,7 @@ def test_a_shape_has_about_its_size(shape: str, about: int) -> None:
     assert 0.95 < len(cut(made(shape)[-1]).data) / about < 1.05
 
 
-def test_samples_come_in_order_and_the_last_is_signed_now() -> None:
+def test_samples_are_in_order_and_the_last_is_signed_now() -> None:
     reports = [read(body) for body in made("full")]
     assert [(report.sample, report.tick) for report in reports] == [(1 + n // 3, 1 + n // 3) for n in range(12)]
     assert len({report.nonce for report in reports}) == 12
@@ -52,7 +52,7 @@ def test_samples_come_in_order_and_the_last_is_signed_now() -> None:
     assert min(report.timestamp for report in reports) >= NOW - 4 * 60 * 1000
 
 
-def test_only_the_busy_peers_change_from_sample_to_sample() -> None:
+def test_only_busy_peers_change_between_samples() -> None:
     before, after = (read(body).telemetry.wireguard[0].peers for body in made("full", agents=1, samples=2))
     changed = [old != new for old, new in zip(before, after, strict=True)]
     assert changed == [True] * 10 + [False] * 10

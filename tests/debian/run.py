@@ -1,9 +1,9 @@
-"""`make test-arm64`: what is built for nodes runs on Debian 12 for arm64 and on Debian 13, with their own Python alone.
+"""`make test-arm64`: checks the built files on Debian 12 for arm64 and on Debian 13, with Debian's own Python.
 
-mmdebstrap makes a root file system for each (once, some minutes, 500 MB in tests/debian/.cache; remove it to make them
-anew). In there, without a network, the agent's file shows the system, and on Debian 13 the manager is installed and
-serves. arm64 is emulated by qemu-user-static through binfmt_misc, which is set up for the run where it is not. Exit
-codes: 0 all proofs held, or skipped with the reason in one line; 1 a proof failed.
+mmdebstrap makes a root file system for each (once, in some minutes; 500 MB in tests/debian/.cache; delete it to make
+new ones). Both run without a network. The agent's file has to print -sysinfo, and on Debian 13 the manager has to
+install and serve. qemu-user-static emulates arm64 through binfmt_misc, which is set up for the run if necessary. Exit
+codes: 0 all checks passed, or skipped with the reason in one line; 1 a check failed.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ PROGRAMS = ("mmdebstrap", "arch-test", "qemu-aarch64-static", "unshare", "setpri
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
-# Comes with qemu-user-static, for systems with systemd, which does by itself what is done here.
+# Part of qemu-user-static. On a machine with systemd it is registered already.
 RULE = Path("/usr/lib/binfmt.d/qemu-aarch64.conf")
 OUR_RULE = "kattila-aarch64"
 
-# Its mounts and processes end with it, and with this program.
-APART = ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child")
+# Mounts and processes of the command end with it, and with this program.
+ISOLATED = ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child")
 ENTER = """
 root=$1 user=$2
 shift 2
 mount -t proc proc "$root/proc" && ip link set lo up && exec chroot --userspec="$user" "$root" "$@"
 """
-# QEMU hands on no question for these to the kernel (linux-user/fd-trans.c knows neither RTM_GETNEIGH nor RTM_GETRULE).
+# QEMU passes no requests for these to the kernel (linux-user/fd-trans.c lacks RTM_GETNEIGH and RTM_GETRULE).
 NOT_EMULATED = {
     "arm64": [
         {"collector": name, "reason": "OSError: [Errno 95] Operation not supported"} for name in ("neighbours", "rules")
@@ -72,11 +72,11 @@ sys.exit(server.wait())
 
 
 class SkippedError(Exception):
-    """It cannot run here; the text says why."""
+    """The checks cannot run on this machine; the text names the cause."""
 
 
-class ProofError(Exception):
-    """Something is not as it should be; the text says what."""
+class CheckError(Exception):
+    """A check failed; the text says what was found."""
 
 
 def main() -> int:
@@ -86,12 +86,12 @@ def main() -> int:
             check_machine()
             stack.enter_context(emulation())
             built = Path(stack.enter_context(TemporaryDirectory(prefix="kattila-built-")))
-            prove_agent(Root("bookworm", "arm64"), built)
-            prove_agent(Root("trixie", "amd64"), built)
-            prove_manager(Root("trixie", "amd64"), built, "3.13")
+            check_agent(Root("bookworm", "arm64"), built)
+            check_agent(Root("trixie", "amd64"), built)
+            check_manager(Root("trixie", "amd64"), built, "3.13")
     except SkippedError as reason:
         print(f"test-arm64 is skipped: {reason}")
-    except (ProofError, BuildError) as failure:
+    except (CheckError, BuildError) as failure:
         print(f"FAILED  {failure}")
         return 1
     return 0
@@ -100,26 +100,26 @@ def main() -> int:
 def check_machine() -> None:
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if os.geteuid() != 0:
-        raise SkippedError("making a root file system needs root")
+        raise SkippedError("not root: making a root file system needs root")
     if os.uname().machine != "x86_64":
-        raise SkippedError("it emulates arm64 on an x86_64 machine, which this one is not")
+        raise SkippedError("this machine is not x86_64: arm64 is emulated only there")
     if missing:
-        raise SkippedError(f"{', '.join(missing)} missing: as root, make test-arm64 installs them with apt-get")
+        raise SkippedError(f"missing programs: {', '.join(missing)}: run make test-arm64 as root to install them")
 
 
 @contextmanager
 def emulation() -> Iterator[None]:
-    """Let the kernel run programs for arm64; what was not there before is removed at the end."""
+    """Make the kernel run arm64 programs, and undo the changes at the end."""
     with ExitStack() as stack:
         if not (BINFMT / "register").exists():
             mounted = subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(BINFMT)], check=False)
             if mounted.returncode:
-                raise SkippedError("this kernel has no binfmt_misc, through which arm64 is emulated")
+                raise SkippedError("this kernel has no binfmt_misc: arm64 cannot be emulated")
             stack.callback(subprocess.run, ["umount", str(BINFMT)], check=True)
         ours = BINFMT / OUR_RULE
         if not (BINFMT / "qemu-aarch64").exists():
             if not ours.exists():
-                # As one is there, a run was killed; it is as good, and goes at the end of this one.
+                # A rule that exists already is from a killed run. It works as well, and is removed at the end.
                 (BINFMT / "register").write_text(RULE.read_text().strip().replace("qemu-aarch64", OUR_RULE, 1))
             stack.callback(ours.write_text, "-1")
         yield
@@ -127,7 +127,7 @@ def emulation() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Root:
-    """One root file system."""
+    """A root file system."""
 
     suite: str
     arch: str
@@ -140,43 +140,43 @@ class Root:
         return CACHE / f"{self.suite}-{self.arch}"
 
     def make(self) -> None:
-        """Make it, unless it is there as this file wants it."""
-        wanted = hashlib.sha256(f"{self.suite} {self.arch} {PACKAGES}".encode()).hexdigest()
+        """Make the root file system, unless an up-to-date one exists."""
+        version = hashlib.sha256(f"{self.suite} {self.arch} {PACKAGES}".encode()).hexdigest()
         stamp = self.path.with_suffix(".complete")
-        if stamp.exists() and stamp.read_text() == wanted:
+        if stamp.exists() and stamp.read_text() == version:
             return
-        print(f"Making a root file system: {self} (once, up to some minutes)", flush=True)
+        print(f"Making a root file system: {self} (only once, up to some minutes)", flush=True)
         stamp.unlink(missing_ok=True)
         if self.path.exists():
             shutil.rmtree(self.path)
         CACHE.mkdir(exist_ok=True)
         words = ["mmdebstrap", "--quiet", "--variant=minbase", f"--architectures={self.arch}", f"--include={PACKAGES}"]
         made = subprocess.run(
-            [*APART, *words, self.suite, str(self.path)],
+            [*ISOLATED, *words, self.suite, str(self.path)],
             check=False,
             capture_output=True,
             text=True,
             timeout=MAKE_SECONDS,
         )
         if made.returncode:
-            raise SkippedError(f"mmdebstrap failed: {(made.stderr.strip().splitlines() or ['it says nothing'])[-1]}")
-        stamp.write_text(wanted)
+            raise SkippedError(f"mmdebstrap failed: {(made.stderr.strip().splitlines() or ['no output'])[-1]}")
+        stamp.write_text(version)
 
     def run(self, *words: str, user: str = "65534:65534") -> str:
-        """Run a command in it, without network and environment, and return what it prints; raises ProofError."""
-        command = [*APART, "--net", "sh", "-c", ENTER, "sh", str(self.path), user, *words]
+        """Run a command in it without network and environment, and return its output; raises CheckError."""
+        command = [*ISOLATED, "--net", "sh", "-c", ENTER, "sh", str(self.path), user, *words]
         done = subprocess.run(
             command, check=False, capture_output=True, text=True, timeout=RUN_SECONDS, env=ENVIRONMENT
         )
         if done.returncode or done.stderr:
-            raise ProofError(f"{self}: {' '.join(words)} ended with {done.returncode} and said: {done.stderr.strip()}")
+            raise CheckError(f"{self}: {' '.join(words)} exited with {done.returncode}: {done.stderr.strip()}")
         return done.stdout
 
     @contextmanager
     def folder(self) -> Iterator[str]:
-        """Yield the path, as it is seen inside, of an empty folder that everybody may use; removed at the end."""
+        """Make an empty folder writable for everyone, yield its path inside, and remove it at the end."""
         folder = self.path / "opt" / "kattila"
-        # A run that was killed left it.
+        # A killed run may have left it.
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         folder.chmod(0o777)
@@ -186,19 +186,19 @@ class Root:
             shutil.rmtree(folder)
 
     def outside(self, path: str) -> Path:
-        """Return where a path of it is out here."""
+        """Return the path outside for a path inside."""
         return self.path / path.removeprefix("/")
 
 
-def prove_agent(root: Root, built: Path) -> None:
-    """The file shows the system, as nobody, with no more than Debian's python3."""
+def check_agent(root: Root, built: Path) -> None:
+    """Check that the agent's file prints -sysinfo as an unprivileged user, with Debian's python3."""
     root.make()
     (file,) = build_agent([root.arch], built)
     with root.folder() as folder:
         installed = f"{folder}/{file.name}"
         shutil.copy2(file, root.outside(installed))
         began = time.monotonic()
-        said = root.run(installed, "-version").strip()
+        version = root.run(installed, "-version").strip()
         python = root.run("python3", "--version").strip()
         shown = json.loads(root.run(installed, "-sysinfo"))
         seconds = time.monotonic() - began
@@ -206,11 +206,11 @@ def prove_agent(root: Root, built: Path) -> None:
     expect(failures == [], f"{root}: {failures}")
     expect(shown["system"]["machine"] == MACHINES[root.arch], f"{root}: {shown['system']}")
     expect(shown["interfaces"][0]["addresses"][:1] == ["127.0.0.1/8"], f"{root}: {shown['interfaces']}")
-    print(f"ok  {root}, {python}: {said}, -sysinfo shows it ({seconds:.1f} s)", flush=True)
+    print(f"ok  {root}, {python}: {version}, -sysinfo works ({seconds:.1f} s)", flush=True)
 
 
-def prove_manager(root: Root, built: Path, python: str) -> None:
-    """The tarball installs without a network, as nobody, and serves."""
+def check_manager(root: Root, built: Path, python: str) -> None:
+    """Check that the tarball installs without a network, as an unprivileged user, and that the manager serves."""
     (tarball,) = build_manager([python], [root.arch], built)
     with root.folder() as folder:
         subprocess.run(["tar", "-xzf", str(tarball), "-C", str(root.outside(folder))], check=True)
@@ -219,15 +219,15 @@ def prove_manager(root: Root, built: Path, python: str) -> None:
         offline = ("--no-index", "--find-links", f"{folder}/wheels", "--require-hashes", "--no-cache-dir", "--quiet")
         installer = (f"{folder}/venv/bin/python", f"{folder}/pip.whl/pip")
         root.run(*installer, "install", *offline, "-r", f"{folder}/requirements.txt")
-        said = root.run(program, "--version").strip()
+        version = root.run(program, "--version").strip()
         healthy = json.loads(root.run(f"{folder}/venv/bin/python", "-c", SERVE, program, folder))
     expect(healthy == {"status": "ok", "version": manager_version()}, f"{root}: {healthy}")
-    print(f"ok  {root}, Python {python}: {said}, installed without a network, serves", flush=True)
+    print(f"ok  {root}, Python {python}: {version}, installed without a network, serves", flush=True)
 
 
-def expect(held: bool, otherwise: str) -> None:
-    if not held:
-        raise ProofError(otherwise)
+def expect(condition: bool, message: str) -> None:
+    if not condition:
+        raise CheckError(message)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import re
 import zipfile
 from pathlib import Path
 
-from build_agent import zipped
+from build_agent import executable_zip
 
 VERSION = "9.0.0"
 
@@ -19,5 +19,5 @@ def newer_agents(built: Path, target: Path) -> Path:
             files = {name: source.read(name) for name in source.namelist()}
         name = "kattila_agent/__init__.py"
         files[name] = re.sub(rb'__version__ = ".*"', f'__version__ = "{VERSION}"'.encode(), files[name])
-        (target / path.name).write_bytes(zipped(files))
+        (target / path.name).write_bytes(executable_zip(files))
     return target

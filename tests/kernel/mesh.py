@@ -1,7 +1,4 @@
-"""Two nodes in the virtual machine, joined by a veth pair and by WireGuard: devices of its kernel, and wireguard-go's.
-
-May live here: making them, and sending through them. Not here: what is proven of them (guest).
-"""
+"""Two nodes in the virtual machine, connected by a veth pair and by WireGuard devices (kernel and wireguard-go)."""
 
 from __future__ import annotations
 
@@ -12,65 +9,65 @@ import time
 from pathlib import Path
 from typing import Any
 
-WITHIN = Path(__file__).with_name("within.py")
+IN_NAMESPACE = Path(__file__).with_name("in_namespace.py")
 SOCKETS = Path("/var/run/wireguard")
 
 
-def run(*words: str, given: str = "") -> str:
-    """Run a command and return what it prints; raises RuntimeError with what it complains of."""
-    done = subprocess.run(words, input=given, capture_output=True, text=True, check=False)
+def run(*words: str, stdin: str = "") -> str:
+    """Run a command and return its output; raises RuntimeError with its error output."""
+    done = subprocess.run(words, input=stdin, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip()}")
     return done.stdout
 
 
 def ip(namespace: str, *words: str) -> None:
-    """Run `ip` for a namespace."""
+    """Run `ip` in a namespace."""
     run("ip", "-n", namespace, *words)
 
 
-def wg(namespace: str, *words: str, given: str = "") -> str:
+def wg(namespace: str, *words: str, stdin: str = "") -> str:
     """Run `wg` in a namespace."""
-    return run("ip", "netns", "exec", namespace, "wg", *words, given=given)
+    return run("ip", "netns", "exec", namespace, "wg", *words, stdin=stdin)
 
 
-def inside(namespace: str, *words: str) -> Any:
-    """Call a function of `within` inside a namespace; returns what it prints as JSON."""
-    return json.loads(run("ip", "netns", "exec", namespace, sys.executable, str(WITHIN), *words))
+def call(namespace: str, *words: str) -> Any:
+    """Run a command of in_namespace.py in a namespace, and return its JSON output."""
+    return json.loads(run("ip", "netns", "exec", namespace, sys.executable, str(IN_NAMESPACE), *words))
 
 
 class Node:
-    """One namespace with one key for all its devices."""
+    """A namespace with one key for all its devices."""
 
     def __init__(self, name: str, number: int) -> None:
         self.name, self.number = name, number
         self.private_key = run("wg", "genkey").strip()
-        self.public_key = run("wg", "pubkey", given=self.private_key).strip()
+        self.public_key = run("wg", "pubkey", stdin=self.private_key).strip()
 
     def make_device(self, name: str, port: int) -> None:
-        """Make a device with the node's key, which is down; one whose name begins with "go" is wireguard-go's."""
+        """Create a device with the node's key that is down; by wireguard-go if its name begins with "go"."""
         if name.startswith("go"):
             start_wireguard_go(self.name, name)
         else:
             ip(self.name, "link", "add", name, "type", "wireguard")
         words = ("set", name, "private-key", "/dev/stdin", "listen-port", str(port))
-        wg(self.name, *words, given=self.private_key)
+        wg(self.name, *words, stdin=self.private_key)
 
     def add_device(self, name: str, port: int) -> None:
-        """Make a device that is up and has an address."""
+        """Create a device that is up and has an address."""
         self.make_device(name, port)
         ip(self.name, "address", "add", f"10.{port % 100}.0.{self.number}/24", "dev", name)
         ip(self.name, "link", "set", name, "up")
 
 
 def start_wireguard_go(namespace: str, name: str) -> None:
-    """Start it and wait for its socket; it ends with the machine."""
+    """Start wireguard-go and wait for its socket; it runs until the virtual machine is off."""
     command = ["ip", "netns", "exec", namespace, "wireguard-go", "-f", name]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not (SOCKETS / f"{name}.sock").exists():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"wireguard-go makes no socket for {name} (exit code {process.poll()})")
+            raise RuntimeError(f"wireguard-go created no socket for {name} (exit code {process.poll()})")
         time.sleep(0.1)
 
 
@@ -89,26 +86,26 @@ def build() -> tuple[Node, Node]:
     return nodes
 
 
-def join(one: Node, two: Node, device: str, port: int, endpoint: str, *more: str) -> str:
-    """Make a tunnel over this endpoint of the second node, with a preshared key, and return that key."""
+def connect(one: Node, two: Node, device: str, port: int, endpoint: str, *more: str) -> str:
+    """Create a tunnel to an endpoint of the second node, with a preshared key, and return that key."""
     preshared = run("wg", "genpsk").strip()
     secret = ("preshared-key", "/dev/stdin", "allowed-ips", "0.0.0.0/0,::/0")
-    # The sockets of wireguard-go lie in one folder for all namespaces, so that only one end can be its.
+    # wireguard-go keeps the sockets of all namespaces in one folder, so only one end can be a wireguard-go device.
     for node, other, name in ((one, two, device), (two, one, device.replace("go", "wg"))):
         node.add_device(name, port)
-        wg(node.name, "set", name, "peer", other.public_key, *secret, given=preshared)
+        wg(node.name, "set", name, "peer", other.public_key, *secret, stdin=preshared)
     wg(one.name, "set", device, "peer", two.public_key, "endpoint", endpoint, *more)
     return preshared
 
 
 def send_through(port: int) -> None:
-    """Send from the first node through the tunnel to the second until its answer arrives: a live handshake."""
-    answers = subprocess.Popen(
-        ["ip", "netns", "exec", "two", sys.executable, str(WITHIN), "echo", f"10.{port % 100}.0.2"],
+    """Send from the first node through the tunnel until the second answers, so that a handshake takes place."""
+    server = subprocess.Popen(
+        ["ip", "netns", "exec", "two", sys.executable, str(IN_NAMESPACE), "echo", f"10.{port % 100}.0.2"],
         stdout=subprocess.DEVNULL,
     )
     try:
-        inside("one", "ask", f"10.{port % 100}.0.2")
+        call("one", "send", f"10.{port % 100}.0.2")
     finally:
-        answers.kill()
-        answers.wait()
+        server.kill()
+        server.wait()

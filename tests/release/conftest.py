@@ -1,4 +1,4 @@
-"""What is built once for all tests of it."""
+"""Fixtures of the release tests: the agent's files, built once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["knot"]
 
 @pytest.fixture(scope="session")
 def built() -> Iterator[Path]:
-    """A folder that everybody may read, with the agent for all architectures."""
+    """Yield a folder, readable by everyone, with the agent for all architectures."""
     with tempfile.TemporaryDirectory(prefix="kattila-built-") as folder:
         Path(folder).chmod(0o755)
         assert len(list(build_agent.build(MACHINES, Path(folder)))) == len(MACHINES)

@@ -1,4 +1,4 @@
-"""The one file: what is in it, that it needs nothing, and that it is the same agent."""
+"""The agent's single file: its contents, that it needs only Python, and that it works like the installed agent."""
 
 from __future__ import annotations
 
@@ -31,41 +31,41 @@ from wheels import MACHINES, ROOT, pins
 
 HERE = {machine: arch for arch, machine in MACHINES.items()}.get(platform.machine(), "")
 NOBODY = 65534
-# A Python without packages, that nobody may run.
+# A Python without our packages.
 BARE = "/usr/bin/python3"
-# These change from one moment to the next.
-MOVING = {"uptime_seconds", "load", "memory_available", "duration_us", "clock"}
+# Values that change all the time.
+VOLATILE = {"uptime_seconds", "load", "memory_available", "duration_us", "clock"}
 
 
 @pytest.fixture
 def agent(built: Path) -> str:
-    """The file for this machine."""
+    """Return the path of the file for this machine."""
     if not HERE:
-        pytest.skip(f"there is no file for {platform.machine()}")
+        pytest.skip(f"the agent is not built for {platform.machine()}")
     return str(built / f"agent-{HERE}")
 
 
 def run(*words: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    """Run a command to its end, with an empty environment where none is given."""
+    """Run a command, with an empty environment by default."""
     chosen: dict[str, Any] = {"env": {}, "cwd": "/", "text": False} | options
     return subprocess.run(words, capture_output=True, timeout=60, check=False, **chosen)
 
 
 def bare_python() -> str:
-    old = "import sys; sys.exit(sys.version_info < (3, 11))"
-    if not Path(BARE).exists() or run(BARE, "-c", old).returncode != 0:
+    check = "import sys; sys.exit(sys.version_info < (3, 11))"
+    if not Path(BARE).exists() or run(BARE, "-c", check).returncode != 0:
         pytest.skip(f"{BARE} is missing or older than 3.11")
     return BARE
 
 
-def resting(value: Any) -> Any:
-    """Return telemetry without what moves."""
+def stable(value: Any) -> Any:
+    """Return telemetry without the volatile values."""
     if isinstance(value, dict):
-        return {name: resting(member) for name, member in value.items() if name not in MOVING}
-    return [resting(member) for member in value] if isinstance(value, list) else value
+        return {name: stable(member) for name, member in value.items() if name not in VOLATILE}
+    return [stable(member) for member in value] if isinstance(value, list) else value
 
 
-def test_the_same_sources_give_the_same_bytes_elsewhere_and_later(built: Path, tmp_path: Path) -> None:
+def test_the_build_is_reproducible_in_another_folder_and_environment(built: Path, tmp_path: Path) -> None:
     for folder in ("protocol", "agent/kattila_agent", "release", "requirements"):
         shutil.copytree(ROOT / folder, tmp_path / folder, copy_function=shutil.copyfile)
     chosen = environment(TZ="Pacific/Auckland", PYTHONHASHSEED="7")
@@ -80,7 +80,7 @@ def test_the_same_sources_give_the_same_bytes_elsewhere_and_later(built: Path, t
 
 
 @pytest.mark.parametrize("arch", MACHINES)
-def test_what_is_in_it(built: Path, arch: str) -> None:
+def test_the_file_contains_only_needed_modules(built: Path, arch: str) -> None:
     with zipfile.ZipFile(built / f"agent-{arch}") as file:
         names = file.namelist()
     modules = {name.split("/")[0].removesuffix(".py") for name in names if ".dist-info" not in name}
@@ -94,7 +94,7 @@ def test_what_is_in_it(built: Path, arch: str) -> None:
     assert (built / f"agent-{arch}").stat().st_size < 2_000_000
 
 
-def test_it_needs_no_network_home_folder_environment_or_privilege(agent: str) -> None:
+def test_the_agent_needs_no_network_home_folder_environment_or_privilege(agent: str) -> None:
     bare_python()
     with new_namespace() as cut_off:
         drop = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs")
@@ -105,21 +105,21 @@ def test_it_needs_no_network_home_folder_environment_or_privilege(agent: str) ->
     assert [interface["name"] for interface in shown["interfaces"]][:1] == ["lo"]
 
 
-def test_it_runs_where_nothing_can_be_written(agent: str) -> None:
+def test_the_agent_runs_on_a_read_only_system(agent: str) -> None:
     bare_python()
     script = (
         "mount --bind $1 /mnt && for each in /tmp /var/tmp /dev/shm; do mount -t tmpfs -o ro none $each || exit; done;"
         "mount -o remount,bind,ro / && cd / && ! touch /x /tmp/x 2>/dev/null && exec /mnt/$2 -sysinfo"
     )
     if os.geteuid() != 0:
-        pytest.skip("a mount namespace needs root")
+        pytest.skip("not root: a mount namespace needs root")
     path = Path(agent)
     found = run("unshare", "--mount", "sh", "-c", script, "sh", str(path.parent), path.name)
     assert (found.returncode, found.stderr) == (0, b"")
     assert json.loads(found.stdout)["failures"] == []
 
 
-def test_it_sees_what_the_installed_agent_sees(agent: str, tmp_path: Path) -> None:
+def test_the_file_reports_the_same_as_the_installed_agent(agent: str, tmp_path: Path) -> None:
     with new_namespace() as namespace:
         namespace.ip("link", "add", "v0", "type", "veth", "peer", "name", "v1")
         namespace.ip("link", "set", "lo", "up")
@@ -129,12 +129,12 @@ def test_it_sees_what_the_installed_agent_sees(agent: str, tmp_path: Path) -> No
             for command in ([sys.executable, agent], AGENT)
         ]
     assert [found.stderr for found in shown] == [b"", b""]
-    first, second = (resting(json.loads(found.stdout)) for found in shown)
+    first, second = (stable(json.loads(found.stdout)) for found in shown)
     assert first == second
     assert "192.0.2.1/24" in json.dumps(first)
 
 
-def test_a_dump_with_the_cached_key(agent: str, tmp_path: Path) -> None:
+def test_the_file_makes_a_dump_with_the_cached_key(agent: str, tmp_path: Path) -> None:
     keep_id(tmp_path)
     keep_ring(tmp_path, PSK)
     with dead_dns() as dns:
@@ -144,7 +144,7 @@ def test_a_dump_with_the_cached_key(agent: str, tmp_path: Path) -> None:
     assert canonical.parse_object(cut.data)["agent_id"] == AGENT_ID
 
 
-def test_a_daemon_outlives_its_file(agent: str, knot: Knot, tmp_path: Path) -> None:
+def test_a_daemon_continues_after_its_file_is_replaced(agent: str, knot: Knot, tmp_path: Path) -> None:
     installed = Path(shutil.copy(agent, tmp_path / "agent"))
     keep_ring(tmp_path, PSK)
     with running_stand_in(PSK) as manager:
@@ -153,14 +153,14 @@ def test_a_daemon_outlives_its_file(agent: str, knot: Knot, tmp_path: Path) -> N
             manager.wait_for_reports(1)
             (tmp_path / "new").write_text("another version")
             (tmp_path / "new").replace(installed)
-            # Asking DNS is what loads most that was not loaded yet.
+            # A DNS query loads most of the modules that were not loaded yet.
             daemon.process.send_signal(signal.SIGHUP)
             daemon.wait_for_log(f"the current key is {ring_of(OTHER_PSK).current.fingerprint}")
         finally:
             assert daemon.stop()[0] == 0
 
 
-def test_the_helper_is_the_file_and_the_standard_library(agent: str, tmp_path: Path) -> None:
+def test_the_helper_loads_only_the_file_and_the_standard_library(agent: str, tmp_path: Path) -> None:
     for name in ("hashlib.py", "kattila_agent.py", "onefile.py"):
         (tmp_path / name).write_text("raise SystemExit('imported from a folder')")
     code = (
@@ -180,47 +180,48 @@ def test_the_helper_is_the_file_and_the_standard_library(agent: str, tmp_path: P
     assert not any("psutil" in file or "dotenv" in file for file in files)
 
 
-def test_the_helper_answers(agent: str) -> None:
+def test_the_wireguard_helper_answers(agent: str) -> None:
     found = run(sys.executable, "-I", agent, "-wireguard-helper", stdin=subprocess.DEVNULL)
     greeting, *_, last = found.stdout.splitlines()
     assert greeting == b"kattila-wireguard 1"
     assert last.startswith((b"end ", b"failed ")), found
 
 
-def test_the_clocks_helper_answers(agent: str) -> None:
+def test_the_clock_helper_answers(agent: str) -> None:
     found = run(sys.executable, "-I", agent, "--clock-helper", stdin=subprocess.DEVNULL)
     assert re.fullmatch(rb"kattila-clock 1 [0-9]+ [0-9]+\n", found.stdout), found
 
 
 @pytest.mark.parametrize("flag", ["-version", "--version"])
-def test_version(agent: str, flag: str) -> None:
+def test_the_file_prints_its_version(agent: str, flag: str) -> None:
     assert run(sys.executable, agent, flag).stdout == f"kattila-agent {__version__}\n".encode()
 
 
-def test_an_old_python_can_read_why_it_is_too_old(agent: str, tmp_path: Path) -> None:
+def test_an_old_python_prints_a_clear_message(agent: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(agent) as file:
         source = file.read("__main__.py").decode()
     ast.parse(source, feature_version=(3, 4))
-    old = "import sys; sys.version_info = (3, 10, 13)\n"
-    found = run(sys.executable, "-c", old + source)
+    pretend_old = "import sys; sys.version_info = (3, 10, 13)\n"
+    found = run(sys.executable, "-c", pretend_old + source)
     assert found.returncode == 1
-    assert b"kattila-agent: Python 3.11 or newer is needed, and " in found.stderr
+    assert b"kattila-agent: " in found.stderr
+    assert b", but 3.11 or newer is needed: run it with a newer one" in found.stderr
 
 
-def test_the_file_of_another_machine_says_so(built: Path) -> None:
+def test_the_file_for_another_architecture_is_refused(built: Path) -> None:
     other = next(arch for arch in MACHINES if arch != HERE)
     found = run(sys.executable, str(built / f"agent-{other}"), "-sysinfo")
     assert (found.returncode, found.stdout) == (1, b"")
-    assert f"this file is for {MACHINES[other]}, and this machine is {platform.machine()}".encode() in found.stderr
+    assert f"this file is for {MACHINES[other]}, but this machine is {platform.machine()}".encode() in found.stderr
 
 
-def test_a_32_bit_python_on_a_64_bit_machine() -> None:
+def test_a_32_bit_python_on_a_64_bit_machine_is_refused() -> None:
     check_machine("aarch64", "aarch64", 2**63 - 1)
     with pytest.raises(WrongMachineError, match="32-bit Python"):
         check_machine("aarch64", "aarch64", 2**31 - 1)
 
 
-def test_a_kernel_without_files_in_memory(agent: str, tmp_path: Path) -> None:
+def test_the_agent_runs_without_memfd(agent: str, tmp_path: Path) -> None:
     code = (
         "import os, runpy, sys\n"
         "def refuse(name): raise PermissionError(13, 'Permission denied')\n"

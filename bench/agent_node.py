@@ -1,7 +1,6 @@
-"""A node for the agent to look at: a network namespace, a WireGuard helper and a manager.
+"""A node for the agent to report: a network namespace, a WireGuard helper and a manager.
 
-May live here: what is built before anything is measured. The namespace is left and removed at the end; nothing leaves
-loopback in it.
+The namespace is removed at the end. No packet leaves it.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from kattila_protocol import canonical, envelope, registration, verdict
 from kattila_protocol.ring import Ring
 from kattila_protocol.verdict import ACCEPTED, Verdict
 
-# Where userspace devices have their sockets; a link of kind tun that has one there is a WireGuard interface.
+# The sockets of userspace WireGuard. A tun link with a socket here counts as a WireGuard interface.
 _SOCKETS = Path("/var/run/wireguard")
 _PSK = b"of the benchmark, protects nothing"
 _RING = Ring().with_current(_PSK, 0)
@@ -31,29 +30,29 @@ _RING = Ring().with_current(_PSK, 0)
 
 @dataclass(frozen=True)
 class Shape:
-    """What the node has, beside loopback and three links, and which settings differ from the defaults.
+    """The size of a node, in addition to loopback and three links, and the agent's non-default settings.
 
-    `most_cycles` is how many are enough where one takes a second.
+    `max_cycles` limits the cycles of a large node, where one takes a second.
     """
 
     name: str
     routes: int
     peers: int
     settings: dict[str, str] = field(default_factory=dict)
-    most_cycles: int = 120
+    max_cycles: int = 120
 
 
 SHAPES = (
     Shape("5 interfaces, 20 peers, 20 routes", 20, 20),
     Shape("300 peers, 5,000 routes", 5000, 300),
-    Shape("300 peers, 5,000 routes, all told", 5000, 300, {"MAX_ROUTES": "10000"}),
-    Shape("20 peers, 1,000,000 routes", 1_000_000, 20, most_cycles=12),
+    Shape("300 peers, 5,000 routes, all reported", 5000, 300, {"MAX_ROUTES": "10000"}),
+    Shape("20 peers, 1,000,000 routes", 1_000_000, 20, max_cycles=12),
 )
 
 
 @contextmanager
 def namespace(shape: Shape, tunnel: str) -> Iterator[str]:
-    """Make a namespace with five interfaces, the last a tunnel of that name, and the shape's routes; needs root."""
+    """Create a namespace with five interfaces, including the tunnel, and the shape's routes; needs root."""
     name = f"kattila-bench-{tunnel}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
@@ -76,11 +75,11 @@ def namespace(shape: Shape, tunnel: str) -> Iterator[str]:
 
 
 class Helper:
-    """The WireGuard helper's socket, with values in place of a device: each answer has newer counters."""
+    """A WireGuard helper that answers with made-up peers, whose counters grow with each answer."""
 
     def __init__(self, path: Path, tunnel: str, peers: int) -> None:
-        """Listen there."""
-        self.path, self._tunnel, self._peers, self._asked = path, tunnel, peers, 0
+        """Listen on the socket."""
+        self.path, self._tunnel, self._peers, self._requests = path, tunnel, peers, 0
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.bind(str(path))
         self._socket.listen(8)
@@ -98,7 +97,7 @@ class Helper:
             except OSError:
                 return
             with connection:
-                self._asked += 1
+                self._requests += 1
                 connection.sendall(self._answer())
 
     def _answer(self) -> bytes:
@@ -106,7 +105,7 @@ class Helper:
         lines = [f"{name}\t(hidden)\t{key}\t51820\toff"]
         lines += [
             f"{name}\t{_key(str(n))}\t(none)\t198.51.{n >> 8}.{n & 255}:51820\t10.99.{n >> 8}.{n & 255}/32,"
-            f"2001:db8:99::{n:x}/128\t{now - n % 120}\t{self._asked * 1000 + n}\t{self._asked * 900 + n}\t25"
+            f"2001:db8:99::{n:x}/128\t{now - n % 120}\t{self._requests * 1000 + n}\t{self._requests * 900 + n}\t25"
             for n in range(self._peers)
         ]
         body = "".join(f"{line}\n" for line in lines).encode()
@@ -118,11 +117,11 @@ def _key(seed: str) -> str:
 
 
 class Manager:
-    """Takes every report; `came_at` has when each came (monotonic seconds) and `size` how large the last one was."""
+    """Accepts every report. `received_at` has the time of each (monotonic seconds), `size` the size of the last."""
 
     def __init__(self) -> None:
-        """Listen on loopback of this namespace."""
-        self.came_at: list[float] = []
+        """Listen on the namespace's loopback."""
+        self.received_at: list[float] = []
         self.size = 0
         self.last = b""
         outer = self
@@ -132,7 +131,7 @@ class Manager:
             disable_nagle_algorithm = True
 
             def do_POST(self) -> None:
-                answer = outer._take(self.path, self.rfile.read(int(self.headers["Content-Length"])))
+                answer = outer._accept(self.path, self.rfile.read(int(self.headers["Content-Length"])))
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
@@ -151,12 +150,12 @@ class Manager:
         self._server.shutdown()
         self._server.server_close()
 
-    def _take(self, path: str, body: bytes) -> bytes:
+    def _accept(self, path: str, body: bytes) -> bytes:
         now = time.time_ns() // 1_000_000
         if path.endswith("register"):
             asked, key = registration.unseal(body, _RING)
             return verdict.seal(Verdict(ACCEPTED, asked.agent_id, asked.nonce, now, 0), key)
-        self.came_at.append(time.monotonic())
+        self.received_at.append(time.monotonic())
         sealed = envelope.cut(body)
         key = envelope.verify(sealed, _RING, "manager")
         self.size, self.last = len(body), sealed.data
@@ -168,8 +167,8 @@ class Manager:
 
 
 @contextmanager
-def surroundings(folder: Path, tunnel: str, peers: int) -> Iterator[tuple[Manager, dict[str, str]]]:
-    """Run manager and helper, and yield the settings of an agent that knows the key from an earlier run."""
+def manager_and_helper(folder: Path, tunnel: str, peers: int) -> Iterator[tuple[Manager, dict[str, str]]]:
+    """Run manager and helper, and yield the settings of an agent that has the key cached."""
     with ExitStack() as stack:
         helper = Helper(folder / "wireguard.sock", tunnel, peers)
         manager = Manager()
@@ -206,9 +205,9 @@ def _marked_as_wireguard(tunnel: str) -> Iterator[None]:
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[bytes], seconds: float = 120) -> None:
-    """Wait until the condition holds; raises RuntimeError if the process ends before, or it takes too long."""
+    """Wait until the condition holds; raises RuntimeError if the process ends first, or after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"{process.args!r} did not come so far (exit code {process.poll()})")
+            raise RuntimeError(f"{process.args!r} ended or did not get ready in time (exit code {process.poll()})")
         time.sleep(0.002)

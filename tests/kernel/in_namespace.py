@@ -1,7 +1,6 @@
-"""What runs inside of a namespace of the virtual machine: `within.py WORD ARGUMENT...` prints JSON.
+"""Commands that run in a namespace of the virtual machine: `in_namespace.py COMMAND ARGUMENT...` prints JSON.
 
-May live here: reading devices there, with `wg show all dump` as the judge, taken apart here anew. Standard library and
-the agent's own packages only.
+The output of `wg show all dump` is the reference for the agent's readers. It is parsed here, independently of them.
 """
 
 from __future__ import annotations
@@ -31,27 +30,27 @@ CONTROLLER = 16
 
 
 def echo(address: str) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as heard:
-        heard.bind((address, 7007))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind((address, 7007))
         while True:
-            heard.sendto(*heard.recvfrom(2048))
+            server.sendto(*server.recvfrom(2048))
 
 
-def ask(address: str) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
-        asked.settimeout(0.5)
+def send(address: str) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(0.5)
         for _ in range(60):
-            asked.sendto(bytes(1000), (address, 7007))
+            client.sendto(bytes(1000), (address, 7007))
             try:
-                print(json.dumps(len(asked.recv(2048))))
+                print(json.dumps(len(client.recv(2048))))
                 return
             except TimeoutError:
                 continue
     raise RuntimeError(f"no answer from {address} through the tunnel")
 
 
-def dumped(text: str) -> list[dict[str, Any]]:
-    """Return what `wg show all dump` says, in the words of a report, peers by public key."""
+def parse_dump(text: str) -> list[dict[str, Any]]:
+    """Return the output of `wg show all dump` as a report has it, with peers sorted by public key."""
     found: dict[str, dict[str, Any]] = {}
     for columns in (line.split("\t") for line in text.splitlines()):
         if len(columns) == 5:
@@ -74,8 +73,8 @@ def dumped(text: str) -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda interface: str(interface["name"]))
 
 
-def told_of(helper: Path) -> tuple[list[dict[str, Any]], tuple[Any, ...]]:
-    """Return what the collector tells with the helper or without, as JSON has it, and what it cut and failed with."""
+def collect(helper: Path) -> tuple[list[dict[str, Any]], tuple[Any, ...]]:
+    """Return the collector's interfaces as JSON values, and its cuts and failures."""
     found = collector.collect(helper, LIMITS)
     shown = [
         {name: getattr(interface, name) for name in ("name", "public_key", "listen_port", "fwmark", "peers")}
@@ -86,35 +85,35 @@ def told_of(helper: Path) -> tuple[list[dict[str, Any]], tuple[Any, ...]]:
 
 
 def compare() -> None:
-    """Print what the readers and the judge say of this namespace at one moment: with nothing changed meanwhile."""
+    """Print the output of both readers and the dump, taken while nothing changed."""
     logging.basicConfig(level=logging.DEBUG)
     for _ in range(20):
-        # Taken apart before they are compared: wireguard-go tells its peers in another order each time.
-        before = dumped(run("wg", "show", "all", "dump"))
+        # Compare parsed dumps: wireguard-go lists its peers in a different order each time.
+        before = parse_dump(run("wg", "show", "all", "dump"))
         started = time.process_time()
-        netlink, wrong = told_of(NOWHERE)
+        netlink, problems = collect(NOWHERE)
         seconds = time.process_time() - started
         try:
-            helped, wrong_too = told_of(HELPER)
+            helped, helper_problems = collect(HELPER)
         except UnreadableError:
-            # Emulated on a busy machine, it may take longer than an agent waits.
+            # Under emulation on a busy machine the helper may exceed the agent's timeout.
             continue
-        if before == dumped(run("wg", "show", "all", "dump")):
+        if before == parse_dump(run("wg", "show", "all", "dump")):
             break
     else:
-        raise RuntimeError("the devices never stood still, or the helper never answered")
+        raise RuntimeError("the devices kept changing, or the helper never answered")
     messages = {link.name: len(kernel.read(link.index)) for link in links.read("wireguard")}
     answer = {
         "dump": before,
         "netlink": netlink,
         "helper": helped,
-        "wrong": [str(each) for each in (*wrong, *wrong_too)],
+        "problems": [str(each) for each in (*problems, *helper_problems)],
     }
     print(json.dumps(answer | {"messages": messages, "ms": round(seconds * 1000, 1)}))
 
 
 def unprivileged() -> None:
-    """Print what an unprivileged agent is told without and with the helper, and where the link is another's."""
+    """Print what an unprivileged agent reads without and with the helper."""
     os.setgroups([])
     os.setgid(NOBODY)
     os.setuid(NOBODY)
@@ -123,8 +122,8 @@ def unprivileged() -> None:
     print(json.dumps([len(alone.items), list(alone.failures), [each.name for each in helped.items], helped.failures]))
 
 
-def gone() -> None:
-    """Print what becomes of a device that is gone, and of a link of another kind, in the place of one."""
+def missing() -> None:
+    """Print the outcome of reading a missing device, and a link of another kind."""
     outcomes = []
     for index in (4_000, socket.if_nametoindex("up0")):
         try:
@@ -134,30 +133,30 @@ def gone() -> None:
     print(json.dumps(outcomes))
 
 
-class Meddling(socket.socket):
-    """A netlink socket; whenever it is given the first message of a device, somebody changes that device."""
+class ChangingSocket(socket.socket):
+    """A netlink socket that changes the device as soon as the first message of its dump arrives."""
 
     changes: ClassVar[list[list[str]]] = []
 
     def recvmsg(self, *arguments: int) -> Any:
         received = super().recvmsg(*arguments)
-        # Not the answer to which number the family has, which is the controller's.
-        if int.from_bytes(received[0][4:6], sys.byteorder) > CONTROLLER and not self.meddled and self.changes:
-            self.meddled = True
+        # Not for the controller's answer, which holds the number of the WireGuard family.
+        if int.from_bytes(received[0][4:6], sys.byteorder) > CONTROLLER and not self.changed and self.changes:
+            self.changed = True
             run(*self.changes.pop())
         return received
 
-    meddled = False
+    changed = False
 
 
-def unrest(device: str, public_key: str) -> None:
-    """Read a device that changes between two messages of its answer: once, and every time."""
+def read_while_changing(device: str, public_key: str) -> None:
+    """Read a device that changes between two messages of its dump: once, and every time."""
     index = next(link.index for link in links.read("wireguard") if link.name == device)
-    genetlink.open_socket = meddling
+    genetlink.open_socket = open_changing_socket
     change = ["wg", "set", device, "peer", public_key, "persistent-keepalive"]
     outcomes: list[str] = []
     for changes in ([[*change, "7"]], [[*change, "8"]], [[*change, str(number)] for number in range(10, 15)]):
-        Meddling.changes = changes
+        ChangingSocket.changes = changes
         read = kernel._dump if len(outcomes) == 0 else kernel.read
         try:
             gathering = kernel.parse(index, device, read(index), LIMITS)
@@ -168,20 +167,20 @@ def unrest(device: str, public_key: str) -> None:
     print(json.dumps(outcomes))
 
 
-def meddling() -> socket.socket:
-    opened = Meddling(socket.AF_NETLINK, socket.SOCK_RAW, 16)
+def open_changing_socket() -> socket.socket:
+    opened = ChangingSocket(socket.AF_NETLINK, socket.SOCK_RAW, 16)
     opened.settimeout(5)
     return opened
 
 
-WORDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "unprivileged": unprivileged,
-    "gone": gone,
-    "unrest": unrest,
+    "missing": missing,
+    "changes": read_while_changing,
     "echo": echo,
-    "ask": ask,
+    "send": send,
 }
 
 if __name__ == "__main__":
-    WORDS[sys.argv[1]](*sys.argv[2:])
+    COMMANDS[sys.argv[1]](*sys.argv[2:])
