@@ -12,10 +12,10 @@ from itertools import islice
 from pathlib import Path
 
 from disk import reports_and_bytes
-from kattila_manager.ingest import inbox
+from kattila_manager.ingest import reply_address
 from kattila_manager.store import migrating
+from kattila_manager.store.ingest.compression_groups import Groups, Prepared
 from kattila_manager.store.ingest.filing import Filing
-from kattila_manager.store.ingest.groups import Groups, Prepared
 from kattila_manager.store.store import Store
 from kattila_protocol.ring import Ring
 from reports import Shape, bodies
@@ -45,7 +45,7 @@ def bytes_per_report(folder: Path, shape: Shape, ring: Ring, now: int, chance: r
 def _batches(reports: Iterator[bytes], groups: Groups, ring: Ring, now: int) -> Iterator[list[Prepared]]:
     # A batch has at most one report per agent, as with real reports every 30 s.
     while batch := list(islice(reports, BATCH)):
-        yield [groups.prepare(inbox.read(*inbox.open_envelope(body, ring), now)) for body in batch]
+        yield [groups.prepare(reply_address.read(*reply_address.open_envelope(body, ring), now)) for body in batch]
 
 
 def _file(store: Store, groups: Groups, batch: list[Prepared]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kattila_keys.ring_file import RingFileError
 from kattila_manager import compose, wording
-from kattila_manager.commands import backup, checking, fleet, history, keyring, publish
+from kattila_manager.commands import backup, check, fleet, history, keys, publish
 from kattila_manager.commands.errors import CommandError
 from kattila_manager.config import SETTINGS, Config
 from kattila_manager.store.admin.backups import BackupError
@@ -63,9 +63,9 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _serve(config: Config, _options: argparse.Namespace) -> int:
-    from kattila_manager.commands import serving  # noqa: PLC0415 - granian, which the other commands are spared
+    from kattila_manager.commands import serve  # noqa: PLC0415 - granian, which the other commands are spared
 
-    return serving.serve(config)
+    return serve.serve(config)
 
 
 def _publish(config: Config, options: argparse.Namespace) -> int:
@@ -93,15 +93,15 @@ def _reset(config: Config, options: argparse.Namespace) -> int:
 
 
 def _keys(config: Config, options: argparse.Namespace) -> int:
-    return keyring.keys(config, print, as_json=options.json)
+    return keys.keys(config, print, as_json=options.json)
 
 
 def _refresh_key(config: Config, _options: argparse.Namespace) -> int:
-    return keyring.refresh_key(config, print)
+    return keys.refresh_key(config, print)
 
 
 def _check(config: Config, _options: argparse.Namespace) -> int:
-    return checking.check(config, print, _progress)
+    return check.check(config, print, _progress)
 
 
 def _backup(config: Config, options: argparse.Namespace) -> int:

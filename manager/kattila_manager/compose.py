@@ -28,18 +28,18 @@ from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFile, RingFileError
 from kattila_manager.api.app import Services, make_app
 from kattila_manager.config import Config, read_config
-from kattila_manager.ingest import bridge
-from kattila_manager.ingest.door import Door, deliver_in
-from kattila_manager.ingest.intake import Intake
-from kattila_manager.pages.overview import Seen, Source
-from kattila_manager.publishing.cycle import Done, Publisher, Settings
+from kattila_manager.ingest import wsgi_bridge
+from kattila_manager.ingest.rsgi_app import Door, deliver_in
+from kattila_manager.ingest.update_handler import Intake
+from kattila_manager.pages.index_page import Seen, Source
+from kattila_manager.publishing.publisher import Done, Publisher, Settings
 from kattila_manager.publishing.website import Website
 from kattila_manager.records import Filed, KeyName, Snapshot
 from kattila_manager.store import migrating
 from kattila_manager.store.admin.retention import Limits
 from kattila_manager.store.database import DatabaseUnusableError
-from kattila_manager.store.ingest.counters import Counters
-from kattila_manager.store.ingest.sideline import Sideline
+from kattila_manager.store.ingest.refusal_counters import Counters
+from kattila_manager.store.ingest.worker_status import Sideline
 from kattila_manager.store.ingest.writer import Writer
 from kattila_manager.store.store import Store, open_existing
 from kattila_manager.topology.presence import Watch
@@ -102,14 +102,14 @@ def rsgi() -> _Worker:
     return _Worker(configured())
 
 
-def wsgi() -> bridge.WsgiApp:
+def wsgi() -> wsgi_bridge.WsgiApp:
     """Make the application for any other WSGI server (one process, several threads), and the database if need be."""
     config = configured()
     migrating.migrate(config.database, config.backup_dir, clock())
     services, writer, keys = _services(config, _deliver_directly)
     keys.refresh_or_log(clock())
     writer.start()
-    app: bridge.WsgiApp = make_app(services)
+    app: wsgi_bridge.WsgiApp = make_app(services)
     return app
 
 
@@ -133,7 +133,7 @@ class _Worker:
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         services, self._writer, keys = _services(self._config, deliver_in(loop))
-        call = partial(bridge.call, make_app(services))
+        call = partial(wsgi_bridge.call, make_app(services))
         self._door = Door(services.intake, keys, self._writer, call, self._pool, self._asking, clock)
         self._writer.start()
         _collect_rarely()

@@ -17,13 +17,13 @@ import psutil
 import pytest
 
 from kattila_manager.records import Record
-from kattila_manager.store.read import reading
 from kattila_manager.store.store import Store
 from kattila_protocol.envelope import cut
 from kattila_protocol.signing import Purpose
 from kattila_protocol.verdict import ACCEPTED, DUPLICATE
 from support.manager import MANAGER, UPDATES, Manager, exchange, now_ms, running_manager
 from support.reports import KEY, Node, node, nonce_of, report, sealed
+from support.store import all_records
 
 KILLS = 50
 SENDERS = 6
@@ -275,6 +275,6 @@ def check_audit_log(manager: Manager, couriers: list[Courier]) -> None:
 def opened(manager: Manager) -> list[Record]:
     store = Store(manager.database)
     try:
-        return store.read(lambda connection: list(reading.all_records(connection)))
+        return all_records(store)
     finally:
         store.close()

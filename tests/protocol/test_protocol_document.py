@@ -16,15 +16,14 @@ import pytest
 from kattila_agent.outbound.discovery import addresses, directory, queries
 from kattila_agent.peer_api.app import ForeignSource
 from kattila_agent.peer_api.server import MAX_AGE_SECONDS
-from kattila_manager.alarms.rules import Kind as AlarmKind
-from kattila_manager.alarms.rules import Opened
-from kattila_manager.api import listing
+from kattila_manager.alarms.alarm_rules import AlarmKind, Opened
+from kattila_manager.api import fleet_json
 from kattila_manager.api.access import LoopbackOnly, MethodNotAllowed, NotFound, Unauthorized, UnknownAgent
-from kattila_manager.ingest.bodies import BODY_SECONDS
+from kattila_manager.ingest.request_bodies import BODY_SECONDS
 from kattila_manager.records import Agent, Alarm
 from kattila_manager.store.ingest import registry
 from kattila_manager.store.ingest.writer import COMMIT_SECONDS
-from kattila_manager.store.publish import eventlog
+from kattila_manager.store.publish import alarm_log
 from kattila_manager.store.store import Store
 from kattila_manager.topology.presence import Presence
 from kattila_protocol import canonical, envelope, freshness, message, names, peer, registration, report, ring, txt
@@ -157,8 +156,8 @@ def test_members_for_readers(tmp_path: Path) -> None:
     opened = Opened((AlarmKind.AGENT_SILENT, asked.agent_id), NOW, NOW, 1, None, "")
     with closing(store):
         store.write(lambda connection: registry.register(connection, asked, NOW))
-        store.write(lambda connection: eventlog.record(connection, [opened]))
-        fleet, alarms = listing.agents(store, 30_000, NOW), listing.alarms(store)
+        store.write(lambda connection: alarm_log.record(connection, [opened]))
+        fleet, alarms = fleet_json.agents(store, 30_000, NOW), fleet_json.alarms(store)
     agents_shown, alarms_shown = tables("Read API", "member")
     for shown, shape, (told,) in ((agents_shown, Agent, fleet["agents"]), (alarms_shown, Alarm, alarms["open"])):
         hints = get_type_hints(shape)

@@ -15,9 +15,9 @@ from typing import Any
 from kattila_manager.records import Filed, Incoming, RefusalCount
 from kattila_manager.store import compression, migrating
 from kattila_manager.store.decoding import decode
+from kattila_manager.store.ingest.compression_groups import Groups
 from kattila_manager.store.ingest.filing import Filing
-from kattila_manager.store.ingest.groups import Groups
-from kattila_manager.store.ingest.sideline import add_refusals, beat
+from kattila_manager.store.ingest.worker_status import add_refusals, beat
 from kattila_manager.store.store import Store
 from kattila_protocol import canonical
 from kattila_protocol.report import Report

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kattila_manager.publishing.cycle import Done, Publisher, Settings
+from kattila_manager.publishing.publisher import Done, Publisher, Settings
 from kattila_manager.publishing.website import Website
 from kattila_manager.records import Alarm, KeyName
 from kattila_manager.store.admin.retention import Limits
-from kattila_manager.store.read import reading
+from kattila_manager.store.read import queries
 from support.fleet import DAY, NOON, SECOND, Fleet
 from support.reports import KEY, node
 from support.snapshots import SOURCE
@@ -35,7 +35,7 @@ def page(fleet: Fleet) -> str:
 
 
 def opened(fleet: Fleet) -> tuple[Alarm, ...]:
-    return fleet.store.read(reading.open_alarms)
+    return fleet.store.read(queries.open_alarms)
 
 
 def listen(fleet: Fleet, now: int) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kattila_manager.pages.overview import Seen, Source
+from kattila_manager.pages.index_page import Seen, Source
 from kattila_manager.records import Agent, Alarm, KeyName, RefusalCount, Snapshot
 from kattila_manager.topology.presence import Watch
 from support.fleet import DAY, HOUR, MINUTE, NOON, SECOND

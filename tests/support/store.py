@@ -11,9 +11,10 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from kattila_manager.ingest import inbox
-from kattila_manager.records import Filed, Incoming
+from kattila_manager.ingest import reply_address
+from kattila_manager.records import Filed, Incoming, Record
 from kattila_manager.store import database, migrating
+from kattila_manager.store.admin.auditing import Audit
 from kattila_manager.store.ingest.writer import Writer
 from kattila_manager.store.store import Store
 from support.reports import KEY, RING
@@ -21,8 +22,8 @@ from support.reports import KEY, RING
 
 def opened(body: bytes, now: int) -> Incoming:
     """Return what a sealed report is after the inbox."""
-    parts, _ = inbox.open_envelope(body, RING)
-    return inbox.read(parts, KEY, now)
+    parts, _ = reply_address.open_envelope(body, RING)
+    return reply_address.read(parts, KEY, now)
 
 
 def new_database(folder: Path) -> Path:
@@ -93,6 +94,16 @@ def filing(path: Path) -> Iterator[Filer]:
         yield filer
     finally:
         filer.close()
+
+
+def all_records(store: Store) -> list[Record]:
+    """Return all reports in the database, in the order of arrival; every one must be readable."""
+    audit, records = Audit(), []
+    while audited := store.read(audit.next_slice):
+        for each in audited:
+            assert each.record is not None, each.problem
+            records.append(each.record)
+    return records
 
 
 @contextmanager

@@ -16,11 +16,11 @@ import bottle
 from bottle import Bottle, HTTPResponse, request, static_file
 
 from kattila_keys.refresh import Keys
-from kattila_manager.api import access, listing
+from kattila_manager.api import access, fleet_json
 from kattila_manager.api.access import MethodNotAllowed, NotFound, Shown, UnknownAgent
-from kattila_manager.ingest import answers
-from kattila_manager.ingest.answers import Answer
-from kattila_manager.ingest.intake import Intake
+from kattila_manager.ingest import responses
+from kattila_manager.ingest.responses import Response
+from kattila_manager.ingest.update_handler import Intake
 from kattila_manager.records import Filed, refused
 from kattila_manager.store.database import DatabaseUnusableError
 from kattila_manager.store.ingest import registry
@@ -66,13 +66,13 @@ def make_app(services: Services) -> Bottle:
     return app
 
 
-def _update(services: Services) -> Answer:
+def _update(services: Services) -> Response:
     body, content_type = _body(MAX_BODY_BYTES), request.content_type
     try:
         begun = services.keys.verify(partial(services.intake.begin, content_type, body), services.clock())
     except Refusal as refusal:
         return services.intake.refuse(refusal)
-    if isinstance(begun, Answer):
+    if isinstance(begun, Response):
         return begun
     future: Future[Filed] = Future()
     services.writer.submit(begun.incoming, future)
@@ -84,7 +84,7 @@ def _update(services: Services) -> Answer:
     return services.intake.finish(begun, filed)
 
 
-def _register(services: Services) -> Answer:
+def _register(services: Services) -> Response:
     body, now = _body(message.MAX_MESSAGE_BYTES), services.clock()
     message.check_content_type(request.content_type)
     try:
@@ -99,21 +99,21 @@ def _register(services: Services) -> Answer:
     return services.intake.registered(asked, key, filed, agent_id)
 
 
-def _health(services: Services) -> Answer:
-    return answers.as_json(200, {"status": "ok", "version": services.version})
+def _health(services: Services) -> Response:
+    return responses.as_json(200, {"status": "ok", "version": services.version})
 
 
-def _agents(services: Services) -> Answer:
+def _agents(services: Services) -> Response:
     access.check_read(_shown(), services.read_token)
-    return answers.as_json(200, listing.agents(services.store, services.interval_ms, services.clock()))
+    return responses.as_json(200, fleet_json.agents(services.store, services.interval_ms, services.clock()))
 
 
-def _alarms(services: Services) -> Answer:
+def _alarms(services: Services) -> Response:
     access.check_read(_shown(), services.read_token)
-    return answers.as_json(200, listing.alarms(services.store))
+    return responses.as_json(200, fleet_json.alarms(services.store))
 
 
-def _reset(services: Services) -> Answer:
+def _reset(services: Services) -> Response:
     access.check_admin(_shown(), services.admin_token)
     message.check_content_type(request.content_type)
     wanted = canonical.parse_object(_body(message.MAX_MESSAGE_BYTES))
@@ -125,37 +125,37 @@ def _reset(services: Services) -> Answer:
     count = services.store.write(lambda connection: registry.reset(connection, agent_id, services.clock()))
     if agent_id is not None and count == 0:
         raise UnknownAgent(f"{agent_id} never registered and never reported here")
-    return answers.as_json(200, {"reset": count})
+    return responses.as_json(200, {"reset": count})
 
 
 def _page(services: Services, path: str) -> HTTPResponse:
     try:
         access.check_read(_shown(), services.read_token)
     except Refusal as refusal:
-        return _response(answers.problem(refusal))
+        return _response(responses.problem(refusal))
     if not (services.pages_dir / "index.html").exists():
         missing = NotFound("no page was published yet; run: kattila-manager publish --once")
-        return _response(answers.problem(missing))
+        return _response(responses.problem(missing))
     page = static_file(path, root=services.pages_dir)
     page.set_header("X-Content-Type-Options", "nosniff")
     page.set_header("Cache-Control", "no-cache")
     return page
 
 
-def _answering(endpoint: Callable[[], Answer]) -> Callable[[], HTTPResponse]:
+def _answering(endpoint: Callable[[], Response]) -> Callable[[], HTTPResponse]:
     def callback() -> HTTPResponse:
         try:
             return _response(endpoint())
         except Refusal as refusal:
-            return _response(answers.problem(refusal))
+            return _response(responses.problem(refusal))
         except DatabaseUnusableError as error:
             _log.error("%s %s: %s", request.method, request.path, error)
-            return _response(answers.problem(Overloaded("the database cannot be used at the moment")))
+            return _response(responses.problem(Overloaded("the database cannot be used at the moment")))
 
     return callback
 
 
-def _response(answer: Answer) -> HTTPResponse:
+def _response(answer: Response) -> HTTPResponse:
     return HTTPResponse(body=answer.body, status=answer.status, headers=answer.headers)
 
 

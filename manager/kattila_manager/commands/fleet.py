@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 
 from kattila_manager import compose, wording
-from kattila_manager.alarms.rules import name_of
-from kattila_manager.api import listing
+from kattila_manager.alarms.alarm_rules import name_of
+from kattila_manager.api import fleet_json
 from kattila_manager.commands.errors import CommandError, Say
-from kattila_manager.commands.tables import table
+from kattila_manager.commands.text_table import table
 from kattila_manager.config import Config
-from kattila_manager.pages.overview import AgentRow, AlarmRow, agent_rows, alarm_rows
+from kattila_manager.pages.index_page import AgentRow, AlarmRow, agent_rows, alarm_rows
 from kattila_manager.records import Agent, Record
 from kattila_manager.store.ingest import registry
-from kattila_manager.store.read import reading
+from kattila_manager.store.read import queries
 from kattila_manager.store.read.snapshots import snapshot
 from kattila_manager.store.store import open_existing
 from kattila_protocol import canonical
@@ -35,7 +35,7 @@ def agents(config: Config, say: Say, *, as_json: bool) -> int:
     now = compose.clock()
     with closing(open_existing(config.database)) as store:
         if as_json:
-            say(_json(listing.agents(store, config.interval_seconds * 1000, now)))
+            say(_json(fleet_json.agents(store, config.interval_seconds * 1000, now)))
             return 0
         seen = store.read(lambda connection: snapshot(connection, {}, now))
     rows = agent_rows(compose.make_seen(config, seen, now))
@@ -48,14 +48,14 @@ def alarms(config: Config, say: Say, *, as_json: bool, with_closed: bool) -> int
     """Show the open alarms, and with `with_closed` the newest closed ones."""
     with closing(open_existing(config.database)) as store:
         if as_json:
-            shown = listing.alarms(store)
+            shown = fleet_json.alarms(store)
             say(_json(shown if with_closed else {"open": shown["open"]}))
             return 0
         fleet, opened, closed = store.read(
             lambda connection: (
-                reading.all_agents(connection),
-                reading.open_alarms(connection),
-                reading.closed_alarms(connection, _CLOSED_SHOWN) if with_closed else (),
+                queries.all_agents(connection),
+                queries.open_alarms(connection),
+                queries.closed_alarms(connection, _CLOSED_SHOWN) if with_closed else (),
             )
         )
     rows = alarm_rows((*opened, *closed), fleet, compose.clock())
@@ -68,8 +68,8 @@ def alarms(config: Config, say: Say, *, as_json: bool, with_closed: bool) -> int
 def report(config: Config, wanted: str, sample: int | None, *, envelope: bool) -> int:
     """Write a report's DATA to stdout, byte for byte as it was signed; with `envelope` inside of how it came."""
     with closing(open_existing(config.database)) as store:
-        agent = find_agent(store.read(reading.all_agents), wanted)
-        record = store.read(lambda connection: reading.record(connection, agent.agent_id, sample))
+        agent = find_agent(store.read(queries.all_agents), wanted)
+        record = store.read(lambda connection: queries.record(connection, agent.agent_id, sample))
     if record is None:
         which = "report" if sample is None else f"report with sample {sample}"
         raise CommandError(f"no {which} of {name_of(agent)} ({agent.agent_id}) is kept; it may have been pruned")
@@ -81,7 +81,7 @@ def report(config: Config, wanted: str, sample: int | None, *, envelope: bool) -
 def reset(config: Config, say: Say, wanted: str | None) -> int:
     """Forget what is known of one agent, or of all (None), as POST /status/admin/reset does."""
     with closing(open_existing(config.database)) as store:
-        agent = None if wanted is None else find_agent(store.read(reading.all_agents), wanted)
+        agent = None if wanted is None else find_agent(store.read(queries.all_agents), wanted)
         agent_id = None if agent is None else agent.agent_id
         count = store.write(lambda connection: registry.reset(connection, agent_id, compose.clock()))
     whom = f"{name_of(agent)} ({agent.agent_id})" if agent else f"all {wording.plural(count, 'agent')}"

@@ -12,25 +12,25 @@ from dataclasses import asdict
 from typing import Any
 
 from kattila_manager import compose, wording
-from kattila_manager.alarms.rules import name_of
-from kattila_manager.api import listing
+from kattila_manager.alarms.alarm_rules import name_of
+from kattila_manager.api import fleet_json
 from kattila_manager.commands.errors import Say
 from kattila_manager.commands.fleet import find_agent
-from kattila_manager.commands.tables import table
+from kattila_manager.commands.text_table import table
 from kattila_manager.config import Config
 from kattila_manager.records import Agent
-from kattila_manager.store.read import past, reading
+from kattila_manager.store.read import queries, report_history
 from kattila_manager.store.store import open_existing
 from kattila_manager.topology import history
-from kattila_manager.topology.history import Beside, Kind, Span
+from kattila_manager.topology.history import Continuity, Span, SpanKind
 from kattila_manager.topology.presence import MISSED_REPORTS
 
 _WORDS = {
-    Kind.CUT_OFF: "cut off, alive",
-    Kind.MISSING: "missing",
-    Kind.STOPPED: "nothing measured",
-    Kind.REBOOTED: "rebooted",
-    Kind.SILENT: "nothing came since",
+    SpanKind.CUT_OFF: "cut off, alive",
+    SpanKind.MISSING: "missing",
+    SpanKind.STOPPED: "nothing measured",
+    SpanKind.REBOOTED: "rebooted",
+    SpanKind.SILENT: "nothing came since",
 }
 
 
@@ -41,13 +41,16 @@ def show(config: Config, say: Say, wanted: str, since: int | None, *, as_json: b
         CommandError: there is no such agent, or there are several.
     """
     with closing(open_existing(config.database)) as store:
-        fleet = store.read(reading.all_agents)
+        fleet = store.read(queries.all_agents)
         agent = find_agent(fleet, wanted)
         arrived, reboots = store.read(
-            lambda connection: (past.arrivals(connection, agent.ref, since), past.reboots(connection, agent.ref))
+            lambda connection: (
+                report_history.arrivals(connection, agent.ref, since),
+                report_history.reboots(connection, agent.ref),
+            )
         )
-    beside = Beside(reboots, MISSED_REPORTS * config.interval_seconds * 1000)
-    spans = history.spans(arrived, beside, compose.clock())
+    continuity = Continuity(reboots, MISSED_REPORTS * config.interval_seconds * 1000)
+    spans = history.spans(arrived, continuity, compose.clock())
     if as_json:
         say(json.dumps(_members(agent, spans, {one.agent_id: one.hostname for one in fleet}), indent=2))
         return 0
@@ -60,7 +63,7 @@ def show(config: Config, say: Say, wanted: str, since: int | None, *, as_json: b
 
 
 def _line(span: Span, names: Mapping[str, str]) -> tuple[str, ...]:
-    is_moment = span.kind is Kind.REBOOTED
+    is_moment = span.kind is SpanKind.REBOOTED
     return (
         wording.moment(span.from_at),
         "" if is_moment else wording.moment(span.to_at),
@@ -71,7 +74,7 @@ def _line(span: Span, names: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _samples(span: Span) -> str:
-    if span.kind is Kind.REPORTED and span.late:
+    if span.kind is SpanKind.REPORTED and span.late:
         return f"{span.samples:,}, {span.late:,} late"
     return f"{span.samples:,}{' late' if span.late else ''}" if span.samples else ""
 
@@ -81,5 +84,5 @@ def _members(agent: Agent, spans: tuple[Span, ...], hostnames: Mapping[str, str]
     for span in spans:
         members = asdict(span)
         del members["relay_path"]
-        shown.append(members | {"path": listing.path(span.relay_path, hostnames)})
+        shown.append(members | {"path": fleet_json.path(span.relay_path, hostnames)})
     return {"agent_id": agent.agent_id, "hostname": agent.hostname, "spans": shown}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from kattila_manager import compose
 from kattila_manager.commands.errors import Say
 from kattila_manager.config import Config
-from kattila_manager.publishing.cycle import Done
+from kattila_manager.publishing.publisher import Done
 from kattila_manager.wording import plural
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from markupsafe import Markup
 
-from kattila_manager.pages.overview import Page
+from kattila_manager.pages.index_page import Page
 
 TEMPLATES = Path(__file__).with_name("report_templates")
 _VERSIONS = ".versions"

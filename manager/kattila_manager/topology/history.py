@@ -18,7 +18,7 @@ from enum import StrEnum
 from kattila_manager.records import Arrival
 
 
-class Kind(StrEnum):
+class SpanKind(StrEnum):
     """What went on in a span.
 
     Reports came as they were measured, directly or by a path; samples came late, so that the node was cut off, but
@@ -42,7 +42,7 @@ class Span:
     there are none. `late` of them came late. `relay_path` is that of what was reported, empty for direct.
     """
 
-    kind: Kind
+    kind: SpanKind
     from_at: int
     to_at: int
     samples: int = 0
@@ -53,8 +53,8 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
-    """What is known beside the reports: the moments of reboots, ascending, and from when on a pause is one.
+class Continuity:
+    """What decides whether a state lasted between two moments: reboots, ascending, and how long a pause may be.
 
     `pause_ms` is also how late a sample may be without its node having been cut off.
     """
@@ -68,20 +68,20 @@ class Beside:
         return after - before <= self.pause_ms and not is_rebooted
 
 
-def spans(arrivals: Iterable[Arrival], beside: Beside, now: int | None = None) -> tuple[Span, ...]:
+def spans(arrivals: Iterable[Arrival], continuity: Continuity, now: int | None = None) -> tuple[Span, ...]:
     """Return what went on from the first report to the last, or to `now` if that is given.
 
     `arrivals` are those of one agent, in the order of their samples.
     """
-    told = _joined((_span(run, beside) for run in _runs(arrivals, beside)), beside)
-    return tuple(_with_reboots(_with_gaps(told, beside, now), beside.reboots))
+    told = _joined((_span(run, continuity) for run in _runs(arrivals, continuity)), continuity)
+    return tuple(_with_reboots(_with_gaps(told, continuity, now), continuity.reboots))
 
 
-def _runs(arrivals: Iterable[Arrival], beside: Beside) -> Iterator[list[Arrival]]:
+def _runs(arrivals: Iterable[Arrival], continuity: Continuity) -> Iterator[list[Arrival]]:
     """Cut where a sample is missing, where late begins or ends, where the path changes, and where time passed."""
     run: list[Arrival] = []
     for one in arrivals:
-        if run and not _goes_on(run[-1], one, beside):
+        if run and not _goes_on(run[-1], one, continuity):
             yield run
             run = []
         run.append(one)
@@ -89,19 +89,19 @@ def _runs(arrivals: Iterable[Arrival], beside: Beside) -> Iterator[list[Arrival]
         yield run
 
 
-def _goes_on(one: Arrival, other: Arrival, beside: Beside) -> bool:
+def _goes_on(one: Arrival, other: Arrival, continuity: Continuity) -> bool:
     if other.sample != one.sample + 1 or (one.sampled_at is None) != (other.sampled_at is None):
         return False
     # What came late came all at once: by which way says nothing of the time that it is about.
     is_same_way = one.relay_path == other.relay_path or one.sampled_at is not None
-    return is_same_way and beside.is_one(one.measured_at, other.measured_at)
+    return is_same_way and continuity.is_one(one.measured_at, other.measured_at)
 
 
-def _span(run: Sequence[Arrival], beside: Beside) -> Span:
+def _span(run: Sequence[Arrival], continuity: Continuity) -> Span:
     first, last, is_late = run[0], run[-1], run[0].sampled_at is not None
-    is_cut_off = any(one.received_at - one.measured_at > beside.pause_ms for one in run)
+    is_cut_off = any(one.received_at - one.measured_at > continuity.pause_ms for one in run)
     return Span(
-        Kind.CUT_OFF if is_cut_off else Kind.REPORTED,
+        SpanKind.CUT_OFF if is_cut_off else SpanKind.REPORTED,
         first.measured_at,
         max(first.measured_at, last.measured_at),
         samples=len(run),
@@ -112,11 +112,11 @@ def _span(run: Sequence[Arrival], beside: Beside) -> Span:
     )
 
 
-def _joined(parts: Iterable[Span], beside: Beside) -> Iterator[Span]:
+def _joined(parts: Iterable[Span], continuity: Continuity) -> Iterator[Span]:
     """Join what was reported before and after a few samples that came a little late."""
     joined: Span | None = None
     for part in parts:
-        if joined is not None and _is_one(joined, part, beside):
+        if joined is not None and _is_one(joined, part, continuity):
             joined = _sum(joined, part)
             continue
         if joined is not None:
@@ -126,9 +126,9 @@ def _joined(parts: Iterable[Span], beside: Beside) -> Iterator[Span]:
         yield joined
 
 
-def _is_one(one: Span, other: Span, beside: Beside) -> bool:
-    is_reported = one.kind is other.kind is Kind.REPORTED and one.relay_path == other.relay_path
-    return is_reported and other.first_sample == one.last_sample + 1 and beside.is_one(one.to_at, other.from_at)
+def _is_one(one: Span, other: Span, continuity: Continuity) -> bool:
+    is_reported = one.kind is other.kind is SpanKind.REPORTED and one.relay_path == other.relay_path
+    return is_reported and other.first_sample == one.last_sample + 1 and continuity.is_one(one.to_at, other.from_at)
 
 
 def _sum(one: Span, other: Span) -> Span:
@@ -136,24 +136,24 @@ def _sum(one: Span, other: Span) -> Span:
     return replace(one, to_at=max(one.to_at, other.to_at), samples=samples, late=late, last_sample=other.last_sample)
 
 
-def _with_gaps(told: Iterable[Span], beside: Beside, now: int | None) -> Iterator[Span]:
+def _with_gaps(told: Iterable[Span], continuity: Continuity, now: int | None) -> Iterator[Span]:
     before: Span | None = None
     for span in told:
         if before is not None:
-            yield from _gap(before, span, beside)
+            yield from _gap(before, span, continuity)
         yield span
         before = span
-    if before is not None and now is not None and now - before.to_at > beside.pause_ms:
-        yield Span(Kind.SILENT, before.to_at, now)
+    if before is not None and now is not None and now - before.to_at > continuity.pause_ms:
+        yield Span(SpanKind.SILENT, before.to_at, now)
 
 
-def _gap(one: Span, other: Span, beside: Beside) -> Iterator[Span]:
+def _gap(one: Span, other: Span, continuity: Continuity) -> Iterator[Span]:
     first, last = one.last_sample + 1, other.first_sample - 1
     if first <= last:
         until = max(one.to_at, other.from_at)
-        yield Span(Kind.MISSING, one.to_at, until, last - first + 1, first_sample=first, last_sample=last)
-    elif other.from_at - one.to_at > beside.pause_ms:
-        yield Span(Kind.STOPPED, one.to_at, other.from_at)
+        yield Span(SpanKind.MISSING, one.to_at, until, last - first + 1, first_sample=first, last_sample=last)
+    elif other.from_at - one.to_at > continuity.pause_ms:
+        yield Span(SpanKind.STOPPED, one.to_at, other.from_at)
 
 
 def _with_reboots(told: Iterable[Span], reboots: Sequence[int]) -> Iterator[Span]:
@@ -163,7 +163,7 @@ def _with_reboots(told: Iterable[Span], reboots: Sequence[int]) -> Iterator[Span
         while due and due[0] <= span.from_at:
             at = due.popleft()
             if shown or at == span.from_at:
-                yield Span(Kind.REBOOTED, at, at)
+                yield Span(SpanKind.REBOOTED, at, at)
         yield span
         shown = True
-    yield from (Span(Kind.REBOOTED, at, at) for at in due if shown)
+    yield from (Span(SpanKind.REBOOTED, at, at) for at in due if shown)

@@ -25,13 +25,13 @@ _MOST_NAMED = 10
 Pair = tuple[int, int]
 
 
-class Kind(StrEnum):
+class EdgeKind(StrEnum):
     """What an edge is made of."""
 
     RELAY = "relay"
 
 
-class State(StrEnum):
+class EdgeState(StrEnum):
     """What is known of an edge: the newest reports show it, or they did once."""
 
     UP = "up"
@@ -39,28 +39,28 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class InferredEdge:
     """An edge as a snapshot shows it: `evidence` is JSON, `seen_at` the arrival of the newest of it (ms UTC)."""
 
-    kind: Kind
+    kind: EdgeKind
     pair: Pair
     evidence: str
     seen_at: int
 
 
 @dataclass(frozen=True, slots=True)
-class Links:
+class InferredEdges:
     """All edges that a snapshot shows, and those of which nothing can be said."""
 
-    found: tuple[Link, ...]
+    found: tuple[InferredEdge, ...]
     unknown: frozenset[tuple[str, Pair]]
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class EdgeChanges:
     """What is to be written: edges that are new, those that are no longer what they were, and those to be forgotten."""
 
-    added: tuple[Link, ...]
+    added: tuple[InferredEdge, ...]
     changed: tuple[Edge, ...]
     forgotten: tuple[Edge, ...]
 
@@ -68,7 +68,7 @@ class Changes:
         return bool(self.added or self.changed or self.forgotten)
 
 
-def infer(snapshot: Snapshot, watch: Watch) -> Links:
+def infer(snapshot: Snapshot, watch: Watch) -> InferredEdges:
     """Look for all edges."""
     refs = {agent.agent_id: agent.ref for agent in snapshot.agents}
     used: defaultdict[Pair, list[Agent]] = defaultdict(list)
@@ -79,23 +79,23 @@ def infer(snapshot: Snapshot, watch: Watch) -> Links:
             if state is Presence.RELAYED:
                 used[pair].append(agent)
             elif state is Presence.UNHEARD:
-                unknown.add((Kind.RELAY, pair))
-    return Links(tuple(_relay(pair, used[pair]) for pair in sorted(used)), frozenset(unknown))
+                unknown.add((EdgeKind.RELAY, pair))
+    return InferredEdges(tuple(_relay(pair, used[pair]) for pair in sorted(used)), frozenset(unknown))
 
 
-def compare(known: Iterable[Edge], links: Links, forget_before: int) -> Changes:
+def compare(known: Iterable[Edge], links: InferredEdges, forget_before: int) -> EdgeChanges:
     """Return what became of the known edges.
 
     One that is no longer shown becomes unused, and is forgotten if it was seen last before `forget_before` (ms UTC).
     Edges of kinds that nothing here infers are left alone.
     """
     found = {(str(link.kind), link.pair): link for link in links.found}
-    edges = {(edge.kind, (edge.a_ref, edge.b_ref)): edge for edge in known if edge.kind in list(Kind)}
+    edges = {(edge.kind, (edge.a_ref, edge.b_ref)): edge for edge in known if edge.kind in list(EdgeKind)}
     shown = {key: _shown(edge, found[key]) for key, edge in edges.items() if key in found}
     rest = [edge for key, edge in edges.items() if key not in found and key not in links.unknown]
     forgotten = [edge for edge in rest if edge.last_seen_at < forget_before]
-    unused = [replace(edge, state=State.UNUSED) for edge in rest if edge not in forgotten]
-    return Changes(
+    unused = [replace(edge, state=EdgeState.UNUSED) for edge in rest if edge not in forgotten]
+    return EdgeChanges(
         added=tuple(link for key, link in found.items() if key not in edges),
         changed=tuple(edge for edge in (*shown.values(), *unused) if edge not in edges.values()),
         forgotten=tuple(forgotten),
@@ -110,12 +110,12 @@ def _hops(agent: Agent, refs: Mapping[str, int]) -> Iterator[Pair]:
             yield min(one, other), max(one, other)
 
 
-def _relay(pair: Pair, origins: Sequence[Agent]) -> Link:
+def _relay(pair: Pair, origins: Sequence[Agent]) -> InferredEdge:
     newest = sorted(origins, key=lambda agent: (-agent.last_seen_at, agent.ref))
     reports = [{"agent_id": agent.agent_id, "sample": agent.highest_sample} for agent in newest[:_MOST_NAMED]]
     evidence = json.dumps({"count": len(origins), "reports": reports}, separators=(",", ":"))
-    return Link(Kind.RELAY, pair, evidence, newest[0].last_seen_at)
+    return InferredEdge(EdgeKind.RELAY, pair, evidence, newest[0].last_seen_at)
 
 
-def _shown(edge: Edge, link: Link) -> Edge:
-    return replace(edge, state=State.UP, evidence=link.evidence, last_seen_at=link.seen_at)
+def _shown(edge: Edge, link: InferredEdge) -> Edge:
+    return replace(edge, state=EdgeState.UP, evidence=link.evidence, last_seen_at=link.seen_at)

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kattila_manager.alarms.rules import (
+from kattila_manager.alarms.alarm_rules import (
+    AlarmKind,
     Closed,
     Event,
     Finding,
     Findings,
-    Kind,
     Opened,
     Renewed,
     amend,
@@ -49,9 +49,12 @@ def test_a_fleet_in_order_raises_nothing() -> None:
 # --- Counters
 
 
-@pytest.mark.parametrize("kind", [Kind.BAD_SIGNATURE, Kind.REPLAY, Kind.CLOCK_SKEW, Kind.IDENTITY_CONFLICT])
-def test_a_counter_that_grew_lately_opens_an_alarm(kind: Kind) -> None:
-    whom = None if kind is Kind.BAD_SIGNATURE else ONE.agent_id
+@pytest.mark.parametrize(
+    "kind",
+    [AlarmKind.BAD_SIGNATURE, AlarmKind.REPLAY, AlarmKind.CLOCK_SKEW, AlarmKind.IDENTITY_CONFLICT],
+)
+def test_a_counter_that_grew_lately_opens_an_alarm(kind: AlarmKind) -> None:
+    whom = None if kind is AlarmKind.BAD_SIGNATURE else ONE.agent_id
     [event] = events(snapshot(ONE, refusals=(refusal(kind, whom, 7, NOON - MINUTE, first_at=NOON - 2 * MINUTE),)))
     assert isinstance(event, Opened)
     assert (event.subject, event.count, event.counter) == ((kind, whom), 7, 7)
@@ -105,7 +108,7 @@ def test_samples_that_an_agent_gave_up_are_an_alarm_that_says_how_many_and_since
     gave_up = agent(1, waiting=3, dropped=1234, dropped_at=NOON - MINUTE, dropped_after=NOON - DAY)
     [event] = events(snapshot(gave_up))
     assert isinstance(event, Opened)
-    assert (event.subject, event.count, event.counter) == ((Kind.SAMPLES_DROPPED, ONE.agent_id), 1234, 1234)
+    assert (event.subject, event.count, event.counter) == ((AlarmKind.SAMPLES_DROPPED, ONE.agent_id), 1234, 1234)
     assert event.opened_at == event.last_at == NOON - MINUTE
     assert event.detail == (
         "1,234 samples given up since its state folder began, the newest of them after 2026-01-30 12:00:00 UTC; "
@@ -140,7 +143,7 @@ def test_samples_that_wait_are_no_alarm(told: dict[str, int]) -> None:
 def test_an_identity_conflict_names_both_machines() -> None:
     said = f"clone.example.net reports as {ONE.agent_id}, which {ONE.hostname} holds; it must register anew"
     finding = only(look(snapshot(ONE, refusals=(refusal("identity_conflict", ONE.agent_id, 1, NOON, detail=said),))))
-    assert finding.subject == (Kind.IDENTITY_CONFLICT, ONE.agent_id)
+    assert finding.subject == (AlarmKind.IDENTITY_CONFLICT, ONE.agent_id)
     assert "clone.example.net" in finding.detail
     assert ONE.hostname in finding.detail
 
@@ -148,7 +151,7 @@ def test_an_identity_conflict_names_both_machines() -> None:
 def test_an_agent_that_was_issued_another_id_is_an_identity_conflict_of_the_first() -> None:
     issued = agent(2, instead_of=ONE.agent_id, first_seen_at=NOON - MINUTE)
     finding = only(look(snapshot(ONE, issued)))
-    assert finding.subject == (Kind.IDENTITY_CONFLICT, ONE.agent_id)
+    assert finding.subject == (AlarmKind.IDENTITY_CONFLICT, ONE.agent_id)
     assert (finding.growth, finding.last_at) == (1, NOON - MINUTE)
     assert finding.detail == (
         f"{issued.hostname} came as {ONE.agent_id}, which {ONE.hostname} holds; it is {issued.agent_id}"
@@ -177,7 +180,7 @@ def test_all_signs_of_one_conflict_are_one_alarm_with_the_newest_sign() -> None:
 def test_a_silent_agent_is_an_alarm_until_it_reports() -> None:
     [event] = events(snapshot(ONE, SILENT))
     assert isinstance(event, Opened)
-    assert event.subject == (Kind.AGENT_SILENT, SILENT.agent_id)
+    assert event.subject == (AlarmKind.AGENT_SILENT, SILENT.agent_id)
     assert (event.opened_at, event.count, event.counter) == (SILENT.last_seen_at, 1, None)
     assert event.detail == "no report since 2026-01-31 11:55:00 UTC; the last one came direct"
     opened = alarm("agent_silent", SILENT.agent_id, detail=event.detail)
@@ -215,7 +218,7 @@ def test_an_agent_that_reports_through_others_is_no_alarm() -> None:
         event.subject
         for event in events(snapshot(SILENT, agent(2, relay_path=(SILENT.agent_id,))))
         if isinstance(event, Opened)
-    ] == [(Kind.AGENT_SILENT, SILENT.agent_id)]
+    ] == [(AlarmKind.AGENT_SILENT, SILENT.agent_id)]
 
 
 def test_a_silence_ends_with_a_report_through_others() -> None:
@@ -243,7 +246,7 @@ def test_an_agent_on_a_previous_key_is_an_alarm_until_it_signs_with_the_current_
     late = agent(1, fingerprint=PREVIOUS.fingerprint)
     [event] = events(snapshot(late, TWO))
     assert isinstance(event, Opened)
-    assert event.subject == (Kind.PREVIOUS_KEY, late.agent_id)
+    assert event.subject == (AlarmKind.PREVIOUS_KEY, late.agent_id)
     assert event.detail.startswith("signs with 3954075d; the current key eb97b356 was first seen 2026-01-31 10:00:00")
     opened = alarm("previous_key", late.agent_id, detail=event.detail)
     assert events(snapshot(late, TWO, open_alarms=(opened,))) == ()
@@ -285,7 +288,7 @@ def test_a_detail_is_bounded_and_moves_no_cursor() -> None:
 # --- Whatever happens
 
 
-_SUBJECTS = [(kind.value, whom) for kind in Kind for whom in (ONE.agent_id, TWO.agent_id, None)]
+_SUBJECTS = [(kind.value, whom) for kind in AlarmKind for whom in (ONE.agent_id, TWO.agent_id, None)]
 _FINDINGS = st.builds(
     lambda subject, counter, counted: Finding(subject, NOON, NOON, "said", counter, counted),
     st.sampled_from(_SUBJECTS),

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from kattila_manager.store.read import reading
+from kattila_manager.store.read import queries
 from kattila_protocol import canonical
 from kattila_protocol.signing import Purpose
 from support.commands import FOUR, HOSTILE, OLD_KEY, ONE, THREE, TWO, failed, run
@@ -67,7 +67,7 @@ def test_alarms_open_and_closed(manager: Manager, fleet: Fleet) -> None:
 @pytest.mark.parametrize("name", [TWO.agent_id, TWO.agent_id.upper(), TWO.agent_id[:6], TWO.hostname])
 def test_a_report_is_printed_byte_for_byte(manager: Manager, fleet: Fleet, name: str) -> None:
     shown = run(manager, "report", name).stdout
-    record = fleet.store.read(lambda connection: reading.record(connection, TWO.agent_id, None))
+    record = fleet.store.read(lambda connection: queries.record(connection, TWO.agent_id, None))
     assert record is not None
     assert record.sample == 2
     assert shown.encode() == record.data

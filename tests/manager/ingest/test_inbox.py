@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kattila_manager.ingest import inbox
-from kattila_manager.ingest.answers import Answer
-from kattila_manager.ingest.intake import Begun, Intake
-from kattila_manager.store.ingest.counters import Counters
+from kattila_manager.ingest import reply_address
+from kattila_manager.ingest.responses import Response
+from kattila_manager.ingest.update_handler import Begun, Intake
+from kattila_manager.store.ingest.refusal_counters import Counters
 from kattila_protocol import canonical, envelope, verdict
 from kattila_protocol.envelope import Envelope
 from kattila_protocol.names import MANAGER, is_id
@@ -39,14 +39,14 @@ def ordered(*names: str, **changes: Any) -> bytes:
 @pytest.mark.parametrize("spacing", [(",", ":"), (", ", ": "), (" ,\n\t", " : ")])
 def test_the_three_are_found_in_any_order(names: tuple[str, ...], spacing: tuple[str, str]) -> None:
     members = {name: ADDRESS[name] for name in names}
-    assert inbox.sender(json.dumps({**members, "x": 1}, separators=spacing).encode()) == KNOWN
-    assert inbox.sender(json.dumps({"x": 1, **members}, separators=spacing).encode()) == KNOWN
+    assert reply_address.sender(json.dumps({**members, "x": 1}, separators=spacing).encode()) == KNOWN
+    assert reply_address.sender(json.dumps({"x": 1, **members}, separators=spacing).encode()) == KNOWN
 
 
 def test_each_is_found_without_the_others() -> None:
-    assert inbox.sender(b'{"agent_id":"%s"}' % AGENT.encode()) == (AGENT, NO_NONCE, 0)
-    assert inbox.sender(b'{"nonce":"%s"}' % NONCE.encode()) == (NOBODY, NONCE, 0)
-    assert inbox.sender(b'{"timestamp":%d}' % NOW) == (NOBODY, NO_NONCE, NOW)
+    assert reply_address.sender(b'{"agent_id":"%s"}' % AGENT.encode()) == (AGENT, NO_NONCE, 0)
+    assert reply_address.sender(b'{"nonce":"%s"}' % NONCE.encode()) == (NOBODY, NONCE, 0)
+    assert reply_address.sender(b'{"timestamp":%d}' % NOW) == (NOBODY, NO_NONCE, NOW)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_each_is_found_without_the_others() -> None:
 )
 def test_what_stands_deeper_or_in_a_string_is_not_the_senders(front: bytes) -> None:
     address = canonical.encode(ADDRESS)
-    assert inbox.sender(b"{" + front % (OTHER_AGENT.encode(), OTHER_NONCE.encode()) + address[1:]) == KNOWN
+    assert reply_address.sender(b"{" + front % (OTHER_AGENT.encode(), OTHER_NONCE.encode()) + address[1:]) == KNOWN
 
 
 @pytest.mark.parametrize(
@@ -82,29 +82,29 @@ def test_what_stands_deeper_or_in_a_string_is_not_the_senders(front: bytes) -> N
     ],
 )
 def test_what_is_no_such_name_is_zeros(old: str, new: str, found: tuple[str, str, int]) -> None:
-    assert inbox.sender(canonical.encode(ADDRESS).replace(old.encode(), new.encode())) == found
+    assert reply_address.sender(canonical.encode(ADDRESS).replace(old.encode(), new.encode())) == found
 
 
 def test_only_the_first_kilobyte_is_searched() -> None:
     front = b'{"x":"%s",'
     within = 1024 - len(canonical.encode(ADDRESS)) - len(front) + len("%s") + 1
     rest = canonical.encode(ADDRESS)[1:]
-    assert inbox.sender(front % (b"x" * within) + rest) == KNOWN
+    assert reply_address.sender(front % (b"x" * within) + rest) == KNOWN
     # A number that is cut may go on.
-    assert inbox.sender(front % (b"x" * (within + 1)) + rest) == (AGENT, NONCE, 0)
-    assert inbox.sender(front % (b"x" * 1024) + rest) == (NOBODY, NO_NONCE, 0)
+    assert reply_address.sender(front % (b"x" * (within + 1)) + rest) == (AGENT, NONCE, 0)
+    assert reply_address.sender(front % (b"x" * 1024) + rest) == (NOBODY, NO_NONCE, 0)
 
 
 @pytest.mark.parametrize("pattern", [b'"', b'\\"', b'"\\', b"{", b"]", b'"nonce":', b'"nonce" ', b"\xff", b" "])
 def test_nothing_takes_long(pattern: bytes) -> None:
     started = perf_counter()
-    assert inbox.sender(b'{"x":"' + pattern * (1024 * 1024 // len(pattern))) == (NOBODY, NO_NONCE, 0)
+    assert reply_address.sender(b'{"x":"' + pattern * (1024 * 1024 // len(pattern))) == (NOBODY, NO_NONCE, 0)
     assert perf_counter() - started < 1
 
 
 @given(st.binary())
 def test_any_bytes_have_an_address_that_can_be_answered(data: bytes) -> None:
-    agent_id, nonce, timestamp = inbox.sender(data)
+    agent_id, nonce, timestamp = reply_address.sender(data)
     assert is_id(agent_id)
     assert len(nonce) == 32
     assert timestamp >= 0
@@ -120,7 +120,7 @@ def answered(data: bytes, now: int = NOW) -> tuple[int, Verdict]:
 
 def answered_to(sealed: Envelope, now: int = NOW) -> tuple[int, Verdict]:
     answer = Intake(Counters(), lambda: now).begin("application/json", sealed.to_bytes(), RING)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, Response)
     return answer.status, verdict.unseal(answer.body, RING, NONCE)
 
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kattila_manager.pages.overview import build, index
+from kattila_manager.pages.index_page import build, index
 from kattila_manager.publishing.website import Website
 from kattila_manager.records import Alarm, Snapshot
 from kattila_protocol.report import System

@@ -7,14 +7,15 @@ import time
 from pathlib import Path
 
 from kattila_manager.store.admin.retention import Limits, prune, used_bytes
-from kattila_manager.store.read import reading
+from kattila_manager.store.read import queries
 from support.fleet import DAY, HOUR, MINUTE, NOON, SECOND, Fleet, fleet_in
 from support.publishing import MIB, ONE, TWO, cycle, page, publisher
 from support.reports import node, report
+from support.store import all_records
 
 
 def _all_readable(fleet: Fleet) -> int:
-    return len(fleet.store.read(lambda connection: list(reading.all_records(connection))))
+    return len(all_records(fleet.store))
 
 
 def _days(fleet: Fleet, count: int, every: int) -> None:
@@ -31,7 +32,7 @@ def test_reports_over_the_limit_of_age_go_and_the_others_can_be_read(fleet: Flee
     # Groups go as a whole, which are two hours long at the most.
     assert 7 * 24 <= kept - 2 <= 7 * 24 + 3
     assert done.pruned >= 500 - 7 * 24 - 3
-    newest = fleet.store.read(lambda connection: reading.record(connection, node(3).agent_id, None))
+    newest = fleet.store.read(lambda connection: queries.record(connection, node(3).agent_id, None))
     assert newest is not None
     assert newest.sample == 500
 
@@ -58,7 +59,7 @@ def _check_in_use(fleet: Fleet) -> None:
     # The last hour at least: of a group that began before the rows that stay, nothing can be read.
     assert 6 <= _all_readable(fleet) <= 18
     assert fleet.rows("SELECT count(*) FROM reports") == [(18,)]
-    newest = fleet.store.read(lambda connection: reading.record(connection, node(3).agent_id, None))
+    newest = fleet.store.read(lambda connection: queries.record(connection, node(3).agent_id, None))
     assert newest is not None
 
 
@@ -114,7 +115,7 @@ def test_reports_are_taken_while_others_are_pruned(fleet: Fleet) -> None:
     assert pruned > 1300
     assert len(waits) > 50
     assert max(waits) < 1.0
-    kept = fleet.store.read(lambda connection: list(reading.all_records(connection)))
+    kept = all_records(fleet.store)
     mine = [record.sample for record in kept if record.agent_id == sender.agent_id]
     assert mine == list(range(1, len(waits) + 1))
     assert fleet.rows("PRAGMA integrity_check") == [("ok",)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kattila_manager.publishing.cycle import Done
+from kattila_manager.publishing.publisher import Done
 from kattila_protocol.report import Interface
 from support.fleet import DAY, MINUTE, NOON, SECOND, Fleet, damage
 from support.publishing import ONE, TWO, cycle, listen, opened, page, publisher

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kattila_manager.pages.overview import Page, build
+from kattila_manager.pages.index_page import Page, build
 from kattila_manager.publishing.website import TEMPLATES, Website, WebsiteError, swap
 from support.snapshots import agent, seen, snapshot
 

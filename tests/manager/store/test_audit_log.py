@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 
 from kattila_manager.records import Incoming
 from kattila_manager.store import compression
-from kattila_manager.store.read import reading
 from kattila_protocol import canonical
 from kattila_protocol.signing import Purpose
 from support.reports import KEY, Node, node, report, sealed_bytes
-from support.store import Filer, new_database, opened
+from support.store import Filer, all_records, new_database, opened
 
 NOW = 1_760_000_000_000
 ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=300)
@@ -62,7 +61,7 @@ def test_whatever_was_filed_comes_back_byte_for_byte(steps: list[Step]) -> None:
         filers = [Filer(path), Filer(path)]
         try:
             filed = file_all(path, filers, steps)
-            records = filers[0].store.read(lambda connection: list(reading.all_records(connection)))
+            records = all_records(filers[0].store)
         finally:
             for filer in filers:
                 filer.close()

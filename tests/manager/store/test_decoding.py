@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kattila_manager.ingest import inbox
+from kattila_manager.ingest import reply_address
 from kattila_manager.store.decoding import decode
 from kattila_protocol import canonical
 from kattila_protocol.errors import Malformed, Refusal
@@ -185,8 +185,8 @@ def vectors(name: str) -> list[dict[str, Any]]:
 
 def open_report(case: dict[str, Any], psks: list[str], now: int) -> None:
     ring = Ring(tuple(RingEntry(Key.from_psk(psk.encode()), 0) for psk in psks))
-    parts, key = inbox.open_envelope(case["body"].encode("latin-1"), ring)
-    inbox.check(inbox.read(parts, key, now))
+    parts, key = reply_address.open_envelope(case["body"].encode("latin-1"), ring)
+    reply_address.check(reply_address.read(parts, key, now))
 
 
 REFUSED = [case for case in vectors("refused") if case["what"] == "report"]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kattila_manager.store.read import reading
+from kattila_manager.store.read import queries
 from kattila_protocol.names import MAX_COUNTER
 from kattila_protocol.report import Report, Spool
 from kattila_protocol.signing import Key
@@ -98,7 +98,7 @@ def test_a_boot_with_another_clock_is_dated_between_its_neighbours(fleet: Fleet,
 def test_a_report_tells_that_it_came_late(fleet: Fleet) -> None:
     fleet.file(report(ONE, 20, NOON))
     fleet.file(late(10, 21, NOON - MINUTE))
-    found = [fleet.store.read(partial(reading.record, agent_id=ONE.agent_id, sample=sample)) for sample in (20, 10)]
+    found = [fleet.store.read(partial(queries.record, agent_id=ONE.agent_id, sample=sample)) for sample in (20, 10)]
     assert [record and record.sampled_at for record in found] == [None, NOON - MINUTE]
 
 
@@ -115,7 +115,7 @@ def test_a_late_sample_moves_what_is_known_of_the_message_and_nothing_else(fleet
     assert {name: after[name] for name in OF_MEASUREMENT} == {name: before[name] for name in OF_MEASUREMENT}
     assert (after["highest_tick"], after["last_seen_at"]) == (101, NOON + 3 * SECOND)
     assert (after["fingerprint"], after["clock_offset"]) == (OLD_KEY.fingerprint, -SECOND)
-    newest = fleet.store.read(lambda connection: reading.record(connection, ONE.agent_id, None))
+    newest = fleet.store.read(lambda connection: queries.record(connection, ONE.agent_id, None))
     assert newest is not None
     assert newest.sample == 20
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kattila_manager.records import Arrival
-from kattila_manager.topology.history import Beside, Kind, Span, spans
+from kattila_manager.topology.history import Continuity, Span, SpanKind, spans
 from support.fleet import DAY, HOUR, MINUTE, NOON, SECOND
 from support.reports import node
 
@@ -33,10 +33,10 @@ def late(*samples: int, came_at: int, path: str | None = None) -> list[Arrival]:
 
 
 def told(arrivals: Sequence[Arrival], *reboots: int, now: int | None = None) -> list[Span]:
-    return list(spans(arrivals, Beside(reboots, PAUSE), now))
+    return list(spans(arrivals, Continuity(reboots, PAUSE), now))
 
 
-def kinds(arrivals: Sequence[Arrival], *reboots: int, now: int | None = None) -> list[tuple[Kind, int]]:
+def kinds(arrivals: Sequence[Arrival], *reboots: int, now: int | None = None) -> list[tuple[SpanKind, int]]:
     return [(span.kind, span.samples) for span in told(arrivals, *reboots, now=now)]
 
 
@@ -46,7 +46,7 @@ def test_nothing_is_nothing() -> None:
 
 def test_what_came_in_its_order_is_one_span() -> None:
     assert told(prompt(*range(1, 101))) == [
-        Span(Kind.REPORTED, at(1), at(100), samples=100, first_sample=1, last_sample=100)
+        Span(SpanKind.REPORTED, at(1), at(100), samples=100, first_sample=1, last_sample=100)
     ]
 
 
@@ -63,78 +63,78 @@ def test_each_path_is_a_span_of_its_own() -> None:
 def test_what_came_late_fills_the_time_it_was_measured_in() -> None:
     arrivals = [*prompt(1, 2), *late(*range(3, 23), came_at=at(24)), *prompt(23, 24)]
     assert told(arrivals) == [
-        Span(Kind.REPORTED, at(1), at(2), samples=2, first_sample=1, last_sample=2),
-        Span(Kind.CUT_OFF, at(3), at(22), samples=20, late=20, first_sample=3, last_sample=22),
-        Span(Kind.REPORTED, at(23), at(24), samples=2, first_sample=23, last_sample=24),
+        Span(SpanKind.REPORTED, at(1), at(2), samples=2, first_sample=1, last_sample=2),
+        Span(SpanKind.CUT_OFF, at(3), at(22), samples=20, late=20, first_sample=3, last_sample=22),
+        Span(SpanKind.REPORTED, at(23), at(24), samples=2, first_sample=23, last_sample=24),
     ]
 
 
 def test_by_which_way_late_samples_came_is_of_no_account() -> None:
     arrivals = [*late(1, 2, came_at=at(24), path=A), *late(3, 4, came_at=at(25)), *prompt(5)]
-    assert kinds(arrivals) == [(Kind.CUT_OFF, 4), (Kind.REPORTED, 1)]
+    assert kinds(arrivals) == [(SpanKind.CUT_OFF, 4), (SpanKind.REPORTED, 1)]
 
 
 def test_a_few_samples_that_came_a_little_late_cut_nothing_off() -> None:
     arrivals = [*prompt(1, 2), *late(3, came_at=at(4)), *prompt(4, 5), *late(6, came_at=at(6) + 1), *prompt(7)]
-    assert told(arrivals) == [Span(Kind.REPORTED, at(1), at(7), samples=7, late=2, first_sample=1, last_sample=7)]
+    assert told(arrivals) == [Span(SpanKind.REPORTED, at(1), at(7), samples=7, late=2, first_sample=1, last_sample=7)]
 
 
-@pytest.mark.parametrize(("lateness", "kind"), [(PAUSE, Kind.REPORTED), (PAUSE + 1, Kind.CUT_OFF)])
-def test_cut_off_begins_where_silence_does(lateness: int, kind: Kind) -> None:
+@pytest.mark.parametrize(("lateness", "kind"), [(PAUSE, SpanKind.REPORTED), (PAUSE + 1, SpanKind.CUT_OFF)])
+def test_cut_off_begins_where_silence_does(lateness: int, kind: SpanKind) -> None:
     assert kinds([*prompt(1), *late(2, came_at=at(2) + lateness)])[-1][0] is kind
 
 
 def test_numbers_that_are_absent_are_counted_as_missing() -> None:
     assert told([*prompt(1, 2), *prompt(13)]) == [
-        Span(Kind.REPORTED, at(1), at(2), samples=2, first_sample=1, last_sample=2),
-        Span(Kind.MISSING, at(2), at(13), samples=10, first_sample=3, last_sample=12),
-        Span(Kind.REPORTED, at(13), at(13), samples=1, first_sample=13, last_sample=13),
+        Span(SpanKind.REPORTED, at(1), at(2), samples=2, first_sample=1, last_sample=2),
+        Span(SpanKind.MISSING, at(2), at(13), samples=10, first_sample=3, last_sample=12),
+        Span(SpanKind.REPORTED, at(13), at(13), samples=1, first_sample=13, last_sample=13),
     ]
 
 
 def test_a_hole_within_what_came_late_is_missing_too() -> None:
     arrivals = [*prompt(1), *late(2, 3, 6, came_at=at(20)), *prompt(7)]
     assert kinds(arrivals) == [
-        (Kind.REPORTED, 1),
-        (Kind.CUT_OFF, 2),
-        (Kind.MISSING, 2),
-        (Kind.CUT_OFF, 1),
-        (Kind.REPORTED, 1),
+        (SpanKind.REPORTED, 1),
+        (SpanKind.CUT_OFF, 2),
+        (SpanKind.MISSING, 2),
+        (SpanKind.CUT_OFF, 1),
+        (SpanKind.REPORTED, 1),
     ]
 
 
 def test_a_pause_in_which_no_number_was_taken_is_no_loss() -> None:
     stopped = [*prompt(1, 2), Arrival(3, 3, at(2) + HOUR, None, None)]
-    assert told(stopped)[1] == Span(Kind.STOPPED, at(2), at(2) + HOUR)
-    assert kinds(stopped)[1] == (Kind.STOPPED, 0)
+    assert told(stopped)[1] == Span(SpanKind.STOPPED, at(2), at(2) + HOUR)
+    assert kinds(stopped)[1] == (SpanKind.STOPPED, 0)
 
 
 def test_a_reboot_stands_where_the_new_boot_was_heard_first() -> None:
     assert told(prompt(1, 2, 3, 4), at(3)) == [
-        Span(Kind.REPORTED, at(1), at(2), samples=2, first_sample=1, last_sample=2),
-        Span(Kind.REBOOTED, at(3), at(3)),
-        Span(Kind.REPORTED, at(3), at(4), samples=2, first_sample=3, last_sample=4),
+        Span(SpanKind.REPORTED, at(1), at(2), samples=2, first_sample=1, last_sample=2),
+        Span(SpanKind.REBOOTED, at(3), at(3)),
+        Span(SpanKind.REPORTED, at(3), at(4), samples=2, first_sample=3, last_sample=4),
     ]
 
 
 def test_reboots_before_what_is_kept_are_left_out_and_a_later_one_is_told() -> None:
-    assert kinds(prompt(1, 2), at(1) - DAY, at(2) + 1) == [(Kind.REPORTED, 2), (Kind.REBOOTED, 0)]
+    assert kinds(prompt(1, 2), at(1) - DAY, at(2) + 1) == [(SpanKind.REPORTED, 2), (SpanKind.REBOOTED, 0)]
 
 
 def test_a_reboot_while_cut_off_stands_at_the_end_of_it() -> None:
     arrivals = [*prompt(1), *late(*range(2, 20), came_at=at(21)), *prompt(20)]
     assert [kind for kind, _ in kinds(arrivals, at(20))] == [
-        Kind.REPORTED,
-        Kind.CUT_OFF,
-        Kind.REBOOTED,
-        Kind.REPORTED,
+        SpanKind.REPORTED,
+        SpanKind.CUT_OFF,
+        SpanKind.REBOOTED,
+        SpanKind.REPORTED,
     ]
 
 
 @pytest.mark.parametrize(("now", "is_silent"), [(at(2) + PAUSE, False), (at(2) + PAUSE + 1, True)])
 def test_what_is_silent_until_now_is_told(now: int, is_silent: bool) -> None:
     last = told(prompt(1, 2), now=now)[-1]
-    assert last == Span(Kind.SILENT, at(2), now) if is_silent else last.kind is Kind.REPORTED
+    assert last == Span(SpanKind.SILENT, at(2), now) if is_silent else last.kind is SpanKind.REPORTED
 
 
 _ARRIVALS = st.dictionaries(
@@ -153,13 +153,13 @@ def test_whatever_came_every_sample_is_in_one_span_and_time_goes_on(
         for sample, (delay, is_late, path) in sorted(drawn.items())
     ]
     found = told(arrivals, *sorted(at(reboot) for reboot in reboots), now=at(now))
-    there = [span for span in found if span.kind in (Kind.REPORTED, Kind.CUT_OFF)]
+    there = [span for span in found if span.kind in (SpanKind.REPORTED, SpanKind.CUT_OFF)]
     assert [sample for span in there for sample in range(span.first_sample, span.last_sample + 1)] == sorted(drawn)
     assert sum(span.samples for span in there) == len(drawn)
     assert sum(span.late for span in there) == sum(is_late for _, is_late, _ in drawn.values())
     if drawn:
         absent = max(drawn) - min(drawn) + 1 - len(drawn)
-        assert sum(span.samples for span in found if span.kind is Kind.MISSING) == absent
+        assert sum(span.samples for span in found if span.kind is SpanKind.MISSING) == absent
     assert all(span.from_at <= span.to_at for span in found)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kattila_manager.records import Agent, Edge, Snapshot
-from kattila_manager.topology.relay_edges import Kind, Link, Links, Pair, State, compare, infer
+from kattila_manager.topology.relay_edges import EdgeKind, EdgeState, InferredEdge, InferredEdges, Pair, compare, infer
 from support.fleet import DAY, HOUR, MINUTE, NOON, SECOND
 from support.reports import node
 from support.snapshots import agent, snapshot, watch
@@ -24,12 +24,12 @@ def via(number: int, *relays: int | str, **changes: int) -> Agent:
     return agent(number, relay_path=path, **changes)
 
 
-def look(*agents: Agent, now: int = NOON) -> Links:
+def look(*agents: Agent, now: int = NOON) -> InferredEdges:
     shown = snapshot(*agents)
     return infer(shown, watch(shown, now))
 
 
-def pairs(links: Links) -> list[Pair]:
+def pairs(links: InferredEdges) -> list[Pair]:
     return [link.pair for link in links.found]
 
 
@@ -42,7 +42,7 @@ def edge(a: int, b: int, **changes: object) -> Edge:
 
 
 def test_whoever_reports_directly_shows_no_edge() -> None:
-    assert look(agent(1), agent(2)) == Links((), frozenset())
+    assert look(agent(1), agent(2)) == InferredEdges((), frozenset())
 
 
 def test_a_path_is_an_edge_for_each_hop_between_agents() -> None:
@@ -75,22 +75,22 @@ def test_a_relay_that_never_reported_itself_is_the_end_of_no_edge() -> None:
 
 
 def test_an_agent_that_is_silent_shows_no_edge() -> None:
-    assert look(agent(1), via(2, 1, last_seen_at=NOON - 5 * MINUTE)) == Links((), frozenset())
+    assert look(agent(1), via(2, 1, last_seen_at=NOON - 5 * MINUTE)) == InferredEdges((), frozenset())
 
 
 def test_of_an_agent_that_nobody_can_have_heard_nothing_is_said() -> None:
     shown: Snapshot = snapshot(agent(1), via(2, 1), listening=(NOON - DAY, NOON - MINUTE))
-    assert infer(shown, watch(shown)) == Links((), frozenset({("relay", (1, 2))}))
+    assert infer(shown, watch(shown)) == InferredEdges((), frozenset({("relay", (1, 2))}))
 
 
 # --- What becomes of known edges
 
 
-def shown(a: int, b: int, evidence: str = "{}", seen_at: int = NOON) -> Links:
-    return Links((Link(Kind.RELAY, (a, b), evidence, seen_at),), frozenset())
+def shown(a: int, b: int, evidence: str = "{}", seen_at: int = NOON) -> InferredEdges:
+    return InferredEdges((InferredEdge(EdgeKind.RELAY, (a, b), evidence, seen_at),), frozenset())
 
 
-NONE = Links((), frozenset())
+NONE = InferredEdges((), frozenset())
 
 
 def test_an_edge_that_is_not_known_is_added() -> None:
@@ -116,7 +116,7 @@ def test_an_unused_edge_is_forgotten_after_the_retention(seen_at: int, is_forgot
 
 
 def test_an_edge_of_which_nothing_is_known_stays_as_it_is() -> None:
-    unknown = Links((), frozenset({("relay", (1, 2))}))
+    unknown = InferredEdges((), frozenset({("relay", (1, 2))}))
     assert not compare([edge(1, 2)], unknown, FORGET)
     assert not compare([edge(1, 2, state="unused", last_seen_at=0)], unknown, FORGET)
 
@@ -138,7 +138,7 @@ def test_after_writing_it_comparing_again_changes_nothing(before: list[list[int]
         known = [next((new for new in changes.changed if new.edge_id == old.edge_id), old) for old in known]
         for link in changes.added:
             known.append(
-                Edge(len(known) + 1, link.kind, *link.pair, State.UP, link.evidence, link.seen_at, link.seen_at)
+                Edge(len(known) + 1, link.kind, *link.pair, EdgeState.UP, link.evidence, link.seen_at, link.seen_at)
             )
         assert not compare(known, links, FORGET)
         assert {(edge.a_ref, edge.b_ref) for edge in known if edge.state == "up"} == set(pairs(links))

@@ -11,10 +11,10 @@ from typing import Any
 from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import Kept, RingFile
 from kattila_manager.api.app import Services, make_app
-from kattila_manager.ingest.intake import Intake
+from kattila_manager.ingest.update_handler import Intake
 from kattila_manager.records import Incoming
 from kattila_manager.store import migrating
-from kattila_manager.store.ingest.counters import Counters
+from kattila_manager.store.ingest.refusal_counters import Counters
 from kattila_manager.store.ingest.writer import Waiting, Writer
 from kattila_manager.store.store import Store
 from support.reports import RING

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row, func, select
 from kattila_manager.records import Record
 from kattila_manager.store import compression
 from kattila_manager.store.decoding import decode
-from kattila_manager.store.read import reading
+from kattila_manager.store.read import queries
 from kattila_manager.store.schema import agents, reports
 from kattila_protocol.errors import Malformed
 
@@ -47,7 +47,7 @@ class Audit:
         query = (
             select(reports, agents.c.agent_id)
             .join(agents, agents.c.ref == reports.c.agent_ref)
-            .where((reports.c.id > self._after_id) & reading.IS_WHOLE)
+            .where((reports.c.id > self._after_id) & queries.IS_WHOLE)
             .order_by(reports.c.id)
             .limit(SLICE)
         )
@@ -64,12 +64,12 @@ class Audit:
             return Audited(row.id, None, f"cannot be read ({error})")
         if (report.agent_id, report.sample, report.tick) != (row.agent_id, row.sample, row.tick):
             return Audited(row.id, None, "says another agent, sample or tick than its row")
-        return Audited(row.id, reading.record_of(row, data))
+        return Audited(row.id, queries.record_of(row, data))
 
     def _data(self, connection: Connection, row: Row[Any]) -> bytes:
         group = self._groups.pop(row.key_id, {})
         base_id = row.base_id
-        base = None if base_id is None else group.get(base_id) or reading.data_of(connection, base_id)
+        base = None if base_id is None else group.get(base_id) or queries.data_of(connection, base_id)
         data = compression.expand(row.body, base)
         # Later ones are compressed against the key or the one before (frames).
         self._groups[row.key_id] = {key: kept for key, kept in group.items() if key == row.key_id} | {row.id: data}

@@ -11,9 +11,9 @@ import uuid
 from sqlalchemy import Connection, delete, select, update
 
 from kattila_manager.records import Filed, refused
-from kattila_manager.store.ingest import states
+from kattila_manager.store.ingest import agent_states
+from kattila_manager.store.ingest.agent_states import AgentState
 from kattila_manager.store.ingest.identity import Claim, Ruling
-from kattila_manager.store.ingest.states import State
 from kattila_manager.store.schema import agent_boots, agent_interfaces, agents, refusals
 from kattila_protocol.errors import IdentityUnproven
 from kattila_protocol.registration import Registration, in_one_spelling
@@ -29,21 +29,23 @@ def register(connection: Connection, registration: Registration, now: int) -> tu
     """
     claim = Claim(registration.boot_id, in_one_spelling(registration.hardware_addresses))
     issued = issued_id(registration)
-    known = states.load(connection, (registration.agent_id, issued))
+    known = agent_states.load(connection, (registration.agent_id, issued))
     if issued in known:
         return _registered(known[issued])
     holder = known.get(registration.agent_id)
     if holder is None:
-        left = states.refused_as(connection, registration.boot_id)
-        return _registered(states.create(connection, registration.agent_id, registration.hostname, claim, now, left))
+        left = agent_states.refused_as(connection, registration.boot_id)
+        return _registered(
+            agent_states.create(connection, registration.agent_id, registration.hostname, claim, now, left)
+        )
     # It has no tick, so that it may be an old one; the report that follows it proves what it cannot.
-    ruling = states.rule(connection, holder, claim, now, is_newest=False)
-    states.save(connection, [holder])
+    ruling = agent_states.rule(connection, holder, claim, now, is_newest=False)
+    agent_states.save(connection, [holder])
     if ruling is Ruling.UNPROVEN:
         refusal = IdentityUnproven(f"another machine ({holder.hostname}) reported as {holder.agent_id} a moment ago")
         return holder.agent_id, refused(refusal)
     if ruling is Ruling.CONFLICT:
-        return _registered(states.create(connection, issued, registration.hostname, claim, now, holder.agent_id))
+        return _registered(agent_states.create(connection, issued, registration.hostname, claim, now, holder.agent_id))
     return _registered(holder)
 
 
@@ -76,5 +78,5 @@ def reset(connection: Connection, agent_id: str | None, now: int) -> int:
     ).rowcount
 
 
-def _registered(state: State) -> tuple[str, Filed]:
+def _registered(state: AgentState) -> tuple[str, Filed]:
     return state.agent_id, Filed(ACCEPTED, state.highest_tick, state.highest_sample)

@@ -19,8 +19,8 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from kattila_manager.records import Filed, Incoming, refused
 from kattila_manager.store.database import WriteLock, begun
+from kattila_manager.store.ingest.compression_groups import Groups, Prepared
 from kattila_manager.store.ingest.filing import Filing
-from kattila_manager.store.ingest.groups import Groups, Prepared
 from kattila_protocol.errors import Overloaded
 
 MAX_BATCH = 512

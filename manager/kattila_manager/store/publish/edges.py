@@ -11,7 +11,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from kattila_manager.records import Edge
 from kattila_manager.store.schema import topology_edges
-from kattila_manager.topology.relay_edges import Changes, Link, State
+from kattila_manager.topology.relay_edges import EdgeChanges, EdgeState, InferredEdge
 
 _EDGE = (
     topology_edges.c.id,
@@ -30,7 +30,7 @@ def all_edges(connection: Connection) -> tuple[Edge, ...]:
     return tuple(Edge(*row) for row in connection.execute(select(*_EDGE).order_by(topology_edges.c.id)))
 
 
-def write(connection: Connection, changes: Changes) -> None:
+def write(connection: Connection, changes: EdgeChanges) -> None:
     """Write what became of the edges; the caller commits."""
     for edge in changes.changed:
         columns = {"state": edge.state, "evidence": edge.evidence, "last_seen_at": edge.last_seen_at}
@@ -42,12 +42,12 @@ def write(connection: Connection, changes: Changes) -> None:
         connection.execute(delete(topology_edges).where(topology_edges.c.id.in_(doomed)))
 
 
-def _row(link: Link) -> dict[str, Any]:
+def _row(link: InferredEdge) -> dict[str, Any]:
     return {
         "kind": link.kind,
         "a_ref": link.pair[0],
         "b_ref": link.pair[1],
-        "state": State.UP,
+        "state": EdgeState.UP,
         "evidence": link.evidence,
         "first_seen_at": link.seen_at,
         "last_seen_at": link.seen_at,

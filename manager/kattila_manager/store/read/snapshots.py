@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 import zstandard
 from sqlalchemy import Connection
 
-from kattila_manager.alarms.rules import Kind
+from kattila_manager.alarms.alarm_rules import AlarmKind
 from kattila_manager.records import Agent, Snapshot
 from kattila_manager.store.decoding import decode
 from kattila_manager.store.publish import edges
-from kattila_manager.store.read import past, reading
+from kattila_manager.store.read import queries, report_history
 from kattila_protocol.errors import Malformed
 from kattila_protocol.report import Report
 
@@ -24,19 +24,19 @@ _MOST_CLOSED_SHOWN = 200
 
 def snapshot(connection: Connection, known: Mapping[int, Report], now: int) -> Snapshot:
     """Read the snapshot; `known` are reports of an earlier one."""
-    fleet = reading.all_agents(connection)
+    fleet = queries.all_agents(connection)
     reports, damaged = _newest_reports(connection, fleet, known)
     return Snapshot(
         agents=fleet,
         reports=reports,
         damaged=damaged,
-        refusals=reading.refusal_counts(connection),
-        listening=reading.listening(connection),
-        open_alarms=reading.open_alarms(connection),
-        closed_alarms=reading.alarms_closed_since(connection, now - _CLOSED_SHOWN_MS, _MOST_CLOSED_SHOWN),
-        counters=reading.alarm_counters(connection),
+        refusals=queries.refusal_counts(connection),
+        listening=queries.listening(connection),
+        open_alarms=queries.open_alarms(connection),
+        closed_alarms=queries.alarms_closed_since(connection, now - _CLOSED_SHOWN_MS, _MOST_CLOSED_SHOWN),
+        counters=queries.alarm_counters(connection),
         edges=edges.all_edges(connection),
-        late=past.late_during(connection, Kind.AGENT_SILENT, now - _CLOSED_SHOWN_MS),
+        late=report_history.late_during(connection, AlarmKind.AGENT_SILENT, now - _CLOSED_SHOWN_MS),
     )
 
 
@@ -47,7 +47,7 @@ def _newest_reports(
     damaged: list[int] = []
     for report_id in (agent.latest_report_id for agent in fleet if agent.latest_report_id is not None):
         try:
-            report = known.get(report_id) or decode(reading.data_of(connection, report_id))
+            report = known.get(report_id) or decode(queries.data_of(connection, report_id))
         except LookupError:
             # Pruned: its agent has long been silent.
             continue

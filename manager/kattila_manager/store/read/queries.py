@@ -5,7 +5,7 @@ May live here: queries. A report is read by following its bases, at most eight o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, select
@@ -94,18 +94,6 @@ def record(connection: Connection, agent_id: str, sample: int | None) -> Record 
     which = reports.c.sample == sample if sample is not None else reports.c.id == agents.c.latest_report_id
     row = connection.execute(select(reports, agents.c.agent_id).where(mine & which & IS_WHOLE)).first()
     return None if row is None else record_of(row, data_of(connection, row.id))
-
-
-def all_records(connection: Connection, after_id: int = 0) -> Iterable[Record]:
-    """Give every report in the order of arrival, one at a time."""
-    query = (
-        select(reports, agents.c.agent_id)
-        .join(agents, agents.c.ref == reports.c.agent_ref)
-        .where((reports.c.id > after_id) & IS_WHOLE)
-        .order_by(reports.c.id)
-    )
-    for row in connection.execute(query.execution_options(yield_per=500)):
-        yield record_of(row, data_of(connection, row.id))
 
 
 def data_of(connection: Connection, report_id: int) -> bytes:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from kattila_manager.records import Agent, Alarm
-from kattila_manager.store.read import reading
+from kattila_manager.store.read import queries
 from kattila_manager.store.store import Store
 from kattila_manager.topology.presence import Watch, presence
 
@@ -19,7 +19,7 @@ _CLOSED_SHOWN = 100
 
 def agents(store: Store, interval_ms: int, now: int) -> dict[str, Any]:
     """Return all agents with their age, and whether the server is listening."""
-    fleet, listening = store.read(lambda connection: (reading.all_agents(connection), reading.listening(connection)))
+    fleet, listening = store.read(lambda connection: (queries.all_agents(connection), queries.listening(connection)))
     watch = Watch(interval_ms, now, listening)
     names = {agent.agent_id: agent.hostname for agent in fleet}
     return {"now": now, "listening": watch.is_on, "agents": [_agent(agent, watch, names) for agent in fleet]}
@@ -33,7 +33,7 @@ def path(relay_path: Sequence[str], names: Mapping[str, str]) -> list[dict[str, 
 def alarms(store: Store) -> dict[str, Any]:
     """Return the open alarms and the newest of the closed ones."""
     opened, closed = store.read(
-        lambda connection: (reading.open_alarms(connection), reading.closed_alarms(connection, _CLOSED_SHOWN))
+        lambda connection: (queries.open_alarms(connection), queries.closed_alarms(connection, _CLOSED_SHOWN))
     )
     return {"open": [_alarm(alarm) for alarm in opened], "closed": [_alarm(alarm) for alarm in closed]}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from kattila_manager.alarms.rules import Amended, Closed, Event, Opened
+from kattila_manager.alarms.alarm_rules import Amended, Closed, Event, Opened
 from kattila_manager.store.schema import agent_interfaces, agents, alarms
 from kattila_protocol.report import Interface
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from kattila_manager.records import RefusalCount
-from kattila_manager.store.ingest.counters import Counters
+from kattila_manager.store.ingest.refusal_counters import Counters
 from kattila_manager.store.schema import receivers, refusals
 
 HEARTBEAT_MS = 5000

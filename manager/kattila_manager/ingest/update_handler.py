@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kattila_manager.ingest import answers, inbox
-from kattila_manager.ingest.answers import Answer
+from kattila_manager.ingest import reply_address, responses
+from kattila_manager.ingest.responses import Response
 from kattila_manager.records import Filed, Incoming, refused
-from kattila_manager.store.ingest.counters import Counters
+from kattila_manager.store.ingest.refusal_counters import Counters
 from kattila_protocol.errors import ClockSkew, Malformed, Refusal, RelayLoop
 from kattila_protocol.message import check_content_type
 from kattila_protocol.registration import Registration
@@ -44,7 +44,7 @@ class Intake:
         self._counters = counters
         self._clock = clock
 
-    def begin(self, content_type: str, body: bytes, ring: Ring) -> Begun | Answer:
+    def begin(self, content_type: str, body: bytes, ring: Ring) -> Begun | Response:
         """Read a body: a report to be filed, or the signed refusal of an authentic one.
 
         Raises:
@@ -52,31 +52,31 @@ class Intake:
                 the caller asks for a fresh ring where that may help, and `refuse`s.
         """
         check_content_type(content_type)
-        parts, key = inbox.open_envelope(body, ring)
+        parts, key = reply_address.open_envelope(body, ring)
         now = self._clock()
         try:
-            begun = Begun(inbox.read(parts, key, now), key)
+            begun = Begun(reply_address.read(parts, key, now), key)
         except Malformed as refusal:
-            agent_id, nonce, timestamp = inbox.sender(parts.data)
+            agent_id, nonce, timestamp = reply_address.sender(parts.data)
             return self._answer(_Sender(agent_id, nonce, timestamp - now), refused(refusal), key)
         try:
-            inbox.check(begun.incoming)
+            reply_address.check(begun.incoming)
         except (RelayLoop, ClockSkew) as refusal:
             return self.finish(begun, refused(refusal))
         return begun
 
-    def finish(self, begun: Begun, filed: Filed) -> Answer:
-        """Answer after the commit, or after it failed."""
+    def finish(self, begun: Begun, filed: Filed) -> Response:
+        """Response after the commit, or after it failed."""
         report = begun.incoming.report
         offset = report.timestamp - begun.incoming.received_at
         return self._answer(_Sender(report.agent_id, report.nonce, offset), filed, begun.key)
 
-    def registered(self, asked: Registration, key: Key, filed: Filed, agent_id: str) -> Answer:
-        """Answer a registration after the commit; `agent_id` is the one that the agent has from now on."""
+    def registered(self, asked: Registration, key: Key, filed: Filed, agent_id: str) -> Response:
+        """Response a registration after the commit; `agent_id` is the one that the agent has from now on."""
         offset = asked.timestamp - self._clock()
         return self._answer(_Sender(agent_id, asked.nonce, offset), filed, key)
 
-    def _answer(self, sender: _Sender, filed: Filed, key: Key) -> Answer:
+    def _answer(self, sender: _Sender, filed: Filed, key: Key) -> Response:
         now, refusal = self._clock(), filed.refusal
         verdict = Verdict(
             outcome=filed.outcome,
@@ -89,11 +89,11 @@ class Intake:
             detail=refusal.detail if refusal else "",
         )
         if refusal is None:
-            return answers.signed(verdict, key)
+            return responses.signed(verdict, key)
         self._counters.note(refusal, sender.agent_id, now)
-        return answers.refused(refusal, verdict, key)
+        return responses.refused(refusal, verdict, key)
 
-    def refuse(self, refusal: Refusal) -> Answer:
-        """Answer a message that nobody is known to have sent."""
+    def refuse(self, refusal: Refusal) -> Response:
+        """Response a message that nobody is known to have sent."""
         self._counters.note(refusal, None, self._clock())
-        return answers.problem(refusal)
+        return responses.problem(refusal)

@@ -19,7 +19,7 @@ from kattila_protocol.report import Report
 
 
 @dataclass(slots=True)
-class State:
+class AgentState:
     """One agent as the transaction sees it; the fields are columns of the agents table."""
 
     ref: int
@@ -46,7 +46,7 @@ class State:
     dropped_after: int | None = None
 
 
-_NAMES = tuple(field.name for field in fields(State))
+_NAMES = tuple(field.name for field in fields(AgentState))
 _COLUMNS = [agents.c[name] for name in _NAMES]
 _SELECT = select(*_COLUMNS).where(agents.c.agent_id.in_(bindparam("ids", expanding=True)))
 _CHANGING = [name for name in _NAMES if name not in ("ref", "agent_id", "first_seen_at")]
@@ -61,13 +61,13 @@ _UPDATE = for_driver(
 _changing_of = attrgetter(*_CHANGING)
 
 
-def load(connection: Connection, agent_ids: Iterable[str]) -> dict[str, State]:
+def load(connection: Connection, agent_ids: Iterable[str]) -> dict[str, AgentState]:
     """Read the states of those of these ids that are known."""
     rows = connection.execute(_SELECT, {"ids": list(set(agent_ids))})
-    return {row[1]: State(*row) for row in rows}
+    return {row[1]: AgentState(*row) for row in rows}
 
 
-def save(connection: Connection, states: Iterable[State]) -> None:
+def save(connection: Connection, states: Iterable[AgentState]) -> None:
     """Write changed states back."""
     rows = [(*_changing_of(state), state.ref) for state in states]
     if rows:
@@ -76,7 +76,7 @@ def save(connection: Connection, states: Iterable[State]) -> None:
 
 def create(
     connection: Connection, agent_id: str, hostname: str, claim: Claim, now: int, instead_of: str | None
-) -> State:
+) -> AgentState:
     """Bind an id that nobody holds."""
     identity = bind(claim)
     columns: dict[str, Any] = {
@@ -100,7 +100,7 @@ def create(
     }
     ref = connection.execute(_CREATE, columns | {"instead_of": instead_of}).scalar_one()
     connection.execute(insert(agent_boots).values(agent_ref=ref, boot_id=claim.boot_id, first_seen_at=now, refused=0))
-    return State(ref=ref, **columns)
+    return AgentState(ref=ref, **columns)
 
 
 def claim_of(report: Report) -> Claim:
@@ -108,7 +108,7 @@ def claim_of(report: Report) -> Claim:
     return Claim(report.boot_id, hardware_addresses(report.telemetry.interfaces))
 
 
-def rule(connection: Connection, state: State, claim: Claim, now: int, *, is_newest: bool) -> Ruling:
+def rule(connection: Connection, state: AgentState, claim: Claim, now: int, *, is_newest: bool) -> Ruling:
     """Judge a claim to this state's id (see `judge`) and note what follows; the caller saves the state."""
     known = _identity(connection, state)
     ruling, after = judge(known, claim, now - state.last_seen_at, is_newest=is_newest)
@@ -117,7 +117,7 @@ def rule(connection: Connection, state: State, claim: Claim, now: int, *, is_new
     return ruling
 
 
-def is_known(connection: Connection, state: State, boot_id: str) -> bool:
+def is_known(connection: Connection, state: AgentState, boot_id: str) -> bool:
     """Tell whether it is settled what a boot is: the one that holds the id, or a newcomer that was refused."""
     return boot_id == state.boot_id or boot_id in _identity(connection, state).refused
 
@@ -129,7 +129,7 @@ def refused_as(connection: Connection, boot_id: str) -> str | None:
     return connection.execute(under.order_by(agent_boots.c.first_seen_at.desc()).limit(1)).scalar()
 
 
-def _identity(connection: Connection, state: State) -> Identity:
+def _identity(connection: Connection, state: AgentState) -> Identity:
     boots = connection.execute(
         select(agent_boots.c.boot_id, agent_boots.c.refused).where(agent_boots.c.agent_ref == state.ref)
     ).all()
@@ -143,7 +143,7 @@ def _identity(connection: Connection, state: State) -> Identity:
     )
 
 
-def _note(connection: Connection, state: State, known: Identity, after: Identity, now: int) -> None:
+def _note(connection: Connection, state: AgentState, known: Identity, after: Identity, now: int) -> None:
     state.boot_id, state.challenger_boot_id = after.boot_id, after.challenger
     state.boot_hardware, state.hardware = _join(after.boot_hardware), _join(after.hardware)
     fresh = (after.refused | {after.boot_id}) - known.refused - known.former - {known.boot_id}

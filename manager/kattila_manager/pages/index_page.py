@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kattila_manager import wording
-from kattila_manager.alarms.rules import Kind, is_on_other_key, name_of
+from kattila_manager.alarms.alarm_rules import AlarmKind, is_on_other_key, name_of
 from kattila_manager.records import Agent, Alarm, KeyName, Snapshot
 from kattila_manager.topology.presence import Presence, Watch, presence
 from kattila_protocol.report import Report
@@ -23,13 +23,13 @@ _DETAIL_LENGTH = 600
 # Trouble first.
 _ORDER = (Presence.SILENT, Presence.UNHEARD, Presence.RELAYED, Presence.REPORTING)
 _TITLES: dict[str, str] = {
-    Kind.BAD_SIGNATURE: "Bad signature",
-    Kind.REPLAY: "Replay",
-    Kind.CLOCK_SKEW: "Clock skew",
-    Kind.IDENTITY_CONFLICT: "Identity conflict",
-    Kind.PREVIOUS_KEY: "Previous key",
-    Kind.AGENT_SILENT: "Agent silent",
-    Kind.SAMPLES_DROPPED: "Samples dropped",
+    AlarmKind.BAD_SIGNATURE: "Bad signature",
+    AlarmKind.REPLAY: "Replay",
+    AlarmKind.CLOCK_SKEW: "Clock skew",
+    AlarmKind.IDENTITY_CONFLICT: "Identity conflict",
+    AlarmKind.PREVIOUS_KEY: "Previous key",
+    AlarmKind.AGENT_SILENT: "Agent silent",
+    AlarmKind.SAMPLES_DROPPED: "Samples dropped",
 }
 
 
@@ -223,7 +223,7 @@ _ONLY_RELAYED = ("reports only through others", "report only through others")
 
 def _verdict(snapshot: Snapshot, states: Counter[Presence], watch: Watch) -> tuple[str, str]:
     total, alarms = len(snapshot.agents), snapshot.open_alarms
-    others = sum(alarm.kind != Kind.AGENT_SILENT for alarm in alarms)
+    others = sum(alarm.kind != AlarmKind.AGENT_SILENT for alarm in alarms)
     bad = [
         *([_receiver_off(watch)] if not watch.is_on else []),
         *([_of(states[Presence.SILENT], total, "is silent", "are silent")] if states[Presence.SILENT] else []),

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from kattila_manager.ingest.answers import Answer
+from kattila_manager.ingest.responses import Response
 
 _Start = Callable[..., object]
 WsgiApp = Callable[[dict[str, Any], _Start], Iterable[bytes]]
 
 
-def call(app: WsgiApp, scope: Any, body: bytes) -> Answer:
+def call(app: WsgiApp, scope: Any, body: bytes) -> Response:
     """Run the application on one request and return its whole response."""
     started: list[tuple[str, list[tuple[str, str]]]] = []
 
@@ -32,7 +32,7 @@ def call(app: WsgiApp, scope: Any, body: bytes) -> Answer:
         if close is not None:
             close()
     status, headers = started[-1]
-    return Answer(int(status.split(" ", 1)[0]), tuple((name.lower(), value) for name, value in headers), content)
+    return Response(int(status.split(" ", 1)[0]), tuple((name.lower(), value) for name, value in headers), content)
 
 
 def environ(scope: Any, body: bytes) -> dict[str, Any]:

@@ -19,7 +19,7 @@ _RETRY_AFTER_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """An HTTP response."""
 
     status: int
@@ -27,24 +27,24 @@ class Answer:
     body: bytes
 
 
-def as_json(status: int, value: object) -> Answer:
-    """Answer with a JSON document."""
-    return Answer(status, (("content-type", _JSON),), canonical.encode(value))
+def as_json(status: int, value: object) -> Response:
+    """Response with a JSON document."""
+    return Response(status, (("content-type", _JSON),), canonical.encode(value))
 
 
-def signed(given: Verdict, key: Key) -> Answer:
-    """Answer with a verdict that is no refusal."""
-    return Answer(200, (("content-type", _JSON),), verdict.seal(given, key))
+def signed(given: Verdict, key: Key) -> Response:
+    """Response with a verdict that is no refusal."""
+    return Response(200, (("content-type", _JSON),), verdict.seal(given, key))
 
 
-def refused(refusal: Refusal, given: Verdict, key: Key) -> Answer:
-    """Answer with a refusal of an authentic message: a problem document that carries the signed verdict."""
-    return Answer(refusal.status, _problem_headers(refusal), verdict.seal(given, key, refusal))
+def refused(refusal: Refusal, given: Verdict, key: Key) -> Response:
+    """Response with a refusal of an authentic message: a problem document that carries the signed verdict."""
+    return Response(refusal.status, _problem_headers(refusal), verdict.seal(given, key, refusal))
 
 
-def problem(refusal: Refusal) -> Answer:
-    """Answer with an unsigned problem document (RFC 9457)."""
-    return Answer(refusal.status, _problem_headers(refusal), canonical.encode(refusal.members))
+def problem(refusal: Refusal) -> Response:
+    """Response with an unsigned problem document (RFC 9457)."""
+    return Response(refusal.status, _problem_headers(refusal), canonical.encode(refusal.members))
 
 
 def _problem_headers(refusal: Refusal) -> tuple[tuple[str, str], ...]:

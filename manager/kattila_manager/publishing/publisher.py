@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from functools import partial
 
 from kattila_manager import wording
-from kattila_manager.alarms import rules
-from kattila_manager.alarms.rules import Closed, Event, Opened
-from kattila_manager.pages import overview
-from kattila_manager.pages.overview import Seen, Source
+from kattila_manager.alarms import alarm_rules
+from kattila_manager.alarms.alarm_rules import Closed, Event, Opened
+from kattila_manager.pages import index_page
+from kattila_manager.pages.index_page import Seen, Source
 from kattila_manager.publishing.website import Website
 from kattila_manager.records import KeyName, Snapshot
 from kattila_manager.store.admin import retention
 from kattila_manager.store.admin.retention import Limits
-from kattila_manager.store.publish import edges, eventlog
+from kattila_manager.store.publish import alarm_log, edges
 from kattila_manager.store.read.snapshots import snapshot
 from kattila_manager.store.store import Store
 from kattila_manager.topology import relay_edges
@@ -98,25 +98,25 @@ class Publisher:
 
     def _raise_alarms(self, seen: Snapshot, keys: Sequence[KeyName] | None, watch: Watch, done: Done) -> None:
         events = (
-            *rules.compare(seen.open_alarms, rules.findings(seen, keys, watch), watch.now),
-            *rules.amend(seen.closed_alarms, seen.late),
+            *alarm_rules.compare(seen.open_alarms, alarm_rules.findings(seen, keys, watch), watch.now),
+            *alarm_rules.amend(seen.closed_alarms, seen.late),
         )
         if not events:
             return
-        self._store.write(lambda connection: eventlog.record(connection, events))
+        self._store.write(lambda connection: alarm_log.record(connection, events))
         done.opened = sum(isinstance(event, Opened) for event in events)
         done.closed = sum(isinstance(event, Closed) for event in events)
-        names = {agent.agent_id: rules.name_of(agent) for agent in seen.agents}
+        names = {agent.agent_id: alarm_rules.name_of(agent) for agent in seen.agents}
         for event in events:
             _tell(event, names)
 
     def _write_interfaces(self, seen: Snapshot) -> None:
-        outdated = self._store.read(eventlog.outdated_interfaces)
+        outdated = self._store.read(alarm_log.outdated_interfaces)
         known = [(one, seen.reports[one.report_id].telemetry) for one in outdated if one.report_id in seen.reports]
         due = [(one, telemetry.interfaces) for one, telemetry in known if telemetry.interfaces or one.has_rows]
         for start in range(0, len(due), _SLICE_AGENTS):
             part = due[start : start + _SLICE_AGENTS]
-            self._store.write(partial(eventlog.replace_interfaces, measured=part))
+            self._store.write(partial(alarm_log.replace_interfaces, measured=part))
 
     def _write_edges(self, seen: Snapshot, watch: Watch) -> None:
         forget_before = watch.now - self._settings.limits.age_ms
@@ -127,7 +127,7 @@ class Publisher:
     def _render(self, keys: Sequence[KeyName] | None, watch: Watch, done: Done) -> None:
         # Read again, so that the page shows the alarms that were just raised.
         seen = Seen(self._read(watch.now), keys, watch, self._settings.source)
-        done.pages = self._website.publish(overview.build(seen))
+        done.pages = self._website.publish(index_page.build(seen))
 
     def _prune(self, now: int, go_on: Callable[[], bool], done: Done) -> None:
         if 0 <= self._prune_at - now <= _PRUNE_MS:

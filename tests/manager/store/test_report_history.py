@@ -1,4 +1,4 @@
-"""What the database knew at earlier moments, and what it knows of them now; on SQLite, at moments that a test chose."""
+"""The reports and reboots of one agent over time, read from SQLite at moments that a test chose."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from kattila_manager.records import Arrival
-from kattila_manager.store.read import past
-from support.fleet import DAY, HOUR, MINUTE, NOON, SECOND, Fleet, fleet_in
+from kattila_manager.store.read import report_history
+from support.fleet import HOUR, MINUTE, NOON, SECOND, Fleet, fleet_in
 from support.reports import Node, node, report
 
-ONE, TWO, THREE = node(1), node(2), node(3)
+ONE, TWO = node(1), node(2)
 CUT_AT, BACK_AT = NOON + 10 * MINUTE, NOON + 40 * MINUTE
 
 
@@ -35,60 +35,9 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
         yield made
 
 
-def known(fleet: Fleet, moment: int) -> dict[str, int]:
-    """Return each agent's newest sample as known at a moment."""
-    found = fleet.store.read(lambda connection: past.newest_known(connection, moment))
-    return {
-        agent_id: sample
-        for ref, report_id in found.items()
-        for agent_id, sample in fleet.rows(
-            "SELECT agent_id, sample FROM reports JOIN agents ON ref = agent_ref WHERE id = ? AND ref = ?",
-            report_id,
-            ref,
-        )
-    }
-
-
 def arrivals(fleet: Fleet, sender: Node, since: int | None = None, until: int | None = None) -> list[Arrival]:
     ref = fleet.members(sender.agent_id)["ref"]
-    return fleet.store.read(lambda connection: past.arrivals(connection, ref, since, until))
-
-
-# --- As known then
-
-
-@pytest.mark.parametrize(
-    ("moment", "sample"),
-    [(at(1), 1), (at(9) + SECOND, 9), (at(25), 9), (at(40) - 1, 9), (at(40), 40), (at(45), 45), (at(60) + DAY, 60)],
-)
-def test_the_newest_report_of_a_past_moment_is_the_highest_that_had_come(
-    fleet: Fleet, moment: int, sample: int
-) -> None:
-    assert known(fleet, moment)[ONE.agent_id] == sample
-
-
-def test_a_late_sample_is_never_the_newest_of_any_moment(fleet: Fleet) -> None:
-    moments = range(NOON, at(61), 7 * SECOND)
-    before = [known(fleet, moment).get(ONE.agent_id, 0) for moment in moments]
-    fleet.file(report(ONE, 46, at(61), tick=500, sampled_at=at(46)))
-    after = [known(fleet, moment).get(ONE.agent_id, 0) for moment in moments]
-    assert after == before == sorted(before)
-    assert not {*range(10, 40), 46} & set(before)
-
-
-def test_before_its_first_report_an_agent_is_not_known(fleet: Fleet) -> None:
-    fleet.file(report(THREE, 1, at(62)))
-    assert known(fleet, at(1) - 1) == {}
-    assert THREE.agent_id not in known(fleet, at(62) - 1)
-    assert set(known(fleet, at(62))) == {ONE.agent_id, TWO.agent_id, THREE.agent_id}
-
-
-def test_an_empty_database_knew_nothing(tmp_path: Path) -> None:
-    with fleet_in(tmp_path) as empty:
-        assert known(empty, NOON) == {}
-
-
-# --- As known now
+    return fleet.store.read(lambda connection: report_history.arrivals(connection, ref, since, until))
 
 
 def test_all_of_an_agents_reports_come_in_the_order_of_their_samples(fleet: Fleet) -> None:
@@ -124,8 +73,8 @@ def test_each_tells_its_way(fleet: Fleet) -> None:
 
 def test_an_agent_that_only_registered_has_none(fleet: Fleet) -> None:
     ref = fleet.members(ONE.agent_id)["ref"] + 100
-    assert fleet.store.read(lambda connection: past.arrivals(connection, ref, NOON, at(60))) == []
-    assert fleet.store.read(lambda connection: past.reboots(connection, ref)) == []
+    assert fleet.store.read(lambda connection: report_history.arrivals(connection, ref, NOON, at(60))) == []
+    assert fleet.store.read(lambda connection: report_history.reboots(connection, ref)) == []
 
 
 def test_reboots_are_boots_after_the_first_and_clones_are_none(fleet: Fleet) -> None:
@@ -134,7 +83,7 @@ def test_reboots_are_boots_after_the_first_and_clones_are_none(fleet: Fleet) -> 
     fleet.file(report(ONE.cloned(), 62, at(61) + SECOND, tick=301))
     fleet.file(report(ONE.rebooted(), 62, at(62), tick=302))
     fleet.file(report(ONE.rebooted(2), 63, at(90), tick=303))
-    assert fleet.store.read(lambda connection: past.reboots(connection, ref)) == [at(61), at(90)]
+    assert fleet.store.read(lambda connection: report_history.reboots(connection, ref)) == [at(61), at(90)]
 
 
 @pytest.mark.parametrize("hours", [0, 1])
@@ -142,4 +91,3 @@ def test_after_pruning_the_past_is_what_is_left(fleet: Fleet, hours: int) -> Non
     fleet.change("DELETE FROM reports WHERE received_at < ?", NOON + hours * HOUR)
     left = arrivals(fleet, ONE, at(1), at(60))
     assert [one.sample for one in left] == ([60] if hours else [*range(1, 46), *range(47, 61)])
-    assert known(fleet, at(30)) == ({} if hours else {ONE.agent_id: 9, TWO.agent_id: 9})

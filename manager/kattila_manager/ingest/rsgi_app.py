@@ -12,9 +12,9 @@ from concurrent.futures import Executor
 from typing import Any, Protocol
 
 from kattila_keys.refresh import USE_NOTED_MS, Keys
-from kattila_manager.ingest.answers import Answer, problem
-from kattila_manager.ingest.bodies import Bodies
-from kattila_manager.ingest.intake import Begun, Intake
+from kattila_manager.ingest.request_bodies import Bodies
+from kattila_manager.ingest.responses import Response, problem
+from kattila_manager.ingest.update_handler import Begun, Intake
 from kattila_manager.records import Filed
 from kattila_manager.store.ingest.writer import COMMIT_SECONDS, Writer, not_in_time
 from kattila_protocol.errors import BadSignature, NoKey, Overloaded, Refusal
@@ -27,7 +27,7 @@ RING_LOOK_MS = 200
 # Requests that may wait for the pool; more is answered at once.
 _MAX_POOLED = 64
 
-BridgeCall = Callable[[Any, bytes], Answer]
+BridgeCall = Callable[[Any, bytes], Response]
 
 
 class Request(Protocol):
@@ -69,13 +69,13 @@ class Door:
         self._used_at: dict[str, int] = {}
 
     async def __rsgi__(self, scope: Request, protocol: Any) -> None:
-        """Answer one request."""
+        """Response one request."""
         if scope.proto != "http":
             return
         answer = await self._answer(scope, protocol)
         protocol.response_bytes(answer.status, list(answer.headers), answer.body)
 
-    async def _answer(self, scope: Request, protocol: Any) -> Answer:
+    async def _answer(self, scope: Request, protocol: Any) -> Response:
         is_update = scope.method == "POST" and scope.path == UPDATES
         try:
             body = await self._bodies.read(scope.headers, protocol)
@@ -85,7 +85,7 @@ class Door:
         except Refusal as refusal:
             return self._intake.refuse(refusal) if is_update else problem(refusal)
 
-    async def _update(self, content_type: str, body: bytes) -> Answer:
+    async def _update(self, content_type: str, body: bytes) -> Response:
         tried = self._ring()
         try:
             begun = self._intake.begin(content_type, body, tried)
@@ -95,7 +95,7 @@ class Door:
                 raise
             self._ring_seen = fresh
             begun = self._intake.begin(content_type, body, fresh)
-        if isinstance(begun, Answer):
+        if isinstance(begun, Response):
             return begun
         return self._intake.finish(begun, await self._file(begun))
 
@@ -126,7 +126,7 @@ class Door:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._asking, self._keys.refresh_after_unknown, tried, now)
 
-    async def _elsewhere(self, scope: Request, body: bytes) -> Answer:
+    async def _elsewhere(self, scope: Request, body: bytes) -> Response:
         if scope.path == HEALTH:
             # It waits for nothing, and must not wait behind those that do.
             return self._bridge(scope, body)
@@ -142,7 +142,7 @@ class Door:
         except TimeoutError:
             raise Overloaded(f"there was no answer within {COMMIT_SECONDS:.0f} s") from None
 
-    def _left_the_pool(self, _answering: asyncio.Future[Answer]) -> None:
+    def _left_the_pool(self, _answering: asyncio.Future[Response]) -> None:
         self._pooled -= 1
 
 

@@ -22,7 +22,7 @@ QUIET_MS = 15 * 60 * 1000
 _DETAIL_LENGTH = 500
 
 
-class Kind(StrEnum):
+class AlarmKind(StrEnum):
     """What an alarm is about."""
 
     BAD_SIGNATURE = "bad_signature"
@@ -131,8 +131,8 @@ def findings(snapshot: Snapshot, keys: Sequence[KeyName] | None, watch: Watch) -
         *(_previous_key(agent, keys) for agent in snapshot.agents if keys and is_on_other_key(agent, keys)),
         *(_silent(agent, names) for agent, state in watched if state is Presence.SILENT),
     ]
-    unheard = {(str(Kind.AGENT_SILENT), agent.agent_id) for agent, state in watched if state is Presence.UNHEARD}
-    keyless = {(str(Kind.PREVIOUS_KEY), agent.agent_id) for agent in snapshot.agents if not keys}
+    unheard = {(str(AlarmKind.AGENT_SILENT), agent.agent_id) for agent, state in watched if state is Presence.UNHEARD}
+    keyless = {(str(AlarmKind.PREVIOUS_KEY), agent.agent_id) for agent in snapshot.agents if not keys}
     return Findings(tuple(found), frozenset(unheard | keyless))
 
 
@@ -161,12 +161,12 @@ def _event(alarm: Alarm | None, finding: Finding) -> Event | None:
 # --- Counters
 
 # Which counters an alarm follows, and what it is a sign of that they grow.
-_COUNTED: tuple[tuple[Kind, tuple[str, ...], str], ...] = (
-    (Kind.BAD_SIGNATURE, (BadSignature.kind,), "the sender has a wrong or an outdated PSK, or is a stranger"),
-    (Kind.REPLAY, (Replay.kind,), "an old message was sent again, or the machine was set back to a snapshot"),
-    (Kind.CLOCK_SKEW, (ClockSkew.kind,), "its reports are refused until its clock is set (NTP?)"),
-    (Kind.IDENTITY_CONFLICT, (IdentityConflict.kind, IdentityUnproven.kind), ""),
-    (Kind.SAMPLES_DROPPED, (Kind.SAMPLES_DROPPED,), "too old, too many, or no space on its disk"),
+_COUNTED: tuple[tuple[AlarmKind, tuple[str, ...], str], ...] = (
+    (AlarmKind.BAD_SIGNATURE, (BadSignature.kind,), "the sender has a wrong or an outdated PSK, or is a stranger"),
+    (AlarmKind.REPLAY, (Replay.kind,), "an old message was sent again, or the machine was set back to a snapshot"),
+    (AlarmKind.CLOCK_SKEW, (ClockSkew.kind,), "its reports are refused until its clock is set (NTP?)"),
+    (AlarmKind.IDENTITY_CONFLICT, (IdentityConflict.kind, IdentityUnproven.kind), ""),
+    (AlarmKind.SAMPLES_DROPPED, (AlarmKind.SAMPLES_DROPPED,), "too old, too many, or no space on its disk"),
 )
 
 
@@ -208,14 +208,14 @@ def _told_by(agents: Iterable[Agent], names: dict[str, str]) -> Iterator[Refusal
 def _dropped(agent_id: str, count: int, at: int, after: int | None) -> RefusalCount:
     since = "before its first report" if after is None else f"after {moment(after)}"
     detail = f"{plural(count, 'sample')} given up since its state folder began, the newest of them {since}"
-    return RefusalCount(Kind.SAMPLES_DROPPED, agent_id, count, at, at, detail)
+    return RefusalCount(AlarmKind.SAMPLES_DROPPED, agent_id, count, at, at, detail)
 
 
 def _issued(agent: Agent, names: dict[str, str]) -> RefusalCount:
     wanted = agent.instead_of or ""
     detail = f"{name_of(agent)} came as {wanted}, which {names.get(wanted, 'another')} holds; it is {agent.agent_id}"
     at = agent.first_seen_at
-    return RefusalCount(Kind.IDENTITY_CONFLICT, wanted, 1, at, at, detail)
+    return RefusalCount(AlarmKind.IDENTITY_CONFLICT, wanted, 1, at, at, detail)
 
 
 # --- States
@@ -228,7 +228,7 @@ def _previous_key(agent: Agent, keys: Sequence[KeyName]) -> Finding:
         f"{keys[0].fingerprint} was first seen {moment(keys[0].first_seen_at)}, and agents ask DNS every hour"
     )
     at = max(keys[0].first_seen_at, agent.first_seen_at)
-    return Finding((str(Kind.PREVIOUS_KEY), agent.agent_id), at, agent.last_seen_at, detail)
+    return Finding((str(AlarmKind.PREVIOUS_KEY), agent.agent_id), at, agent.last_seen_at, detail)
 
 
 def _cut_off(alarm: Alarm, late: int) -> str:
@@ -242,4 +242,4 @@ def _silent(agent: Agent, names: dict[str, str]) -> Finding:
     has_reported = agent.highest_sample > 0
     detail = f"no report since {moment(agent.last_seen_at)}; {last}" if has_reported else "registered, never reported"
     at = agent.last_seen_at
-    return Finding((str(Kind.AGENT_SILENT), agent.agent_id), at, at, shown(detail, _DETAIL_LENGTH))
+    return Finding((str(AlarmKind.AGENT_SILENT), agent.agent_id), at, at, shown(detail, _DETAIL_LENGTH))

@@ -29,17 +29,6 @@ _ARRIVAL = (
 )
 
 
-def newest_known(connection: Connection, at: int) -> dict[int, int]:
-    """Return the newest measurement of each agent as known at `at` (ms UTC): agents.ref to reports.id.
-
-    Agents that had not reported by then are left out, as are those of which all reports of then were pruned.
-    """
-    end = _first_from(connection, select(reports.c.id, reports.c.received_at), reports.c.id, at + 1)
-    refs = connection.execute(select(agents.c.ref)).scalars().all()
-    newest = {ref: connection.execute(_newest_before(ref, end)).scalar() for ref in refs}
-    return {ref: report_id for ref, report_id in newest.items() if report_id is not None}
-
-
 def arrivals(
     connection: Connection, agent_ref: int, since: int | None = None, until: int | None = None
 ) -> list[Arrival]:
@@ -79,11 +68,6 @@ def late_during(connection: Connection, kind: str, closed_since: int) -> dict[in
         .group_by(alarms.c.id)
     )
     return {row[0]: row[1] for row in connection.execute(query)}
-
-
-def _newest_before(agent_ref: int, end: int) -> Select[Any]:
-    known = (reports.c.agent_ref == agent_ref) & (reports.c.id < end)
-    return select(reports.c.id).where(known).order_by(reports.c.sample.desc()).limit(1)
 
 
 def _first_from(connection: Connection, moments: Select[Any], number: Column[Any], at: int) -> int:

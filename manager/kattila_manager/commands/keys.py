@@ -14,12 +14,12 @@ from typing import Any
 from kattila_keys.dns import DnsError
 from kattila_keys.ring_file import Kept, RingFile, RingFileError
 from kattila_manager import compose, wording
-from kattila_manager.alarms.rules import name_of
+from kattila_manager.alarms.alarm_rules import name_of
 from kattila_manager.commands.errors import CommandError, Say
-from kattila_manager.commands.tables import table
+from kattila_manager.commands.text_table import table
 from kattila_manager.config import Config
 from kattila_manager.records import Agent
-from kattila_manager.store.read import reading
+from kattila_manager.store.read import queries
 from kattila_manager.store.store import open_existing
 from kattila_manager.topology.presence import Presence, Watch, presence
 from kattila_protocol.txt import TxtError
@@ -85,7 +85,7 @@ def _read_fleet(config: Config) -> _Fleet:
         return _Fleet((), frozenset())
     with closing(open_existing(config.database)) as store:
         agents, listening = store.read(
-            lambda connection: (reading.all_agents(connection), reading.listening(connection))
+            lambda connection: (queries.all_agents(connection), queries.listening(connection))
         )
     watch = Watch(config.interval_seconds * 1000, compose.clock(), listening)
     return _Fleet(agents, frozenset(a.agent_id for a in agents if presence(a, watch) is Presence.SILENT))
