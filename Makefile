@@ -5,17 +5,17 @@ SHELL = /bin/sh
 BIN := .venv/bin
 BUILD_AND_PINS := requirements/create-venv.sh requirements/build.txt
 PIP := -m pip --quiet --disable-pip-version-check
-# Sources of our own carry no hash, so they are installed apart, and with nothing fetched for them.
+# Our own packages have no hash, so they are installed separately, without downloading anything.
 PIP_OWN := install --no-deps --no-build-isolation
 
 .PHONY: help
 help: ## show this help
-	@echo "make TARGET, where TARGET is one of:"
+	@echo "Usage: make TARGET. Targets:"
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
 		printf '  %-14s %s\n' "$$name" "$$text"; \
 	done
 
-# --- Environments. A stamp tells that one is complete; a half-made one is finished by the next call.
+# --- Environments. A stamp file marks a complete one; the next call finishes an incomplete one.
 
 .PHONY: setup setup-manager setup-deploy setup-test setup-fleet setup-fleet-programs
 setup: .venv/complete ## create .venv with agent, manager and all development tools
@@ -44,7 +44,7 @@ manager/.venv/complete: $(BUILD_AND_PINS) requirements/manager.txt protocol/pypr
 
 .venv-bench/complete: requirements/create-venv.sh requirements/bench.txt
 	@requirements/create-venv.sh .venv-bench
-	@echo "Installing the baseline of the benchmark into .venv-bench"
+	@echo "Installing the benchmark's baseline into .venv-bench"
 	@.venv-bench/bin/python $(PIP) install --require-hashes -r requirements/bench.txt
 	@touch $@
 
@@ -53,10 +53,10 @@ manager/.venv/complete: $(BUILD_AND_PINS) requirements/manager.txt protocol/pypr
 	@.venv-tools/bin/python $(PIP) install --require-hashes -r requirements/tools.txt
 	@touch $@
 
-setup-deploy: .venv-deploy/complete ## create .venv-deploy with Ansible and what lints roles and tests nodes
+setup-deploy: .venv-deploy/complete ## create .venv-deploy with Ansible, its linters and the node checks
 	@:
 
-# The lab's root file system is made while Ansible is installed, and needs no more than this.
+# Enough to make the lab's root file system while Ansible is being installed.
 .venv-deploy/bin/python:
 	@requirements/create-venv.sh .venv-deploy
 
@@ -66,129 +66,129 @@ setup-deploy: .venv-deploy/complete ## create .venv-deploy with Ansible and what
 	@.venv-deploy/bin/python $(PIP) install --require-hashes -r requirements/deploy.txt
 	@touch $@
 
-# Programs that tests use, each with its Debian package.
+# Programs for the tests, each with its Debian package.
 TEST_PROGRAMS := knotd/knot ip/iproute2 mke2fs/e2fsprogs nft/nftables wg/wireguard-tools wireguard-go/wireguard-go
 FLEET_PROGRAMS := ip/iproute2 mmdebstrap/mmdebstrap setpriv/util-linux ssh/openssh-client sysctl/procps \
 	systemd-nspawn/systemd-container unshare/util-linux
 
-setup-test: ## install the system packages that tests use (as root), or say what will be skipped
+setup-test: ## install the Debian packages for the tests (as root), or list the missing ones
 	@requirements/install-programs.sh "the tests" $(TEST_PROGRAMS)
 
 KERNEL_PROGRAMS := qemu-system-x86_64/qemu-system-x86 mmdebstrap/mmdebstrap mke2fs/e2fsprogs
 DEBIAN_PROGRAMS := mmdebstrap/mmdebstrap arch-test/arch-test qemu-aarch64-static/qemu-user-static
 
-setup-fleet: setup-deploy setup-fleet-programs ## install what the lab of make fleet needs (as root)
+setup-fleet: setup-deploy setup-fleet-programs ## install the requirements of make fleet (as root)
 	@:
 
 setup-fleet-programs:
 	@requirements/install-programs.sh "the lab" $(FLEET_PROGRAMS)
 
-# --- Running it
+# --- Run
 
 .PHONY: demo run-manager
-demo: setup ## show the main job on this machine: DNS, manager, agent, page; Ctrl-C ends it
+demo: setup ## run DNS, manager, agent and page on this machine until Ctrl-C
 	@exec $(BIN)/python demo/run.py
 
-run-manager: setup-manager ## serve the manager on port 5086
+run-manager: setup-manager ## run the manager on port 5086
 	@exec manager/.venv/bin/kattila-manager serve
 
-# --- Building it
+# --- Build
 
 PYTHONS := 3.11 3.12 3.13
 ARCHES := amd64 arm64
 .PHONY: build-agent build-manager
-build-agent: setup ## agent/bin/agent-amd64 and agent-arm64: the agent as one file for each kind of machine
+build-agent: setup ## build the agent as one file per architecture: agent/bin/agent-amd64 and agent-arm64
 	@$(BIN)/python release/build_agent.py
 
-build-manager: setup ## manager/bin/*.tar.gz, which install it offline: make build-manager PYTHONS=3.11 ARCHES=amd64
+build-manager: setup ## build offline installers in manager/bin: make build-manager PYTHONS=3.11 ARCHES=amd64
 	@$(BIN)/python release/build_manager.py --pythons $(PYTHONS) --arches $(ARCHES)
 
-# --- Checking it
+# --- Check
 
 .PHONY: check lint lint-deploy test test-kernel test-arm64 format bench-ingest bench-agent bench-spool
-check: lint lint-deploy test fleet-test ## all that CI checks: linters, tests, and the lab where it can run
+check: lint lint-deploy test fleet-test ## run all checks of CI: linters, tests, and the lab if it can run here
 
 lint: setup ## ruff, mypy --strict, import contracts
 	@echo "ruff"; $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
 	@echo "mypy"; $(BIN)/mypy
 	@echo "import contracts"; $(BIN)/lint-imports --no-logo
 
-# ansible-lint starts ansible, which it looks for on PATH.
+# ansible-lint needs ansible on PATH.
 DEPLOYED := $(wildcard roles playbooks inventory.example)
-lint-deploy: setup-deploy ## yamllint and ansible-lint, profile production, over roles, playbooks, inventory.example
+lint-deploy: setup-deploy ## run yamllint and ansible-lint (profile production) on roles, playbooks, inventory.example
 	@echo "yamllint"; .venv-deploy/bin/yamllint --strict $(DEPLOYED)
 	@echo "ansible-lint"; PATH="$(CURDIR)/.venv-deploy/bin:$$PATH" ansible-lint --offline -q --strict --profile production $(DEPLOYED)
 
-# Most tests wait more than they work. What one file makes for all its tests, as a mesh, is made once; the files keep their
-# order, in which those that take long are not the last.
+# Most tests mostly wait, so four run at a time. A file's tests stay in one process and share its fixtures. Files keep
+# their order, because the slow ones are not the last.
 SIDE_BY_SIDE := -n 4 --dist loadfile --no-loadscope-reorder
-test: setup setup-test ## all tests, four at a time; a part of them, one after another: make test ARGS="tests/protocol -k window"
+test: setup setup-test ## run all tests, four at a time; or some, one at a time: make test ARGS="tests/protocol -k window"
 	@$(BIN)/pytest $(if $(ARGS),$(ARGS),$(SIDE_BY_SIDE))
 
-test-kernel: setup ## the netlink readers against kernel devices, in a virtual machine (as root, 4 minutes and more)
+test-kernel: setup ## check the netlink readers against kernel devices in a virtual machine (as root, 4 minutes or more)
 	@requirements/install-programs.sh "the virtual machine" $(KERNEL_PROGRAMS)
 	@exec $(BIN)/python tests/kernel/run.py
 
-test-arm64: setup ## what is built for nodes, on Debian 12 for arm64 and on Debian 13 (as root, 1 minute; the first time 4)
+test-arm64: setup ## check the built files on Debian 12 for arm64 and on Debian 13 (as root, 1 minute; first time 4)
 	@requirements/install-programs.sh "the root file systems" $(DEBIAN_PROGRAMS)
 	@PYTHONPATH=release exec $(BIN)/python tests/debian/run.py
 
-format: setup ## put the code into the one format, mend what ruff can mend
+format: setup ## format the code, and apply ruff's automatic fixes
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format .
 
-bench-ingest: setup .venv-bench/complete ## reports per second, beside the baseline, in one run
+bench-ingest: setup .venv-bench/complete ## measure reports per second of the manager and of the baseline
 	@exec $(BIN)/python bench/ingest.py
 
-bench-agent: setup ## what the agent costs a node, beside other agents where they are installed (as root)
+bench-agent: setup ## measure the agent's cost for a node, and of other agents if installed (as root)
 	@exec $(BIN)/python bench/agent.py
 
-bench-spool: setup ## what a day of reports that wait costs on disk, beside the same in SQLite
+bench-spool: setup ## measure the disk cost of a day of undelivered reports, and of the same in SQLite
 	@exec $(BIN)/python bench/spool.py
 
 # --- The lab: nodes with systemd, SSH and WireGuard on this machine (tests/fleet)
 
 FLEET := env PYTHONPATH=tests .venv-deploy/bin/python -m fleet
 .PHONY: fleet fleet-down fleet-ssh fleet-run fleet-test build-for-fleet
-fleet: setup-fleet ## boot a fleet of real nodes on this machine, and say how to go on (as root)
+fleet: setup-fleet ## boot a fleet of real nodes on this machine, and show what to do next (as root)
 	@$(FLEET) up
 
-fleet-down: setup-deploy ## remove every trace of the lab; its root file system stays for the next time
+fleet-down: setup-deploy ## remove the lab except its root file system, which is reused
 	@exec $(FLEET) down
 
-fleet-ssh: ## a shell on a node of the lab: make fleet-ssh NODE=north-hub
+fleet-ssh: ## open a shell on a node of the lab: make fleet-ssh NODE=north-hub
 	@exec $(FLEET) ssh $(NODE)
 
-fleet-run: ## a command on the lab's control host: make fleet-run COMMAND="ansible all -m ansible.builtin.ping"
+fleet-run: ## run a command on the lab's control host: make fleet-run COMMAND="ansible all -m ansible.builtin.ping"
 	@exec $(FLEET) run $(COMMAND)
 
-fleet-test: setup-fleet-programs .venv-deploy/bin/python ## boot the lab anew, prove all that is promised of nodes, remove it (KEEP=1: let it stay); as root
+fleet-test: setup-fleet-programs .venv-deploy/bin/python ## boot a new lab, test the rollout and all nodes, remove the lab (KEEP=1 keeps it); as root
 	@reason=$$($(FLEET).prerequisites skip-reason) || exit; \
 	if [ -n "$$reason" ]; then echo "fleet-test is skipped: $$reason"; \
 	else $(MAKE) --no-print-directory -j3 setup-deploy fleet-root build-for-fleet && exec .venv-deploy/bin/pytest tests/fleet -v; fi
 
 .PHONY: fleet-root
 fleet-root: setup-fleet-programs .venv-deploy/bin/python
-	@echo "Making the root file system of the nodes, once"; exec $(FLEET).prerequisites root
+	@echo "Making the nodes' root file system (only once)"; exec $(FLEET).prerequisites root
 
-# Of the manager only what the lab's nodes take: their Python is Debian 12's.
+# The lab's nodes have Debian 12's Python, so one tarball of the manager is enough.
 build-for-fleet: build-agent
 	@$(BIN)/python release/build_manager.py --pythons 3.11 --arches $$(dpkg --print-architecture)
 
-# --- The promises about nodes, kept or not (tests/deploy)
+# --- Checks on the nodes of a fleet (tests/deploy)
 
 .PHONY: verify
-verify: setup-deploy ## is every node of a fleet as it was promised? make verify INVENTORY=inventory/hosts.yml
-	@test -n "$(INVENTORY)" || { echo "Which fleet? make verify INVENTORY=inventory/hosts.yml" >&2; exit 2; }
+verify: setup-deploy ## check every node of a fleet: make verify INVENTORY=inventory/hosts.yml
+	@test -n "$(INVENTORY)" || { echo "no inventory: run make verify INVENTORY=inventory/hosts.yml" >&2; exit 2; }
 	@PATH="$(CURDIR)/.venv-deploy/bin:$$PATH" exec .venv-deploy/bin/pytest tests/deploy --ansible-inventory="$(INVENTORY)" $(ARGS)
 
-# --- Keeping it
+# --- Maintain
 
 .PHONY: docs requirements clean
 docs: setup ## renew the generated parts of docs/: settings and database schema
 	@$(BIN)/python docs/generate.py
 
-# Relative to each other, the order matters: later ones are constrained by earlier ones.
+# The order matters: earlier files constrain later ones.
 requirements: .venv-tools/complete ## pin the newest versions of all dependencies, with hashes
 	@for name in build install agent manager dev bench deploy tools; do \
 		echo "requirements/$$name.txt"; \
@@ -198,7 +198,7 @@ requirements: .venv-tools/complete ## pin the newest versions of all dependencie
 			--output-file requirements/$$name.txt requirements/$$name.in || exit; \
 	done
 
-clean: $(if $(wildcard tests/fleet/.lab),fleet-down) ## remove environments, caches, built things and ./kattila_manager.db with all its reports
+clean: $(if $(wildcard tests/fleet/.lab),fleet-down) ## remove environments, caches, build output and ./kattila_manager.db with all its reports
 	@rm -rf .venv .venv-bench .venv-deploy .venv-tools manager/.venv agent/bin manager/bin
 	@rm -rf tests/debian/.cache tests/fleet/.cache tests/kernel/.cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	@rm -rf protocol/dist agent/dist manager/dist

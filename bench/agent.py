@@ -1,6 +1,6 @@
 """Measures what the agent costs a node, compared with other agents from Debian: `make bench-agent`.
 
-Needs root, for network namespaces of its own. A non-zero exit code means that something failed, not that it was slow.
+Needs root to create network namespaces. A non-zero exit code means that something failed, not that it was slow.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Plan:
     agents: requests are assigned to connections by their number modulo `agents`, so that an agent stays on its
     connection; 0 uses any free connection. rate: requests per second over all connections. Each request has a due time,
     and waiting for an earlier answer counts as latency; 0 sends the next request after each answer. keep_every: keeps
-    the body of one answer in so many; 0 keeps none.
+    the body of one answer in this many; 0 keeps none.
     """
 
     port: int

@@ -20,7 +20,7 @@ from requests_file import Requests
 from servers import Running, Server, running
 
 ACCEPTED = "200 accepted"
-# One answer in so many is kept, and its signature is verified.
+# One answer in this many is kept, and its signature is verified.
 KEEP_EVERY = 100
 _CLIENT = Path(__file__).with_name("load.py")
 

@@ -54,7 +54,7 @@ class Store(Protocol):
         """Return a sample."""
 
     def remove(self, number: int) -> None:
-        """Remove a delivered sample; it may return after a power cut, which does no harm."""
+        """Remove a delivered sample; it may return after a power cut, which is harmless."""
 
     def close(self) -> None:
         """Close the spool."""

@@ -1,6 +1,6 @@
-"""`make demo`: a TXT record, the manager, and the real agent of this machine, until Ctrl-C.
+"""`make demo`: runs a DNS server, the manager, and an agent for this machine until Ctrl-C.
 
-Everything lies in a temporary folder and listens on loopback alone; nothing of it stays.
+All files are in a temporary folder, and all programs listen only on loopback. Nothing is left behind.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 import requests
-from txt_responder import answering
+from txt_responder import serve_record
 
 from kattila_agent.config import SETTINGS as AGENT_SETTINGS
 from kattila_manager.config import SETTINGS as MANAGER_SETTINGS
@@ -32,13 +32,13 @@ NAME = "kattila.example.com"
 INTERVAL_SECONDS = 3
 STOP_SECONDS = 10
 SESSION = requests.Session()
-# Whatever proxy this shell uses, it is not for loopback.
+# Ignore the shell's proxy settings: all requests go to loopback.
 SESSION.trust_env = False
 START_SECONDS = 30
 
 
 class DemoError(Exception):
-    """Something did not start or did not stay; the text says what, and shows its last words."""
+    """A program did not start or ended early; the text names it and has its last log lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +53,14 @@ class Program:
         """Raise DemoError if the process has ended."""
         code = self.process.poll()
         if code is not None:
-            words = self.log.read_text(errors="replace").strip().splitlines()[-15:]
-            raise DemoError("\n".join([f"the {self.title} ended with exit status {code}; its last words:", *words]))
+            lines = self.log.read_text(errors="replace").strip().splitlines()[-15:]
+            raise DemoError("\n".join([f"the {self.title} ended with exit status {code}; its last log lines:", *lines]))
 
 
 def main() -> int:
-    """Run until Ctrl-C; returns 0, or 1 if something did not work."""
-    parser = argparse.ArgumentParser(description="Show kattila.status on this machine, on loopback alone.")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="end by itself after so long")
+    """Run until Ctrl-C; return 0, or 1 if a program failed."""
+    parser = argparse.ArgumentParser(description="Show kattila.status on this machine, only on loopback.")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="end after this time (default: Ctrl-C)")
     seconds = parser.parse_args().seconds
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -76,7 +76,7 @@ def main() -> int:
 
 def _run(stack: ExitStack, seconds: float) -> None:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kattila-demo-")))
-    dns_port = stack.enter_context(answering(NAME, secrets.token_urlsafe(24)))
+    dns_port = stack.enter_context(serve_record(NAME, secrets.token_urlsafe(24)))
     manager_port, agent_port = _free_port(), _free_port()
     environment = _plain_environment() | {
         "DNS": NAME,
@@ -99,12 +99,12 @@ def _run(stack: ExitStack, seconds: float) -> None:
     print(f"agent        http://127.0.0.1:{agent_port}/status/healthcheck")
     _wait_for(url + "/", *programs)
     print(f"page         {url}/")
-    print(f"\nA report every {INTERVAL_SECONDS} s; Ctrl-C ends all of it.\n")
+    print(f"\nA report every {INTERVAL_SECONDS} s. Press Ctrl-C to stop.\n")
     _watch(url, programs, time.monotonic() + seconds)
 
 
 def _plain_environment() -> dict[str, str]:
-    """Return this shell's environment without any setting: nothing of a real manager or agent may be touched."""
+    """Return the shell's environment without settings of ours, so that no real manager or agent is touched."""
     settings = {setting.name for setting in (*AGENT_SETTINGS, *MANAGER_SETTINGS)}
     settings |= {ENV_FILE_VARIABLE, "STATE_DIRECTORY"}
     return {name: value for name, value in os.environ.items() if name not in settings}
@@ -127,10 +127,10 @@ def _watch(url: str, programs: list[Program], until: float) -> None:
 
 @contextmanager
 def _running(title: str, command: list[str], folder: Path, environment: dict[str, str]) -> Iterator[Program]:
-    """Run one of our programs in the folder, its output in a file; SIGTERM ends it, and SIGKILL if that does not."""
+    """Run a Python module in the folder with its output in a file; end it by SIGTERM, or SIGKILL if necessary."""
     log = folder / f"{title}.log"
     with log.open("wb") as output:
-        # A process group of its own, so that Ctrl-C reaches this program alone and all ends in order.
+        # In its own session, so that Ctrl-C reaches only this program, which then stops the others in order.
         process = subprocess.Popen(
             [sys.executable, "-m", *command],
             cwd=folder,

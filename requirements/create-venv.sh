@@ -1,5 +1,5 @@
 #!/bin/sh
-# Creates a virtual environment, or says what this machine lacks: create-venv.sh DIRECTORY
+# Creates a virtual environment, or names the missing packages: create-venv.sh DIRECTORY
 set -eu
 
 directory=$1
@@ -16,12 +16,12 @@ for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11};
     fi
 done
 if [ -z "$python" ]; then
-    echo "Python 3.11 or newer is needed and was not found (looked for: ${PYTHON:-python3, python3.11 to python3.14})." >&2
-    echo "Debian 12, Ubuntu 24.04, RHEL 10 and newer bring it: install python3 there, or name one: make PYTHON=/path/to/python3 ..." >&2
+    echo "no Python 3.11 or newer found (searched for ${PYTHON:-python3, python3.11 to python3.14}): install one, or run" >&2
+    echo "make PYTHON=/path/to/python3 ... (python3 of Debian 12, Ubuntu 24.04, RHEL 10 and newer is new enough)" >&2
     exit 1
 fi
 
-# Debian and Ubuntu ship venv and ensurepip apart from python3; without ensurepip a venv would be made without pip.
+# Debian and Ubuntu package venv and ensurepip separately from python3. Without ensurepip a venv would have no pip.
 if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     case $python in
         python3.*) package=$python-venv ;;
@@ -32,7 +32,7 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
         apt-get update -qq
         DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" >/dev/null
     else
-        echo "$python cannot create a virtual environment. Install its venv module, then call make again:" >&2
+        echo "$python cannot create a virtual environment: install its venv module, then run make again:" >&2
         echo "    sudo apt-get install --no-install-recommends $package" >&2
         exit 1
     fi

@@ -1,4 +1,4 @@
-"""`make demo` is what a newcomer sees first: all of it runs, and nothing of it stays."""
+"""`make demo`, the first thing a newcomer sees, runs completely and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -73,18 +73,18 @@ def test_reports_keep_arriving_and_ctrl_c_leaves_nothing(
     assert list(tmp_path.iterdir()) == [output]
 
 
-def test_a_program_that_ends_is_told_with_its_last_words(demo: tuple[subprocess.Popen[bytes], Path]) -> None:
+def test_a_program_that_ends_early_is_named_with_its_last_log_lines(demo: tuple[subprocess.Popen[bytes], Path]) -> None:
     process, output = demo
     until(output, reports=1)
     agent = next(child for child in psutil.Process(process.pid).children() if child.cmdline()[-1:] == ["kattila_agent"])
     agent.kill()
     assert process.wait(20) == 1
-    assert "demo: the agent ended with exit status -9; its last words:" in output.read_text()
+    assert "demo: the agent ended with exit status -9; its last log lines:" in output.read_text()
 
 
-def test_the_record_is_answered_for_its_own_name_alone() -> None:
-    asked = dns.message.make_query("kattila.example.com", "TXT")
-    answer = dns.message.from_wire(respond(asked.to_wire(), "kattila.example.com", "a-value-of-the-demo"))
+def test_the_dns_server_answers_only_for_its_own_name() -> None:
+    query = dns.message.make_query("kattila.example.com", "TXT")
+    answer = dns.message.from_wire(respond(query.to_wire(), "kattila.example.com", "a-value-of-the-demo"))
     assert [record.to_text() for record in answer.answer[0]] == ['"kattila=a-value-of-the-demo"']
     other = dns.message.make_query("other.example.com", "TXT")
     refused = dns.message.from_wire(respond(other.to_wire(), "kattila.example.com", "a-value-of-the-demo"))

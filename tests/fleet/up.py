@@ -28,7 +28,7 @@ Say = Callable[[str], None]
 
 
 def up(plan: Plan, place: Place, lock: int, say: Say) -> None:
-    """Boot the lab, of which only the root file system may exist.
+    """Boot the lab. Only its root file system may exist before.
 
     Raises:
         LabError: The lab did not come up. Its parts stay until `down`.
@@ -159,7 +159,7 @@ def remote(place: Place, node: str, command: str, stdin: str = "", seconds: floa
 
 
 def inside(place: Place, machine: str) -> tuple[str, ...]:
-    """Return the words that run a command in a machine's network, with its resolver."""
+    """Return the command prefix that runs a command in a machine's network, with its resolver."""
     return "ip", "netns", "exec", place.name(machine)
 
 
