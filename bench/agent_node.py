@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from kattila_keys.ring_file import Kept, RingFile
+from kattila_keys.ring_file import RingFile, StoredRing
 from kattila_protocol import canonical, envelope, registration, verdict
 from kattila_protocol.ring import Ring
 from kattila_protocol.verdict import ACCEPTED, Verdict
@@ -176,7 +176,7 @@ def manager_and_helper(folder: Path, tunnel: str, peers: int) -> Iterator[tuple[
         stack.callback(manager.close)
         stack.enter_context(_marked_as_wireguard(tunnel))
         asked_at = time.time_ns() // 1_000_000 - 120_000
-        RingFile(folder / "ring.json").update(lambda _: Kept(_RING, asked_at, asked_at))
+        RingFile(folder / "ring.json").update(lambda _: StoredRing(_RING, asked_at, asked_at))
         yield (
             manager,
             {

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from kattila_keys.ring_file import Kept, RingFile
+from kattila_keys.ring_file import RingFile, StoredRing
 from kattila_protocol.ring import Ring
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,7 +63,7 @@ def baseline(folder: Path, port: int, psk: bytes) -> Server:
 def manager(folder: Path, port: int, psk: bytes, workers: int, now: int) -> Server:
     """Return the manager, with a ring read from DNS at `now` (ms UTC), so that it sends no query."""
     ring = Ring().with_current(psk, now)
-    RingFile(folder / "kattila_ring.json").update(lambda _: Kept(ring, asked_at=now, answered_at=now))
+    RingFile(folder / "kattila_ring.json").update(lambda _: StoredRing(ring, asked_at=now, answered_at=now))
     environment = {
         "DNS": "kattila.example.net",
         # No server listens here, so no query leaves this machine.

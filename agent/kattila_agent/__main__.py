@@ -28,9 +28,9 @@ from kattila_agent.sampling.collect import Given, measure
 from kattila_agent.sampling.fitting import TooMuchError
 from kattila_agent.sampling.measurement import Measurement
 from kattila_agent.spool.sample import Clock
+from kattila_keys.dns_server import TxtRecords
 from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFile, RingFileError
-from kattila_keys.servers import Records
 from kattila_protocol.names import is_id
 from kattila_protocol.peer import PeerAnswer
 from kattila_settings.settings import ConfigError, settings_help
@@ -209,15 +209,15 @@ def _keys(settings: Config, runtime: Runtime) -> Keys:
     return Keys(RingFile(settings.state_dir / _RING_FILE), _asking(settings), runtime.share)
 
 
-def _asking(settings: Config) -> Callable[[], Records]:
+def _asking(settings: Config) -> Callable[[], TxtRecords]:
     """Return the question to DNS that the settings ask for; raises ConfigError."""
     name = settings.required_dns()
 
-    def ask() -> Records:
+    def ask() -> TxtRecords:
         # dnspython weighs 10 MB and 0.05 s, which the first report with a cached key does not wait for.
-        from kattila_keys.dns import ask_txt  # noqa: PLC0415 - dnspython, only to ask
+        from kattila_keys.dns import query_txt  # noqa: PLC0415 - dnspython, only to ask
 
-        return ask_txt(
+        return query_txt(
             name,
             server=settings.dns_server,
             timeout_seconds=_DNS_SECONDS,

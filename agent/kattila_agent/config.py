@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from kattila_keys.servers import Server
+from kattila_keys.dns_server import DnsServer
 from kattila_settings import values
 from kattila_settings.settings import ConfigError, Setting, Settings, read_settings, required
 from kattila_settings.values import Listen
@@ -108,7 +108,7 @@ class Config:
     """
 
     dns: str | None
-    dns_server: Server | None
+    dns_server: DnsServer | None
     dns_require_ad: bool
     manager_url: str | None
     state_dir: Path
@@ -150,7 +150,7 @@ def read(env_file: str | None, environment: Mapping[str, str], folder: Path) -> 
 def _parse(settings: Settings, default_state_dir: Path, boot_id: str | None) -> Config:
     return Config(
         dns=settings.parse("DNS", values.optional(values.dns_name)),
-        dns_server=settings.parse("DNS_SERVER", values.optional(Server.parse)),
+        dns_server=settings.parse("DNS_SERVER", values.optional(DnsServer.parse)),
         dns_require_ad=settings.parse("DNS_REQUIRE_AD", values.yes_or_no),
         manager_url=settings.parse("MANAGER_URL", values.optional(_url)),
         state_dir=settings.parse("STATE_DIR", lambda text: default_state_dir / text),

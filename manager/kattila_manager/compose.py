@@ -23,7 +23,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kattila_keys.dns import Records, ask_txt
+from kattila_keys.dns import query_txt
+from kattila_keys.dns_server import TxtRecords
 from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFile, RingFileError
 from kattila_manager.api.app import Services, make_app
@@ -79,10 +80,10 @@ def version() -> str:
     return importlib.metadata.version("kattila-manager")
 
 
-def make_ask(config: Config) -> Callable[[], Records]:
+def make_ask(config: Config) -> Callable[[], TxtRecords]:
     """Make the question to DNS. Raises ConfigError if DNS is not set."""
     return partial(
-        ask_txt,
+        query_txt,
         config.required_dns(),
         server=config.dns_server,
         timeout_seconds=_DNS_SECONDS,

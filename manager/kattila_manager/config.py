@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kattila_keys.dns import Server
+from kattila_keys.dns_server import DnsServer
 from kattila_settings import values
 from kattila_settings.settings import Setting, Settings, read_settings, required
 from kattila_settings.values import Listen
@@ -42,7 +42,7 @@ class Config:
     """All settings, checked. `dns` and the tokens are None while they are not set."""
 
     dns: str | None
-    dns_server: Server | None
+    dns_server: DnsServer | None
     dns_require_ad: bool
     listen: Listen
     database: Path
@@ -78,7 +78,7 @@ def _parse(settings: Settings, folder: Path) -> Config:
     database = settings.parse("MANAGER_DB", lambda text: folder / text)
     return Config(
         dns=settings.parse("DNS", values.optional(values.dns_name)),
-        dns_server=settings.parse("DNS_SERVER", values.optional(Server.parse)),
+        dns_server=settings.parse("DNS_SERVER", values.optional(DnsServer.parse)),
         dns_require_ad=settings.parse("DNS_REQUIRE_AD", values.yes_or_no),
         listen=settings.parse("MANAGER_LISTEN", values.listen(PORT)),
         database=database,

@@ -1,1 +1,1 @@
-"""Where the pre-shared key comes from and how it is kept: the I/O that agent and manager share."""
+"""Fetches the pre-shared key from DNS and keeps the key ring on disk, for agent and manager."""

@@ -1,8 +1,4 @@
-"""Files and folders that are there whole or not at all, and locks between processes.
-
-May live here: how a small file is replaced so that a kill, a full disk or a power cut leaves the old or the new one, to
-whom it then belongs, and who may change it meanwhile. Not here: what is in a file.
-"""
+"""Replaces small files and creates folders so that a crash never leaves a partial one, and locks them with flock(2)."""
 
 from __future__ import annotations
 
@@ -14,22 +10,23 @@ from pathlib import Path
 
 
 def write(path: Path, content: bytes, mode: int) -> os.stat_result:
-    """Replace a file, with this mode from its first byte, and return its stat; it is on the disk when this returns.
+    """Replace a file durably and return its stat; the new file has `mode` from its first byte.
 
-    What is half written stands beside it as `NAME.new`. After an error nothing of it stays; what a kill leaves is
-    removed by whoever writes next: one writer at a time, see `locked`.
+    A kill, a full disk or a power cut leaves the old file or the new one. The content is first written to `NAME.new`,
+    which an error removes and which the next writer removes after a kill. Only one process may write at a time: see
+    `locked`.
 
     Raises:
         OSError: the folder is missing, full or not writable.
     """
-    aside = path.with_name(f"{path.name}.new")
-    aside.unlink(missing_ok=True)
-    file = create(aside, mode, owner_of=path)
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    file = create(temporary, mode, owner_of=path)
     try:
         _write_and_sync(file, content)
-        aside.replace(path)
+        temporary.replace(path)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     else:
         sync_folder(path.parent)
@@ -39,36 +36,37 @@ def write(path: Path, content: bytes, mode: int) -> os.stat_result:
 
 
 def create(path: Path, mode: int, *, owner_of: Path) -> int:
-    """Create a file, which root gives to the owner of `owner_of`, or of its folder while that is missing.
+    """Create a file and return its descriptor, open for writing.
 
-    So a command that is run once as root beside a service leaves nothing behind that the service cannot open.
+    As root, give the file to the owner of `owner_of`, or of its folder while `owner_of` does not exist. Otherwise a
+    command that an administrator runs as root could leave files that the service cannot open.
 
     Raises:
-        FileExistsError: it is there.
+        FileExistsError: the file exists.
         OSError: the folder is missing, full or not writable.
     """
     model = (owner_of if owner_of.exists() else owner_of.parent).stat()
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    _settle(file, mode, model)
+    _set_mode_and_owner(file, mode, model)
     return file
 
 
 def make_folder(path: Path, mode: int) -> None:
-    """Make a folder where it is missing; root gives it to the owner of the folder above. Raises OSError."""
+    """Create a folder unless it exists; as root, give it to the owner of its parent. Raises OSError."""
     try:
         path.mkdir(mode)
     except FileExistsError:
         return
     file = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _settle(file, mode, path.parent.stat())
+        _set_mode_and_owner(file, mode, path.parent.stat())
     finally:
         os.close(file)
     sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Return when the names in a folder are on the disk as they are now; raises OSError."""
+    """Flush the directory entries of a folder to disk. Raises OSError."""
     file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(file)
@@ -78,7 +76,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path, mode: int) -> Iterator[None]:
-    """Hold the lock that a file stands for; waits for who has it. Raises OSError as `lock` does."""
+    """Hold a lock file exclusively, after waiting for its current holder. Raises OSError, see `lock`."""
     file = lock(path, mode, wait=True)
     try:
         yield
@@ -88,12 +86,12 @@ def locked(path: Path, mode: int) -> Iterator[None]:
 
 
 def lock(path: Path, mode: int, *, wait: bool) -> int | None:
-    """Return the open file that holds the lock until it is closed (flock(2)), or None if another one has it.
+    """Lock a file exclusively (flock(2)); return its descriptor, or None if it is locked and `wait` is false.
 
-    The file is made where it is missing, and stays.
+    Closing the descriptor releases the lock. A missing file is created, and stays.
 
     Raises:
-        OSError: the file can neither be opened nor made.
+        OSError: the file can be neither opened nor created.
     """
     file = _open_or_create(path, mode)
     try:
@@ -105,7 +103,7 @@ def lock(path: Path, mode: int, *, wait: bool) -> int | None:
 
 
 def _open_or_create(path: Path, mode: int) -> int:
-    # Open for reading is enough for flock: who may read what it guards, may wait for whoever changes it.
+    # flock needs read access only, so every user who may read the guarded file may wait for its writer.
     for_reading = os.O_RDONLY | os.O_CLOEXEC
     try:
         return os.open(path, for_reading)
@@ -117,7 +115,7 @@ def _open_or_create(path: Path, mode: int) -> int:
         return os.open(path, for_reading)
 
 
-def _settle(file: int, mode: int, model: os.stat_result) -> None:
+def _set_mode_and_owner(file: int, mode: int, model: os.stat_result) -> None:
     os.fchmod(file, mode)
     if os.geteuid() == 0:
         os.fchown(file, model.st_uid, model.st_gid)

@@ -48,8 +48,8 @@ class Ring:
         front = known[0] if known else RingEntry(key, first_seen_at=now)
         return Ring((front, *others)[:RING_SIZE])
 
-    def used(self, fingerprint: str, now: int) -> Ring:
-        """Note that the key of this fingerprint verified a message at `now`."""
+    def with_use(self, fingerprint: str, now: int) -> Ring:
+        """Return the ring with `now` as the last use of one key, unless that has a later one."""
         return Ring(
             tuple(
                 replace(entry, last_used_at=max(now, entry.last_used_at or 0))

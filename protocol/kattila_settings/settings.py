@@ -67,7 +67,7 @@ def read_settings(
 ) -> Settings:
     """Read settings from one file and from the environment; the environment wins.
 
-    The file is `env_file`, else the one that KATTILA_ENV names, else `.env` in `folder` if it exists.
+    The file is `env_file`, or the one that KATTILA_ENV names, or `.env` in `folder` if it exists.
 
     Raises:
         ConfigError: a file that was named cannot be read, or a line is not a setting.

@@ -28,7 +28,7 @@ class Signals:
             signal.signal(number, _do_nothing)
 
     def wait(self, seconds: float | None = None) -> signal.Signals | None:
-        """Return the next signal, or None after `wake` or after so many seconds (None: wait forever)."""
+        """Return the next signal, or None after `wake` or after `seconds` (None: wait forever)."""
         ready, _, _ = select.select([self._read_end], [], [], seconds)
         number = os.read(self._read_end, 1)[0] if ready else _WAKE
         return None if number == _WAKE else signal.Signals(number)

@@ -11,7 +11,7 @@ import pytest
 
 from kattila_agent import config
 from kattila_agent.config import Config
-from kattila_keys.dns import Server
+from kattila_keys.dns_server import DnsServer
 from kattila_settings.settings import ConfigError, settings_table
 from kattila_settings.values import Listen
 
@@ -54,7 +54,7 @@ def test_nothing_is_set_and_there_is_no_file(tmp_path: Path) -> None:
         ("export DNS='kattila.example.com.'", "dns", "kattila.example.com."),
         ("DNS=_kattila.example.com", "dns", "_kattila.example.com"),
         ("DNS=", "dns", None),
-        ("DNS_SERVER=192.0.2.53:5353", "dns_server", Server("192.0.2.53", 5353)),
+        ("DNS_SERVER=192.0.2.53:5353", "dns_server", DnsServer("192.0.2.53", 5353)),
         ("DNS_REQUIRE_AD=Yes", "dns_require_ad", True),
         ("MANAGER_URL=http://192.0.2.1:5086 # where to push", "manager_url", "http://192.0.2.1:5086"),
         ("MANAGER_URL=https://manager.example.com/kattila/", "manager_url", "https://manager.example.com/kattila"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kattila_keys.ring_file import Kept, RingFile
+from kattila_keys.ring_file import RingFile, StoredRing
 from support.agent_folder import keep_id
 from support.agent_process import Daemon, running_daemon
 from support.manager import Manager, now_ms, running_manager
@@ -34,7 +34,7 @@ def agent(manager: Manager, folder: Path) -> Iterator[Daemon]:
     folder.mkdir(exist_ok=True)
     keep_id(folder, AGENT)
     now = now_ms()
-    RingFile(folder / "ring.json").update(lambda _: Kept(RING, asked_at=now, answered_at=now))
+    RingFile(folder / "ring.json").update(lambda _: StoredRing(RING, asked_at=now, answered_at=now))
     url = f"http://127.0.0.1:{manager.port}"
     with running_daemon(
         folder, DNS="kattila.example.org", DNS_SERVER="127.0.0.1:9", MANAGER_URL=url, INTERVAL="1"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kattila_keys.ring_file import Kept
+from kattila_keys.ring_file import StoredRing
 from kattila_protocol.signing import Key
 from support.knot import ZONE, Knot, running_knot
 from support.manager import Manager, Reply, now_ms, running_manager
@@ -46,9 +46,9 @@ def wait_for_a_key(manager: Manager) -> None:
 def asked_long_ago(manager: Manager) -> None:
     """Let ten minutes pass since DNS was asked."""
 
-    def back(kept: Kept) -> Kept:
+    def back(stored: StoredRing) -> StoredRing:
         moment = now_ms() - A_WHILE_MS
-        return Kept(kept.ring, asked_at=moment, answered_at=moment)
+        return StoredRing(stored.ring, asked_at=moment, answered_at=moment)
 
     manager.ring_file.update(back)
 

@@ -1,4 +1,4 @@
-"""What the tests of kattila_keys start."""
+"""Fixtures for the tests of kattila_keys."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def label(request: pytest.FixtureRequest) -> str:
-    """A name of the test's own, as all share one server."""
+    """Return a DNS label that no other test uses: all tests share one server."""
     return re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:60].strip("-")
 
 
 @pytest.fixture
-def counting(knot: Knot) -> Iterator[DnsProxy]:
-    """The server behind a proxy that counts the questions."""
+def counting_proxy(knot: Knot) -> Iterator[DnsProxy]:
+    """Run a proxy in front of the server that counts queries."""
     with dns_proxy(knot.port) as proxy:
         yield proxy

@@ -1,4 +1,4 @@
-"""Several threads and processes that want the key at the same moment: DNS is asked once."""
+"""Threads and processes that need a key at the same time share one DNS query."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import pytest
 from kattila_keys.ring_file import RingFile
 from kattila_protocol.signing import Key
 from support.dns_proxy import DnsProxy, dns_proxy
-from support.keys import NEW_PSK, NOW, PSK, fingerprints, keys_at, named
+from support.keys import NEW_PSK, NOW, PSK, fingerprints, fingerprints_of, keys_at
 from support.knot import ZONE, Knot
 
 
-def test_those_behind_a_question_wait_for_it_instead_of_being_refused(knot: Knot, label: str, path: Path) -> None:
-    arrived, go_on = threading.Event(), threading.Event()
+def test_callers_wait_for_the_query_in_progress(knot: Knot, label: str, path: Path) -> None:
+    arrived, proceed = threading.Event(), threading.Event()
 
     def slow(_: int, answer: bytes) -> bytes:
         arrived.set()
-        go_on.wait(5)
+        proceed.wait(5)
         return answer
 
     knot.set_txt(label, NEW_PSK)
@@ -33,7 +33,7 @@ def test_those_behind_a_question_wait_for_it_instead_of_being_refused(knot: Knot
         assert arrived.wait(5)
         assert keys.may_refresh(tried, NOW + 1)
         second = own_thread.submit(keys.refresh_after_unknown, tried, NOW + 1)
-        go_on.set()
+        proceed.set()
         for fresh in (first.result(), second.result()):
             assert fresh is not None
             assert fresh.current == Key.from_psk(NEW_PSK)
@@ -41,9 +41,9 @@ def test_those_behind_a_question_wait_for_it_instead_of_being_refused(knot: Knot
         assert proxy.asked_udp == 1
 
 
-def test_threads_ask_once(counting: DnsProxy, knot: Knot, label: str, path: Path) -> None:
+def test_threads_share_one_query(counting_proxy: DnsProxy, knot: Knot, label: str, path: Path) -> None:
     knot.set_txt(label, PSK)
-    keys = keys_at(path, counting.address, label)
+    keys = keys_at(path, counting_proxy.address, label)
     start = threading.Barrier(16)
 
     def work() -> None:
@@ -56,22 +56,23 @@ def test_threads_ask_once(counting: DnsProxy, knot: Knot, label: str, path: Path
         thread.start()
     for thread in threads:
         thread.join()
-    assert counting.asked_udp == 1
-    assert fingerprints(keys.ring()) == named(PSK)
+    assert counting_proxy.asked_udp == 1
+    assert fingerprints(keys.ring()) == fingerprints_of(PSK)
 
 
-# One process: it says that it is ready, waits for a line, calls one method of Keys and prints the current key.
+# Prints "ready", waits for a line, calls one method of Keys, and prints the current key.
 ONE_PROCESS = """
 import sys
 from pathlib import Path
-from kattila_keys.dns import Server, ask_txt
+from kattila_keys.dns import query_txt
+from kattila_keys.dns_server import DnsServer
 from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFile
 
 path, address, name, method, now = sys.argv[1:]
-server = Server.parse(address)
-ask = lambda: ask_txt(name, server=server, timeout_seconds=3)
-keys = Keys(RingFile(Path(path)), ask, lambda: 0.5)
+server = DnsServer.parse(address)
+query = lambda: query_txt(name, server=server, timeout_seconds=3)
+keys = Keys(RingFile(Path(path)), query, lambda: 0.5)
 print("ready", flush=True)
 sys.stdin.readline()
 arguments = (keys.ring(), int(now)) if method == "refresh_after_unknown" else (int(now),)
@@ -82,11 +83,9 @@ if method in ("refresh", "refresh_or_log"):
 
 
 @pytest.mark.parametrize("method", ["refresh", "refresh_or_log", "refresh_if_due", "refresh_after_unknown"])
-def test_processes_that_refresh_at_once_ask_once(
-    counting: DnsProxy, knot: Knot, label: str, path: Path, method: str
-) -> None:
+def test_processes_share_one_query(counting_proxy: DnsProxy, knot: Knot, label: str, path: Path, method: str) -> None:
     knot.set_txt(label, PSK)
-    run = [sys.executable, "-c", ONE_PROCESS, str(path), counting.address, f"{label}.{ZONE}", method, str(NOW)]
+    run = [sys.executable, "-c", ONE_PROCESS, str(path), counting_proxy.address, f"{label}.{ZONE}", method, str(NOW)]
     processes = [
         subprocess.Popen(run, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(4)
@@ -100,8 +99,8 @@ def test_processes_that_refresh_at_once_ask_once(
         process.stdin.flush()
     printed = [process.communicate(timeout=30) for process in processes]
     assert [process.returncode for process in processes] == [0] * 4
-    # Those that wait for the answer all have it.
+    # These methods wait, so all processes have the answer.
     expected = f"{Key.from_psk(PSK).fingerprint}\n" if method in ("refresh", "refresh_or_log") else ""
     assert printed == [(expected, "")] * 4
-    assert counting.asked_udp == 1
-    assert fingerprints(RingFile(path).read().ring) == named(PSK)
+    assert counting_proxy.asked_udp == 1
+    assert fingerprints(RingFile(path).read().ring) == fingerprints_of(PSK)

@@ -1,4 +1,4 @@
-"""The ring on disk: it survives kills, races, damage and careless modes, and never shows a PSK."""
+"""The ring file survives kills, races, damage and wrong modes, and never shows a PSK."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kattila_keys.ring_file import Kept, RingFile, RingFileDamagedError, RingFileError
+from kattila_keys.ring_file import RingFile, RingFileDamagedError, RingFileError, StoredRing
 from kattila_protocol.ring import RING_SIZE, Ring, RingEntry
 from kattila_protocol.signing import Key
 
 PSK = b"example psk, protects nothing"
 OTHER_PSK = b"another psk that protects nothing"
 NOW = 1_700_000_000_000
-KEPT = Kept(Ring().with_current(OTHER_PSK, NOW - 1000).with_current(PSK, NOW), asked_at=NOW, answered_at=NOW)
+STORED = StoredRing(Ring().with_current(OTHER_PSK, NOW - 1000).with_current(PSK, NOW), asked_at=NOW, answered_at=NOW)
 
-moments = st.integers(min_value=-(2**62), max_value=2**62)
-entries = st.builds(RingEntry, st.builds(Key.from_psk, st.binary(min_size=1)), moments, st.none() | moments)
-rings = st.lists(entries, max_size=RING_SIZE, unique_by=lambda entry: entry.key.psk).map(lambda some: Ring(tuple(some)))
-anything_kept = st.builds(Kept, rings, st.none() | moments, st.none() | moments)
+times = st.integers(min_value=-(2**62), max_value=2**62)
+entries = st.builds(RingEntry, st.builds(Key.from_psk, st.binary(min_size=1)), times, st.none() | times)
+rings = st.lists(entries, max_size=RING_SIZE, unique_by=lambda entry: entry.key.psk).map(
+    lambda chosen: Ring(tuple(chosen))
+)
+stored_rings = st.builds(StoredRing, rings, st.none() | times, st.none() | times)
 
 
 @pytest.fixture
@@ -50,46 +52,48 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_nothing_is_kept_at_first(path: Path) -> None:
-    assert RingFile(path).read() == Kept(Ring(), None, None)
+def test_a_missing_file_is_an_empty_ring(path: Path) -> None:
+    assert RingFile(path).read() == StoredRing(Ring(), None, None)
     assert not path.exists()
 
 
-@given(anything_kept, anything_kept)
-def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, first: Kept, second: Kept) -> None:
+@given(stored_rings, stored_rings)
+def test_written_rings_are_read_back(
+    tmp_path_factory: pytest.TempPathFactory, first: StoredRing, second: StoredRing
+) -> None:
     path = tmp_path_factory.mktemp("ring") / "ring.json"
     reader = RingFile(path)
-    for kept in (first, second):
-        assert RingFile(path).update(lambda _, kept=kept: kept) == kept  # type: ignore[misc]
-        assert reader.read() == kept
+    for stored in (first, second):
+        assert RingFile(path).update(lambda _, stored=stored: stored) == stored  # type: ignore[misc]
+        assert reader.read() == stored
 
 
-def test_update_gets_what_another_process_wrote(path: Path) -> None:
+def test_update_starts_from_what_another_process_wrote(path: Path) -> None:
     early = RingFile(path)
     early.read()
-    RingFile(path).update(lambda _: KEPT)
-    assert early.update(lambda kept: replace(kept, asked_at=NOW + 1)) == replace(KEPT, asked_at=NOW + 1)
+    RingFile(path).update(lambda _: STORED)
+    assert early.update(lambda stored: replace(stored, asked_at=NOW + 1)) == replace(STORED, asked_at=NOW + 1)
 
 
-def test_unchanged_file_is_not_read_again(path: Path) -> None:
-    RingFile(path).update(lambda _: KEPT)
+def test_an_unchanged_file_is_not_read_again(path: Path) -> None:
+    RingFile(path).update(lambda _: STORED)
     reader = RingFile(path)
     assert reader.read() is reader.read()
 
 
-def test_equal_value_is_not_written(path: Path) -> None:
+def test_an_equal_value_is_not_written(path: Path) -> None:
     file = RingFile(path)
-    file.update(lambda _: KEPT)
+    file.update(lambda _: STORED)
     before = path.stat().st_ctime_ns
-    file.update(lambda kept: replace(kept, asked_at=NOW))
+    file.update(lambda stored: replace(stored, asked_at=NOW))
     assert path.stat().st_ctime_ns == before
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o777])
-def test_mode_is_0600_whatever_the_umask(path: Path, mask: int) -> None:
+def test_the_mode_is_0600_under_any_umask(path: Path, mask: int) -> None:
     with umask(mask):
-        RingFile(path).update(lambda _: KEPT)
-        with RingFile(path).asking(wait=True):
+        RingFile(path).update(lambda _: STORED)
+        with RingFile(path).query_lock(wait=True):
             pass
     assert {name.name: mode(name) for name in path.parent.iterdir()} == {
         "ring.json": 0o600,
@@ -98,11 +102,11 @@ def test_mode_is_0600_whatever_the_umask(path: Path, mask: int) -> None:
     }
 
 
-def test_file_is_never_wider_while_it_is_written(path: Path) -> None:
-    # Every open and chmod of the process is seen, those of the file that will be renamed included.
+def test_the_mode_is_0600_while_the_file_is_written(path: Path) -> None:
+    # An audit hook sees every open, chmod and rename of the process, those of the temporary file included.
     script = """
 import os, pathlib, sys
-from kattila_keys.ring_file import Kept, RingFile
+from kattila_keys.ring_file import StoredRing, RingFile
 from kattila_protocol.ring import Ring
 def hook(event, arguments):
     if event == "open" and arguments[2] & os.O_CREAT:
@@ -112,33 +116,33 @@ def hook(event, arguments):
         sys.stdout.write(f"{event} {found:o}\\n")
 sys.addaudithook(hook)
 os.umask(0)
-RingFile(pathlib.Path(sys.argv[1])).update(lambda _: Kept(Ring().with_current(b"x" * 16, 1)))
+RingFile(pathlib.Path(sys.argv[1])).update(lambda _: StoredRing(Ring().with_current(b"x" * 16, 1)))
 """
     run = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
     seen = run.stdout.splitlines()
-    # The lock and the new file at their birth, and the new file when it takes its name.
+    # The lock and the temporary file when they are created, and the temporary file when it is renamed.
     assert seen == ["os.chmod 600", "os.chmod 600", "os.rename 600"]
 
 
-def test_wide_mode_is_narrowed_with_a_warning(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    RingFile(path).update(lambda _: KEPT)
+def test_a_wide_mode_is_narrowed_with_a_warning(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    RingFile(path).update(lambda _: STORED)
     path.chmod(0o644)
     file = RingFile(path)
-    assert file.read() == KEPT
+    assert file.read() == STORED
     assert mode(path) == 0o600
-    assert f"{path} had mode 0644, so that others could read the PSK: narrowed to 0600" in caplog.text
+    assert f"{path} had mode 0644, which let other users read the PSK: narrowed to 0600" in caplog.text
     assert len(caplog.records) == 1
     file.read()
     assert len(caplog.records) == 1
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_root_leaves_a_file_that_the_service_can_read(path: Path) -> None:
+def test_root_gives_the_files_to_the_owner_of_the_folder(path: Path) -> None:
     os.chown(path.parent, 65534, 65534)
     file = RingFile(path)
-    file.update(lambda _: KEPT)
-    file.update(lambda kept: replace(kept, asked_at=NOW + 1))
-    with file.asking(wait=True):
+    file.update(lambda _: STORED)
+    file.update(lambda stored: replace(stored, asked_at=NOW + 1))
+    with file.query_lock(wait=True):
         pass
     assert {(found.stat().st_uid, found.stat().st_gid) for found in path.parent.iterdir()} == {(65534, 65534)}
 
@@ -152,10 +156,10 @@ def _whole() -> bytes:
     ).encode()
 
 
-def test_the_text_that_the_damages_start_from_is_whole(path: Path) -> None:
+def test_the_text_that_the_damages_change_is_valid(path: Path) -> None:
     path.write_bytes(_whole())
     path.chmod(0o600)
-    assert RingFile(path).read() == Kept(Ring((RingEntry(Key.from_psk(PSK), 1),)), 1, 1)
+    assert RingFile(path).read() == StoredRing(Ring((RingEntry(Key.from_psk(PSK), 1),)), 1, 1)
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -167,21 +171,21 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "not an object": lambda whole: b"[" + whole + b"]",
     "another version": lambda whole: whole.replace(b'"version":1', b'"version":2'),
     "a member is missing": lambda whole: whole.replace(b'"answered_at":1,', b""),
-    "a moment is text": lambda whole: whole.replace(b'"asked_at":1', b'"asked_at":"1"'),
-    "a moment is a truth": lambda whole: whole.replace(b'"asked_at":1', b'"asked_at":true'),
+    "a time is a string": lambda whole: whole.replace(b'"asked_at":1', b'"asked_at":"1"'),
+    "a time is a boolean": lambda whole: whole.replace(b'"asked_at":1', b'"asked_at":true'),
     "never first seen": lambda whole: whole.replace(b'"first_seen_at":1', b'"first_seen_at":null'),
     "one digit of the PSK": lambda whole: whole.replace(PSK.hex().encode(), b"0" + PSK.hex().encode()[1:]),
-    "PSK is no hex": lambda whole: whole.replace(PSK.hex().encode(), b"zz"),
+    "PSK is not hex": lambda whole: whole.replace(PSK.hex().encode(), b"zz"),
     "PSK is a number": lambda whole: whole.replace(b'"%s"' % PSK.hex().encode(), b"1"),
     "entries is an object": lambda whole: whole.replace(b"[{", b"{").replace(b"}]", b"}"),
     "entries is a number": lambda whole: b'{"version":1,"asked_at":1,"answered_at":1,"entries":1}',
-    "an entry is a text": lambda whole: b'{"version":1,"asked_at":1,"answered_at":1,"entries":["%s"]}' % PSK,
-    "deep": lambda whole: b"[" * 100_000,
+    "an entry is a string": lambda whole: b'{"version":1,"asked_at":1,"answered_at":1,"entries":["%s"]}' % PSK,
+    "deeply nested": lambda whole: b"[" * 100_000,
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_damage_is_told_and_then_mended(
+def test_a_damaged_file_is_reported_and_then_replaced(
     path: Path, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     damaged = damage(_whole())
@@ -191,68 +195,68 @@ def test_damage_is_told_and_then_mended(
     with pytest.raises(RingFileDamagedError) as caught:
         file.read()
     assert f"{path} is damaged" in str(caught.value)
-    assert "it will be moved aside and written anew from the next answer of DNS" in str(caught.value)
+    assert "will be rebuilt from the next DNS answer" in str(caught.value)
 
-    assert file.update(lambda kept: replace(kept, asked_at=NOW)) == Kept(asked_at=NOW)
-    assert RingFile(path).read() == Kept(asked_at=NOW)
+    assert file.update(lambda stored: replace(stored, asked_at=NOW)) == StoredRing(asked_at=NOW)
+    assert RingFile(path).read() == StoredRing(asked_at=NOW)
     (aside,) = path.parent.glob("ring.json.damaged-*")
     assert aside.read_bytes() == damaged
     assert mode(aside) == 0o600
     assert f"moved to {aside.name}" in caplog.text
-    told = "".join(traceback.format_exception(caught.value)) + caplog.text
-    assert PSK.decode() not in told
-    assert PSK.hex() not in told
+    texts = "".join(traceback.format_exception(caught.value)) + caplog.text
+    assert PSK.decode() not in texts
+    assert PSK.hex() not in texts
 
 
-def test_damage_costs_a_running_process_no_key(path: Path) -> None:
+def test_a_damaged_file_costs_a_running_process_no_key(path: Path) -> None:
     file = RingFile(path)
-    file.update(lambda _: KEPT)
+    file.update(lambda _: STORED)
     path.write_bytes(b"{")
-    assert file.update(lambda kept: replace(kept, asked_at=NOW + 1)).ring == KEPT.ring
+    assert file.update(lambda stored: replace(stored, asked_at=NOW + 1)).ring == STORED.ring
 
 
-def test_file_that_cannot_be_read_is_named(path: Path) -> None:
+def test_an_error_names_the_unreadable_file(path: Path) -> None:
     path.mkdir()
     with pytest.raises(RingFileError, match=r"cannot read .*ring\.json \(Is a directory\): its folder must exist"):
         RingFile(path).read()
 
 
-def test_folder_that_is_missing_is_named(path: Path) -> None:
+def test_an_error_names_the_missing_folder(path: Path) -> None:
     file = RingFile(path.parent / "missing" / "ring.json")
-    for attempt in (lambda: file.update(lambda _: KEPT), lambda: file.asking(wait=True).__enter__()):
+    for attempt in (lambda: file.update(lambda _: STORED), lambda: file.query_lock(wait=True).__enter__()):
         with pytest.raises(
             RingFileError, match=r"cannot write .*missing/ring\.json \(No such file or directory\): its"
         ):
             attempt()
 
 
-def test_only_one_asks(path: Path) -> None:
-    with RingFile(path).asking(wait=True) as first:
+def test_the_query_lock_has_one_holder(path: Path) -> None:
+    with RingFile(path).query_lock(wait=True) as first:
         assert first
-        with RingFile(path).asking(wait=False) as second:
+        with RingFile(path).query_lock(wait=False) as second:
             assert not second
-    with RingFile(path).asking(wait=False) as third:
+    with RingFile(path).query_lock(wait=False) as third:
         assert third
 
 
-# Four processes raise one number fifty times each.
+# Increments a number 50 times; four processes run it together.
 COUNT = """
 import pathlib, sys
 from dataclasses import replace
 from kattila_keys.ring_file import RingFile
 file = RingFile(pathlib.Path(sys.argv[1]))
 for _ in range(50):
-    file.update(lambda kept: replace(kept, asked_at=(kept.asked_at or 0) + 1))
+    file.update(lambda stored: replace(stored, asked_at=(stored.asked_at or 0) + 1))
 """
 
 
-def test_no_change_is_lost_between_processes(path: Path) -> None:
+def test_concurrent_updates_lose_no_change(path: Path) -> None:
     processes = [subprocess.Popen([sys.executable, "-c", COUNT, str(path)]) for _ in range(4)]
     assert [process.wait(timeout=60) for process in processes] == [0] * 4
     assert RingFile(path).read().asked_at == 200
 
 
-# Forks writers and kills each after a few milliseconds; prints what the file said after each kill.
+# Kills forked writers after a few milliseconds each; prints the content of the file after each kill.
 KILL = """
 import os, pathlib, signal, sys, time
 from dataclasses import replace
@@ -264,33 +268,33 @@ for attempt in range(40):
     if writer == 0:
         file = RingFile(path)
         while True:
-            file.update(lambda kept: replace(kept, asked_at=(kept.asked_at or 0) + 1))
+            file.update(lambda stored: replace(stored, asked_at=(stored.asked_at or 0) + 1))
     time.sleep(0.005 + attempt % 10 * 0.0037)
     os.kill(writer, signal.SIGKILL)
     os.waitpid(writer, 0)
-    kept = RingFile(path).read()
-    print(kept.asked_at, *(entry.key.fingerprint for entry in kept.ring.entries))
+    stored = RingFile(path).read()
+    print(stored.asked_at, *(entry.key.fingerprint for entry in stored.ring.entries))
 """
 
 
-def test_killed_writer_leaves_a_whole_file(path: Path) -> None:
-    RingFile(path).update(lambda _: replace(KEPT, asked_at=0))
+def test_a_killed_writer_leaves_a_valid_file(path: Path) -> None:
+    RingFile(path).update(lambda _: replace(STORED, asked_at=0))
     run = subprocess.run([sys.executable, "-c", KILL, str(path)], capture_output=True, text=True, check=True)
     lines = [line.split() for line in run.stdout.splitlines()]
     assert len(lines) == 40
-    assert {tuple(keys) for _, *keys in lines} == {tuple(entry.key.fingerprint for entry in KEPT.ring.entries)}
+    assert {tuple(keys) for _, *keys in lines} == {tuple(entry.key.fingerprint for entry in STORED.ring.entries)}
     counted = [int(count) for count, *_ in lines]
     assert counted == sorted(counted)
     assert counted[-1] > 40
     assert {found.name for found in path.parent.iterdir()} <= {"ring.json", "ring.json.lock", "ring.json.new"}
-    RingFile(path).update(lambda kept: replace(kept, asked_at=0))
+    RingFile(path).update(lambda stored: replace(stored, asked_at=0))
     assert {found.name for found in path.parent.iterdir()} == {"ring.json", "ring.json.lock"}
 
 
-def test_psk_is_never_shown(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_psk_is_never_shown(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    kept = RingFile(path).update(lambda _: KEPT)
-    shown = repr(kept) + str(kept) + repr(RingFile(path).read()) + caplog.text
+    stored = RingFile(path).update(lambda _: STORED)
+    shown = repr(stored) + str(stored) + repr(RingFile(path).read()) + caplog.text
     assert Key.from_psk(PSK).fingerprint in shown
     assert PSK.decode() not in shown
     assert PSK.hex() not in shown

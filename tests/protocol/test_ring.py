@@ -40,7 +40,7 @@ def test_seeing_the_current_one_again_changes_nothing() -> None:
 
 
 def test_known_one_moves_to_the_front_and_keeps_its_moments() -> None:
-    ring = RING.used(OLDEST_KEY.fingerprint, NOW + 5).with_current(OLDEST_PSK, NOW + 9)
+    ring = RING.with_use(OLDEST_KEY.fingerprint, NOW + 5).with_current(OLDEST_PSK, NOW + 9)
     assert keys_of(ring) == [OLDEST_KEY, KEY, PREVIOUS_KEY]
     assert (ring.entries[0].first_seen_at, ring.entries[0].last_used_at) == (NOW - 2, NOW + 5)
 
@@ -73,14 +73,14 @@ def test_empty_ring_says_so_instead_of_blaming_the_mac() -> None:
 
 
 def test_use_is_noted_for_that_key_alone() -> None:
-    ring = RING.used(PREVIOUS_KEY.fingerprint, NOW)
+    ring = RING.with_use(PREVIOUS_KEY.fingerprint, NOW)
     assert [entry.last_used_at for entry in ring.entries] == [None, NOW, None]
 
 
 def test_last_use_never_goes_back() -> None:
-    ring = RING.used(KEY.fingerprint, NOW).used(KEY.fingerprint, NOW - 1)
+    ring = RING.with_use(KEY.fingerprint, NOW).with_use(KEY.fingerprint, NOW - 1)
     assert ring.entries[0].last_used_at == NOW
 
 
 def test_use_of_an_unknown_key_changes_nothing() -> None:
-    assert RING.used(FOREIGN_KEY.fingerprint, NOW) == RING
+    assert RING.with_use(FOREIGN_KEY.fingerprint, NOW) == RING

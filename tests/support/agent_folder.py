@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kattila_keys.ring_file import Kept, RingFile
+from kattila_keys.ring_file import RingFile, StoredRing
 from kattila_protocol.ring import Ring
 from support.knot import ZONE, Knot
 
@@ -31,7 +31,7 @@ def ring_of(*psks: bytes) -> Ring:
 def keep_ring(folder: Path, *psks: bytes) -> None:
     """Write the cached ring as of two minutes ago: DNS may be asked again, but the hour is not over."""
     asked_at = int(time.time() * 1000) - 120_000
-    RingFile(folder / "ring.json").update(lambda _: Kept(ring_of(*psks), asked_at, asked_at))
+    RingFile(folder / "ring.json").update(lambda _: StoredRing(ring_of(*psks), asked_at, asked_at))
 
 
 def keep_id(folder: Path, agent_id: str = AGENT_ID) -> None:

@@ -1,11 +1,12 @@
-"""Keys as a process has them: a ring file, and a record in the zone of a DNS server."""
+"""Creates `Keys` over a ring file and a TXT record of the test DNS server."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-from kattila_keys.dns import Server, ask_txt
+from kattila_keys.dns import query_txt
+from kattila_keys.dns_server import DnsServer
 from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFile
 from kattila_protocol.ring import Ring
@@ -23,10 +24,10 @@ MESSAGE = b'{"agent_id":"00000000-0000-4000-8000-000000000001"}'
 
 
 def keys_at(path: Path, address: str, label: str, seconds: float = 3) -> Keys:
-    server = Server.parse(address)
+    server = DnsServer.parse(address)
     return Keys(
         RingFile(path),
-        lambda: ask_txt(f"{label}.{ZONE}", server=server, timeout_seconds=seconds),
+        lambda: query_txt(f"{label}.{ZONE}", server=server, timeout_seconds=seconds),
         lambda: 0.5,
     )
 
@@ -35,11 +36,11 @@ def fingerprints(ring: Ring) -> list[str]:
     return [entry.key.fingerprint for entry in ring.entries]
 
 
-def named(*psks: bytes) -> list[str]:
+def fingerprints_of(*psks: bytes) -> list[str]:
     return [Key.from_psk(psk).fingerprint for psk in psks]
 
 
-def verification(psk: bytes) -> Callable[[Ring], Key]:
-    """Verify a message that the holder of `psk` signed."""
+def verify_as(psk: bytes) -> Callable[[Ring], Key]:
+    """Return an operation for `Keys.verify`: verify a message signed with `psk`."""
     mac = Key.from_psk(psk).sign(Purpose.REPORT, MESSAGE)
     return lambda ring: ring.verify(Purpose.REPORT, MESSAGE, mac)

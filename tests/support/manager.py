@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from kattila_keys.ring_file import Kept, RingFile
+from kattila_keys.ring_file import RingFile, StoredRing
 from kattila_protocol import verdict
 from kattila_protocol.ring import Ring
 from kattila_protocol.verdict import Verdict
@@ -105,7 +105,7 @@ class Manager:
         self._process: subprocess.Popen[bytes] | None = None
         if ring is not None:
             now = now_ms()
-            self.ring_file.update(lambda _: Kept(ring, asked_at=now, answered_at=now))
+            self.ring_file.update(lambda _: StoredRing(ring, asked_at=now, answered_at=now))
 
     @property
     def ring_file(self) -> RingFile:

@@ -17,7 +17,7 @@ from kattila_agent import __version__
 from kattila_agent.config import Config, port_of
 from kattila_agent.outbound.connection import CONNECT_SECONDS, Connection, UnreachableError, in_url
 from kattila_agent.peer_api.server import NAME, ListenError, open_sockets
-from kattila_keys.servers import DnsError, Records
+from kattila_keys.dns_server import DnsError, TxtRecords
 from kattila_protocol.signing import Key
 from kattila_protocol.txt import TxtError, select_psk
 from kattila_settings.settings import ConfigError
@@ -86,7 +86,7 @@ class Check:
         return 0 if self.key.ok and self.manager.ok and self.listen.ok else 1
 
 
-def check(read_settings: Callable[[], Config], ask: Callable[[Config], Records], python: str) -> Check:
+def check(read_settings: Callable[[], Config], ask: Callable[[Config], TxtRecords], python: str) -> Check:
     """Look at everything; blocks for DNS and for HTTP, some 20 seconds at worst.
 
     `ask` asks DNS as the settings say and raises DnsError; `python` is the running version.
@@ -142,7 +142,7 @@ def _unchecked(problem: str, python: str) -> Check:
     )
 
 
-def _check_key(ask: Callable[[], Records]) -> KeyCheck:
+def _check_key(ask: Callable[[], TxtRecords]) -> KeyCheck:
     try:
         return KeyCheck(ok=True, fingerprint=Key.from_psk(select_psk(ask())).fingerprint)
     except (DnsError, TxtError) as error:

@@ -22,9 +22,9 @@ from kattila_agent.sampling import fitting
 from kattila_agent.sampling.measurement import Measurement
 from kattila_agent.spool import sample
 from kattila_agent.spool.sample import Clock, Sample, Signing
+from kattila_keys.dns_server import DnsError
 from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFileError
-from kattila_keys.servers import DnsError
 from kattila_protocol import canonical, envelope, reset
 from kattila_protocol.errors import Refusal
 from kattila_protocol.reset import Reset

@@ -80,7 +80,7 @@ def _update(services: Services) -> Response:
         filed = future.result(COMMIT_SECONDS)
     except TimeoutError:
         return services.intake.finish(begun, not_in_time())
-    services.keys.note_used(begun.key.fingerprint, begun.incoming.received_at)
+    services.keys.record_use(begun.key.fingerprint, begun.incoming.received_at)
     return services.intake.finish(begun, filed)
 
 

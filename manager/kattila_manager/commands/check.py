@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 
-from kattila_keys.dns import DnsError
+from kattila_keys.dns_server import DnsError
 from kattila_keys.ring_file import RingFile, RingFileError
 from kattila_manager import compose, wording
 from kattila_manager.commands.errors import Say

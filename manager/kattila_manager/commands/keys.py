@@ -11,8 +11,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from kattila_keys.dns import DnsError
-from kattila_keys.ring_file import Kept, RingFile, RingFileError
+from kattila_keys.dns_server import DnsError
+from kattila_keys.ring_file import RingFile, RingFileError, StoredRing
 from kattila_manager import compose, wording
 from kattila_manager.alarms.alarm_rules import name_of
 from kattila_manager.commands.errors import CommandError, Say
@@ -43,17 +43,17 @@ class _Fleet:
 
 def keys(config: Config, say: Say, *, as_json: bool) -> int:
     """Show the ring, and whether all agents sign with its current key."""
-    kept, fleet = _read_ring(config), _read_fleet(config)
+    stored, fleet = _read_ring(config), _read_fleet(config)
     if as_json:
-        say(json.dumps(_members(kept, fleet), indent=2))
+        say(json.dumps(_members(stored, fleet), indent=2))
         return 0
-    if not kept.ring.entries:
+    if not stored.ring.entries:
         say("No key is known yet: start 'kattila-manager serve', or run 'kattila-manager refresh-key'.")
         return 0
-    say(table(("KEY", "IS", "FIRST SEEN IN DNS", "LAST USED", "AGENTS"), _lines(kept, fleet)))
+    say(table(("KEY", "IS", "FIRST SEEN IN DNS", "LAST USED", "AGENTS"), _lines(stored, fleet)))
     say("")
-    say(_asked(kept))
-    say(_coverage(kept.ring.current.fingerprint, fleet))
+    say(_asked(stored))
+    say(_coverage(stored.ring.current.fingerprint, fleet))
     return 0
 
 
@@ -73,7 +73,7 @@ def refresh_key(config: Config, say: Say) -> int:
     return 0
 
 
-def _read_ring(config: Config) -> Kept:
+def _read_ring(config: Config) -> StoredRing:
     try:
         return RingFile(config.ring_file).read()
     except RingFileError as error:
@@ -91,7 +91,7 @@ def _read_fleet(config: Config) -> _Fleet:
     return _Fleet(agents, frozenset(a.agent_id for a in agents if presence(a, watch) is Presence.SILENT))
 
 
-def _lines(kept: Kept, fleet: _Fleet) -> list[tuple[str, ...]]:
+def _lines(stored: StoredRing, fleet: _Fleet) -> list[tuple[str, ...]]:
     lines: list[tuple[str, ...]] = [
         (
             entry.key.fingerprint,
@@ -100,18 +100,18 @@ def _lines(kept: Kept, fleet: _Fleet) -> list[tuple[str, ...]]:
             "never" if entry.last_used_at is None else wording.moment(entry.last_used_at),
             str(len(fleet.using(entry.key.fingerprint))),
         )
-        for place, entry in enumerate(kept.ring.entries)
+        for place, entry in enumerate(stored.ring.entries)
     ]
-    inside = {entry.key.fingerprint for entry in kept.ring.entries} | {""}
+    inside = {entry.key.fingerprint for entry in stored.ring.entries} | {""}
     gone = sorted({agent.fingerprint for agent in fleet.agents} - inside)
     return lines + [(name, "no longer in the ring", "", "", str(len(fleet.using(name)))) for name in gone]
 
 
-def _asked(kept: Kept) -> str:
-    if kept.asked_at is None:
+def _asked(stored: StoredRing) -> str:
+    if stored.asked_at is None:
         return "DNS was never asked."
-    failed = "" if kept.answered_at == kept.asked_at else ", and gave no usable answer"
-    return f"DNS was asked last at {wording.moment(kept.asked_at)}{failed}."
+    failed = "" if stored.answered_at == stored.asked_at else ", and gave no usable answer"
+    return f"DNS was asked last at {wording.moment(stored.asked_at)}{failed}."
 
 
 def _coverage(current: str, fleet: _Fleet) -> str:
@@ -133,12 +133,12 @@ def _named(agents: Sequence[Agent], fleet: _Fleet) -> list[str]:
     ]
 
 
-def _members(kept: Kept, fleet: _Fleet) -> dict[str, Any]:
-    current = kept.ring.entries[0].key.fingerprint if kept.ring.entries else None
+def _members(stored: StoredRing, fleet: _Fleet) -> dict[str, Any]:
+    current = stored.ring.entries[0].key.fingerprint if stored.ring.entries else None
     return {
         "current": current,
-        "asked_at": kept.asked_at,
-        "answered_at": kept.answered_at,
+        "asked_at": stored.asked_at,
+        "answered_at": stored.answered_at,
         "rotation_complete": current is not None and not fleet.lagging(current),
         "keys": [
             {
@@ -147,7 +147,7 @@ def _members(kept: Kept, fleet: _Fleet) -> dict[str, Any]:
                 "last_used_at": entry.last_used_at,
                 "agents": [agent.agent_id for agent in fleet.using(entry.key.fingerprint)],
             }
-            for entry in kept.ring.entries
+            for entry in stored.ring.entries
         ],
         "agents": {agent.agent_id: agent.fingerprint or None for agent in fleet.agents},
     }

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, Protocol
 
-from kattila_keys.refresh import USE_NOTED_MS, Keys
+from kattila_keys.refresh import USE_PRECISION_MS, Keys
 from kattila_manager.ingest.request_bodies import Bodies
 from kattila_manager.ingest.responses import Response, problem
 from kattila_manager.ingest.update_handler import Begun, Intake
@@ -108,9 +108,9 @@ class Door:
         except TimeoutError:
             return not_in_time()
         fingerprint, used_at = begun.key.fingerprint, begun.incoming.received_at
-        if used_at - self._used_at.get(fingerprint, 0) >= USE_NOTED_MS:
+        if used_at - self._used_at.get(fingerprint, 0) >= USE_PRECISION_MS:
             self._used_at[fingerprint] = used_at
-            self._asking.submit(self._keys.note_used, fingerprint, used_at)
+            self._asking.submit(self._keys.record_use, fingerprint, used_at)
         return filed
 
     def _ring(self) -> Ring:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from kattila_keys.ring_file import Kept, RingFile
+from kattila_keys.ring_file import RingFile, StoredRing
 from kattila_protocol.signing import Key
 from support.manager import now_ms
 from support.mesh import PATIENCE_SECONDS, Mesh, MeshNode, new_mesh
@@ -96,7 +96,7 @@ def test_who_missed_a_rotation_while_cut_off_reports_through_a_neighbour_under_t
 def rotate(ring_file: RingFile) -> None:
     """Let DNS have answered with the new PSK."""
     now = now_ms()
-    ring_file.update(lambda kept: Kept(kept.ring.with_current(NEW_PSK, now), asked_at=now, answered_at=now))
+    ring_file.update(lambda stored: StoredRing(stored.ring.with_current(NEW_PSK, now), asked_at=now, answered_at=now))
 
 
 def shown(mesh: Mesh, name: str) -> tuple[str, list[str]]:

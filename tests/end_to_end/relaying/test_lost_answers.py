@@ -18,9 +18,9 @@ from kattila_agent.compose import Agent, over_http_to
 from kattila_agent.identity import Identity
 from kattila_agent.runtime import Runtime
 from kattila_agent.sampling.measurement import Measurement
+from kattila_keys.dns_server import DnsError, TxtRecords
 from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFile
-from kattila_keys.servers import DnsError, Records
 from support.agent_folder import keep_id, keep_ring
 from support.cutting_proxy import CuttingProxy, running_proxy
 from support.manager import Manager, now_ms, running_manager
@@ -75,7 +75,7 @@ class Driven:
             self.failure = error
 
 
-def no_dns() -> Records:
+def no_dns() -> TxtRecords:
     raise DnsError("no resolver here")
 
 

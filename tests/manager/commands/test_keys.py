@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from kattila_keys.ring_file import Kept
+from kattila_keys.ring_file import StoredRing
 from support.commands import OLD_KEY, TWO, failed, run, with_dns
 from support.fleet import Fleet
 from support.knot import running_knot
@@ -49,12 +49,12 @@ def test_refresh_key_asks_dns_now(tmp_path: Path) -> None:
         manager = with_dns(tmp_path, knot, "kattila", ring=None)
         assert run(manager, "refresh-key").stdout == f"the current key is now {KEY.fingerprint} (before: none)\n"
         manager = with_dns(tmp_path, knot, "other", ring=None)
-        manager.ring_file.update(lambda kept: Kept(kept.ring))
+        manager.ring_file.update(lambda stored: StoredRing(stored.ring))
         shown = run(manager, "refresh-key").stdout
         assert shown == f"the current key is now {OLD_KEY.fingerprint} (before: {KEY.fingerprint})\n"
         assert "is still" in run(manager, "refresh-key").stdout
         manager = with_dns(tmp_path, knot, "missing", ring=None)
-        manager.ring_file.update(lambda kept: Kept(kept.ring))
+        manager.ring_file.update(lambda stored: StoredRing(stored.ring))
         message = failed(manager, "refresh-key")
     assert "missing.example.org" in message
     assert message.endswith(f"; the last good key {OLD_KEY.fingerprint} stays in use\n")

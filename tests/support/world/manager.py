@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kattila_keys.refresh import Keys
-from kattila_keys.ring_file import Kept, RingFile
+from kattila_keys.ring_file import RingFile, StoredRing
 from kattila_manager.api.app import Services, make_app
 from kattila_manager.ingest.update_handler import Intake
 from kattila_manager.records import Incoming
@@ -62,7 +62,7 @@ class Manager:
             migrating.migrate(folder / _DATABASE, folder, 0)
         else:
             shutil.copy(empty, folder / _DATABASE)
-        RingFile(folder / "kattila_ring.json").update(lambda _: Kept(RING, clock(), clock()))
+        RingFile(folder / "kattila_ring.json").update(lambda _: StoredRing(RING, clock(), clock()))
         self._start()
 
     def _start(self) -> None:

@@ -25,7 +25,7 @@ from kattila_agent.sampling.measurement import Measurement
 from kattila_agent.spool import sample_file
 from kattila_agent.spool.folder import Folder
 from kattila_keys.refresh import Keys
-from kattila_keys.ring_file import Kept, RingFile
+from kattila_keys.ring_file import RingFile, StoredRing
 from kattila_protocol import envelope
 from kattila_protocol.report import Interface, System, Telemetry, WireguardInterface, WireguardPeer
 from support.reports import RING
@@ -116,7 +116,7 @@ class Node:
         """Start the agent, in the boot that lasts."""
         ring = RingFile(self.folder / "ring.json")
         if not (self.folder / "ring.json").exists():
-            ring.update(lambda _: Kept(RING, BEGAN_AT, BEGAN_AT))
+            ring.update(lambda _: StoredRing(RING, BEGAN_AT, BEGAN_AT))
         settings = config.read(None, self.settings, self.folder)
         runtime = self._runtime()
         keys = Keys(ring, lambda: (), runtime.share)

@@ -1,7 +1,4 @@
-"""Which resolver is asked, and what asking may give. Pure, so that settings are read without a DNS library.
-
-May live here: values. Not here: the asking (dns), which brings 10 MB of it.
-"""
+"""The address of a DNS server, and the types of a query's result. Imports no DNS library, which would take 10 MB."""
 
 from __future__ import annotations
 
@@ -9,30 +6,31 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-Records = tuple[tuple[bytes, ...], ...]
+# TXT records, each as its character-strings (RFC 1035, section 3.3.14).
+TxtRecords = tuple[tuple[bytes, ...], ...]
 
 _PORTS = range(1, 65536)
 _WITH_PORT = re.compile(r"\[([^\[\]]*)\](?::([0-9]{1,5}))?|([^:\[\]]*):([0-9]{1,5})")
-# RFC 6761, section 6.3: always loopback, so no resolver is asked.
+# RFC 6761, section 6.3: "localhost" is always loopback, so it needs no query.
 _LOOPBACK = ("127.0.0.1", "::1")
 
 
 class DnsError(Exception):
-    """DNS gave no usable answer; the text says what was asked, of whom, and what to do."""
+    """DNS gave no usable answer. The text names the query, the server, and a remedy."""
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
-    """One resolver to ask instead of the system's: an IP address or "localhost", and a port."""
+class DnsServer:
+    """A resolver to use instead of the system's: an IP address or "localhost", and a port."""
 
     host: str
     port: int = 53
 
     @classmethod
-    def parse(cls, text: str) -> Server:
-        """Read "ADDRESS", "ADDRESS:PORT", "[IPV6]" or "[IPV6]:PORT"; "localhost" is an address, too.
+    def parse(cls, text: str) -> DnsServer:
+        """Parse "ADDRESS", "ADDRESS:PORT", "[IPV6]" or "[IPV6]:PORT", where ADDRESS may be "localhost".
 
-        Other names are not taken: finding one would need the DNS that is about to be chosen.
+        Other names are refused: resolving one would need the very DNS server that it names.
 
         Raises:
             ValueError: anything else; the text says what is expected.
@@ -40,8 +38,8 @@ class Server:
         host, port = _split(text.strip())
         if host != "localhost" and not _is_address(host):
             raise ValueError(
-                f"{text!r} is no DNS server: give an IP address, as in 192.0.2.53, 192.0.2.53:5353, 2001:db8::53 or "
-                "[2001:db8::53]:5353"
+                f"{text!r} is not a DNS server: give an IP address, as in 192.0.2.53, 192.0.2.53:5353, 2001:db8::53 "
+                "or [2001:db8::53]:5353"
             )
         if port not in _PORTS:
             raise ValueError(f"{text!r} has no port from 1 to 65535")
@@ -49,7 +47,7 @@ class Server:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """The addresses to ask, in this order."""
+        """The IP addresses to query, in this order."""
         return _LOOPBACK if self.host == "localhost" else (self.host,)
 
     def __str__(self) -> str:
