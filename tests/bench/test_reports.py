@@ -17,7 +17,7 @@ NOW = 1_763_900_000_000
 RING = Ring().with_current(b"a psk of the tests", NOW)
 
 
-def made(shape: str, agents: int = 3, samples: int = 4, seed: int = 7) -> list[bytes]:
+def make(shape: str, agents: int = 3, samples: int = 4, seed: int = 7) -> list[bytes]:
     return list(bodies(SHAPES[shape], agents, samples, RING.current, NOW, random.Random(seed)))
 
 
@@ -26,13 +26,13 @@ def read(body: bytes) -> Report:
 
 
 def test_the_same_seed_makes_the_same_bytes() -> None:
-    assert made("full") == made("full")
-    assert made("full") != made("full", seed=8)
+    assert make("full") == make("full")
+    assert make("full") != make("full", seed=8)
 
 
 @pytest.mark.parametrize("shape", sorted(SHAPES))
 def test_every_body_verifies_and_has_its_shape(shape: str) -> None:
-    for body in made(shape):
+    for body in make(shape):
         verify(cut(body), RING, MANAGER)
         telemetry = read(body).telemetry
         counts = len(telemetry.interfaces), len(telemetry.routes), len(telemetry.wireguard[0].peers)
@@ -41,11 +41,11 @@ def test_every_body_verifies_and_has_its_shape(shape: str) -> None:
 
 @pytest.mark.parametrize(("shape", "about"), [("full", 7_000), ("small", 3_000)])
 def test_a_shape_has_about_its_size(shape: str, about: int) -> None:
-    assert 0.95 < len(cut(made(shape)[-1]).data) / about < 1.05
+    assert 0.95 < len(cut(make(shape)[-1]).data) / about < 1.05
 
 
 def test_samples_are_in_order_and_the_last_is_signed_now() -> None:
-    reports = [read(body) for body in made("full")]
+    reports = [read(body) for body in make("full")]
     assert [(report.sample, report.tick) for report in reports] == [(1 + n // 3, 1 + n // 3) for n in range(12)]
     assert len({report.nonce for report in reports}) == 12
     assert reports[-1].timestamp == NOW
@@ -53,6 +53,6 @@ def test_samples_are_in_order_and_the_last_is_signed_now() -> None:
 
 
 def test_only_busy_peers_change_between_samples() -> None:
-    before, after = (read(body).telemetry.wireguard[0].peers for body in made("full", agents=1, samples=2))
+    before, after = (read(body).telemetry.wireguard[0].peers for body in make("full", agents=1, samples=2))
     changed = [old != new for old, new in zip(before, after, strict=True)]
     assert changed == [True] * 10 + [False] * 10

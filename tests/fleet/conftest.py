@@ -45,7 +45,7 @@ def fleet(lab_can_run: None, request: pytest.FixtureRequest) -> Iterator[Fleet]:
     place = here()
     terminal = request.config.pluginmanager.getplugin("terminalreporter")
     try:
-        bring_up(place, lambda text: terminal.write_line(f"  {text}"), anew=not _is_set("REUSE"))
+        bring_up(place, lambda text: terminal.write_line(f"  {text}"), restart=not _is_set("REUSE"))
         yield Fleet(place)
     finally:
         if not _is_set("KEEP"):

@@ -14,8 +14,8 @@ from fleet.system import LabError, groups, locked, members
 from fleet.up import up
 
 
-def bring_up(place: Place, say: Callable[[str], None], anew: bool = False) -> None:
-    """Boot the lab, after removing the remains of an aborted run. If it is up already, keep it unless `anew` is set.
+def bring_up(place: Place, say: Callable[[str], None], restart: bool = False) -> None:
+    """Boot the lab, after removing the remains of an aborted run. If it is up already, keep it unless `restart` is set.
 
     Raises:
         LabError: The lab cannot run on this machine, or did not come up.
@@ -23,7 +23,7 @@ def bring_up(place: Place, say: Callable[[str], None], anew: bool = False) -> No
     if reason := skip_reason():
         raise LabError(reason)
     with locked(place) as lock:
-        if anew or not is_up(place):
+        if restart or not is_up(place):
             _boot(place, lock, say)
     say("the lab is up")
 

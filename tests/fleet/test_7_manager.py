@@ -136,9 +136,9 @@ def test_a_disabled_site_is_removed(fleet: Fleet, newer: Path) -> None:
 
 
 def test_a_downgrade_without_a_backup_leaves_the_newer_release_running(fleet: Fleet, newer: Path) -> None:
-    on_manager(fleet, f"mkdir {BACKUPS}.aside; mv {BACKUPS}/* {BACKUPS}.aside/")
+    on_manager(fleet, f"mkdir {BACKUPS}.moved; mv {BACKUPS}/* {BACKUPS}.moved/")
     ran = fleet.playbook("manager.yml")
-    on_manager(fleet, f"mv {BACKUPS}.aside/* {BACKUPS}/; rmdir {BACKUPS}.aside")
+    on_manager(fleet, f"mv {BACKUPS}.moved/* {BACKUPS}/; rmdir {BACKUPS}.moved")
     assert ran.code != 0
     assert "has no backup with schema" in ran.text
     assert current(fleet).startswith(f"{releases.VERSION}-")

@@ -1,7 +1,4 @@
-"""Runs a module of Ansible as Ansible does, with the Python that has it.
-
-May live here: how it is started and answers. Not here: what a module promises.
-"""
+"""Runs an Ansible module as Ansible does, with the Python of .venv-deploy."""
 
 from __future__ import annotations
 
@@ -13,12 +10,12 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
 PYTHON = ROOT / ".venv-deploy/bin/python"
-SKIPPED = f"Ansible is not there: make setup-deploy makes {PYTHON.parent.parent.name}"
+SKIPPED = f"Ansible is not installed: make setup-deploy creates {PYTHON.parent.parent.name}"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a module answered, and all the text that it did so with."""
+    """The result of a module, and its complete output."""
 
     members: dict[str, Any]
     text: str
@@ -29,11 +26,11 @@ class Answer:
 
 
 def run_module(role: str, name: str, *, check: bool = False, **arguments: Any) -> Answer:
-    """Run `roles/ROLE/library/NAME.py`."""
-    asked = {"ANSIBLE_MODULE_ARGS": arguments | {"_ansible_check_mode": check, "_ansible_diff": True}}
+    """Run `roles/ROLE/library/NAME.py`, and return its result."""
+    request = {"ANSIBLE_MODULE_ARGS": arguments | {"_ansible_check_mode": check, "_ansible_diff": True}}
     done = subprocess.run(
         [PYTHON, ROOT / "roles" / role / "library" / f"{name}.py"],
-        input=json.dumps(asked),
+        input=json.dumps(request),
         capture_output=True,
         text=True,
         check=False,
