@@ -35,6 +35,27 @@ def test_links_resolve(path: Path) -> None:
     assert broken == []
 
 
+def test_paths_in_the_architecture_exist() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    exist = {f"/{path}" for path in tracked}
+    exist |= {f"/{folder}/" for path in tracked for folder in Path(path).parents}
+    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
+    named = set(re.findall(r"`((?:\w[\w.-]*/)*(?:\w+\.py|\w[\w.-]*/))`", text))
+    assert len(named) > 40
+    assert {name for name in named if not any(path.endswith(f"/{name}") for path in exist)} == set()
+
+
+def test_names_in_the_how_tos_exist() -> None:
+    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
+    how_tos = text[text.index("\n## How to extend it") : text.index("\n## The manager in detail")]
+    named = set(re.findall(r"`(_?[A-Z]\w+|_?[a-z]\w+(?=\(\)))(?:\(\))?`", how_tos))
+    assert {"COLLECTORS", "Telemetry", "make_app"} <= named
+    sources = "".join(
+        path.read_text() for folder in ("agent", "manager", "protocol") for path in (ROOT / folder).rglob("*.py")
+    )
+    assert named - set(re.findall(r"\w+", sources)) == set()
+
+
 def test_every_make_target_that_a_document_names_exists() -> None:
     help_text = subprocess.run(["make", "-C", str(ROOT), "help"], capture_output=True, text=True, check=True).stdout
     named = {target for path in WRITTEN for target in re.findall(r"\bmake ([a-z]+(?:-[a-z0-9]+)*)\b", _code(path))}
