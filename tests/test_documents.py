@@ -40,7 +40,7 @@ def test_paths_in_the_architecture_exist() -> None:
     exist = {f"/{path}" for path in tracked}
     exist |= {f"/{folder}/" for path in tracked for folder in Path(path).parents}
     text = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
-    named = set(re.findall(r"`((?:\w[\w.-]*/)*(?:\w+\.py|\w[\w.-]*/))`", text))
+    named = set(re.findall(r"`((?:\w[\w.-]*/)*(?:\w+\.(?:json|py|toml|yml)|\w[\w.-]*/))`", text))
     assert len(named) > 40
     assert {name for name in named if not any(path.endswith(f"/{name}") for path in exist)} == set()
 
@@ -54,6 +54,16 @@ def test_names_in_the_how_tos_exist() -> None:
         path.read_text() for folder in ("agent", "manager", "protocol") for path in (ROOT / folder).rglob("*.py")
     )
     assert named - set(re.findall(r"\w+", sources)) == set()
+
+
+def test_documents_that_code_refers_to_exist() -> None:
+    pattern = r"\b(docs/|bench/)?[A-Z]+\.md\b|docs/decisions/[0-9]{4}"
+    command = ["git", "grep", "-hoE", pattern, "--", ":!*.md", ":!tests/docs"]
+    found = set(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split())
+    exist = {str(path.relative_to(ROOT)) for path in WRITTEN}
+    exist |= {path.name for path in WRITTEN} | {name[:19] for name in exist if name.startswith("docs/decisions/")}
+    assert len(found) > 3
+    assert found - exist == set()
 
 
 def test_every_make_target_that_a_document_names_exists() -> None:
