@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from generate import DOCUMENTS, PARTS, ROOT, generated
 
+from kattila_manager.topology.presence import Presence
+
+BIN = Path(sys.executable).parent
+OPERATIONS = (ROOT / "docs" / "OPERATIONS.md").read_text()
 WRITTEN = [
     path for path in ROOT.rglob("*.md") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
 ]
@@ -64,6 +69,25 @@ def test_documents_that_code_refers_to_exist() -> None:
     exist |= {path.name for path in WRITTEN} | {name[:19] for name in exist if name.startswith("docs/decisions/")}
     assert len(found) > 3
     assert found - exist == set()
+
+
+def test_states_of_agents() -> None:
+    table = re.search(r"^\| state \| meaning \|\n\|[-|]+\n((?:\|.*\n)+)", OPERATIONS, re.MULTILINE)
+    assert table is not None
+    assert re.findall(r"^\| `(\w+)`", table[1], re.MULTILINE) == list(Presence)
+
+
+@pytest.mark.parametrize("command", ["kattila-manager", "kattila-agent"])
+def test_commands_and_flags_exist(command: str) -> None:
+    shown = subprocess.run([BIN / command, "--help"], capture_output=True, text=True, check=True).stdout
+    if command == "kattila-manager":
+        named = set(re.findall(r"\bkattila-manager (?!kattila-)([a-z][a-z-]+)", _code(ROOT / "docs" / "OPERATIONS.md")))
+        known = set(re.findall(r"^    ([a-z-]+)", shown, re.MULTILINE))
+    else:
+        named = set(re.findall(r"(?:agent-amd64|kattila-agent) (-[a-z-]+)", OPERATIONS))
+        known = set(re.findall(r"(?<![\w-])-[a-z][a-z-]+", shown))
+    assert named
+    assert named - known == set()
 
 
 def test_every_make_target_that_a_document_names_exists() -> None:
