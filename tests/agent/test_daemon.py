@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from kattila_agent.daemon import next_due
+from kattila_agent.daemon import JITTER, next_due
 from kattila_protocol import canonical
 from kattila_protocol.errors import ClockSkew, IdentityConflict, Overloaded, Replay
 from kattila_protocol.names import is_id
 from kattila_protocol.signing import fingerprint
-from support.agent_folder import AGENT_ID, OTHER_PSK, PSK, dead_dns, keep_id, keep_ring, settings
-from support.agent_process import run_agent, running_daemon
+from support.agent_folder import AGENT_ID, OTHER_PSK, PSK, dead_dns, keep_id, keep_ring, last_sample, settings
+from support.agent_process import PATIENT_AGENT, run_agent, running_daemon
 from support.knot import Knot, free_port
 from support.manager_stand_in import (
     REGISTER,
@@ -30,20 +30,27 @@ from support.manager_stand_in import (
     signed_with,
     unsigned,
 )
+from support.waiting import ENDLESS_SECONDS, PATIENCE_SECONDS, wait_for
 
 OTHER_ID = "22222222-2222-4222-8222-222222222222"
 
 
-def test_reports_arrive_at_once_and_then_in_every_interval(knot: Knot, tmp_path: Path) -> None:
+def test_the_first_report_goes_at_once(knot: Knot, tmp_path: Path) -> None:
+    with running_stand_in(PSK) as manager:
+        chosen = settings(knot, manager.url, PSK) | {"INTERVAL": str(int(ENDLESS_SECONDS))}
+        with running_daemon(tmp_path, **chosen):
+            manager.wait_for_reports(1)
+
+
+def test_reports_arrive_in_every_interval(knot: Knot, tmp_path: Path) -> None:
     with running_stand_in(PSK) as manager:
         began = time.monotonic()
         with running_daemon(tmp_path, **settings(knot, manager.url, PSK), LABELS="site=north") as daemon:
             reports = manager.wait_for_reports(4)
-            code, seconds = daemon.stop()
+            code = daemon.stop()
         members = [report.members for report in reports]
-        assert reports[0].came_at - began < 5
-        # The first may be late, on a slow machine; the others keep to the clock.
-        assert 1.5 < reports[3].came_at - reports[0].came_at < 6
+        # Three whole intervals after the first cycle was due, less the jitter.
+        assert reports[3].came_at - began > 3 * (1 - JITTER)
         assert [report["sample"] for report in members] == [1, 2, 3, 4]
         assert [report["tick"] for report in members] == [1, 2, 3, 4]
         assert {report["agent_id"] for report in members} == {(tmp_path / "agent_id.txt").read_text().strip()}
@@ -51,7 +58,7 @@ def test_reports_arrive_at_once_and_then_in_every_interval(knot: Knot, tmp_path:
         assert members[0]["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         assert members[0]["telemetry"]["system"]["labels"] == {"site": "north"}
         assert members[0]["telemetry"]["failures"] == []
-        assert (code, seconds < 2) == (0, True)
+        assert code == 0
         registered = [request.members for request in manager.registrations()]
         assert [request["agent_id"] for request in registered] == [members[0]["agent_id"]]
         assert registered[0]["to"] == "manager"
@@ -98,18 +105,16 @@ def established_to(pid: int, url: str) -> set[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_stops_within_a_second_while_the_manager_is_silent(knot: Knot, tmp_path: Path, number: int) -> None:
+def test_it_stops_without_waiting_for_a_silent_manager(knot: Knot, tmp_path: Path, number: int) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with running_daemon(tmp_path, **settings(knot, url, PSK)) as daemon:
+        with running_daemon(tmp_path, program=PATIENT_AGENT, **settings(knot, url, PSK)) as daemon:
             daemon.wait_for_log("answers on")
             connection, _ = silent.accept()
             with connection:
-                code, seconds = daemon.stop(number)
-    assert code == 0
-    assert seconds < 2
+                assert daemon.stop(number) == 0
 
 
 def test_it_stops_whichever_of_its_threads_is_given_the_signal(knot: Knot, tmp_path: Path) -> None:
@@ -119,7 +124,7 @@ def test_it_stops_whichever_of_its_threads_is_given_the_signal(knot: Knot, tmp_p
         others = [int(path.name) for path in Path(f"/proc/{main}/task").iterdir() if path.name != str(main)]
         # As the kernel may choose (signal(7)), and once in hundreds of restarts did.
         assert ctypes.CDLL(None).tgkill(main, max(others), signal.SIGTERM) == 0
-        assert daemon.process.wait(timeout=10) == 0
+        assert daemon.process.wait(PATIENCE_SECONDS) == 0
     assert "stopped (SIGTERM)" in daemon.log
 
 
@@ -191,7 +196,7 @@ def test_an_answer_without_a_signature_is_no_delivery(knot: Knot, tmp_path: Path
     with running_stand_in(PSK) as manager:
         manager.next_answer(UPDATES, *(rule for rule, _ in answers))
         with running_daemon(tmp_path, **settings(knot, manager.url, PSK)) as daemon:
-            log = daemon.wait_for_log("the manager takes the reports", 20)
+            log = daemon.wait_for_log("the manager takes the reports")
     places = [log.find(said) for _, said in answers]
     assert -1 not in places
     assert places == sorted(places)
@@ -213,7 +218,8 @@ def test_a_manager_that_comes_later(knot: Knot, tmp_path: Path) -> None:
     port = free_port()
     with running_daemon(tmp_path, **settings(knot, f"http://127.0.0.1:{port}", PSK)) as daemon:
         daemon.wait_for_log("the manager cannot be reached: connection refused")
-        time.sleep(1.5)
+        tried = last_sample(tmp_path)
+        wait_for(lambda: last_sample(tmp_path) > tried + 1, "another cycle")
         with running_stand_in(PSK, port=port) as manager:
             manager.wait_for_reports(1)
             log = daemon.wait_for_log("the manager takes the reports")
@@ -226,17 +232,18 @@ def test_a_connection_closed_without_a_word_is_tried_again_at_once(knot: Knot, t
         with running_daemon(tmp_path, **settings(knot, manager.url, PSK)) as daemon:
             reports = manager.wait_for_reports(4)
     assert reports[1].body == reports[2].body
-    assert reports[2].came_at - reports[1].came_at < 0.5
     assert "cannot be reached" not in daemon.log
 
 
 def test_a_node_that_boots_without_dns_reports_with_its_cached_key(tmp_path: Path) -> None:
     keep_ring(tmp_path, PSK)
-    with running_stand_in(PSK) as manager, dead_dns() as dns:
-        began = time.monotonic()
-        with running_daemon(tmp_path, **dns, MANAGER_URL=manager.url, INTERVAL="1") as daemon:
-            assert manager.wait_for_reports(1)[0].came_at - began < 4
-            assert daemon.stop()[1] < 2
+    with (
+        running_stand_in(PSK) as manager,
+        dead_dns() as dns,
+        running_daemon(tmp_path, program=PATIENT_AGENT, **dns, MANAGER_URL=manager.url, INTERVAL="1") as daemon,
+    ):
+        manager.wait_for_reports(1)
+        assert daemon.stop() == 0
 
 
 def test_without_any_key_it_says_so_once_and_begins_when_dns_has_one(knot: Knot, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from kattila_agent.identity import Identity, Numbers, StateError
 from kattila_protocol.names import MAX_COUNTER, is_id
 from support.letting_in import let_everybody_in
 from support.small_disk import small_disk
+from support.waiting import PATIENCE_SECONDS
 
 ID = "11111111-1111-4111-8111-111111111111"
 OTHER_ID = "22222222-2222-4222-8222-222222222222"
@@ -79,7 +80,9 @@ def test_two_processes_never_take_the_same(tmp_path: Path) -> None:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    taken = [line.split() for process in started for line in process.communicate(timeout=30)[0].splitlines()]
+    taken = [
+        line.split() for process in started for line in process.communicate(timeout=PATIENCE_SECONDS)[0].splitlines()
+    ]
     assert [process.returncode for process in started] == [0, 0]
     assert len({agent_id for agent_id, _, _ in taken}) == 1
     assert sorted(int(sample) for _, sample, _ in taken) == list(range(1, 401))
@@ -205,7 +208,11 @@ def test_a_folder_of_somebody_else_says_what_to_do(tmp_path: Path) -> None:
         "identity.take()"
     )
     found = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
     )
     assert found.stdout == f"{ID}\n"
     assert "(Permission denied): it must exist, have space, and belong to the user that runs this" in found.stderr

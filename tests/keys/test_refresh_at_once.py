@@ -15,6 +15,7 @@ from kattila_protocol.signing import Key
 from support.dns_proxy import DnsProxy, dns_proxy
 from support.keys import NEW_PSK, NOW, PSK, fingerprints, fingerprints_of, keys_at
 from support.knot import ZONE, Knot
+from support.waiting import PATIENCE_SECONDS, join_all
 
 
 def test_callers_wait_for_the_query_in_progress(knot: Knot, label: str, path: Path) -> None:
@@ -22,15 +23,15 @@ def test_callers_wait_for_the_query_in_progress(knot: Knot, label: str, path: Pa
 
     def slow(_: int, answer: bytes) -> bytes:
         arrived.set()
-        proceed.wait(5)
+        proceed.wait(PATIENCE_SECONDS)
         return answer
 
     knot.set_txt(label, NEW_PSK)
     with dns_proxy(knot.port, slow) as proxy, ThreadPoolExecutor(1) as own_thread:
-        keys = keys_at(path, proxy.address, label, seconds=10)
+        keys = keys_at(path, proxy.address, label)
         tried = keys.ring()
         first = own_thread.submit(keys.refresh_after_unknown, tried, NOW)
-        assert arrived.wait(5)
+        assert arrived.wait(PATIENCE_SECONDS)
         assert keys.may_refresh(tried, NOW + 1)
         second = own_thread.submit(keys.refresh_after_unknown, tried, NOW + 1)
         proceed.set()
@@ -54,8 +55,7 @@ def test_threads_share_one_query(counting_proxy: DnsProxy, knot: Knot, label: st
     threads = [threading.Thread(target=work) for _ in range(16)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    join_all(threads)
     assert counting_proxy.asked_udp == 1
     assert fingerprints(keys.ring()) == fingerprints_of(PSK)
 
@@ -69,9 +69,9 @@ from kattila_keys.dns_server import DnsServer
 from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFile
 
-path, address, name, method, now = sys.argv[1:]
+path, address, name, method, now, seconds = sys.argv[1:]
 server = DnsServer.parse(address)
-query = lambda: query_txt(name, server=server, timeout_seconds=3)
+query = lambda: query_txt(name, server=server, timeout_seconds=float(seconds))
 keys = Keys(RingFile(Path(path)), query, lambda: 0.5)
 print("ready", flush=True)
 sys.stdin.readline()
@@ -85,7 +85,8 @@ if method in ("refresh", "refresh_or_log"):
 @pytest.mark.parametrize("method", ["refresh", "refresh_or_log", "refresh_if_due", "refresh_after_unknown"])
 def test_processes_share_one_query(counting_proxy: DnsProxy, knot: Knot, label: str, path: Path, method: str) -> None:
     knot.set_txt(label, PSK)
-    run = [sys.executable, "-c", ONE_PROCESS, str(path), counting_proxy.address, f"{label}.{ZONE}", method, str(NOW)]
+    arguments = [str(path), counting_proxy.address, f"{label}.{ZONE}", method, str(NOW), str(PATIENCE_SECONDS)]
+    run = [sys.executable, "-c", ONE_PROCESS, *arguments]
     processes = [
         subprocess.Popen(run, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(4)
@@ -97,7 +98,7 @@ def test_processes_share_one_query(counting_proxy: DnsProxy, knot: Knot, label: 
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-    printed = [process.communicate(timeout=30) for process in processes]
+    printed = [process.communicate(timeout=PATIENCE_SECONDS) for process in processes]
     assert [process.returncode for process in processes] == [0] * 4
     # These methods wait, so all processes have the answer.
     expected = f"{Key.from_psk(PSK).fingerprint}\n" if method in ("refresh", "refresh_or_log") else ""

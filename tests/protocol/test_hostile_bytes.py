@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from time import perf_counter
+from time import thread_time
 
 import pytest
 from hypothesis import example, given, settings
@@ -82,10 +82,10 @@ def test_signed_is_read_or_refused(purpose: Purpose, signed: bytes) -> None:
 
 
 def assert_refused_soon(reader: Reader, body: bytes) -> None:
-    started = perf_counter()
+    started = thread_time()
     with pytest.raises(Refusal):
         reader(body)
-    assert perf_counter() - started < SECONDS
+    assert thread_time() - started < SECONDS
 
 
 def filled(pattern: bytes, size: int = MAX_BODY_BYTES) -> bytes:

@@ -24,6 +24,7 @@ from kattila_protocol.signing import Key, Purpose
 from kattila_protocol.txt import TxtError, select_psk
 from protocol import stranger
 from protocol.samples import PSK
+from support.waiting import PATIENCE_SECONDS
 from vectors import generate
 
 OPENSSL = shutil.which("openssl")
@@ -256,7 +257,9 @@ def test_stranger_judges_alike(case: Case) -> None:
 def openssl_hmac(key: bytes, message: bytes) -> str:
     """The keys are those of the vectors; in an argument a real one would be seen by every process."""
     command = [str(OPENSSL), "dgst", "-sha256", "-mac", "HMAC", "-macopt", f"hexkey:{key.hex()}", "-hex"]
-    shown = subprocess.run(command, input=message, capture_output=True, check=True, timeout=30).stdout.decode()
+    shown = subprocess.run(
+        command, input=message, capture_output=True, check=True, timeout=PATIENCE_SECONDS
+    ).stdout.decode()
     return shown.split()[-1]
 
 

@@ -27,6 +27,7 @@ from support.agent_process import AGENT, Daemon, environment
 from support.knot import Knot
 from support.manager_stand_in import running_stand_in
 from support.netns import new_namespace
+from support.waiting import PATIENCE_SECONDS
 from wheels import MACHINES, ROOT, pins
 
 HERE = {machine: arch for arch, machine in MACHINES.items()}.get(platform.machine(), "")
@@ -48,7 +49,7 @@ def agent(built: Path) -> str:
 def run(*words: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
     """Run a command, with an empty environment by default."""
     chosen: dict[str, Any] = {"env": {}, "cwd": "/", "text": False} | options
-    return subprocess.run(words, capture_output=True, timeout=60, check=False, **chosen)
+    return subprocess.run(words, capture_output=True, timeout=PATIENCE_SECONDS, check=False, **chosen)
 
 
 def bare_python() -> str:
@@ -157,7 +158,7 @@ def test_a_daemon_continues_after_its_file_is_replaced(agent: str, knot: Knot, t
             daemon.process.send_signal(signal.SIGHUP)
             daemon.wait_for_log(f"the current key is {ring_of(OTHER_PSK).current.fingerprint}")
         finally:
-            assert daemon.stop()[0] == 0
+            assert daemon.stop() == 0
 
 
 def test_the_helper_loads_only_the_file_and_the_standard_library(agent: str, tmp_path: Path) -> None:

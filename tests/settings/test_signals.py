@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from support.waiting import PATIENCE_SECONDS
+
 SETUP = """
 import os, signal, threading, time
 from kattila_settings.signals import Signals
@@ -48,6 +50,6 @@ print(signals.wait())
 )
 def test_wait_returns_each_signal(script: str, output: str) -> None:
     process = subprocess.run(
-        [sys.executable, "-c", SETUP + script], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", SETUP + script], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
     )
     assert (process.stdout.strip(), process.stderr) == (output, "")

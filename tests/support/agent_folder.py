@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -37,6 +38,12 @@ def keep_ring(folder: Path, *psks: bytes) -> None:
 def keep_id(folder: Path, agent_id: str = AGENT_ID) -> None:
     """Write the id."""
     (folder / "agent_id.txt").write_text(f"{agent_id}\n")
+
+
+def last_sample(folder: Path) -> int:
+    """Return the number of the last sample that the agent of this folder measured, 0 before the first."""
+    kept = folder / "counters.json"
+    return int(json.loads(kept.read_bytes())["sample"]) if kept.exists() else 0
 
 
 def settings(knot: Knot, url: str, *psks: bytes) -> dict[str, str]:

@@ -9,7 +9,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-_SECONDS = 30.0
+from support.waiting import PATIENCE_SECONDS
+
 _MOST = 1 << 20
 _REPORT = b"POST /status/updates "
 # SO_LINGER with zero seconds: close(2) sends a reset.
@@ -43,8 +44,8 @@ class CuttingProxy:
         self._listening.close()
 
     def _serve(self, client: socket.socket) -> None:
-        with client, socket.create_connection(self._target, _SECONDS) as manager, suppress(OSError):
-            client.settimeout(_SECONDS)
+        with client, socket.create_connection(self._target, PATIENCE_SECONDS) as manager, suppress(OSError):
+            client.settimeout(PATIENCE_SECONDS)
             while request := _message(client):
                 manager.sendall(request)
                 answer = _message(manager)

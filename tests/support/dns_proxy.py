@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from support.knot import free_port
+from support.waiting import PATIENCE_SECONDS
 
 # Of DNS's header (RFC 1035, section 4.1.1): the third byte has TC, the fourth AD (RFC 4035, section 3.2.3).
 _TC = 0x02
@@ -62,7 +63,7 @@ class DnsProxy:
         question, sender = self._udp.recvfrom(65535)
         self.asked_udp += 1
         with socket.socket(type=socket.SOCK_DGRAM) as upstream:
-            upstream.settimeout(5)
+            upstream.settimeout(PATIENCE_SECONDS)
             upstream.sendto(question, self._upstream)
             answer = self._path(self.asked_udp, upstream.recv(65535))
         if answer is not None:
@@ -70,11 +71,14 @@ class DnsProxy:
 
     def _answer_tcp(self) -> None:
         self.asked_tcp += 1
-        with self._tcp.accept()[0] as caller, socket.create_connection(self._upstream, timeout=5) as upstream:
-            caller.settimeout(5)
+        with (
+            self._tcp.accept()[0] as caller,
+            socket.create_connection(self._upstream, timeout=PATIENCE_SECONDS) as upstream,
+        ):
+            caller.settimeout(PATIENCE_SECONDS)
             other = {caller: upstream, upstream: caller}
             while True:
-                for ready in select.select([caller, upstream], [], [], 5)[0]:
+                for ready in select.select([caller, upstream], [], [], PATIENCE_SECONDS)[0]:
                     part = ready.recv(65535)
                     if not part:
                         return

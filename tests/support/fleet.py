@@ -23,6 +23,7 @@ from kattila_protocol import canonical
 from kattila_protocol.report import Report
 from kattila_protocol.signing import Key, Purpose
 from support.reports import KEY
+from support.waiting import PATIENCE_SECONDS
 
 SECOND = 1000
 MINUTE = 60 * SECOND
@@ -65,22 +66,22 @@ class Fleet:
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Ask the database over a connection of its own."""
-        with closing(sqlite3.connect(self.database, timeout=20)) as connection:
+        with closing(sqlite3.connect(self.database, timeout=PATIENCE_SECONDS)) as connection:
             return connection.execute(query, values).fetchall()
 
     def change(self, statement: str, *values: object) -> None:
         """Change the database behind everybody's back."""
-        with closing(sqlite3.connect(self.database, timeout=20)) as connection, connection:
+        with closing(sqlite3.connect(self.database, timeout=PATIENCE_SECONDS)) as connection, connection:
             connection.execute(statement, values)
 
     def dump(self) -> str:
         """Return all of the database as text, to compare."""
-        with closing(sqlite3.connect(self.database, timeout=20)) as connection:
+        with closing(sqlite3.connect(self.database, timeout=PATIENCE_SECONDS)) as connection:
             return "\n".join(connection.iterdump())
 
     def members(self, agent_id: str) -> dict[str, Any]:
         """Return an agent's row."""
-        with closing(sqlite3.connect(self.database, timeout=20)) as connection:
+        with closing(sqlite3.connect(self.database, timeout=PATIENCE_SECONDS)) as connection:
             connection.row_factory = sqlite3.Row
             row = connection.execute("SELECT * FROM agents WHERE agent_id = ?", (agent_id,)).fetchone()
             return {name: row[name] for name in row.keys()}  # noqa: SIM118 - a Row iterates over its values

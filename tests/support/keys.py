@@ -12,6 +12,7 @@ from kattila_keys.ring_file import RingFile
 from kattila_protocol.ring import Ring
 from kattila_protocol.signing import Key, Purpose
 from support.knot import ZONE
+from support.waiting import PATIENCE_SECONDS
 
 NOW = 1_700_000_000_000
 SECOND = 1000
@@ -23,7 +24,7 @@ THIRD_PSK = b"example psk of the month after"
 MESSAGE = b'{"agent_id":"00000000-0000-4000-8000-000000000001"}'
 
 
-def keys_at(path: Path, address: str, label: str, seconds: float = 3) -> Keys:
+def keys_at(path: Path, address: str, label: str, seconds: float = PATIENCE_SECONDS) -> Keys:
     server = DnsServer.parse(address)
     return Keys(
         RingFile(path),

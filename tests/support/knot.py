@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,8 @@ import dns.tsig
 import dns.tsigkeyring
 import dns.update
 import pytest
+
+from support.waiting import PATIENCE_SECONDS, wait_for
 
 # /usr/sbin is not on everybody's PATH.
 KNOTD = shutil.which("knotd", path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin")
@@ -36,7 +37,6 @@ Record = bytes | Sequence[bytes]
 
 _TSIG_NAME = "update.test"
 _TSIG_SECRET = "a25vdCBpbiBhIHRlc3Qga25vd3Mgbm8gc2VjcmV0cw=="
-_READY_SECONDS = 10.0
 
 _CONFIGURATION = f"""\
 server:
@@ -97,11 +97,7 @@ class Knot:
         assert KNOTD is not None
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen([KNOTD, "-c", str(self._folder / "knot.conf")], stdout=log, stderr=log)
-        deadline = time.monotonic() + _READY_SECONDS
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"knotd does not answer:\n{(self._folder / 'log').read_text()}")
-            time.sleep(0.02)
+        wait_for(self._is_ready, lambda: f"an answer of knotd:\n{self._log()}")
 
     def stop(self) -> None:
         """Stop it, as when a server goes down; its port then refuses."""
@@ -109,7 +105,7 @@ class Knot:
             return
         self._process.send_signal(signal.SIGTERM)
         try:
-            self._process.wait(timeout=5)
+            self._process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -122,13 +118,21 @@ class Knot:
         update.delete(name, "TXT")
         for record in records:
             update.add(name, TTL_SECONDS, "TXT", txt_text(record))
-        answer = dns.query.tcp(update, self.host, port=self.port, timeout=5)
+        answer = dns.query.tcp(update, self.host, port=self.port, timeout=PATIENCE_SECONDS)
         if answer.rcode() != dns.rcode.NOERROR:
             raise RuntimeError(f"knotd refused the update: {dns.rcode.to_text(answer.rcode())}")
 
+    def _log(self) -> str:
+        return (self._folder / "log").read_text()
+
+    def _is_ready(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"knotd ended with {self._process.returncode}:\n{self._log()}"
+        return self._answers()
+
     def _answers(self) -> bool:
         try:
-            answer = dns.query.udp(dns.message.make_query(ZONE, "SOA"), self.host, port=self.port, timeout=0.2)
+            answer = dns.query.udp(dns.message.make_query(ZONE, "SOA"), self.host, port=self.port, timeout=1)
         except (dns.exception.DNSException, OSError):
             return False
         return answer.rcode() == dns.rcode.NOERROR

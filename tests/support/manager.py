@@ -25,6 +25,7 @@ from kattila_protocol.verdict import Verdict
 from support.knot import free_port
 from support.netns import Namespace
 from support.reports import RING
+from support.waiting import PATIENCE_SECONDS, wait_for
 
 MANAGER = [sys.executable, "-m", "kattila_manager"]
 UPDATES = "/status/updates"
@@ -33,8 +34,6 @@ HEALTH = "/status/healthcheck"
 RESET = "/status/admin/reset"
 
 _JSON = {"Content-Type": "application/json"}
-_START_SECONDS = 30.0
-_STOP_SECONDS = 15.0
 
 
 def now_ms() -> int:
@@ -143,11 +142,7 @@ class Manager:
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + _START_SECONDS
-        while self.log_file.read_bytes()[began_at:].count(b" takes reports") < self._workers or not self._answers():
-            assert self._process.poll() is None, f"it ended with {self._process.returncode}:\n{self.log}"
-            assert time.monotonic() < deadline, f"it does not answer:\n{self.log}"
-            time.sleep(0.02)
+        wait_for(lambda: self._is_ready(began_at), lambda: f"an answer of the manager:\n{self.log}")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Signal the parent, wait until no process of it is left, and return the exit code."""
@@ -155,9 +150,9 @@ class Manager:
         tree = self.processes()
         self._process.send_signal(number)
         try:
-            return self._process.wait(_STOP_SECONDS)
+            return self._process.wait(PATIENCE_SECONDS)
         finally:
-            alive = _not_gone(tree, seconds=2)
+            alive = _not_gone(tree)
             for process in alive:
                 process.kill()
             self._process.wait()
@@ -175,7 +170,7 @@ class Manager:
             except psutil.NoSuchProcess:
                 continue
         self._process.wait()
-        assert not _not_gone(tree, seconds=10)
+        assert not _not_gone(tree)
         self._process = None
 
     def processes(self) -> list[psutil.Process]:
@@ -193,7 +188,7 @@ class Manager:
         """Return the resident memory of the largest worker."""
         return max(worker.memory_info().rss for worker in self.workers())
 
-    def command(self, *arguments: str, seconds: float = 30) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str, seconds: float = PATIENCE_SECONDS) -> subprocess.CompletedProcess[str]:
         """Run another command of the manager to its end, with the same settings."""
         return subprocess.run(
             [*self._program, *arguments],
@@ -205,7 +200,7 @@ class Manager:
             check=False,
         )
 
-    def connect(self, seconds: float = 20) -> http.client.HTTPConnection:
+    def connect(self, seconds: float = PATIENCE_SECONDS) -> http.client.HTTPConnection:
         """Return a connection of its own, for `exchange`."""
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
 
@@ -224,8 +219,14 @@ class Manager:
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Ask the database over a connection of its own, while the manager runs or does not."""
-        with closing(sqlite3.connect(self.database, timeout=20)) as connection:
+        with closing(sqlite3.connect(self.database, timeout=PATIENCE_SECONDS)) as connection:
             return connection.execute(query, values).fetchall()
+
+    def _is_ready(self, began_at: int) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"it ended with {self._process.returncode}:\n{self.log}"
+        started = self.log_file.read_bytes()[began_at:].count(b" takes reports")
+        return started >= self._workers and self._answers()
 
     def _answers(self) -> bool:
         if self._within is not None:
@@ -249,14 +250,15 @@ def exchange(
     return Reply(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
 
 
-def _not_gone(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
-    deadline = time.monotonic() + seconds
-    while (alive := [process for process in processes if _is_alive(process)]) and time.monotonic() < deadline:
+def _not_gone(processes: list[psutil.Process]) -> list[psutil.Process]:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (alive := [process for process in processes if is_alive(process)]) and time.monotonic() < deadline:
         time.sleep(0.005)
     return alive
 
 
-def _is_alive(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
+    """Return whether a process still runs."""
     # A killed orphan stays a zombie until init gets round to it; its files and its port are closed by then.
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)

@@ -20,6 +20,7 @@ from kattila_protocol.errors import Refusal
 from kattila_protocol.ring import Ring
 from kattila_protocol.signing import Key
 from kattila_protocol.verdict import ACCEPTED, Verdict
+from support.waiting import PATIENCE_SECONDS, wait_for
 
 UPDATES = "/status/updates"
 REGISTER = "/status/register"
@@ -62,16 +63,13 @@ class StandIn:
         """Return the registrations that came so far."""
         return [request for request in self.received if request.path == REGISTER]
 
-    def wait_for(self, condition: Callable[[], object], seconds: float = 10) -> None:
+    def wait_for(self, condition: Callable[[], object]) -> None:
         """Wait until the condition holds."""
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, f"not within {seconds} s; received {len(self.received)}"
-            time.sleep(0.02)
+        wait_for(condition, lambda: f"something more than the {len(self.received)} messages received")
 
-    def wait_for_reports(self, count: int, seconds: float = 10) -> list[Request]:
+    def wait_for_reports(self, count: int) -> list[Request]:
         """Wait until so many reports came, and return them."""
-        self.wait_for(lambda: len(self.reports()) >= count, seconds)
+        self.wait_for(lambda: len(self.reports()) >= count)
         return self.reports()
 
     def take(self, path: str, body: bytes) -> Answer:
@@ -144,7 +142,7 @@ def running_stand_in(psk: bytes, *, port: int = 0) -> Iterator[StandIn]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        timeout = 30
+        timeout = PATIENCE_SECONDS
 
         def do_POST(self) -> None:
             answer = stand_in.take(self.path, self.rfile.read(int(self.headers["Content-Length"])))

@@ -9,17 +9,17 @@ from __future__ import annotations
 import http.client
 import json
 import subprocess
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from support.agent_folder import keep_ring
+from support.agent_folder import keep_ring, last_sample
 from support.agent_process import AGENT, Daemon
 from support.manager import Manager
 from support.netns import Namespace, new_namespace
 from support.reports import PSK, RING
+from support.waiting import PATIENCE_SECONDS, wait_for
 from support.wireguard import Device, new_device
 
 MANAGER_ADDRESS = "198.51.100.1"
@@ -27,8 +27,6 @@ MANAGER_PORT = 5086
 AGENT_PORT = 5087
 # Fast enough for a test, slow enough for two cores and a few nodes.
 INTERVAL_SECONDS = 1
-# A machine that is busy with other tests may take long for anything.
-PATIENCE_SECONDS = 60
 
 # The first segment of a POST begins with that word, whatever its TCP options: "POST" in the payload's first 32 bits.
 _COUNT_POSTS = (
@@ -65,8 +63,7 @@ class MeshNode:
     @property
     def last_sample(self) -> int:
         """Return the number that its agent gave last, 0 before the first."""
-        kept = self.folder / "counters.json"
-        return int(json.loads(kept.read_bytes())["sample"]) if kept.exists() else 0
+        return last_sample(self.folder)
 
     @property
     def log(self) -> str:
@@ -125,9 +122,9 @@ class MeshNode:
         [packets] = [entry["counter"]["packets"] for entry in json.loads(listed)["nftables"] if "counter" in entry]
         return int(packets)
 
-    def connect(self, address: str, port: int = AGENT_PORT, seconds: float = 20) -> http.client.HTTPConnection:
+    def connect(self, address: str, port: int = AGENT_PORT) -> http.client.HTTPConnection:
         """Return a connection from this node to an address, for `support.manager.exchange`."""
-        connection = http.client.HTTPConnection(address, port, timeout=seconds)
+        connection = http.client.HTTPConnection(address, port, timeout=PATIENCE_SECONDS)
         with self.namespace.entered():
             connection.connect()
         # Opened anew it would be a connection from elsewhere.
@@ -172,24 +169,23 @@ class Mesh:
         query = f"SELECT {columns} FROM reports JOIN agents ON ref = agent_ref WHERE agent_id = ? ORDER BY sample"
         return self.manager.rows(query, self[name].agent_id)
 
-    def wait_until(self, condition: Any, seconds: float) -> None:
+    def wait_until(self, condition: Any) -> None:
         """Wait until something holds, and say what the agents logged if it does not."""
-        deadline = time.monotonic() + seconds
-        while not condition():
-            logs = "".join(f"--- {node.name}\n{node.log[-3000:]}\n" for node in self.nodes.values())
-            assert time.monotonic() < deadline, f"not within {seconds} s:\n{logs}"
-            time.sleep(0.1)
+        wait_for(condition, self._logs)
 
-    def has_all(self, name: str, last: int, seconds: float) -> None:
+    def _logs(self) -> str:
+        return "".join(f"\n--- {node.name}\n{node.log[-3000:]}" for node in self.nodes.values())
+
+    def has_all(self, name: str, last: int) -> None:
         """Wait until the manager has every sample of a node up to the last, each once."""
-        self.wait_until(lambda: set(self.paths(name)) >= set(range(1, last + 1)), seconds)
+        self.wait_until(lambda: set(self.paths(name)) >= set(range(1, last + 1)))
         samples = [sample for sample, _ in self._reports("sample, tick", name)]
         assert len(samples) == len(set(samples))
 
-    def arrives(self, name: str, path: list[str], seconds: float) -> int:
+    def arrives(self, name: str, path: list[str]) -> int:
         """Wait for a report newer than all there are that came this way, and return its sample."""
         before = max(self.paths(name), default=0)
-        self.wait_until(lambda: path in [way for sample, way in self.paths(name).items() if sample > before], seconds)
+        self.wait_until(lambda: path in [way for sample, way in self.paths(name).items() if sample > before])
         return max(sample for sample, way in self.paths(name).items() if way == path)
 
     def reports_directly(self, name: str, since: int = 0) -> bool:

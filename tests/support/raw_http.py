@@ -1,7 +1,4 @@
-"""HTTP/1.1 on bare sockets (RFC 9112): for requests that no client library would send, and for many at once.
-
-May live here: bytes out, whole responses in. Not here: what they mean (support.manager).
-"""
+"""HTTP/1.1 on bare sockets (RFC 9112): for requests that no client library would send, and for many at once."""
 
 from __future__ import annotations
 
@@ -12,8 +9,11 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from support.manager import Reply
+from support.waiting import PATIENCE_SECONDS
 
 JSON = {"Content-Type": "application/json"}
+# A request that gets this many 503 answers has failed.
+ATTEMPTS = 20
 
 
 def request(method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> bytes:
@@ -30,7 +30,7 @@ def updates(body: bytes, headers: Mapping[str, str] | None = None) -> bytes:
     return request("POST", "/status/updates", body, JSON | dict(headers or {}))
 
 
-def speak(port: int, sent: bytes, *, quiet_seconds: float = 20) -> list[Reply]:
+def speak(port: int, sent: bytes, *, quiet_seconds: float = PATIENCE_SECONDS) -> list[Reply]:
     """Send bytes, read until the server closes or says nothing for a while, and return the responses."""
     with socket.create_connection(("127.0.0.1", port), timeout=quiet_seconds) as connected:
         # The server may refuse half-way and close; what it said before is still there to be read.
@@ -57,6 +57,20 @@ def all_at_once(port: int, requests: Iterable[bytes]) -> list[Reply]:
     return asyncio.run(_all_at_once(port, list(requests)))
 
 
+def settled(port: int, requests: Iterable[bytes]) -> list[tuple[Reply, int]]:
+    """Send all requests at once, and repeat those that got a 503, as agents do.
+
+    Returns for each request its last answer and how often it was sent. A report that got a 503 may be stored anyway.
+    """
+    sent = list(requests)
+    found = [(reply, 1) for reply in all_at_once(port, sent)]
+    while late := [number for number, (reply, _) in enumerate(found) if reply.status == 503]:
+        assert max(times for _, times in found) < ATTEMPTS, f"{len(late)} requests still get a 503"
+        for number, reply in zip(late, all_at_once(port, [sent[number] for number in late]), strict=True):
+            found[number] = (reply, found[number][1] + 1)
+    return found
+
+
 def allow_open_files(count: int) -> None:
     """Raise this process's soft limit; the test fails here if the hard one is lower."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -77,7 +91,9 @@ async def _all_at_once(port: int, requests: list[bytes]) -> list[Reply]:
         connections.append(await asyncio.open_connection("127.0.0.1", port))
     for (_, writer), sent in zip(connections, requests, strict=True):
         writer.write(sent)
-    answers = await asyncio.gather(*(asyncio.wait_for(read_reply(reader), 60) for reader, _ in connections))
+    answers = await asyncio.gather(
+        *(asyncio.wait_for(read_reply(reader), PATIENCE_SECONDS) for reader, _ in connections)
+    )
     for _, writer in connections:
         writer.close()
     return list(answers)

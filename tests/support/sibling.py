@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 from kattila_protocol import peer
 from kattila_protocol.peer import PeerAnswer
 from kattila_protocol.signing import Key
+from support.waiting import PATIENCE_SECONDS
 
 # Takes the handler of a request and answers it, or does not.
 Behaviour = Callable[[BaseHTTPRequestHandler], None]
@@ -29,7 +30,7 @@ def serving(behave: Behaviour, host: str = "127.0.0.1", port: int = 0, *, on_pos
     """Run a server, which behaves so when it is asked and so when it is posted to, and yield its port."""
 
     class Handler(BaseHTTPRequestHandler):
-        timeout = 10
+        timeout = PATIENCE_SECONDS
 
         def do_GET(self) -> None:
             behave(self)

@@ -18,6 +18,7 @@ from kattila_manager.store.admin.auditing import Audit
 from kattila_manager.store.ingest.writer import Writer
 from kattila_manager.store.store import Store
 from support.reports import KEY, RING
+from support.waiting import PATIENCE_SECONDS
 
 
 def opened(body: bytes, now: int) -> Incoming:
@@ -78,7 +79,7 @@ class Filer:
 
     def file(self, incoming: Incoming) -> Filed:
         """File a report and wait for its commit."""
-        return self.submit(incoming).result(30)
+        return self.submit(incoming).result(PATIENCE_SECONDS)
 
     def close(self) -> None:
         """End its thread and its connections."""
@@ -109,7 +110,7 @@ def all_records(store: Store) -> list[Record]:
 @contextmanager
 def sqlite(path: Path) -> Iterator[sqlite3.Connection]:
     """Open the file as any other program would."""
-    connection = sqlite3.connect(path, timeout=20)
+    connection = sqlite3.connect(path, timeout=PATIENCE_SECONDS)
     try:
         yield connection
     finally:

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from support.netns import Namespace, new_namespace
+from support.waiting import PATIENCE_SECONDS, wait_for
 
 SOCKETS = Path("/var/run/wireguard")
 
@@ -46,12 +46,12 @@ class Device:
         self.process = subprocess.Popen(
             namespace.command("wireguard-go", "-f", name), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
-        deadline = time.monotonic() + 10
-        while not (SOCKETS / f"{name}.sock").exists():
-            assert self.process.poll() is None, self.process.stderr.read() if self.process.stderr else b""
-            assert time.monotonic() < deadline, f"wireguard-go {name} made no socket within 10 s"
-            time.sleep(0.02)
+        wait_for(self._has_socket, f"the socket of wireguard-go {name}")
         self.set("private-key", "/dev/stdin", given=self.private_key)
+
+    def _has_socket(self) -> bool:
+        assert self.process.poll() is None, self.process.stderr.read() if self.process.stderr else b""
+        return (SOCKETS / f"{self.name}.sock").exists()
 
     def set(self, *words: str, given: str = "") -> None:
         """Run `wg set` on it, in its namespace, where the scope of a link-local endpoint has a name."""
@@ -60,7 +60,7 @@ class Device:
     def close(self) -> None:
         """Stop it; its link goes with it."""
         self.process.terminate()
-        self.process.communicate(timeout=10)
+        self.process.communicate(timeout=PATIENCE_SECONDS)
         (SOCKETS / f"{self.name}.sock").unlink(missing_ok=True)
 
 
@@ -125,5 +125,5 @@ def serving(path: Path, serve_one: Callable[[socket.socket], None]) -> Iterator[
     finally:
         listening.shutdown(socket.SHUT_RDWR)
         listening.close()
-        thread.join(timeout=30)
+        thread.join(PATIENCE_SECONDS)
         path.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from kattila_agent.collectors.bounds import shares, whole
 from kattila_agent.sampling.fitting import MAX_TELEMETRY_BYTES
 from support.agent_process import AGENT, environment
 from support.netns import Namespace, new_namespace
+from support.waiting import PATIENCE_SECONDS
 
 # Measures in its own process, twice: the second time has nothing to import.
 MEASURE = """
@@ -44,7 +45,7 @@ print(json.dumps({
 
 def measured(namespace: Namespace, **limits: int) -> dict[str, Any]:
     command = namespace.command(sys.executable, "-c", MEASURE, json.dumps(limits))
-    found: dict[str, Any] = json.loads(subprocess.check_output(command, timeout=60))
+    found: dict[str, Any] = json.loads(subprocess.check_output(command, timeout=PATIENCE_SECONDS))
     assert found["telemetry"]["failures"] == []
     assert found["bytes"] <= MAX_TELEMETRY_BYTES
     return found
@@ -208,7 +209,7 @@ def told_of(what: str, kept: int, of: int) -> dict[str, Any]:
 
 def sysinfo(namespace: Namespace, **settings: str) -> dict[str, Any]:
     chosen = environment(MANAGER_URL="http://192.0.2.77:5086", **settings)
-    raw = subprocess.check_output(namespace.command(*AGENT, "-sysinfo"), env=chosen, timeout=30)
+    raw = subprocess.check_output(namespace.command(*AGENT, "-sysinfo"), env=chosen, timeout=PATIENCE_SECONDS)
     found: dict[str, Any] = json.loads(raw)
     assert found["failures"] == []
     return found
@@ -262,7 +263,9 @@ def test_links_that_come_and_go_meanwhile_never_fail_a_report() -> None:
         thread = threading.Thread(target=come_and_go, args=(namespace, stop, changes))
         thread.start()
         try:
-            output = subprocess.check_output(namespace.command(sys.executable, "-c", code, "{}"), timeout=60, text=True)
+            output = subprocess.check_output(
+                namespace.command(sys.executable, "-c", code, "{}"), timeout=PATIENCE_SECONDS, text=True
+            )
         finally:
             stop.set()
             thread.join()
@@ -304,7 +307,9 @@ def test_names_of_any_bytes_arrive_whole() -> None:
             (b"link", b"add", b"vx0", b"type", b"vxlan", b"id", b"7", b"dstport", b"4789", b"dev", odd),
         ):
             subprocess.run([b"ip", b"-n", namespace.name.encode(), *words], check=True, capture_output=True)
-        raw = subprocess.check_output(namespace.command(*AGENT, "-sysinfo"), env=environment(), timeout=30)
+        raw = subprocess.check_output(
+            namespace.command(*AGENT, "-sysinfo"), env=environment(), timeout=PATIENCE_SECONDS
+        )
     found = json.loads(raw)
     name = "wäg\\xff\x01"
     assert found["failures"] == []

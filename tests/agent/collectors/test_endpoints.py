@@ -13,6 +13,7 @@ import pytest
 from support import ip_says
 from support.agent_process import AGENT, environment
 from support.netns import Namespace
+from support.waiting import PATIENCE_SECONDS
 from support.wireguard import joined_namespaces, new_device, wg
 
 # What the agent of another machine would have, and one that never answers.
@@ -82,7 +83,7 @@ def sysinfo(namespace: Namespace, folder: Path) -> dict[str, Any]:
     """What -sysinfo says to an agent that has no helper."""
     command = namespace.command(*AGENT, "-sysinfo")
     settings = environment(WIREGUARD_HELPER=str(folder / "none.sock"))
-    found: dict[str, Any] = json.loads(subprocess.check_output(command, env=settings, timeout=30))
+    found: dict[str, Any] = json.loads(subprocess.check_output(command, env=settings, timeout=PATIENCE_SECONDS))
     assert found["failures"] == []
     return found
 

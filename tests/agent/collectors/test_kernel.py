@@ -14,6 +14,7 @@ from support import ip_says
 from support.agent_process import AGENT, environment
 from support.ip_says import Said
 from support.netns import Namespace, new_namespace
+from support.waiting import PATIENCE_SECONDS
 
 # Kinds that a kernel may lack; what it has is compared.
 OPTIONAL = {
@@ -58,7 +59,9 @@ def namespace() -> Iterator[Namespace]:
 
 def sysinfo(namespace: Namespace, **settings: str) -> dict[str, Any]:
     command = namespace.command(*AGENT, "-sysinfo")
-    found: dict[str, Any] = json.loads(subprocess.check_output(command, env=environment(**settings), timeout=30))
+    found: dict[str, Any] = json.loads(
+        subprocess.check_output(command, env=environment(**settings), timeout=PATIENCE_SECONDS)
+    )
     assert found["failures"] == []
     return found
 
@@ -229,7 +232,7 @@ print(json.dumps([as_root, told()]))
 
 def test_an_agent_without_privilege_is_told_the_same(namespace: Namespace) -> None:
     command = namespace.command(sys.executable, "-c", TWICE)
-    as_root, as_nobody = json.loads(subprocess.check_output(command, timeout=60))
+    as_root, as_nobody = json.loads(subprocess.check_output(command, timeout=PATIENCE_SECONDS))
     for member in (*MEMBERS, "lookups"):
         assert len(as_root[member]) > 0
         assert without_counters(as_nobody[member]) == without_counters(as_root[member])

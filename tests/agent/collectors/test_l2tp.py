@@ -21,6 +21,7 @@ from kattila_agent.collectors.link_table import Brief
 from kattila_protocol.report import Tunnel
 from support.agent_process import AGENT, environment
 from support.netns import Namespace, new_namespace
+from support.waiting import PATIENCE_SECONDS
 
 NOBODY = 65534
 COOKIE = "0123456789abcdef"
@@ -54,7 +55,9 @@ def namespace() -> Iterator[Namespace]:
 
 def sysinfo(namespace: Namespace, *how: str) -> Any:
     return json.loads(
-        subprocess.check_output(namespace.command(*how, *AGENT, "-sysinfo"), env=environment(), timeout=60)
+        subprocess.check_output(
+            namespace.command(*how, *AGENT, "-sysinfo"), env=environment(), timeout=PATIENCE_SECONDS
+        )
     )
 
 

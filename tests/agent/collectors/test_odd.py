@@ -16,6 +16,7 @@ from support import ip_says
 from support.agent_process import AGENT, environment
 from support.ip_says import Said
 from support.netns import Namespace, new_namespace
+from support.waiting import PATIENCE_SECONDS
 
 NAMES = (b"\"quo\\te'", b"w\xc3\xa4g\xe2\x80\x83x", b"b\xff\xfe\x01", b"a]b", b"12", b"-lead", b"<b>&amp;", b"$(id)`;|")
 LINKS = """
@@ -189,7 +190,7 @@ def told(namespace: Namespace) -> Node:
 
 def sysinfo(namespace: Namespace) -> dict[str, Any]:
     command = namespace.command(*AGENT, "-sysinfo")
-    found: dict[str, Any] = json.loads(subprocess.check_output(command, env=environment(), timeout=60))
+    found: dict[str, Any] = json.loads(subprocess.check_output(command, env=environment(), timeout=PATIENCE_SECONDS))
     assert (found["failures"], found["cuts"]) == ([], [])
     return found
 

@@ -19,6 +19,7 @@ from support.agent_process import AGENT, environment
 from support.netlink import done, ip, kernel_that_says, message, multipath, nla
 from support.netns import Namespace, new_namespace
 from support.parsed import NAMES, listed
+from support.waiting import PATIENCE_SECONDS
 
 NOBODY = 65534
 # A small machine has no names of services.
@@ -58,7 +59,7 @@ def add_routes(made: Namespace) -> None:
 def sysinfo(namespace: Namespace, manager_url: str = "") -> dict[str, Any]:
     given = environment(MANAGER_URL=manager_url) if manager_url else environment()
     found: dict[str, Any] = json.loads(
-        subprocess.check_output(namespace.command(*SMALL, *AGENT, "-sysinfo"), env=given, timeout=30)
+        subprocess.check_output(namespace.command(*SMALL, *AGENT, "-sysinfo"), env=given, timeout=PATIENCE_SECONDS)
     )
     return found
 
@@ -99,7 +100,7 @@ print(json.dumps([lookup._asdict() for lookup in lookups.parse(lookups.read(aske
 
 def test_a_tunnels_packets_are_not_looked_up_as_the_agents_own(namespace: Namespace) -> None:
     command = namespace.command(sys.executable, "-c", LOOKED_UP)
-    found = json.loads(subprocess.check_output(command, timeout=30))
+    found = json.loads(subprocess.check_output(command, timeout=PATIENCE_SECONDS))
     assert [(each["purpose"], each["gateway"], each["error"]) for each in found] == [
         (each["purpose"], *as_ip_says(namespace, each["destination"], NOBODY if each["purpose"] == "manager" else 0))
         for each in found

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from support.netns import new_namespace
+from support.waiting import PATIENCE_SECONDS
 
 # Runs inside of the namespace: prints what both say of links, addresses and routes, one line for each that differs.
 COMPARE = """
@@ -72,7 +73,7 @@ def test_pyroute2_sees_the_same_links_addresses_routes_and_neighbours() -> None:
             pytest.skip("this kernel has no bridge")
         namespace.ip("link", "del", "probe")
         command = namespace.command(sys.executable, "-c", COMPARE)
-        found = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        found = subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert found.returncode == 0, found.stderr
     lines = [line.split(maxsplit=2) for line in found.stdout.splitlines()]
     assert [(what, rest) for what, _, rest in lines] == [

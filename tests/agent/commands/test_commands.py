@@ -23,6 +23,7 @@ from support.agent_folder import AGENT_ID, OTHER_PSK, PSK, dead_dns, keep_id, ke
 from support.agent_process import AGENT, environment, run_agent, running_daemon
 from support.knot import Knot, free_port
 from support.manager_stand_in import running_stand_in
+from support.waiting import PATIENCE_SECONDS
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -56,7 +57,12 @@ def test_sysinfo_without_privileges(tmp_path: Path) -> None:
         "agent.main(['-sysinfo'])"
     )
     found = subprocess.run(
-        [sys.executable, "-c", code], cwd="/", env=environment(), capture_output=True, timeout=30, check=True
+        [sys.executable, "-c", code],
+        cwd="/",
+        env=environment(),
+        capture_output=True,
+        timeout=PATIENCE_SECONDS,
+        check=True,
     )
     shown = json.loads(found.stdout)
     assert shown["failures"] == []

@@ -8,29 +8,29 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from kattila_agent.outbound.connection import Connection, UnreachableError
 from kattila_agent.outbound.resolver import Resolver, ask_system, numeric
+from support.waiting import PATIENCE_SECONDS, wait_for
 
 NAME = "manager.example"
 SILENCE = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 UNKNOWN = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-SOON = 0.1
-# Measures how long a request waits for a name, where the only name server takes questions and answers none.
+SOON = 0.5
+# Prints the error of a request if the only name server never answers.
 ASK_THE_SILENT = """
-import socket, sys, time
+import socket
 from kattila_agent.outbound.connection import Connection, UnreachableError
 silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 silent.bind(("127.0.0.53", 53))
-started = time.monotonic()
 try:
     Connection("http://manager.example:5086").post("/status/updates", b"{}")
 except UnreachableError as error:
     print(error)
-print(time.monotonic() - started < 4.5)
 """
 IN_A_NETWORK_OF_ITS_OWN = ["unshare", "--mount", "--net", "sh", "-ec"]
 
@@ -46,7 +46,7 @@ class Scripted:
 
     def __call__(self, host: str) -> Sequence[str]:
         self.asked += 1
-        assert self.may_answer.wait(20)
+        assert self.may_answer.wait(PATIENCE_SECONDS)
         said = self.says.pop(0)
         if isinstance(said, Exception):
             raise said
@@ -96,14 +96,21 @@ def test_what_it_says_late_holds_the_next_time(hung: Scripted) -> None:
     with pytest.raises(socket.gaierror):
         resolver.addresses(NAME)
     hung.may_answer.set()
-    assert resolver.addresses(NAME) == ["192.0.2.1"]
+
+    def found() -> Sequence[str]:
+        with suppress(socket.gaierror):
+            return resolver.addresses(NAME)
+        return []
+
+    assert wait_for(found, "an answer") == ["192.0.2.1"]
 
 
 def test_what_it_said_holds_while_it_is_silent() -> None:
     scripted = Scripted(["192.0.2.1"], SILENCE, ["192.0.2.2"])
-    resolver = Resolver(scripted, SOON)
+    resolver = Resolver(scripted, PATIENCE_SECONDS)
     assert [resolver.addresses(NAME) for _ in range(2)] == [["192.0.2.1"]] * 2
     scripted.may_answer.clear()
+    resolver._seconds = SOON
     assert resolver.addresses(NAME) == ["192.0.2.1"]
     scripted.may_answer.set()
 
@@ -138,11 +145,12 @@ def test_why_a_name_has_no_address_is_said() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a network of its own needs root")
 def test_a_name_server_that_never_answers_is_not_waited_for(tmp_path: Path) -> None:
-    (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.53\n")
+    # The system's resolver would wait for two and a half minutes, and report another error.
+    (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.53\noptions timeout:30 attempts:5\n")
     script = f'ip link set lo up; mount --bind {tmp_path}/resolv.conf /etc/resolv.conf; exec "$0" -c "$1"'
     words = [*IN_A_NETWORK_OF_ITS_OWN, script, sys.executable, ASK_THE_SILENT]
-    said = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
-    assert said == ["its name cannot be resolved (the resolver does not answer in time)", "True"]
+    said = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True).stdout
+    assert said == "its name cannot be resolved (the resolver does not answer in time)\n"
 
 
 def _answer_once(server: socket.socket) -> None:

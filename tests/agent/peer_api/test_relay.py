@@ -33,6 +33,7 @@ from kattila_protocol.names import MANAGER
 from kattila_protocol.signing import Key, Purpose
 from kattila_protocol.verdict import ACCEPTED, Verdict
 from protocol.samples import AGENT, FOREIGN_KEY, KEY, NONCE, NOW, PREVIOUS_KEY, RELAYS, REPORT, RING
+from support.waiting import PATIENCE_SECONDS
 
 OWN, NEXT, FARTHER, FARTHEST = RELAYS[:4]
 SIGNED = canonical.encode(REPORT)
@@ -306,7 +307,7 @@ def test_more_than_a_few_at_once_are_asked_to_come_later() -> None:
 
     def slow(seconds: float) -> Reply:
         entered.release()
-        leave.wait(10)
+        leave.wait(PATIENCE_SECONDS)
         return verdict_reply()
 
     scene = Scene(slow)
@@ -314,7 +315,7 @@ def test_more_than_a_few_at_once_are_asked_to_come_later() -> None:
     for thread in threads:
         thread.start()
     for _ in threads:
-        assert entered.acquire(timeout=10)
+        assert entered.acquire(timeout=PATIENCE_SECONDS)
     with pytest.raises(Overloaded) as raised:
         scene.pass_on()
     assert raised.value.retry_after_seconds

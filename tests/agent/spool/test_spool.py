@@ -15,6 +15,7 @@ from kattila_agent.spool import SpoolInUseError, Waiting
 from kattila_agent.spool.sample import Sample
 from support.small_disk import small_disk
 from support.spooled import BLOCK, BOOT, CLOCK, NOW, OTHER_BOOT, filled, later, opened, reopened, sample
+from support.waiting import PATIENCE_SECONDS
 
 
 def test_an_empty_spool(tmp_path: Path) -> None:
@@ -173,12 +174,12 @@ def test_a_second_daemon_on_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "spool" / "0000000000000002.new").write_text("being written")
     code = "import sys, pathlib; from kattila_agent.spool import Spool; Spool(pathlib.Path(sys.argv[1]), 9999, 9)"
     second = [sys.executable, "-c", code, str(tmp_path / "spool")]
-    refused = subprocess.run(second, capture_output=True, text=True, timeout=60, check=False)
+    refused = subprocess.run(second, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
     assert refused.returncode == 1
     assert "SpoolInUseError: another agent uses" in refused.stderr and "need a STATE_DIR each" in refused.stderr
     assert (tmp_path / "spool" / "0000000000000002.new").exists()
     spool.close()
-    assert subprocess.run(second, capture_output=True, timeout=60, check=False).returncode == 0
+    assert subprocess.run(second, capture_output=True, timeout=PATIENCE_SECONDS, check=False).returncode == 0
 
 
 def test_a_second_one_in_the_same_process_is_refused_too(tmp_path: Path) -> None:

@@ -16,11 +16,14 @@ from kattila_agent.spool.spool import RESERVE_BYTES
 from support.letting_in import let_everybody_in
 from support.small_disk import small_disk
 from support.spooled import BOOT, CLOCK, NOW, filled, later, opened, reopened, sample
+from support.waiting import PATIENCE_SECONDS
 
 AS_NOBODY = """
 import os, pathlib, sys
 from kattila_agent.spool import Spool
+from support.waiting import PATIENCE_SECONDS
 from support.spooled import CLOCK, sample
+from support.waiting import PATIENCE_SECONDS
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 spool = Spool(pathlib.Path(sys.argv[1]), 1 << 20, 60)
 print(spool.numbers(), spool.problem)
@@ -147,7 +150,7 @@ def test_a_folder_of_somebody_else_says_what_to_do(tmp_path: Path, mode: int) ->
         [sys.executable, "-c", AS_NOBODY, str(tmp_path / "spool")],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=True,
         env=environment,
     ).stdout.splitlines()

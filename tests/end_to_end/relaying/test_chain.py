@@ -12,7 +12,7 @@ import pytest
 from support import agent_with_clock
 from support.agent_with_clock import set_clock
 from support.manager import exchange, now_ms
-from support.mesh import PATIENCE_SECONDS, Mesh, new_mesh
+from support.mesh import Mesh, new_mesh
 from support.reports import node, report, sealed
 
 CHAIN = [("a", "b"), ("b", "c"), ("c", "d"), ("d", "e")]
@@ -50,16 +50,16 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
         for name in "abcd":
             mesh[name].start()
         mesh["e"].start([sys.executable, agent_with_clock.__file__, str(clock)])
-        mesh.arrives("d", ["c", "b", "a"], 2 * PATIENCE_SECONDS)
-        mesh.wait_until(lambda: len(mesh["e"].waiting) > 2, PATIENCE_SECONDS)
+        mesh.arrives("d", ["c", "b", "a"])
+        mesh.wait_until(lambda: len(mesh["e"].waiting) > 2)
         set_clock(clock, 0)
         in_1970 = mesh["e"].waiting
-        mesh.wait_until(lambda: len(mesh["e"].waiting) > len(in_1970) + 4, PATIENCE_SECONDS)
+        mesh.wait_until(lambda: len(mesh["e"].waiting) > len(in_1970) + 4)
         refused, posts_at_d = as_e_to_d(mesh), mesh["d"].posts() - 1
         paths = {name: mesh.paths(name) for name in mesh.nodes}
         last_alone, let_through_at = mesh["e"].last_sample, now_ms()
         mesh["e"].unblock()
-        mesh.has_all("e", last_alone, PATIENCE_SECONDS)
+        mesh.has_all("e", last_alone)
         yield Chain(mesh, paths, in_1970, last_alone, began_at, let_through_at, posts_at_d, refused)
 
 
@@ -76,7 +76,7 @@ def test_each_of_four_reports_through_those_before_it_and_loses_nothing(
 ) -> None:
     ways = chain.paths[name]
     assert {tuple(way) for way in ways.values()} == {tuple(path)}
-    chain.mesh.has_all(name, max(ways), PATIENCE_SECONDS)
+    chain.mesh.has_all(name, max(ways))
 
 
 def test_whoever_would_need_four_relays_asks_nobody_and_would_be_refused(chain: Chain) -> None:

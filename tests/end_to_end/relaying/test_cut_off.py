@@ -12,7 +12,7 @@ import pytest
 from kattila_keys.ring_file import RingFile, StoredRing
 from kattila_protocol.signing import Key
 from support.manager import now_ms
-from support.mesh import PATIENCE_SECONDS, Mesh, MeshNode, new_mesh
+from support.mesh import Mesh, MeshNode, new_mesh
 from support.reports import KEY
 
 NEW_PSK = b"the psk after the rotation, protects nothing"
@@ -26,7 +26,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     with new_mesh(tmp_path_factory.mktemp("cut_off"), ["a", "b"], [("a", "b")]) as made:
         made.start()
         for name in made.nodes:
-            made.wait_until(lambda name=name: made.reports_directly(name, since=2), PATIENCE_SECONDS)
+            made.wait_until(lambda name=name: made.reports_directly(name, since=2))
         yield made
 
 
@@ -39,7 +39,7 @@ def cut_off(mesh: Mesh, cut: Callable[[MeshNode], None], mend: Callable[[MeshNod
     finally:
         mend(mesh["b"])
         mended_after = mesh["b"].last_sample
-        mesh.wait_until(lambda: mesh.reports_directly("b", mended_after), PATIENCE_SECONDS)
+        mesh.wait_until(lambda: mesh.reports_directly("b", mended_after))
 
 
 def since(mesh: Mesh, sample: int) -> dict[int, list[str]]:
@@ -60,8 +60,8 @@ def test_within_two_intervals_reports_go_through_the_neighbour_and_mended_direct
 ) -> None:
     said_before = len(mesh["b"].log)
     with cut_off(mesh, cut, mend) as last_before:
-        mesh.wait_until(lambda: ["a"] in since(mesh, last_before).values(), PATIENCE_SECONDS)
-        mesh.wait_until(lambda: len(since(mesh, last_before)) > LATE_SAMPLES, PATIENCE_SECONDS)
+        mesh.wait_until(lambda: ["a"] in since(mesh, last_before).values())
+        mesh.wait_until(lambda: len(since(mesh, last_before)) > LATE_SAMPLES)
         through = [sample for sample, path in since(mesh, last_before).items() if path == ["a"]]
         assert through[0] <= last_before + LATE_SAMPLES
         assert shown(mesh, "b") == ("relayed", ["a"])
@@ -70,7 +70,7 @@ def test_within_two_intervals_reports_go_through_the_neighbour_and_mended_direct
     assert directly[0] <= last_cut + LATE_SAMPLES
     assert shown(mesh, "b") == ("reporting", [])
     assert "reported via a" in mesh.manager.command("history", mesh["b"].agent_id).stdout
-    mesh.has_all("b", directly[0], PATIENCE_SECONDS)
+    mesh.has_all("b", directly[0])
     said = said_of_delivery(mesh["b"].log[said_before:])
     assert sorted(said) == sorted(set(said))
     # In the first report it may still have to find out that A has a way to the manager by now.
@@ -84,12 +84,12 @@ def test_who_missed_a_rotation_while_cut_off_reports_through_a_neighbour_under_t
     with cut_off(mesh, MeshNode.block, MeshNode.unblock) as last_before:
         rotate(mesh.manager.ring_file)
         rotate(RingFile(mesh["a"].folder / "ring.json"))
-        mesh.wait_until(lambda: list(since(mesh, last_before).values()).count(["a"]) > 2, PATIENCE_SECONDS)
+        mesh.wait_until(lambda: list(since(mesh, last_before).values()).count(["a"]) > 2)
         assert fingerprint(mesh, "a") == Key.from_psk(NEW_PSK).fingerprint
         assert fingerprint(mesh, "b") == KEY.fingerprint
         rotate(RingFile(mesh["b"].folder / "ring.json"))
-        mesh.wait_until(lambda: fingerprint(mesh, "b") == Key.from_psk(NEW_PSK).fingerprint, PATIENCE_SECONDS)
-        mesh.has_all("b", max(since(mesh, last_before)), PATIENCE_SECONDS)
+        mesh.wait_until(lambda: fingerprint(mesh, "b") == Key.from_psk(NEW_PSK).fingerprint)
+        mesh.has_all("b", max(since(mesh, last_before)))
         assert set(map(tuple, since(mesh, last_before + LATE_SAMPLES).values())) == {("a",)}
 
 

@@ -15,7 +15,7 @@ from kattila_protocol.signing import Key
 from kattila_protocol.verdict import ACCEPTED, Verdict
 from support import sibling
 from support.manager import now_ms
-from support.mesh import AGENT_PORT, PATIENCE_SECONDS, Mesh, new_mesh
+from support.mesh import AGENT_PORT, Mesh, new_mesh
 from support.reports import FOREIGN_KEY, KEY
 from support.sibling import Behaviour
 
@@ -94,7 +94,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         mesh.manager.start()
         for name in (GATE, HONEST, VICTIM):
             mesh[name].start()
-        mesh.wait_until(lambda: len(handed) == len(LIES), 2 * PATIENCE_SECONDS)
+        mesh.wait_until(lambda: len(handed) == len(LIES))
         yield mesh
 
 
@@ -108,5 +108,5 @@ def noting(handed: set[str], name: str, lie: Behaviour) -> Behaviour:
 
 def test_what_liars_were_handed_arrives_once_and_through_the_honest_one(mesh: Mesh) -> None:
     last_lied_about = mesh[VICTIM].last_sample
-    mesh.has_all(VICTIM, last_lied_about + 1, 2 * PATIENCE_SECONDS)
+    mesh.has_all(VICTIM, last_lied_about + 1)
     assert {tuple(path) for path in mesh.paths(VICTIM).values()} == {(HONEST, GATE)}

@@ -20,7 +20,7 @@ from kattila_protocol.envelope import Envelope
 from kattila_protocol.names import MANAGER
 from kattila_protocol.signing import Key, Purpose
 from support.manager import UPDATES, Reply, exchange, now_ms
-from support.mesh import INTERVAL_SECONDS, MANAGER_ADDRESS, MANAGER_PORT, PATIENCE_SECONDS, Mesh, MeshNode, new_mesh
+from support.mesh import INTERVAL_SECONDS, MANAGER_ADDRESS, MANAGER_PORT, Mesh, MeshNode, new_mesh
 from support.reports import FOREIGN_KEY, KEY, Node, carried, node, nonce_of, report, sealed
 from support.small_disk import fill, small_disk
 
@@ -64,7 +64,7 @@ def outage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outage]:
     ):
         mesh.start()
         for name in mesh.nodes:
-            mesh.wait_until(lambda name=name: mesh.reports_directly(name, since=5), PATIENCE_SECONDS)
+            mesh.wait_until(lambda name=name: mesh.reports_directly(name, since=5))
         for each in mesh.nodes.values():
             each.count_posts()
         yield suffered(mesh, disk)
@@ -83,12 +83,12 @@ def suffered(mesh: Mesh, disk: Path) -> Outage:
     restart(mesh["b"])
     ended = after_samples(mesh, silent, DEAD)
     full = back_with_a_full_disk(mesh, disk)
-    mesh.wait_until(lambda: len(mesh["c"].waiting) < DEAD / 2, PATIENCE_SECONDS)
+    mesh.wait_until(lambda: len(mesh["c"].waiting) < DEAD / 2)
     restart(mesh["c"])
     for each in mesh.nodes.values():
-        mesh.wait_until(lambda each=each: not each.waiting, PATIENCE_SECONDS)
+        mesh.wait_until(lambda each=each: not each.waiting)
     for name in "ad":
-        mesh.wait_until(lambda name=name: "nothing waits on disk" in mesh[name].log, PATIENCE_SECONDS)
+        mesh.wait_until(lambda name=name: "nothing waits on disk" in mesh[name].log)
     return Outage(mesh, began, silent, ended, full, {name: mesh[name].log for name in "ad"})
 
 
@@ -101,7 +101,7 @@ def after_samples(mesh: Mesh, start: Moment, count: int) -> Moment:
     """Wait until each node has measured so many more."""
     for name, each in mesh.nodes.items():
         wanted = start.samples[name] + count
-        mesh.wait_until(lambda each=each, wanted=wanted: each.last_sample >= wanted, PATIENCE_SECONDS)
+        mesh.wait_until(lambda each=each, wanted=wanted: each.last_sample >= wanted)
     return now_of(mesh)
 
 
@@ -110,7 +110,7 @@ def back_with_a_full_disk(mesh: Mesh, disk: Path) -> Reply:
     fill(disk / "ballast")
     mesh.manager.start()
     for each in mesh.nodes.values():
-        mesh.wait_until(lambda each=each: "(overloaded)" in each.log, PATIENCE_SECONDS)
+        mesh.wait_until(lambda each=each: "(overloaded)" in each.log)
     with closing(mesh["a"].connect(MANAGER_ADDRESS, MANAGER_PORT)) as connection:
         full = exchange(connection, "POST", UPDATES, sealed(report(node(9), 1, now_ms())), JSON)
     (disk / "ballast").unlink()
@@ -126,7 +126,7 @@ def restart(each: MeshNode) -> None:
 def test_every_history_is_complete_and_tells_what_came_late(outage: Outage, name: str) -> None:
     first, last = outage.began.samples[name] + 1, outage.ended.samples[name]
     assert last - first >= SILENT + DEAD - 1
-    outage.mesh.has_all(name, last, PATIENCE_SECONDS)
+    outage.mesh.has_all(name, last)
     late = outage.mesh.late(name)
     # The first may just have arrived, the last may have been the newest.
     assert [sample for sample in range(first + 1, last) if not late[sample]] == []

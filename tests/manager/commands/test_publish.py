@@ -11,6 +11,7 @@ from support.commands import ONE, run
 from support.fleet import Fleet, fleet_in
 from support.manager import MANAGER, Manager, now_ms
 from support.reports import report
+from support.waiting import PATIENCE_SECONDS, wait_for
 
 
 def test_publish_once_says_what_it_did(manager: Manager, fleet: Fleet) -> None:
@@ -45,7 +46,7 @@ def test_publish_waits_for_a_database_goes_on_and_stops_cleanly(manager: Manager
                 fleet.file(report(ONE, 1, now_ms()))
                 _wait_for(index, "The only agent reports.")
             process.send_signal(signal.SIGTERM)
-            assert process.wait(5) == 0
+            assert process.wait(PATIENCE_SECONDS) == 0
         finally:
             process.kill()
         rest = process.stderr.read().decode()
@@ -54,7 +55,4 @@ def test_publish_waits_for_a_database_goes_on_and_stops_cleanly(manager: Manager
 
 
 def _wait_for(page: Path, words: str) -> None:
-    deadline = time.monotonic() + 10
-    while not page.exists() or words not in page.read_text():
-        assert time.monotonic() < deadline, f"{words!r} is not on the page"
-        time.sleep(0.05)
+    wait_for(lambda: page.exists() and words in page.read_text(), f"{words!r} on the page")

@@ -17,6 +17,7 @@ from kattila_manager.store import database, migrating
 from support.commands import failed
 from support.fleet import Fleet, fleet_in
 from support.manager import MANAGER, Manager
+from support.waiting import PATIENCE_SECONDS
 
 
 @pytest.mark.parametrize("command", ["agents", "alarms", "publish --once", "report x", "reset --all"])
@@ -68,7 +69,7 @@ def test_serve_says_that_it_may_not_write_the_database(manager: Manager, fleet: 
         env=manager.environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     manager.folder.chmod(0o755)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from time import perf_counter
+from time import thread_time
 from typing import Any
 
 import pytest
@@ -97,9 +97,10 @@ def test_only_the_first_kilobyte_is_searched() -> None:
 
 @pytest.mark.parametrize("pattern", [b'"', b'\\"', b'"\\', b"{", b"]", b'"nonce":', b'"nonce" ', b"\xff", b" "])
 def test_nothing_takes_long(pattern: bytes) -> None:
-    started = perf_counter()
+    # Takes 10 ms; quadratic work would take minutes.
+    started = thread_time()
     assert reply_address.sender(b'{"x":"' + pattern * (1024 * 1024 // len(pattern))) == (NOBODY, NO_NONCE, 0)
-    assert perf_counter() - started < 1
+    assert thread_time() - started < 5
 
 
 @given(st.binary())

@@ -17,6 +17,7 @@ from kattila_protocol import canonical
 from kattila_protocol.signing import Purpose
 from support.reports import KEY, Node, node, report, sealed_bytes
 from support.store import Filer, all_records, new_database, opened
+from support.waiting import PATIENCE_SECONDS
 
 NOW = 1_760_000_000_000
 ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=300)
@@ -110,7 +111,7 @@ def test_reports_of_one_agent_that_come_at_once_are_read_through_few_others(tmp_
             burst = [opened(sealed_bytes(data(node(1), sample, NOW, "")), NOW) for sample in numbers]
             with filer.store.lock.held():
                 waiting = [filer.submit(incoming) for incoming in burst]
-            assert {future.result(30).outcome for future in waiting} == {"accepted"}
+            assert {future.result(PATIENCE_SECONDS).outcome for future in waiting} == {"accepted"}
         with filer.store.engine.connect() as connection:
             rows = connection.exec_driver_sql("SELECT id, base_id FROM reports").all()
             bases: dict[int, int | None] = {row[0]: row[1] for row in rows}

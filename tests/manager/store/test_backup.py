@@ -20,6 +20,7 @@ from support.manager import MANAGER, Manager, now_ms, running_manager
 from support.reports import PSK, body, node, nonce_of, report
 from support.small_disk import fill, small_disk
 from support.store import sqlite
+from support.waiting import wait_for
 
 ONE = node(1)
 SCHEMA = database.revisions()[-1]
@@ -245,8 +246,7 @@ def test_a_restore_is_refused_while_serve_or_publish_run(tmp_path: Path) -> None
             stderr=subprocess.DEVNULL,
         )
         try:
-            while not (tmp_path / "pages" / "index.html").exists():
-                assert publisher.poll() is None
+            wait_for((tmp_path / "pages" / "index.html").exists, "the pages")
             manager.kill()
             assert "is in use" in failed(manager, "restore", str(tmp_path / "b.db"))
         finally:

@@ -19,6 +19,7 @@ from kattila_manager.store.store import Store
 from kattila_protocol.errors import Overloaded
 from support.reports import body, node
 from support.store import Filer, filing, new_database, nothing_beside, opened, resolve, sqlite
+from support.waiting import PATIENCE_SECONDS, join_all
 
 NOW = 1_760_000_000_000
 
@@ -37,7 +38,7 @@ def at_once(filer: Filer, reports: list[Incoming]) -> list[Filed]:
     """Let them become one batch: none is filed before all are queued."""
     with filer.store.lock.held():
         waiting = [filer.submit(one) for one in reports]
-    return [future.result(30) for future in waiting]
+    return [future.result(PATIENCE_SECONDS) for future in waiting]
 
 
 def test_an_answer_is_given_after_its_commit(tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def test_an_answer_is_given_after_its_commit(tmp_path: Path) -> None:
     futures: list[Future[Filed]] = [Future() for _ in range(300)]
     for number, future in enumerate(futures):
         writer.submit(incoming(number % 7, 1 + number // 7), future)
-    assert {future.result(30).outcome for future in futures} == {"accepted"}
+    assert {future.result(PATIENCE_SECONDS).outcome for future in futures} == {"accepted"}
     writer.stop()
     store.close()
     assert seen == [True] * 300
@@ -118,7 +119,7 @@ def test_stopping_files_what_is_waiting(tmp_path: Path) -> None:
         stopping = threading.Thread(target=filer.close)
         stopping.start()
         time.sleep(0.05)
-    stopping.join(30)
+    join_all([stopping])
     assert {future.result(0).outcome for future in waiting} == {"accepted"}
 
 
@@ -130,7 +131,7 @@ def test_a_database_that_another_process_holds_is_waited_for(tmp_path: Path) -> 
         time.sleep(1)
         assert not waiting.done()
         other.rollback()
-        assert waiting.result(30).outcome == "accepted"
+        assert waiting.result(PATIENCE_SECONDS).outcome == "accepted"
 
 
 def test_a_full_database_refuses_and_recovers_and_says_each_once(
