@@ -34,7 +34,8 @@ STOP_SECONDS = 10
 SESSION = requests.Session()
 # Ignore the shell's proxy settings: all requests go to loopback.
 SESSION.trust_env = False
-START_SECONDS = 30
+# Enough on a busy machine.
+START_SECONDS = 120
 
 
 class DemoError(Exception):

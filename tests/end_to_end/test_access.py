@@ -15,6 +15,7 @@ from support.manager import HEALTH, RESET, Manager, now_ms, running_manager
 from support.netns import new_namespace
 from support.raw_http import replies, request, speak
 from support.reports import Node, body, node, nonce_of
+from support.waiting import PATIENCE_SECONDS
 
 READ, ADMIN = "read-token-of-the-tests", "admin-token-of-the-tests"
 READABLE = ["/status/agents", "/status/alarms", "/", "/index.html"]
@@ -109,7 +110,7 @@ def test_a_name_that_was_bound_to_loopback_does_not_open_it(open_one: Manager, p
 
 def test_loopback_of_the_sixth_version_is_loopback(open_one: Manager) -> None:
     for host, status in (("[::1]", 200), ("localhost", 200), ("evil.example", 403)):
-        with socket.create_connection(("::1", open_one.port), timeout=10) as connected:
+        with socket.create_connection(("::1", open_one.port), timeout=PATIENCE_SECONDS) as connected:
             connected.sendall(request("GET", "/status/agents", b"", {"Host": host}))
             received = b""
             while part := connected.recv(65536):
@@ -122,7 +123,7 @@ def test_another_machine_may_not_read_without_a_token_but_may_report(tmp_path: P
     asking = """
 import http.client, sys
 for path in sys.argv[2:]:
-    connection = http.client.HTTPConnection("192.0.2.7", int(sys.argv[1]), timeout=10)
+    connection = http.client.HTTPConnection("192.0.2.7", int(sys.argv[1]))
     connection.request("GET", path, headers={"Host": "localhost"})
     print(connection.getresponse().status)
 """
@@ -132,7 +133,9 @@ for path in sys.argv[2:]:
         with running_manager(tmp_path, listen="*", within=namespace) as manager:
             publish(manager)
             command = namespace.command(sys.executable, "-c", asking, str(manager.port), *READABLE, HEALTH)
-            answers = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.split()
+            answers = subprocess.run(
+                command, check=True, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+            ).stdout.split()
     assert answers == ["403"] * len(READABLE) + ["200"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from support.agent_folder import keep_id
 from support.agent_process import Daemon, running_daemon
 from support.manager import Manager, now_ms, running_manager
 from support.reports import RING, Node, body, node, nonce_of
+from support.waiting import PATIENCE_SECONDS, wait_for
 
 AGENT = node(1).agent_id
 BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -47,13 +48,6 @@ def samples(manager: Manager, agent_id: str = AGENT) -> list[int]:
     return [sample for (sample,) in manager.rows(query, agent_id)]
 
 
-def wait_for(found: Callable[[], bool], log: Callable[[], str]) -> None:
-    deadline = time.monotonic() + 20
-    while not found():
-        assert time.monotonic() < deadline, log()
-        time.sleep(0.05)
-
-
 def outcome(manager: Manager, sender: Node, sample: int) -> str:
     return manager.post(body(sender, sample, now_ms())).verdict(nonce_of(sender, sample, sample)).outcome
 
@@ -83,7 +77,7 @@ def test_an_agent_on_a_cloned_disk_takes_an_id_of_its_own(manager: Manager, tmp_
         while (tmp_path / "agent" / "agent_id.txt").read_text().strip() == AGENT:
             sample += 1
             assert outcome(manager, original, sample + 1000) == "accepted"
-            assert sample < 40, running.log
+            assert sample < 2 * PATIENCE_SECONDS, running.log
             time.sleep(0.5)
         fresh = (tmp_path / "agent" / "agent_id.txt").read_text().strip()
         wait_for(lambda: len(samples(manager, fresh)) >= 2, lambda: running.log)

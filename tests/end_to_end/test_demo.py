@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,8 @@ import psutil
 import pytest
 import requests
 from txt_responder import respond
+
+from support.waiting import PATIENCE_SECONDS, wait_for
 
 DEMO = Path(__file__).parents[2] / "demo" / "run.py"
 LINE = re.compile(r"^\d\d:\d\d:\d\d +\S+ +(\d+) +\d+ s +reporting +direct +[0-9a-f]{8}$", re.MULTILINE)
@@ -47,13 +48,11 @@ def demo(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
 
 
 def until(output: Path, reports: int) -> list[int]:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        seen = [int(number) for number in LINE.findall(output.read_text())]
-        if seen and max(seen) >= reports:
-            return seen
-        time.sleep(0.2)
-    pytest.fail(f"no {reports} reports within a minute:\n{output.read_text()}")
+    def seen() -> list[int]:
+        return [int(number) for number in LINE.findall(output.read_text())]
+
+    wait_for(lambda: max(seen(), default=0) >= reports, lambda: f"{reports} reports:\n{output.read_text()}")
+    return seen()
 
 
 def test_reports_keep_arriving_and_ctrl_c_leaves_nothing(
@@ -63,13 +62,13 @@ def test_reports_keep_arriving_and_ctrl_c_leaves_nothing(
     seen = until(output, reports=3)
     assert seen == sorted(seen)
     page = re.search(r"^page +(http://\S+)$", output.read_text(), re.MULTILINE)
-    assert page and "The only agent reports." in requests.get(page[1], timeout=5).text
+    assert page and "The only agent reports." in requests.get(page[1], timeout=PATIENCE_SECONDS).text
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 4, "manager with two workers, publisher, agent"
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 0, output.read_text()
+    assert process.wait(PATIENCE_SECONDS) == 0, output.read_text()
     assert output.read_text().endswith("Stopped; nothing is left behind.\n")
-    assert psutil.wait_procs(children, timeout=5)[1] == []
+    assert psutil.wait_procs(children, timeout=PATIENCE_SECONDS)[1] == []
     assert list(tmp_path.iterdir()) == [output]
 
 
@@ -78,7 +77,7 @@ def test_a_program_that_ends_early_is_named_with_its_last_log_lines(demo: tuple[
     until(output, reports=1)
     agent = next(child for child in psutil.Process(process.pid).children() if child.cmdline()[-1:] == ["kattila_agent"])
     agent.kill()
-    assert process.wait(20) == 1
+    assert process.wait(PATIENCE_SECONDS) == 1
     assert "demo: the agent ended with exit status -9; its last log lines:" in output.read_text()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -15,6 +14,7 @@ from kattila_protocol.envelope import MAX_BODY_BYTES
 from support.manager import HEALTH, UPDATES, Manager, Reply, now_ms, running_manager
 from support.raw_http import JSON, all_at_once, allow_open_files, replies, request, speak, updates
 from support.reports import body, node, nonce_of, report, sealed, sealed_bytes
+from support.waiting import PATIENCE_SECONDS
 
 MIB = 1024 * 1024
 CHUNKED = {"Transfer-Encoding": "chunked"}
@@ -52,30 +52,28 @@ def is_refused(reply: Reply, status: int, kind: str) -> None:
 
 
 def test_a_declared_body_of_100_mb_is_refused_before_it_came(manager: Manager) -> None:
-    before, began = manager.rss_bytes(), time.monotonic()
+    before = manager.rss_bytes()
     (reply,) = speak(manager.port, updates(b"", {"Content-Length": str(100 * MIB)}))
-    assert time.monotonic() - began < 2
+    # A server that waited for the body would answer 408.
     is_refused(reply, 413, "too_large")
     assert manager.rss_bytes() - before < SPARE_BYTES
 
 
 @pytest.mark.parametrize("length", [f"{100 * MIB}", f"{100 * MIB:030}"])
 def test_a_client_that_goes_on_sending_100_mb_is_cut_off(manager: Manager, length: str) -> None:
-    before, began = manager.rss_bytes(), time.monotonic()
+    before = manager.rss_bytes()
     reply, sent = send_on(manager, updates(b"", {"Content-Length": length}), lambda part: part, 100 * MIB)
     is_refused(reply, 413, "too_large")
     assert sent < 100 * MIB, "all of it was taken"
-    assert time.monotonic() - began < 10
     assert manager.rss_bytes() - before < SPARE_BYTES
 
 
 def test_chunks_without_an_end_are_cut_off(manager: Manager) -> None:
-    before, began = manager.rss_bytes(), time.monotonic()
+    before = manager.rss_bytes()
     head = updates(b"", CHUNKED)
     reply, sent = send_on(manager, head, lambda part: b"%x\r\n%b\r\n" % (len(part), part), 100 * MIB)
     is_refused(reply, 413, "too_large")
     assert sent < 100 * MIB, "all of it was taken"
-    assert time.monotonic() - began < 10
     assert manager.rss_bytes() - before < SPARE_BYTES
 
 
@@ -108,7 +106,7 @@ def test_many_large_bodies_at_once_stay_within_bounds(manager: Manager) -> None:
 def send_on(manager: Manager, head: bytes, framed: Callable[[bytes], bytes], size: int) -> tuple[Reply, int]:
     """Send a head, and then 64 kB parts until the server ends it; return its answer and how much was sent."""
     sent, received, part = 0, b"", framed(b"x" * 65536)
-    with socket.create_connection(("127.0.0.1", manager.port), timeout=10) as connected:
+    with socket.create_connection(("127.0.0.1", manager.port), timeout=PATIENCE_SECONDS) as connected:
         connected.sendall(head)
         with suppress(ConnectionError, TimeoutError):
             while sent < size:
@@ -150,11 +148,9 @@ UNSIGNED = {
 
 @pytest.mark.parametrize("what", sorted(UNSIGNED))
 def test_a_body_of_another_shape_is_malformed_and_unsigned(manager: Manager, what: str) -> None:
-    began = time.monotonic()
     reply = manager.post(UNSIGNED[what])
     is_refused(reply, 400, "malformed")
     assert not reply.is_signed
-    assert time.monotonic() - began < 2
 
 
 def test_a_path_of_four_relays_is_refused(manager: Manager) -> None:
@@ -215,16 +211,13 @@ def test_what_a_holder_of_the_psk_signs_is_read_strictly_and_refused_signed(mana
     seed = sorted(DAMAGE).index(what)
     bad = DAMAGE[what](data(seed))
     assert bad != data(seed)
-    began = time.monotonic()
     reply = manager.post(sealed_bytes(bad))
-    took = time.monotonic() - began
     is_refused(reply, 400, "malformed")
     sender = node(1000 + seed)
     nonce = nonce_of(sender, 1, 1)
     addressed = reply.members["data"]["nonce"]
     assert addressed in (nonce, "0" * 32)
     assert reply.verdict(addressed).outcome == "malformed"
-    assert took < 2
     assert manager.rows("SELECT 1 FROM agents WHERE agent_id = ?", sender.agent_id) == []
 
 
@@ -240,9 +233,7 @@ def test_a_report_of_nearly_a_mebibyte_is_taken(manager: Manager) -> None:
     room = MAX_BODY_BYTES - len(sealed_bytes(good)) - len(b',"more":""')
     large = good[:-1] + b',"more":"' + b"x" * room + b'"}'
     assert len(sealed_bytes(large)) == MAX_BODY_BYTES
-    began = time.monotonic()
     assert manager.post(sealed_bytes(large)).verdict(nonce_of(node(1501), 1, 1)).outcome == "accepted"
-    assert time.monotonic() - began < 5
     (reply,) = speak(manager.port, updates(sealed_bytes(large[:-2] + b'x"}')))
     is_refused(reply, 413, "too_large")
 
@@ -337,9 +328,7 @@ def test_bad_http_is_never_an_error_of_the_server(manager: Manager, what: str) -
     pages = manager.folder / "pages"
     pages.mkdir(exist_ok=True)
     (pages / "index.html").write_text("<p>the front page")
-    began = time.monotonic()
     found = speak(manager.port, BAD_HTTP[what], quiet_seconds=1)
-    assert time.monotonic() - began < 5
     for reply in found:
         assert reply.status < 500, reply
         assert b"root:" not in reply.body

@@ -14,6 +14,7 @@ from kattila_protocol.verdict import Verdict
 from support.manager import REGISTER, Manager, now_ms, running_manager
 from support.raw_http import JSON, all_at_once, request
 from support.reports import FOREIGN_KEY, Node, body, node, nonce_of, registering, registration_nonce
+from support.waiting import PATIENCE_SECONDS
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def hosts(manager: Manager, agent_id: str) -> list[tuple[int, str]]:
 
 def pass_silence(manager: Manager, agent_id: str) -> None:
     """Let two minutes pass for one agent."""
-    with closing(sqlite3.connect(manager.database, timeout=20)) as database, database:
+    with closing(sqlite3.connect(manager.database, timeout=PATIENCE_SECONDS)) as database, database:
         database.execute("UPDATE agents SET last_seen_at = last_seen_at - ? WHERE agent_id = ?", (SILENCE_MS, agent_id))
 
 

@@ -14,7 +14,7 @@ from kattila_protocol.envelope import Envelope, cut, hop_message, pass_on
 from kattila_protocol.freshness import WINDOW_SIZE
 from kattila_protocol.signing import Purpose
 from support.manager import Manager, Reply, now_ms, running_manager
-from support.raw_http import all_at_once, allow_open_files, updates
+from support.raw_http import ATTEMPTS, all_at_once, allow_open_files, settled, updates
 from support.reports import FOREIGN_KEY, KEY, Node, body, node, nonce_of, report, sealed
 
 RELAY = node(99).agent_id
@@ -40,9 +40,12 @@ def outcome(reply: Reply, sender: Node, sample: int, tick: int | None = None) ->
 def test_a_captured_report_sent_a_thousand_times_at_once_is_stored_once(manager: Manager) -> None:
     sender = node(1)
     captured = updates(body(sender, 1, now_ms()))
-    answers = all_at_once(manager.port, [captured] * 1000)
-    assert Counter(outcome(answer, sender, 1) for answer in answers) == {"accepted": 1, "duplicate": 999}
-    assert {answer.status for answer in answers} == {200}
+    answers = settled(manager.port, [captured] * 1000)
+    outcomes = Counter(outcome(answer, sender, 1) for answer, _ in answers)
+    # A copy that was sent twice may have been stored the first time.
+    expected = [{"accepted": 1, "duplicate": 999}] + [{"duplicate": 1000}] * any(times > 1 for _, times in answers)
+    assert outcomes in expected
+    assert {answer.status for answer, _ in answers} == {200}
     assert samples(manager, sender) == [1]
 
 
@@ -52,10 +55,15 @@ def test_a_thousand_connections_are_spread_over_all_workers(manager: Manager) ->
         return float(sum(worker.cpu_times()[:2]))
 
     before = [served(worker) for worker in manager.workers()]
-    all_at_once(manager.port, [updates(body(node(2), 1, now_ms()))] * 400)
-    after = [served(worker) for worker in manager.workers()]
-    assert len(after) == WORKERS
-    assert all(used > unused for used, unused in zip(after, before, strict=True)), (before, after)
+    assert len(before) == WORKERS
+
+    def all_have_served() -> bool:
+        all_at_once(manager.port, [updates(body(node(2), 1, now_ms()))] * 400)
+        after = [served(worker) for worker in manager.workers()]
+        return all(used > unused for used, unused in zip(after, before, strict=True))
+
+    # A worker without CPU time during a burst accepts no connection.
+    assert any(all_have_served() for _ in range(ATTEMPTS))
 
 
 def test_the_same_sample_signed_afresh_is_a_duplicate(manager: Manager) -> None:
@@ -110,23 +118,30 @@ def test_a_refused_message_uses_up_nothing(manager: Manager) -> None:
 def test_windows_hold_when_all_workers_have_the_same_agents_at_once(manager: Manager) -> None:
     senders, chance = [node(number) for number in range(10, 14)], random.Random(1)
     wanted = [(sender, sample) for sender in senders for sample in range(1, 101)]
-    # Of each report three copies, and one with the same tick that says something else.
+    # Three copies of each report, and one with the same tick that says something else.
     mixed = [(sender, sample, copy) for sender, sample in wanted for copy in range(4)]
     chance.shuffle(mixed)
     now = now_ms()
     requests = [
         updates(body(sender, sample + (500 if copy == 3 else 0), now, tick=sample)) for sender, sample, copy in mixed
     ]
-    answers = all_at_once(manager.port, requests)
-    outcomes: dict[tuple[str, int], list[str]] = {}
-    for (sender, sample, copy), answer in zip(mixed, answers, strict=True):
+    outcomes: dict[tuple[str, int], list[tuple[str, int]]] = {}
+    for (sender, sample, copy), (answer, times) in zip(mixed, settled(manager.port, requests), strict=True):
         nonce = nonce_of(sender, sample + (500 if copy == 3 else 0), sample)
-        outcomes.setdefault((sender.agent_id, sample), []).append(answer.verdict(nonce).outcome)
+        outcomes.setdefault((sender.agent_id, sample), []).append((answer.verdict(nonce).outcome, times))
     # Whichever message took the tick was accepted once; its copies are duplicates, all others replays.
     either = (["accepted", "duplicate", "duplicate", "replay"], ["accepted", "replay", "replay", "replay"])
-    assert all(sorted(found) in either for found in outcomes.values())
+    assert all(judged(found) in either for found in outcomes.values())
     for sender in senders:
         assert len(samples(manager, sender)) == 100
+
+
+def judged(found: list[tuple[str, int]]) -> list[str]:
+    """Return the sorted outcomes. A report stored before its first answer of 503 counts as accepted."""
+    outcomes = sorted(outcome for outcome, _ in found)
+    if "accepted" not in outcomes and any(outcome == "duplicate" and times > 1 for outcome, times in found):
+        outcomes[outcomes.index("duplicate")] = "accepted"
+    return sorted(outcomes)
 
 
 def tampered(good: bytes) -> dict[str, bytes]:
@@ -194,8 +209,8 @@ def test_all_of_it_holds_after_a_restart(tmp_path: Path) -> None:
         assert outcome(manager.post(body(sender, 150, now_ms(), tick=151)), sender, 150, 151) == "duplicate"
         replay = manager.post(first).verdict(nonce_of(sender, 1, 1))
         assert (replay.outcome, replay.highest_tick, replay.highest_sample) == ("replay", 150, 150)
-        answers = all_at_once(manager.port, [updates(newest)] * 100)
-        assert Counter(outcome(answer, sender, 150) for answer in answers) == {"duplicate": 100}
+        answers = settled(manager.port, [updates(newest)] * 100)
+        assert Counter(outcome(answer, sender, 150) for answer, _ in answers) == {"duplicate": 100}
         for changed in tampered(body(sender, 160, now_ms())).values():
             assert manager.post(changed).kind == "bad_signature"
         assert outcome(manager.post(body(sender, 152, now_ms())), sender, 152) == "accepted"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from kattila_protocol.signing import Key
 from support.knot import ZONE, Knot, running_knot
 from support.manager import Manager, Reply, now_ms, running_manager
 from support.reports import node, nonce_of, report, ring_of, sealed
+from support.waiting import wait_for
 
 PSKS = [f"psk number {number} of the rotation tests".encode() for number in range(6)]
 KEYS = [Key.from_psk(psk) for psk in PSKS]
@@ -37,10 +37,7 @@ def outcome(reply: Reply, sample: int) -> str:
 
 def wait_for_a_key(manager: Manager) -> None:
     """Wait for the answer to the question that was asked at the start."""
-    deadline = time.monotonic() + 10
-    while not manager.ring_file.read().ring.entries:
-        assert time.monotonic() < deadline, manager.log
-        time.sleep(0.02)
+    wait_for(lambda: manager.ring_file.read().ring.entries, lambda: f"a key:\n{manager.log}")
 
 
 def asked_long_ago(manager: Manager) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import time
 from collections import Counter
@@ -13,10 +14,9 @@ import pytest
 from support.manager import HEALTH, Manager, now_ms, running_manager
 from support.raw_http import JSON, allow_open_files, replies, request
 from support.reports import body, node, nonce_of
+from support.waiting import PATIENCE_SECONDS, wait_for
 
 MANY = 1000
-# What the server grants for a head, and for a body behind it.
-GRANTED_SECONDS = 10.0
 MIB = 1024 * 1024
 
 STALLING = {
@@ -42,36 +42,35 @@ def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
 @pytest.mark.parametrize("shares", [{"bodies": MANY}, dict.fromkeys(STALLING, 250)], ids=["bodies", "all kinds"])
 def test_a_thousand_that_stall_hold_up_nobody_and_are_ended(manager: Manager, shares: dict[str, int]) -> None:
     sender, sample, before = node(len(shares)), 0, manager.rss_bytes()
-    began = time.monotonic()
     stalled = [(what, opened(manager, STALLING[what])) for what, count in shares.items() for _ in range(count)]
     try:
-        while time.monotonic() - began < GRANTED_SECONDS - 1:
+        while not has_ended(stalled[-1][1]):
             sample += 1
-            check_honest(manager, sample, body(sender, sample, now_ms()), nonce_of(sender, sample, sample))
+            assert manager.get(HEALTH).status == 200
+            signed = body(sender, sample, now_ms())
+            assert manager.post(signed).verdict(nonce_of(sender, sample, sample)).outcome == "accepted"
             time.sleep(0.2)
         answers = Counter((what, received(one)) for what, one in stalled)
-        assert time.monotonic() - began < GRANTED_SECONDS + 8
     finally:
         for _, one in stalled:
             one.close()
     assert answers == {(what, ENDS[what]): count for what, count in shares.items()}
-    assert sample >= 10
+    # If they blocked others, the first honest report would be answered only after they ended.
+    assert sample > 1
     check_as_before(manager, before)
 
 
 def opened(manager: Manager, sent: bytes) -> socket.socket:
-    connected = socket.create_connection(("127.0.0.1", manager.port), timeout=30)
+    connected = socket.create_connection(("127.0.0.1", manager.port), timeout=PATIENCE_SECONDS)
     connected.sendall(sent)
     return connected
 
 
-def check_honest(manager: Manager, sample: int, report: bytes, nonce: str) -> None:
-    began = time.monotonic()
-    assert manager.get(HEALTH).status == 200
-    healthy = time.monotonic()
-    assert healthy - began < 1
-    assert manager.post(report).verdict(nonce).outcome == "accepted"
-    assert time.monotonic() - healthy < 2
+def has_ended(stalled: socket.socket) -> bool:
+    """Return whether the server ended the connection. Its answer stays unread."""
+    look = select.poll()
+    look.register(stalled, select.POLLRDHUP)
+    return bool(look.poll(0))
 
 
 def received(stalled: socket.socket) -> tuple[int, ...]:
@@ -85,10 +84,7 @@ def received(stalled: socket.socket) -> tuple[int, ...]:
 
 
 def check_as_before(manager: Manager, rss_before: int) -> None:
-    deadline = time.monotonic() + 5
-    while max(worker.num_fds() for worker in manager.workers()) > 60:
-        assert time.monotonic() < deadline, "connections were left open"
-        time.sleep(0.05)
+    wait_for(lambda: max(worker.num_fds() for worker in manager.workers()) <= 60, "all connections to be closed")
     assert manager.rss_bytes() - rss_before < 64 * MIB
     assert "Traceback" not in manager.log
 
@@ -96,7 +92,7 @@ def check_as_before(manager: Manager, rss_before: int) -> None:
 def test_a_slow_honest_body_is_waited_for(tmp_path: Path) -> None:
     with running_manager(tmp_path) as manager:
         good = body(node(50), 1, now_ms())
-        with socket.create_connection(("127.0.0.1", manager.port), timeout=10) as slow:
+        with socket.create_connection(("127.0.0.1", manager.port), timeout=PATIENCE_SECONDS) as slow:
             slow.sendall(request("POST", "/status/updates", b"", JSON | {"Content-Length": str(len(good))}))
             for start in range(0, len(good), len(good) // 10):
                 slow.sendall(good[start : start + len(good) // 10])

@@ -7,9 +7,9 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -17,6 +17,7 @@ from kattila_protocol.envelope import MAX_BODY_BYTES
 from support.manager import HEALTH, REGISTER, RESET, Manager, now_ms
 from support.reports import KEY, body, node, nonce_of, registering, registration_nonce, sealed_bytes
 from support.store import sqlite
+from support.waiting import join_all, wait_for
 
 ADMIN = "admin-token-of-the-tests"
 SERVING = """
@@ -49,16 +50,13 @@ def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
 
 
 def wait_until_it_answers(manager: Manager, serving: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            manager.get(HEALTH)
-        except OSError:
-            assert serving.poll() is None, manager.log
-            assert time.monotonic() < deadline, manager.log
-            time.sleep(0.05)
-        else:
-            return
+    def answers() -> bool:
+        assert serving.poll() is None, manager.log
+        with suppress(OSError):
+            return manager.get(HEALTH).status == 200
+        return False
+
+    wait_for(answers, lambda: f"an answer of the manager:\n{manager.log}")
 
 
 def test_all_six_endpoints_answer(manager: Manager) -> None:
@@ -84,8 +82,7 @@ def test_the_rules_are_the_same(manager: Manager) -> None:
         )
         threads.append(send)
         send.start()
-    for one in threads:
-        one.join(30)
+    join_all(threads)
     assert Counter(outcomes) == {"accepted": 1, "duplicate": 39}
     assert manager.post(captured.replace(b"north", b"North")).kind == "bad_signature"
     assert manager.post(b"{}").kind == "malformed"
