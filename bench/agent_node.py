@@ -156,7 +156,7 @@ class Manager:
             asked, key = registration.unseal(body, _RING)
             return verdict.seal(Verdict(ACCEPTED, asked.agent_id, asked.nonce, now, 0), key)
         self.received_at.append(time.monotonic())
-        sealed = envelope.cut(body)
+        sealed = envelope.parse(body)
         key = envelope.verify(sealed, _RING, "manager")
         self.size, self.last = len(body), sealed.data
         head = canonical.parse_object(sealed.data.partition(b',"telemetry"')[0] + b"}")

@@ -65,7 +65,7 @@ class Bench:
     def data_bytes(self) -> int:
         """Return the median size of DATA."""
         requests = Requests(self._requests)
-        return round(statistics.median(len(envelope.cut(requests.body(n)).data) for n in range(0, len(requests), 97)))
+        return round(statistics.median(len(envelope.parse(requests.body(n)).data) for n in range(0, len(requests), 97)))
 
     def _run(self, name: str, title: str, rate: float) -> Run:
         self._make_requests()

@@ -130,7 +130,7 @@ def _wrong_verdicts(answers: dict[str, Any], load: Load, ring: Ring | None) -> l
         return []
     requests, problems = Requests(load.requests), []
     for number, answer in answers["kept"].items():
-        nonce = canonical.parse_object(envelope.cut(requests.body(int(number))).data)["nonce"]
+        nonce = canonical.parse_object(envelope.parse(requests.body(int(number))).data)["nonce"]
         try:
             verdict.unseal(answer.encode("latin-1"), ring, nonce)
         except Refusal as error:

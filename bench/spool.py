@@ -176,7 +176,7 @@ def main() -> int:
 def make_samples(shape: Shape, count: int, chance: random.Random) -> Iterator[Sample]:
     """Yield the samples of a node of this shape, numbered from 1."""
     for number, body in enumerate(bodies(shape, 1, count, _KEY, _NOW, chance), 1):
-        telemetry = canonical.parse_object(envelope.cut(body).data)["telemetry"]
+        telemetry = canonical.parse_object(envelope.parse(body).data)["telemetry"]
         yield Sample(number, _NOW, _BOOT, _CLOCK.since_boot_ms, canonical.encode(telemetry))
 
 

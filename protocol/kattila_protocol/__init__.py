@@ -1,1 +1,1 @@
-"""What agent and manager agree on: pure values and functions, without clock, chance, socket or disk."""
+"""The protocol between agent and manager: pure values and functions, without clock, randomness, socket or disk."""

@@ -1,7 +1,4 @@
-"""Values to the one JSON encoding of the protocol, and bytes to values under its strict reading.
-
-May live here: what holds for every signed JSON object. Not here: which members an object has.
-"""
+"""The JSON encoding of all signed objects, and its strict parser (docs/PROTOCOL.md, "Encoding")."""
 
 from __future__ import annotations
 
@@ -14,10 +11,10 @@ from typing import Any, NoReturn
 
 from kattila_protocol.errors import Malformed
 
-# SQLite and most languages hold a signed 64-bit integer.
+# SQLite and most languages have a signed 64-bit integer.
 MAX_INTEGER = 2**63 - 1
-# The longest number that is surely below MAX_INTEGER has 18 digits.
-_SAFE_DIGITS = b"0" * 19
+# A number of 18 digits is always below MAX_INTEGER, one of 19 digits may exceed it.
+_LONG_NUMBER = b"0" * 19
 _DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
 
 # One escape of a JSON string: a surrogate pair, a lone surrogate (the group), or any other.
@@ -25,37 +22,40 @@ _ESCAPE = re.compile(rb"\\(?:ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|(ud[89a-f][
 
 
 def encode(value: object) -> bytes:
-    """Encode compactly as ASCII, members in the order of their definition; dataclasses become objects.
+    """Return `value` as compact ASCII JSON; dataclasses become objects with their fields in order.
 
-    A lone surrogate, as the kernel's bytes may leave one in a name, becomes U+FFFD. A float that JSON cannot hold
-    raises ValueError.
+    A lone surrogate, from a name that the kernel returned as bytes, becomes U+FFFD.
+
+    Raises:
+        ValueError: NaN or infinity.
+        TypeError: a type that JSON does not have.
     """
     encoded = _ENCODER.encode(value).encode("ascii")
     return _ESCAPE.sub(_without_lone_surrogate, encoded) if b"\\ud" in encoded else encoded
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """Read one JSON object strictly.
+    """Parse one JSON object strictly, so that every parser that accepts it gets the same value.
 
     Raises:
-        Malformed: not ASCII, not JSON, not an object, a member twice, NaN or Infinity, a number that is no
-            integer or beyond 64 bits, a lone surrogate, or nested too deeply.
+        Malformed: not ASCII, not JSON, not an object, a duplicate member, NaN or Infinity, a number with a fraction or
+            beyond 64 bits, a lone surrogate, or nested too deeply.
     """
     try:
         value = json.loads(
             data.decode("ascii"),
             object_pairs_hook=_unique_members,
             parse_int=_bounded_integer,
-            parse_float=_no_float,
-            parse_constant=_no_float,
+            parse_float=_refuse_float,
+            parse_constant=_refuse_float,
         )
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
-        raise Malformed("the object must be ASCII; write other characters as \\uXXXX") from error
+        raise Malformed("the object is not ASCII: write other characters as \\uXXXX") from error
     except UnicodeEncodeError as error:
-        raise Malformed("a string holds a lone surrogate") from error
+        raise Malformed("a string contains a lone surrogate") from error
     except RecursionError as error:
-        raise Malformed("nested too deeply") from error
+        raise Malformed("the object is nested too deeply") from error
     except ValueError as error:
         raise Malformed(f"not JSON: {error}") from error
     if not isinstance(value, dict):
@@ -64,8 +64,8 @@ def parse_object(data: bytes) -> dict[str, Any]:
 
 
 def has_long_number(data: bytes) -> bool:
-    """Tell whether some run of digits might be beyond 64 bits, so that a strict reading is due."""
-    return _SAFE_DIGITS in data.translate(_DIGITS_TO_ZERO)
+    """Return whether `data` has 19 digits in a row: only then can one of its numbers exceed MAX_INTEGER."""
+    return _LONG_NUMBER in data.translate(_DIGITS_TO_ZERO)
 
 
 def _members(value: object) -> dict[str, object]:
@@ -91,15 +91,15 @@ def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
         counts = Counter(name for name, _ in pairs)
-        raise Malformed(f"the member {counts.most_common(1)[0][0][:40]!r} stands twice")
+        raise Malformed(f"the member {counts.most_common(1)[0][0][:40]!r} appears twice")
     return members
 
 
 def _bounded_integer(digits: str) -> int:
     if len(digits) > len(str(MAX_INTEGER)) + 1 or abs(int(digits)) > MAX_INTEGER:
-        raise Malformed(f"a number of {len(digits)} digits is beyond 64 bits")
+        raise Malformed(f"a number of {len(digits)} digits exceeds 64 bits")
     return int(digits)
 
 
-def _no_float(text: str) -> NoReturn:
+def _refuse_float(text: str) -> NoReturn:
     raise Malformed(f"{text[:20]} is not an integer")

@@ -1,7 +1,6 @@
-"""A report on the wire: bytes to their parts, and parts to bytes.
+"""The envelope of a report: parses and builds a request body, and signs and verifies its two MACs.
 
-May live here: the outer shape, its limits, and the two MACs over it. Not here: what DATA says (report.py). DATA is
-carried as the bytes that were signed; nothing here or elsewhere encodes it again.
+DATA stays the bytes that its origin signed. Neither relay nor manager encodes it again.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ from kattila_protocol.ring import Ring
 from kattila_protocol.signing import Key, Purpose
 
 VERSION = 1
-# A node with 300 peers and the most routes that the agent sends stays well below.
+# A node with 300 peers and the maximum of routes stays well below.
 MAX_BODY_BYTES = 1024 * 1024
-# The seed's promise.
 MAX_HOPS = 3
 
 _HEAD = b'{"data":'
@@ -27,13 +25,13 @@ _TAIL = re.compile(
 )
 _PATH = re.compile(rf'\[(?:"{UUID}"(?:,"{UUID}")*)?\]')
 _ID = re.compile(UUID)
-# No tail is longer: its fixed text, two MACs, 256 characters of path, nine digits.
+# The longest possible tail: fixed text, two MACs, 256 characters of path, nine digits.
 _TAIL_WINDOW = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A report as carried: DATA as signed, its MAC, the last hop's MAC, and the relays it passed, oldest first."""
+    """A report in transit: DATA as signed, its MAC, the MAC of the last hop, and the relays, oldest first."""
 
     data: bytes
     mac: str
@@ -41,24 +39,24 @@ class Envelope:
     relay_path: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
-        """Return the body of the request."""
+        """Return the request body."""
         path = json.dumps(self.relay_path, separators=(",", ":"))
         tail = f',"hmac":"{self.mac}","hop_hmac":"{self.hop_mac}","relay_path":{path},"version":{VERSION}}}'
         return _HEAD + self.data + tail.encode("ascii")
 
 
 def seal(data: bytes, key: Key, recipient: str = MANAGER) -> Envelope:
-    """Sign DATA and its empty path for the first recipient: "manager" or a relay's id."""
+    """Return DATA signed by its origin for the first recipient: "manager" or the id of a relay."""
     mac = key.sign(Purpose.REPORT, data)
     return Envelope(data, mac, key.sign(Purpose.HOP, hop_message(mac, (), recipient)))
 
 
-def cut(body: bytes) -> Envelope:
-    """Cut a body into its parts without reading DATA.
+def parse(body: bytes) -> Envelope:
+    """Split a request body into its parts without parsing DATA.
 
     Raises:
         TooLarge: over 1 MiB.
-        Malformed: the members, their order or the white space differ, or the path holds something else than ids.
+        Malformed: other members, another order, white space between them, or a path that is not a list of ids.
         TooManyHops: more than three relays.
     """
     if len(body) > MAX_BODY_BYTES:
@@ -71,32 +69,32 @@ def cut(body: bytes) -> Envelope:
         )
     mac, hop_mac, path, version = tail.groups()
     if int(version) != VERSION:
-        raise Malformed(f"version {int(version)} is not known here; this is version {VERSION}")
+        raise Malformed(f"version {int(version)} is not supported: this is version {VERSION}")
     data = body[len(_HEAD) : tail.start()]
     return Envelope(data, mac.decode("ascii"), hop_mac.decode("ascii"), _parse_path(path.decode("ascii", "replace")))
 
 
 def verify(envelope: Envelope, ring: Ring, recipient: str) -> Key:
-    """Return the key that signed DATA, after checking the last hop's MAC for this recipient as well.
+    """Verify both MACs of an envelope to `recipient`, and return the key that signed DATA.
 
     Raises:
         NoKey: the ring is empty.
-        BadSignature: DATA, the path or the recipient is not what was signed.
+        BadSignature: DATA, path or recipient differs from what was signed.
     """
     key = ring.verify(Purpose.REPORT, envelope.data, envelope.mac)
     ring.verify(Purpose.HOP, hop_message(envelope.mac, envelope.relay_path, recipient), envelope.hop_mac)
     return key
 
 
-def pass_on(envelope: Envelope, relay_id: str, key: Key, recipient: str) -> Envelope:
-    """Add a relay to the path and sign it for the next recipient; DATA and its MAC stay.
+def forward(envelope: Envelope, relay_id: str, key: Key, recipient: str) -> Envelope:
+    """Return the envelope with `relay_id` added to its path, signed for the next recipient.
 
     Raises:
-        RelayLoop: the relay stands in the path already.
-        TooManyHops: three relays stand in it.
+        RelayLoop: the path already contains the relay.
+        TooManyHops: the path already has three relays.
     """
     if relay_id in envelope.relay_path:
-        raise RelayLoop(f"{relay_id} has passed this report on before")
+        raise RelayLoop(f"{relay_id} has already relayed this report")
     if len(envelope.relay_path) >= MAX_HOPS:
         raise TooManyHops(f"the path has {len(envelope.relay_path)} relays; the limit is {MAX_HOPS}")
     path = (*envelope.relay_path, relay_id)
@@ -105,13 +103,13 @@ def pass_on(envelope: Envelope, relay_id: str, key: Key, recipient: str) -> Enve
 
 
 def check_origin(agent_id: str, relay_path: tuple[str, ...]) -> None:
-    """Raise RelayLoop if the path of a report names the agent that DATA says made it: no agent relays its own."""
+    """Raise RelayLoop if the path contains the report's origin: no agent relays its own report."""
     if agent_id in relay_path:
-        raise RelayLoop(f"the path names {agent_id}, which made the report")
+        raise RelayLoop(f"the path contains {agent_id}, the origin of the report")
 
 
 def hop_message(mac: str, relay_path: tuple[str, ...], recipient: str) -> bytes:
-    """Return what a hop signs: the report's MAC, the recipient, and the ids of the path, one a line."""
+    """Return the bytes that a hop signs: the MAC of DATA, the recipient and the ids of the path, one per line."""
     return "\n".join((mac, recipient, *relay_path)).encode()
 
 
@@ -120,7 +118,7 @@ def _parse_path(text: str) -> tuple[str, ...]:
         raise Malformed("relay_path is not a list of agent ids without white space")
     path = tuple(_ID.findall(text))
     if len(set(path)) != len(path):
-        raise Malformed("relay_path names a relay twice")
+        raise Malformed("relay_path contains a relay twice")
     if len(path) > MAX_HOPS:
         raise TooManyHops(f"the path has {len(path)} relays; the limit is {MAX_HOPS}")
     return path

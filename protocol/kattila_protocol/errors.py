@@ -1,8 +1,4 @@
-"""The one tree of refusals. Each knows its HTTP status and its problem type (RFC 9457).
-
-May live here: exceptions that a server answers with. Not here: errors of configuration or of a resolver,
-which never leave the machine that they happen on.
-"""
+"""The refusals of a message, each with its HTTP status and its problem type (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -12,10 +8,10 @@ PROBLEM_PREFIX = "urn:kattila:problem:"
 
 
 class Refusal(Exception):
-    """A message that is not taken.
+    """A message is refused. Servers answer with its `members`.
 
-    `kind` is the stable name (also the last part of the problem type and the signed verdict's outcome), `status`
-    the HTTP status, `title` one sentence that never changes, and the exception's text what was wrong this time.
+    `kind` is the last part of the problem type and the outcome of a signed verdict, `status` the HTTP status, `title` a
+    fixed sentence, and `detail` (also the text of the exception) what is wrong with this message.
     """
 
     kind: ClassVar[str]
@@ -23,7 +19,7 @@ class Refusal(Exception):
     title: ClassVar[str]
 
     def __init__(self, detail: str, *, retry_after_seconds: int | None = None) -> None:
-        """Take what was wrong, and after how many seconds it is worth trying again."""
+        """Take what is wrong, and when the client should retry (Retry-After)."""
         super().__init__(detail)
         self.detail = detail
         self.retry_after_seconds = retry_after_seconds
@@ -35,7 +31,7 @@ class Refusal(Exception):
 
 
 class Malformed(Refusal):
-    """Not what the protocol says: shape, encoding, types or limits."""
+    """The shape, encoding, a type or a limit violates the protocol."""
 
     kind = "malformed"
     status = 400
@@ -43,7 +39,7 @@ class Malformed(Refusal):
 
 
 class BodyTimeout(Refusal):
-    """The body did not arrive whole in time."""
+    """The body did not arrive completely in time."""
 
     kind = "body_timeout"
     status = 408
@@ -51,7 +47,7 @@ class BodyTimeout(Refusal):
 
 
 class TooLarge(Refusal):
-    """The body is over its limit."""
+    """The body exceeds its limit."""
 
     kind = "too_large"
     status = 413
@@ -59,7 +55,7 @@ class TooLarge(Refusal):
 
 
 class WrongContentType(Refusal):
-    """The body is not declared as JSON."""
+    """The content type is not JSON."""
 
     kind = "wrong_content_type"
     status = 415
@@ -67,7 +63,7 @@ class WrongContentType(Refusal):
 
 
 class BadSignature(Refusal):
-    """No key of the ring made this MAC for this purpose and addressee."""
+    """No key of the ring made this MAC for this purpose and recipient."""
 
     kind = "bad_signature"
     status = 403
@@ -75,7 +71,7 @@ class BadSignature(Refusal):
 
 
 class ClockSkew(Refusal):
-    """Authentic, but the sender's clock is too far from ours."""
+    """The message is authentic, but the clocks of sender and receiver are too far apart."""
 
     kind = "clock_skew"
     status = 409
@@ -83,7 +79,7 @@ class ClockSkew(Refusal):
 
 
 class Replay(Refusal):
-    """The tick lies behind the window, or the tick or nonce was used by another message."""
+    """The tick is behind the window, or another message used the tick or the nonce."""
 
     kind = "replay"
     status = 409
@@ -91,7 +87,7 @@ class Replay(Refusal):
 
 
 class Superseded(Refusal):
-    """Signed before an administrator reset what is known of this agent."""
+    """The message was signed before an administrator reset this agent."""
 
     kind = "superseded"
     status = 409
@@ -99,7 +95,7 @@ class Superseded(Refusal):
 
 
 class IdentityConflict(Refusal):
-    """Two machines report under one id, and this one is the newcomer: it must register anew."""
+    """Two machines report under one id, and this one came second: it must register a new id."""
 
     kind = "identity_conflict"
     status = 409
@@ -107,7 +103,7 @@ class IdentityConflict(Refusal):
 
 
 class IdentityUnproven(Refusal):
-    """Another machine may hold this id; it becomes clear once the known one reports again or stays silent."""
+    """Another machine may hold this id. The manager decides when that one reports again or stays silent."""
 
     kind = "identity_unproven"
     status = 409
@@ -115,7 +111,7 @@ class IdentityUnproven(Refusal):
 
 
 class RelayLoop(Refusal):
-    """The recipient stands in the relay path already."""
+    """The relay path already contains the recipient."""
 
     kind = "relay_loop"
     status = 409
@@ -123,7 +119,7 @@ class RelayLoop(Refusal):
 
 
 class TooManyHops(Refusal):
-    """The relay path is as long as it may be."""
+    """The relay path has its maximum length."""
 
     kind = "too_many_hops"
     status = 409
@@ -131,7 +127,7 @@ class TooManyHops(Refusal):
 
 
 class NoWay(Refusal):
-    """A relay reaches the manager neither itself nor through others, or what it reached gave no verdict."""
+    """A relay got no verdict, neither from the manager nor through other relays."""
 
     kind = "no_way"
     status = 502
@@ -139,7 +135,7 @@ class NoWay(Refusal):
 
 
 class BudgetSpent(Refusal):
-    """The time that the caller allows a relay is too short for another attempt."""
+    """The client's remaining time is too short for another attempt to relay its report."""
 
     kind = "budget_spent"
     status = 504
@@ -147,7 +143,7 @@ class BudgetSpent(Refusal):
 
 
 class Overloaded(Refusal):
-    """More is under way than the server can take now."""
+    """The server has too many requests in progress."""
 
     kind = "overloaded"
     status = 503
@@ -155,7 +151,7 @@ class Overloaded(Refusal):
 
 
 class NoKey(Refusal):
-    """The server has no PSK yet, so that it can verify nothing."""
+    """The server has no PSK yet and cannot verify any message."""
 
     kind = "no_key"
     status = 503

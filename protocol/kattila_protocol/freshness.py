@@ -1,7 +1,4 @@
-"""Is a message of this time, and is it new: the skew rule and the window of ticks and nonces.
-
-May live here: the two rules as pure functions of values. Not here: where a window is kept.
-"""
+"""The replay rules: clock skew, and the window of accepted ticks and nonces (docs/PROTOCOL.md, "Freshness")."""
 
 from __future__ import annotations
 
@@ -10,13 +7,12 @@ from enum import Enum, auto
 
 from kattila_protocol.errors import ClockSkew
 
-# The seed's promises: ten minutes, and 120 entries.
 MAX_SKEW_MS = 10 * 60 * 1000
 WINDOW_SIZE = 120
 
 
 class Freshness(Enum):
-    """What a window says of a message: never seen, the very same one, or a used tick or nonce."""
+    """Whether a message is new, was accepted before, or reuses the tick or nonce of another message."""
 
     FRESH = auto()
     DUPLICATE = auto()
@@ -25,37 +21,32 @@ class Freshness(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The last 120 (tick, nonce) that were accepted from one agent, ascending by tick."""
+    """The last 120 (tick, nonce) that were accepted from one agent, in ascending order of ticks."""
 
     entries: tuple[tuple[int, str], ...] = ()
 
     def judge(self, tick: int, nonce: str) -> Freshness:
-        """Judge a message by its tick and nonce.
+        """Return the freshness of a message.
 
-        Newer than the highest tick: fresh. In the window with neither its tick nor its nonce seen: fresh, it came
-        late. Both seen together: a duplicate. Anything else, and all behind the window: a replay.
+        A tick above the highest one is fresh. So is a late message: one inside the window whose tick and nonce are both
+        unused. A message whose tick and nonce were accepted together is a duplicate. All others are replays.
         """
         if not self.entries or tick > self.entries[-1][0]:
             return Freshness.FRESH
-        if is_behind(tick, self.entries[-1][0]):
+        if tick <= self.entries[-1][0] - WINDOW_SIZE:
             return Freshness.REPLAY
         if (tick, nonce) in self.entries:
             return Freshness.DUPLICATE
-        seen = any(tick == seen_tick or nonce == seen_nonce for seen_tick, seen_nonce in self.entries)
-        return Freshness.REPLAY if seen else Freshness.FRESH
+        is_used = any(tick == used_tick or nonce == used_nonce for used_tick, used_nonce in self.entries)
+        return Freshness.REPLAY if is_used else Freshness.FRESH
 
     def add(self, tick: int, nonce: str) -> Window:
-        """Return the window after accepting a message that it judged fresh."""
+        """Return the window after it accepted a fresh message."""
         return Window(tuple(sorted((*self.entries, (tick, nonce)))[-WINDOW_SIZE:]))
 
 
-def is_behind(tick: int, highest_tick: int) -> bool:
-    """Tell whether a tick lies behind the window that ends at `highest_tick`."""
-    return tick <= highest_tick - WINDOW_SIZE
-
-
 def check_skew(timestamp: int, now: int) -> None:
-    """Raise ClockSkew if the two moments (ms UTC) are more than ten minutes apart."""
+    """Raise ClockSkew if the sender's and the receiver's time (ms UTC) are more than ten minutes apart."""
     offset = timestamp - now
     if abs(offset) > MAX_SKEW_MS:
         direction = "ahead of" if offset > 0 else "behind"

@@ -1,7 +1,6 @@
-"""Every signed message that is no report: {"data":DATA,"hmac":"<64 hex>"}.
+"""The shape of every signed message except a report: {"data":DATA,"hmac":"<64 hex digits>"}.
 
-May live here: the shape that register, reset, peer and verdict share. Not here: their members. A problem document
-(RFC 9457) has its own members in front of these two.
+Registrations, resets, peer answers and verdicts share it. In a problem document (RFC 9457) other members precede these.
 """
 
 from __future__ import annotations
@@ -15,23 +14,23 @@ from kattila_protocol.errors import Malformed, TooLarge, WrongContentType
 from kattila_protocol.ring import Ring
 from kattila_protocol.signing import Key, Purpose
 
-# Registration carries the hardware addresses of all interfaces, a peer's answer its interfaces and routes.
+# A registration has the hardware addresses of all interfaces, a peer's answer its interfaces and routes.
 MAX_MESSAGE_BYTES = 256 * 1024
 
 _TAIL = re.compile(rb',"hmac":"([0-9a-f]{64})"\}\Z')
 _TAIL_BYTES = 75
-# A JSON string cannot hold an unescaped quote, so this stands nowhere but in front of the member.
+# A JSON string cannot contain an unescaped quote, so the first match is the member.
 _MEMBER = b'"data":'
 
 
 def check_content_type(content_type: str) -> None:
-    """Raise WrongContentType unless a request's content type is JSON's, whatever its parameters and its case."""
+    """Raise WrongContentType unless a request's content type is JSON, in any case and with any parameters."""
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise WrongContentType(f"the content type is {content_type[:80]!r}")
 
 
 def seal(purpose: Purpose, key: Key, data: object, *, problem: Mapping[str, object] | None = None) -> bytes:
-    """Sign `data` (encoded here) for one purpose; the members of `problem` go in front, unsigned."""
+    """Return a message with `data` encoded and signed for one purpose, after the unsigned members of `problem`."""
     signed = canonical.encode(data)
     head = canonical.encode(problem)[:-1] + b"," if problem else b"{"
     return head + _MEMBER + signed + b',"hmac":"' + key.sign(purpose, signed).encode() + b'"}'
@@ -42,21 +41,21 @@ def unseal(purpose: Purpose, ring: Ring, body: bytes) -> tuple[dict[str, Any], K
 
     Raises:
         TooLarge: over 256 KiB.
-        Malformed: not of the shape, or the signed object is not strict JSON.
+        Malformed: another shape, or the signed object is not strict JSON.
         NoKey, BadSignature: see `Ring.verify`.
     """
-    data, mac = _cut(body, may_be_problem=purpose is Purpose.VERDICT)
+    data, mac = _split(body, may_be_problem=purpose is Purpose.VERDICT)
     key = ring.verify(purpose, data, mac)
     return canonical.parse_object(data), key
 
 
-def _cut(body: bytes, *, may_be_problem: bool) -> tuple[bytes, str]:
+def _split(body: bytes, *, may_be_problem: bool) -> tuple[bytes, str]:
     if len(body) > MAX_MESSAGE_BYTES:
         raise TooLarge(f"the body has {len(body)} bytes; the limit is {MAX_MESSAGE_BYTES}")
     tail = _TAIL.search(body, max(0, len(body) - _TAIL_BYTES))
     start = body.find(_MEMBER)
-    # Nobody signs the members in front of an answer; a request has no reason for any.
-    leads = start == 1 or (may_be_problem and body[max(0, start - 1) : start] == b",")
-    if tail is None or not leads or not body.startswith(b"{"):
+    # Members before DATA are unsigned. An answer may have them, a request may not.
+    is_first = start == 1 or (may_be_problem and body[max(0, start - 1) : start] == b",")
+    if tail is None or not is_first or not body.startswith(b"{"):
         raise Malformed('the body is not {"data":{…},"hmac":"…"} without white space between the members')
     return body[start + len(_MEMBER) : tail.start()], tail.group(1).decode("ascii")

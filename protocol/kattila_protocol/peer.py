@@ -1,7 +1,4 @@
-"""The query of one agent to another, and the answer.
-
-May live here: their members and how they are signed. Not here: whom to ask (the agent's discovery).
-"""
+"""The query from one agent to another (GET /status/peer), and its signed answer."""
 
 from __future__ import annotations
 
@@ -17,13 +14,16 @@ from kattila_protocol.report import Interface, Route
 from kattila_protocol.ring import Ring
 from kattila_protocol.signing import Key, Purpose
 
-# Enough for a neighbour to see what it shares with a node.
-MAX_SHOWN = 200
+# The limit of interfaces and of routes in an answer: enough to see which networks two nodes share.
+MAX_LISTED = 200
 
 
 @dataclass(frozen=True, slots=True)
 class PeerQuery:
-    """Who asks, at which address (`to`, as text without a port: the asked agent's id is not known yet), and when."""
+    """The sender's id, the IP address of the recipient (whose id the sender does not know yet), nonce and time.
+
+    `to` is the address as text, without a port; `timestamp` is ms UTC.
+    """
 
     agent_id: str
     to: str
@@ -31,7 +31,7 @@ class PeerQuery:
     timestamp: int
 
     def parameters(self, key: Key) -> dict[str, str]:
-        """Return the parameters of GET /status/peer, the MAC among them."""
+        """Return the query parameters of GET /status/peer, including the MAC."""
         return {
             "agent_id": self.agent_id,
             "to": self.to,
@@ -46,10 +46,10 @@ class PeerQuery:
 
 @dataclass(frozen=True, slots=True)
 class PeerAnswer:
-    """Who answers, how many hops it is from the manager (0: reaches it itself, None: not at all), and by whom.
+    """The responding agent, its distance to the manager, and its first 200 interfaces and routes.
 
-    `nonce` is the query's. `next_hop` is the id of the agent that its own reports go to, None for the manager. Of
-    `interfaces` and `routes` there are the first MAX_SHOWN each.
+    `distance` counts relays: 0 means a direct connection to the manager, None no connection. `next_hop` is the id of
+    the agent that relays its reports, None for the manager. `nonce` is that of the query.
     """
 
     agent_id: str
@@ -61,14 +61,14 @@ class PeerAnswer:
     nonce: str
 
 
-def read_query(
+def verify_query(
     parameters: Mapping[str, str], ring: Ring, own_addresses: frozenset[str], now: int
 ) -> tuple[PeerQuery, Key]:
-    """Check the parameters of GET /status/peer; also return the key that signed them, which signs the answer.
+    """Parse and verify the parameters of GET /status/peer; return the query and the key that signs its answer.
 
     Raises:
-        Malformed: a parameter is missing or not of its shape.
-        NoKey, BadSignature: not signed by a key of the ring, or addressed to another node.
+        Malformed: a parameter is missing or invalid.
+        NoKey, BadSignature: no key of the ring signed it, or `to` is not one of `own_addresses`.
         ClockSkew: see `check_skew`.
     """
     timestamp = parameters.get("timestamp", "")
@@ -88,20 +88,20 @@ def read_query(
 
 
 def seal_answer(answer: PeerAnswer, key: Key) -> bytes:
-    """Sign an answer."""
+    """Return the signed answer."""
     return message.seal(Purpose.VERDICT, key, answer)
 
 
 def unseal_answer(body: bytes, ring: Ring, nonce: str) -> PeerAnswer:
-    """Read the answer to the query that had this nonce.
+    """Verify and parse the answer to the query with this nonce.
 
     Raises:
-        Malformed: not an answer, one to another query, or one that shows more than 200 interfaces or routes.
+        Malformed: not an answer, an answer to another query, or more than 200 interfaces or routes.
         TooLarge, NoKey, BadSignature: see `message.unseal`.
     """
     members, _ = message.unseal(Purpose.VERDICT, ring, body)
     if members.get("nonce") != nonce:
-        raise Malformed("this is no answer to the query")
+        raise Malformed("the answer has the nonce of another query")
     return _checked(build(PeerAnswer, members))
 
 
@@ -111,8 +111,8 @@ def _checked(answer: PeerAnswer) -> PeerAnswer:
         checked_counter(answer.distance, "distance")
     if answer.next_hop is not None:
         checked_id(answer.next_hop, "next_hop")
-    if max(len(answer.interfaces), len(answer.routes)) > MAX_SHOWN:
-        raise Malformed(f"more than {MAX_SHOWN} interfaces or routes")
+    if max(len(answer.interfaces), len(answer.routes)) > MAX_LISTED:
+        raise Malformed(f"the answer has more than {MAX_LISTED} interfaces or routes")
     return answer
 
 

@@ -1,8 +1,4 @@
-"""First contact: an agent proposes its id, the manager binds it or issues another (answered by a verdict).
-
-May live here: the request's members, and which addresses tell machines apart. Not here: who holds which id (the
-manager's identity.py).
-"""
+"""The registration of an agent: it proposes an id, and the manager's verdict confirms it or issues another."""
 
 from __future__ import annotations
 
@@ -22,7 +18,7 @@ MAX_HARDWARE_ADDRESSES = 1024
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """Who asks for which id: `hardware_addresses` tell two machines apart, `boot_id` two boots of one."""
+    """A request for an id. `hardware_addresses` distinguish two machines, `boot_id` two boots of one machine."""
 
     agent_id: str
     boot_id: str
@@ -34,20 +30,22 @@ class Registration:
 
 
 def seal(registration: Registration, key: Key) -> bytes:
-    """Return the body of POST /status/register."""
+    """Return the request body of POST /status/register."""
     return message.seal(Purpose.REGISTER, key, registration)
 
 
 def unseal(body: bytes, ring: Ring) -> tuple[Registration, Key]:
-    """Read a registration that is addressed to the manager; the caller checks its time, and can sign a refusal then.
+    """Verify and parse a registration; return it and the key that signed it.
+
+    Does not check the clock skew: the caller does, because it can sign that refusal.
 
     Raises:
-        TooLarge, Malformed, NoKey, BadSignature: see `message.unseal`; BadSignature also when `to` is somebody else.
+        TooLarge, Malformed, NoKey, BadSignature: see `message.unseal`; BadSignature also if `to` is not the manager.
     """
     members, key = message.unseal(Purpose.REGISTER, ring, body)
-    # Its default is for those who make one: on the wire it is always there.
+    # The default of `to` is for the sender. A received registration must contain it.
     if members.get("to") != MANAGER:
-        raise BadSignature("the registration is addressed to somebody else")
+        raise BadSignature("the registration is not addressed to the manager")
     registration = build(Registration, members)
     checked_id(registration.agent_id, "agent_id")
     checked_id(registration.boot_id, "boot_id")
@@ -58,17 +56,17 @@ def unseal(body: bytes, ring: Ring) -> tuple[Registration, Key]:
     return registration, key
 
 
-def hardware_addresses(interfaces: Iterable[Interface]) -> frozenset[str]:
-    """Choose the addresses that tell machines apart: those of hardware, or of any link where there is none.
+def identifying_addresses(interfaces: Iterable[Interface]) -> frozenset[str]:
+    """Return the hardware addresses that identify a machine, normalised.
 
-    Bridges and other virtual links may have addresses that follow from the machine id, which a clone shares.
+    These are the addresses of physical interfaces, or of all interfaces if there is no physical one. Bridges and other
+    virtual interfaces may derive theirs from the machine id, which a cloned machine shares.
     """
-    linked = [link for link in interfaces if "LOOPBACK" not in link.flags]
-    return in_one_spelling(link.address for link in linked if link.kind is None) or in_one_spelling(
-        link.address for link in linked
-    )
+    candidates = [interface for interface in interfaces if "LOOPBACK" not in interface.flags]
+    physical = normalised_addresses(interface.address for interface in candidates if interface.kind is None)
+    return physical or normalised_addresses(interface.address for interface in candidates)
 
 
-def in_one_spelling(addresses: Iterable[str | None]) -> frozenset[str]:
-    """Return hardware addresses in lower case, without those that are missing or all zeros."""
+def normalised_addresses(addresses: Iterable[str | None]) -> frozenset[str]:
+    """Return hardware addresses in lower case, without missing ones and those of only zeros."""
     return frozenset(address.lower() for address in addresses if address and address.strip("0:"))

@@ -1,11 +1,9 @@
-"""What a report says: DATA as typed values, in the order in which their members are encoded.
+"""DATA of a report as typed values, in the order in which their members are encoded.
 
-May live here: frozen values and the checks on the members that the protocol itself reads. Not here: how they are
-measured (the agent's collectors) or what follows from them (the manager). The words are those of `ip -details
--json` and `wg show dump`. A member added later has a default, so that older reports still read; a member unknown
-here is skipped, so that newer ones do. What a node may have thousands of (routes, neighbours, peers, lookups of their
-endpoints) is a row each: a NamedTuple here, in JSON a list of exactly its columns, as in `wg show dump`. Rows never get
-another column; what is to be said of them later becomes a member beside them.
+The names are those of `ip -details -json` and `wg show dump`. A member that is added later gets a default, so older
+reports still parse; unknown members are skipped, so newer reports do. A node may have thousands of routes, neighbours,
+peers and lookups. Each of these is a row: a NamedTuple here, and in JSON a list with exactly its columns. A row never
+gets another column; later additions become named members beside the rows.
 """
 
 from __future__ import annotations
@@ -18,13 +16,14 @@ from kattila_protocol.names import checked_counter, checked_id, checked_nonce
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """One link with its addresses.
+    """A network interface with its addresses and counters.
 
-    `kind` is the kernel's link kind ("wireguard", "bridge", "veth", …) and None for hardware; `flags` as in
-    `ip link`; `address` the hardware address; `addresses` are "192.0.2.1/24" in the kernel's order; `master` and `link`
-    name the enslaving and the underlying interface (of a veth: the other end). Where that one is in another network
-    namespace, `link` is None, `link_index` its number there, and `link_netnsid` tells which namespace. `slave_kind` is
-    what the master takes this one for ("bridge", "bond", "vrf"), `slave_state` the state of the port.
+    `kind` is the kernel's link kind ("wireguard", "bridge", "veth", …), None for hardware. `flags` are those of
+    `ip link`. `address` is the hardware address. `addresses` have the form "192.0.2.1/24", in the kernel's order.
+    `master` and `link` name the enslaving and the underlying interface (for a veth: the other end). If the underlying
+    interface is in another network namespace, `link` is None, `link_index` is its number there, and `link_netnsid`
+    identifies the namespace. `slave_kind` is the role under the master ("bridge", "bond", "vrf"), `slave_state` the
+    state of that port.
     """
 
     index: int
@@ -53,13 +52,13 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Tunnel:
-    """What a link that carries packets inside of packets says of its ends; None where it says nothing.
+    """The ends of a tunnel interface other than WireGuard; None where the kernel reports no value.
 
-    `interface` is the link's name and `kind` its kind; `remote` may be a multicast group; `id` is the VNI of vxlan and
-    geneve; `ikey` and `okey` are the keys of GRE, of what comes in and of what goes out; `port` is the UDP port that it
-    sends to; `ttl` is 0 where it is inherited; `link` names the interface it is bound to; `remotes` are those of a
-    vxlan that stand in its forwarding table for what it knows no destination for, beside `remote`. Of l2tp,
-    `id` and `peer_id` number the tunnel on both sides, and `ikey` and `okey` the session.
+    `interface` is the name and `kind` the link kind. `remote` may be a multicast group. `id` is the VNI of vxlan and
+    geneve. `ikey` and `okey` are the GRE keys of incoming and outgoing packets. `port` is the destination UDP port.
+    `ttl` is 0 if it is inherited. `link` names the interface that the tunnel is bound to. `remotes` are the additional
+    default destinations in the forwarding table of a vxlan. For l2tp, `id` and `peer_id` are the two tunnel ids, and
+    `ikey` and `okey` the two session ids.
     """
 
     interface: str
@@ -78,7 +77,7 @@ class Tunnel:
 
 
 class Route(NamedTuple):
-    """A row: one route of the main table: destination prefix, gateway or None, outgoing interface, preferred source."""
+    """A row: a route of the main table, with its outgoing interface and preferred source address."""
 
     destination: str
     gateway: str | None
@@ -90,7 +89,7 @@ class Route(NamedTuple):
 
 
 class PolicyRoute(NamedTuple):
-    """A row: a default route of a table other than main that a policy rule looks up; the rest as a route."""
+    """A row: a default route of another table that a policy rule looks up; columns as in Route."""
 
     table: int
     destination: str
@@ -103,7 +102,7 @@ class PolicyRoute(NamedTuple):
 
 
 class Neighbour(NamedTuple):
-    """A row: one entry of the neighbour table (ARP, NDP)."""
+    """A row: an entry of the neighbour table (ARP or NDP)."""
 
     destination: str
     address: str | None
@@ -113,12 +112,13 @@ class Neighbour(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One policy rule: what it selects and what becomes of that.
+    """A policy rule: its selectors and its action.
 
-    `family` is "inet" or "inet6"; `action` is "lookup" (in `table`), "goto" (the rule of priority `goto`), "nop",
-    "blackhole", "unreachable" or "prohibit". A selector that is None selects everything; `fwmark` is compared under
-    `fwmask`; `inverted` (`not`) holds for all selectors together. `suppress_prefixlength` passes over the routes of the
-    table that are no longer than that. `other` names the rest as `ip rule` does, one each: "tos 0x10", "dport 53".
+    `family` is "inet" or "inet6". `action` is "lookup" (in `table`), "goto" (the rule of priority `goto`), "nop",
+    "blackhole", "unreachable" or "prohibit". A selector that is None matches every packet. `fwmark` is compared under
+    `fwmask`. `inverted` (`not`) applies to all selectors together. `suppress_prefixlength` ignores routes of the table
+    with a prefix of that length or shorter. `other` lists further selectors as `ip rule` prints them, such as
+    "tos 0x10" and "dport 53".
     """
 
     family: str
@@ -138,11 +138,11 @@ class Rule:
 
 
 class Lookup(NamedTuple):
-    """A row: the kernel's answer to where packets to `destination` under `fwmark` go.
+    """A row: the kernel's route for packets to `destination` with `fwmark`.
 
-    `purpose` is "wireguard", "tunnel" or "manager"; `tunnel` is the interface whose outer packets these are, None for
-    the manager. `interface`, `gateway`, `source`, `mtu` and `table` are the route's; all are None where the kernel
-    refused, and `error` then has its words.
+    `purpose` is "wireguard", "tunnel" or "manager". `tunnel` is the interface whose outer packets these are, None for
+    the manager. `interface`, `gateway`, `source`, `mtu` and `table` are those of the route. All are None if the kernel
+    refused the lookup; then `error` has its error text.
     """
 
     purpose: str
@@ -158,10 +158,10 @@ class Lookup(NamedTuple):
 
 
 class WireguardPeer(NamedTuple):
-    """A row: one interface's directed view of a key, in the words of `wg show dump`.
+    """A row: one interface's directed view of a key, with the names of `wg show dump`.
 
-    `latest_handshake` is seconds since 1970, 0 for never; `persistent_keepalive` is in seconds, 0 for off. Of a
-    preshared key only its presence is told.
+    `latest_handshake` is in seconds since 1970, 0 for never. `persistent_keepalive` is in seconds, 0 for off. Only the
+    presence of a preshared key is reported.
     """
 
     public_key: str
@@ -176,7 +176,7 @@ class WireguardPeer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WireguardInterface:
-    """One WireGuard interface and its peers."""
+    """A WireGuard interface and its peers."""
 
     name: str
     public_key: str
@@ -187,7 +187,7 @@ class WireguardInterface:
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """The machine: `load` is the load averages over 1, 5 and 15 minutes in hundredths, memory is in bytes."""
+    """The machine. `load` is the load average over 1, 5 and 15 minutes in hundredths; memory is in bytes."""
 
     hostname: str
     os: str
@@ -204,9 +204,9 @@ class System:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """What the kernel says of its clock (adjtimex(2)), and the manager: `clock_offset` is that of the last verdict, ms.
+    """The kernel's state of the clock (adjtimex(2)), and the clock offset of the last verdict in ms.
 
-    The errors, in microseconds, are those of whoever disciplines the clock; 16 seconds stand for unknown.
+    The errors, in microseconds, come from the program that disciplines the clock; 16 seconds mean unknown.
     """
 
     synchronised: bool
@@ -217,10 +217,10 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A list that is not whole: how many of `of` are told (None: nobody counted the rest).
+    """A truncated list: `kept` entries of `of` are reported (None: the total was not counted).
 
-    `what` is the list's name in this report; `where` the interface or public key that it belongs to, else empty: then
-    there is one such list, or this is the sum of many.
+    `what` is the name of the list in the report. `where` is the interface or public key that the list belongs to. An
+    empty `where` means that there is only one such list, or that this is the sum over several.
     """
 
     what: str
@@ -231,7 +231,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class CollectorRun:
-    """How long a source took to read, in microseconds."""
+    """How long a collector took, in microseconds."""
 
     collector: str
     duration_us: int
@@ -239,7 +239,7 @@ class CollectorRun:
 
 @dataclass(frozen=True, slots=True)
 class CollectorFailure:
-    """A source that could not be read this time: what it says is unknown, not absent."""
+    """A collector that failed: its data is unknown, not absent."""
 
     collector: str
     reason: str
@@ -247,10 +247,10 @@ class CollectorFailure:
 
 @dataclass(frozen=True, slots=True)
 class Spool:
-    """What the node could not deliver yet: `waiting` samples of `bytes` on its disk, this one not among them.
+    """The undelivered samples on the node's disk, without this one: their number and total bytes.
 
-    `dropped` counts those that it had to give up since its state folder began: too old, too many, no space, damaged, or
-    refused for good. `oldest_sampled_at` (ms UTC, by the clock of that moment) is of the first that waits.
+    `dropped` counts the samples dropped since the state folder was created: too old, too many, no space, damaged, or
+    refused for good. `oldest_sampled_at` (ms UTC, by the clock at that time) is when the oldest one was measured.
     """
 
     waiting: int
@@ -261,7 +261,7 @@ class Spool:
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """All that one measurement found."""
+    """Everything that one measurement found."""
 
     system: System | None
     interfaces: tuple[Interface, ...] = ()
@@ -281,10 +281,10 @@ class Telemetry:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """DATA: who, which measurement, which message, when, and what was found.
+    """DATA of a report: the sender, the numbers of measurement and message, their times, and the telemetry.
 
-    `sample` numbers the measurement and `tick` the message; `timestamp` is when it was signed and `sampled_at` when it
-    was measured, both ms UTC; `boot_id` is the kernel's.
+    `sample` numbers the measurement and `tick` the message. `timestamp` is when the message was signed and `sampled_at`
+    when the sample was measured, both in ms UTC. `boot_id` is the kernel's.
     """
 
     agent_id: str
@@ -297,10 +297,10 @@ class Report:
     telemetry: Telemetry
 
     def check(self) -> Report:
-        """Return self; raises Malformed if a member that the protocol reads is out of its bounds."""
+        """Return the report itself; raises Malformed if one of the members that the protocol uses is out of bounds."""
         checked_id(self.agent_id, "agent_id")
-        checked_counter(self.sample, "sample", least=1)
-        checked_counter(self.tick, "tick", least=1)
+        checked_counter(self.sample, "sample", minimum=1)
+        checked_counter(self.tick, "tick", minimum=1)
         checked_nonce(self.nonce)
         checked_counter(self.timestamp, "timestamp")
         checked_counter(self.sampled_at, "sampled_at")

@@ -1,6 +1,6 @@
-"""The request that makes an agent forget its state and take a new id, and the answer.
+"""The request that makes an agent drop its state and take a new id (POST /status/reset), and its answer.
 
-May live here: their members. A reset names the id that it ends, so that it cannot be repeated.
+A reset names the id that it ends, so a second copy of it is refused.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kattila_protocol.signing import Key, Purpose
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """Which agent is to forget itself, and when that was asked (ms UTC)."""
+    """The id of the agent to reset, and when the request was signed (ms UTC)."""
 
     agent_id: str
     nonce: str
@@ -26,22 +26,22 @@ class Reset:
 
 @dataclass(frozen=True, slots=True)
 class ResetAnswer:
-    """The new id, for the request that had this nonce."""
+    """The new id of the agent, and the nonce of the request."""
 
     new_agent_id: str
     nonce: str
 
 
 def seal(reset: Reset, key: Key) -> bytes:
-    """Return the body of POST /status/reset."""
+    """Return the request body of POST /status/reset."""
     return message.seal(Purpose.RESET, key, reset)
 
 
 def unseal(body: bytes, ring: Ring, own_id: str, now: int) -> tuple[Reset, Key]:
-    """Read a reset that is addressed to this agent and of this time.
+    """Verify and parse a reset of this agent; return it and the key that signed it.
 
     Raises:
-        TooLarge, Malformed, NoKey, BadSignature: see `message.unseal`; BadSignature also when it names another id.
+        TooLarge, Malformed, NoKey, BadSignature: see `message.unseal`; BadSignature also if it names another id.
         ClockSkew: see `check_skew`.
     """
     members, key = message.unseal(Purpose.RESET, ring, body)
@@ -57,17 +57,17 @@ def unseal(body: bytes, ring: Ring, own_id: str, now: int) -> tuple[Reset, Key]:
 
 
 def seal_answer(answer: ResetAnswer, key: Key) -> bytes:
-    """Sign the answer."""
+    """Return the signed answer."""
     return message.seal(Purpose.VERDICT, key, answer)
 
 
 def unseal_answer(body: bytes, ring: Ring, nonce: str) -> ResetAnswer:
-    """Read the answer to the reset that had this nonce.
+    """Verify and parse the answer to the reset with this nonce.
 
     Raises:
-        TooLarge, Malformed, NoKey, BadSignature: see `message.unseal`; Malformed also for another reset's answer.
+        TooLarge, Malformed, NoKey, BadSignature: see `message.unseal`; Malformed also for the answer to another reset.
     """
     members, _ = message.unseal(Purpose.VERDICT, ring, body)
     if members.get("nonce") != nonce:
-        raise Malformed("this is no answer to the reset")
+        raise Malformed("the answer has the nonce of another reset")
     return ResetAnswer(checked_id(members.get("new_agent_id"), "new_agent_id"), nonce)

@@ -1,7 +1,4 @@
-"""The ring as a value: the current PSK and the two before it, newest first.
-
-May live here: which keys verify and in which order. Not here: where the ring is kept or when it is refreshed.
-"""
+"""The key ring as a value: the current PSK and the two before it, newest first."""
 
 from __future__ import annotations
 
@@ -10,13 +7,13 @@ from dataclasses import dataclass, replace
 from kattila_protocol.errors import BadSignature, NoKey
 from kattila_protocol.signing import Key, Purpose
 
-# The seed's promise: the current and the two previous PSKs.
+# The current PSK and the two previous ones.
 RING_SIZE = 3
 
 
 @dataclass(frozen=True, slots=True)
 class RingEntry:
-    """One key with the moments (ms UTC) it was first seen in DNS and last verified a message."""
+    """A key, when it was first seen in DNS, and when it last verified a message (ms UTC)."""
 
     key: Key
     first_seen_at: int
@@ -25,28 +22,28 @@ class RingEntry:
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """The keys that verify, newest first; the first one signs."""
+    """The keys that verify messages, newest first. The first one signs."""
 
     entries: tuple[RingEntry, ...] = ()
 
     @property
     def current(self) -> Key:
-        """The key that signs. Raises NoKey while the ring is empty."""
+        """The key that signs. Raises NoKey if the ring is empty."""
         if not self.entries:
             raise NoKey("no PSK has been read from DNS yet", retry_after_seconds=60)
         return self.entries[0].key
 
     def with_current(self, psk: bytes, now: int) -> Ring:
-        """Put `psk` in front.
+        """Return the ring with `psk` first.
 
-        One that the ring holds already moves there and pushes nothing out, so that a resolver which flaps between
-        an old and a new record does no harm.
+        A PSK that the ring already has only moves to the front and evicts no key, so a resolver that alternates between
+        an old and a new record costs nothing.
         """
         key = Key.from_psk(psk)
         known = [entry for entry in self.entries if entry.key == key]
         others = [entry for entry in self.entries if entry.key != key]
-        front = known[0] if known else RingEntry(key, first_seen_at=now)
-        return Ring((front, *others)[:RING_SIZE])
+        first = known[0] if known else RingEntry(key, first_seen_at=now)
+        return Ring((first, *others)[:RING_SIZE])
 
     def with_use(self, fingerprint: str, now: int) -> Ring:
         """Return the ring with `now` as the last use of one key, unless that has a later one."""
@@ -60,15 +57,15 @@ class Ring:
         )
 
     def verify(self, purpose: Purpose, message: bytes, mac: str) -> Key:
-        """Return the key that made `mac`, tried newest first.
+        """Return the key that made `mac`; tries the newest key first.
 
         Raises:
             NoKey: the ring is empty.
-            BadSignature: none of the keys made it for this purpose.
+            BadSignature: no key made it for this purpose.
         """
         if not self.entries:
-            self.current  # noqa: B018 - raises NoKey with its explanation
+            self.current  # noqa: B018 - raises NoKey with its text
         for entry in self.entries:
-            if entry.key.made(purpose, message, mac):
+            if entry.key.matches(purpose, message, mac):
                 return entry.key
-        raise BadSignature(f"the MAC fits none of the {len(self.entries)} keys for the purpose {purpose.value!r}")
+        raise BadSignature(f"the MAC matches none of the {len(self.entries)} keys for the purpose {purpose.value!r}")

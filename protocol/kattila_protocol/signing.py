@@ -1,7 +1,4 @@
-"""Sign and verify: one key per purpose, and the fingerprint under which a PSK is spoken of.
-
-May live here: everything that touches the PSK's bytes. Not here: which bytes are signed.
-"""
+"""Signs and verifies with keys that are derived from the PSK, one for each purpose, and names a PSK by fingerprint."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ _MAC = re.compile(r"[0-9a-f]{64}")
 
 
 class Purpose(StrEnum):
-    """What a MAC is made for; one made for another purpose is worth nothing."""
+    """What a MAC signs. A MAC for one purpose is invalid for any other."""
 
     REPORT = "report"
     HOP = "hop"
@@ -28,10 +25,10 @@ class Purpose(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A PSK and what derives from it. Its representation shows the fingerprint alone.
+    """A PSK and the keys derived from it; its representation shows only the fingerprint.
 
-    `fingerprint` is the first 8 hex digits of SHA-256 over "kattila/1/fingerprint" and the PSK, `purpose_keys`
-    hold HMAC-SHA256(PSK, "kattila/1/PURPOSE"), 32 bytes each.
+    `fingerprint` is the first 8 hex digits of SHA-256 over "kattila/1/fingerprint" and the PSK. Each of the
+    `purpose_keys` is HMAC-SHA256(PSK, "kattila/1/PURPOSE"), 32 bytes.
     """
 
     fingerprint: str
@@ -40,21 +37,21 @@ class Key:
 
     @classmethod
     def from_psk(cls, psk: bytes) -> Key:
-        """Derive the keys of all purposes."""
+        """Derive the keys of all purposes from a PSK."""
         purpose_keys = {purpose: _hmac(psk, _LABEL + purpose.encode()) for purpose in Purpose}
         return cls(fingerprint(psk), psk, purpose_keys)
 
     def sign(self, purpose: Purpose, message: bytes) -> str:
-        """Return the MAC over `message` as 64 lower-case hex digits."""
+        """Return the MAC of `message`: HMAC-SHA256 (RFC 2104) as 64 lower-case hex digits."""
         return _hmac(self.purpose_keys[purpose], message).hex()
 
-    def made(self, purpose: Purpose, message: bytes, mac: str) -> bool:
-        """Tell, in constant time, whether this key made `mac` for `purpose`."""
+    def matches(self, purpose: Purpose, message: bytes, mac: str) -> bool:
+        """Return, in constant time, whether this key made `mac` for `purpose`."""
         return _MAC.fullmatch(mac) is not None and hmac.compare_digest(self.sign(purpose, message), mac)
 
 
 def fingerprint(psk: bytes) -> str:
-    """Name a PSK without telling it: 8 hex digits."""
+    """Return the 8 hex digits that name a PSK without revealing it."""
     return hashlib.sha256(_LABEL + b"fingerprint" + psk).hexdigest()[:8]
 
 

@@ -1,7 +1,4 @@
-"""The signed answer to a report or a registration.
-
-May live here: what a receiver says of an authentic message, and what its sender does with it.
-"""
+"""The manager's signed answer to a report or a registration, and its consequence for the sender's sample."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ DUPLICATE = "duplicate"
 
 
 class Disposition(Enum):
-    """What the sender does with the sample: it arrived, it can never arrive, or it is kept and tried again."""
+    """What the sender does with a sample: remove it as delivered, drop it as undeliverable, or keep and retry it."""
 
     DELIVERED = auto()
     DROPPED = auto()
@@ -29,11 +26,12 @@ class Disposition(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the manager made of one message.
+    """The manager's verdict on one message.
 
-    `outcome` is "accepted", "duplicate" or the kind of a refusal; `agent_id` the sender's id, or the one issued to it
-    by a registration; `nonce` the message's; `manager_time` is ms UTC; `clock_offset` the sender's timestamp less the
-    manager's time in ms; the highest tick and sample are those known of the agent, after this message.
+    `outcome` is "accepted", "duplicate" or the kind of a refusal. `agent_id` is the sender's id, or the id that a
+    registration was issued. `nonce` is that of the message. `manager_time` is ms UTC, and `clock_offset` the message's
+    timestamp minus the manager's time in ms. `highest_tick` and `highest_sample` are the agent's highest known ones,
+    this message included.
     """
 
     outcome: str
@@ -54,21 +52,21 @@ class Verdict:
 
 
 def seal(verdict: Verdict, key: Key, refusal: Refusal | None = None) -> bytes:
-    """Sign a verdict; a refusal's becomes a problem document that carries the verdict as its last two members."""
+    """Return a signed verdict; with a `refusal`, a problem document that ends with the verdict and its MAC."""
     return message.seal(Purpose.VERDICT, key, verdict, problem=refusal.members if refusal else None)
 
 
 def unseal(body: bytes, ring: Ring, nonce: str) -> Verdict:
-    """Read the verdict on the message that had this nonce.
+    """Verify and parse the verdict on the message with this nonce.
 
     Raises:
-        Malformed: not a verdict, or one on another message.
+        Malformed: not a verdict, or a verdict on another message.
         TooLarge, NoKey, BadSignature: see `message.unseal`.
     """
     members, _ = message.unseal(Purpose.VERDICT, ring, body)
     verdict = build(Verdict, members)
     if verdict.nonce != nonce:
-        raise Malformed("the verdict is on another message")
+        raise Malformed("the verdict has the nonce of another message")
     checked_id(verdict.agent_id, "agent_id")
     checked_counter(verdict.manager_time, "manager_time")
     checked_counter(verdict.highest_tick, "highest_tick")

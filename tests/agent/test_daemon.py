@@ -188,10 +188,10 @@ def test_an_answer_without_a_signature_is_no_delivery(knot: Knot, tmp_path: Path
         (unsigned(), "no key known here signed the manager's answer (HTTP 200), which says: "),
         (unsigned(403, b'{"detail":"\\u001b[31mgo away"}'), "(HTTP 403), which says: '\\x1b[31mgo away'"),
         (unsigned(302, b""), "(HTTP 302)"),
-        (signed_with(OTHER_PSK), "which says: the MAC fits none of the 1 keys"),
+        (signed_with(OTHER_PSK), "which says: the MAC matches none of the 1 keys"),
         (unsigned(201, b"[" * 100_000), "(HTTP 201)"),
         (unsigned(200, b"x" * 300_000), "the manager cannot be reached: its answer is over 262144 bytes"),
-        (accept(nonce="0" * 32), "the verdict is on another message"),
+        (accept(nonce="0" * 32), "the verdict has the nonce of another message"),
     ]
     with running_stand_in(PSK) as manager:
         manager.next_answer(UPDATES, *(rule for rule, _ in answers))

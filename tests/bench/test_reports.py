@@ -7,7 +7,7 @@ import random
 import msgspec
 import pytest
 
-from kattila_protocol.envelope import cut, verify
+from kattila_protocol.envelope import parse, verify
 from kattila_protocol.names import MANAGER
 from kattila_protocol.report import Report
 from kattila_protocol.ring import Ring
@@ -22,7 +22,7 @@ def make(shape: str, agents: int = 3, samples: int = 4, seed: int = 7) -> list[b
 
 
 def read(body: bytes) -> Report:
-    return msgspec.json.decode(cut(body).data, type=Report).check()
+    return msgspec.json.decode(parse(body).data, type=Report).check()
 
 
 def test_the_same_seed_makes_the_same_bytes() -> None:
@@ -33,7 +33,7 @@ def test_the_same_seed_makes_the_same_bytes() -> None:
 @pytest.mark.parametrize("shape", sorted(SHAPES))
 def test_every_body_verifies_and_has_its_shape(shape: str) -> None:
     for body in make(shape):
-        verify(cut(body), RING, MANAGER)
+        verify(parse(body), RING, MANAGER)
         telemetry = read(body).telemetry
         counts = len(telemetry.interfaces), len(telemetry.routes), len(telemetry.wireguard[0].peers)
         assert counts == (SHAPES[shape].interfaces, SHAPES[shape].routes, SHAPES[shape].peers)
@@ -41,7 +41,7 @@ def test_every_body_verifies_and_has_its_shape(shape: str) -> None:
 
 @pytest.mark.parametrize(("shape", "about"), [("full", 7_000), ("small", 3_000)])
 def test_a_shape_has_about_its_size(shape: str, about: int) -> None:
-    assert 0.95 < len(cut(make(shape)[-1]).data) / about < 1.05
+    assert 0.95 < len(parse(make(shape)[-1]).data) / about < 1.05
 
 
 def test_samples_are_in_order_and_the_last_is_signed_now() -> None:

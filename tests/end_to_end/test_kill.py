@@ -20,7 +20,7 @@ import pytest
 
 from kattila_manager.records import Record
 from kattila_manager.store.store import Store
-from kattila_protocol.envelope import cut
+from kattila_protocol.envelope import parse
 from kattila_protocol.errors import Overloaded
 from kattila_protocol.signing import Purpose
 from kattila_protocol.verdict import ACCEPTED, DUPLICATE
@@ -112,7 +112,7 @@ class Courier:
     def _sealed(self, sender: Node, sample: int, forms: list[bytes]) -> Message:
         tick = self.ticks[sender.agent_id] = self.ticks.get(sender.agent_id, 0) + 1
         body = sealed(report(sender, sample, now_ms(), tick=tick))
-        return Message(sender, sample, tick, body, [*forms, cut(body).data])
+        return Message(sender, sample, tick, body, [*forms, parse(body).data])
 
 
 @pytest.fixture
@@ -286,7 +286,7 @@ def check_audit_log(manager: Manager, couriers: list[Courier]) -> None:
     count = 0
     for record in opened(manager):
         assert record.data in sent[record.agent_id, record.sample]
-        assert KEY.made(Purpose.REPORT, record.data, record.mac)
+        assert KEY.matches(Purpose.REPORT, record.data, record.mac)
         count += 1
     assert count == len(sent)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from kattila_protocol.envelope import Envelope, cut, hop_message, pass_on
+from kattila_protocol.envelope import Envelope, forward, hop_message, parse
 from kattila_protocol.freshness import WINDOW_SIZE
 from kattila_protocol.signing import Purpose
 from support.manager import Manager, Reply, now_ms, running_manager
@@ -145,7 +145,7 @@ def judged(found: list[tuple[str, int]]) -> list[str]:
 
 
 def tampered(good: bytes) -> dict[str, bytes]:
-    parts = cut(good)
+    parts = parse(good)
     data = parts.data
     fake_mac = KEY.sign(Purpose.VERDICT, data)
     return {
@@ -153,7 +153,7 @@ def tampered(good: bytes) -> dict[str, bytes]:
         "one digit of the MAC": Envelope(data, _flipped(parts.mac), parts.hop_mac).to_bytes(),
         "one digit of the hop's MAC": Envelope(data, parts.mac, _flipped(parts.hop_mac)).to_bytes(),
         "a path that nobody signed": Envelope(data, parts.mac, parts.hop_mac, (RELAY,)).to_bytes(),
-        "a path that was cut": _without_path(pass_on(parts, RELAY, KEY, "manager")),
+        "a path that was cut": _without_path(forward(parts, RELAY, KEY, "manager")),
         "addressed to a relay": sealed(report(node(20), 1, now_ms()), recipient=RELAY),
         "signed for another purpose": Envelope(
             data, fake_mac, KEY.sign(Purpose.HOP, hop_message(fake_mac, (), "manager"))

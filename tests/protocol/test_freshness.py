@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from kattila_protocol.errors import ClockSkew
-from kattila_protocol.freshness import MAX_SKEW_MS, WINDOW_SIZE, Freshness, Window, check_skew, is_behind
+from kattila_protocol.freshness import MAX_SKEW_MS, WINDOW_SIZE, Freshness, Window, check_skew
 
 FRESH, DUPLICATE, REPLAY = Freshness.FRESH, Freshness.DUPLICATE, Freshness.REPLAY
 NOW = 1_760_000_000_000
@@ -67,9 +67,9 @@ def test_judging_changes_nothing() -> None:
     assert seen.judge(3, "n3") is seen.judge(3, "n3") is FRESH
 
 
-@pytest.mark.parametrize(("tick", "behind"), [(380, True), (381, False), (500, False), (501, False), (0, True)])
-def test_behind(tick: int, behind: bool) -> None:
-    assert is_behind(tick, 500) is behind
+@pytest.mark.parametrize(("tick", "freshness"), [(0, REPLAY), (380, REPLAY), (381, FRESH), (499, FRESH), (501, FRESH)])
+def test_a_tick_120_below_the_highest_is_a_replay(tick: int, freshness: Freshness) -> None:
+    assert window(500).judge(tick, "unused") is freshness
 
 
 @dataclass

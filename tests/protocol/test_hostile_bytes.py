@@ -27,7 +27,7 @@ SECONDS = 5.0
 Reader = Callable[[bytes], object]
 READERS: dict[str, Reader] = {
     "parse_object": canonical.parse_object,
-    "report": lambda body: envelope.verify(envelope.cut(body), RING, MANAGER),
+    "report": lambda body: envelope.verify(envelope.parse(body), RING, MANAGER),
     "message": lambda body: message.unseal(Purpose.RESET, RING, body),
     "verdict": lambda body: verdict.unseal(body, RING, NONCE),
     "registration": lambda body: registration.unseal(body, RING),

@@ -65,4 +65,4 @@ def test_no_counter(value: object) -> None:
 
 def test_counter_below_its_least() -> None:
     with pytest.raises(Malformed, match="sample is not an integer from 1"):
-        checked_counter(0, "sample", least=1)
+        checked_counter(0, "sample", minimum=1)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kattila_protocol import canonical, message, peer, verdict
 from kattila_protocol.errors import BadSignature, ClockSkew, Malformed, NoKey, Refusal
-from kattila_protocol.peer import MAX_SHOWN, PeerAnswer, PeerQuery
+from kattila_protocol.peer import MAX_LISTED, PeerAnswer, PeerQuery
 from kattila_protocol.report import Interface, Route
 from kattila_protocol.ring import Ring
 from kattila_protocol.signing import Purpose
@@ -26,7 +26,7 @@ MEMBERS: dict[str, Any] = json.loads(canonical.encode(ANSWER))
 
 
 def read(parameters: dict[str, str], now: int = NOW) -> PeerQuery:
-    query, key = peer.read_query(parameters, RING, ADDRESSES, now)
+    query, key = peer.verify_query(parameters, RING, ADDRESSES, now)
     assert key == KEY
     return query
 
@@ -111,7 +111,7 @@ def test_query_of_another_time_is_refused(offset: int) -> None:
 
 def test_query_to_a_node_without_a_key_is_refused() -> None:
     with pytest.raises(NoKey):
-        peer.read_query(PARAMETERS, Ring(), ADDRESSES, NOW)
+        peer.verify_query(PARAMETERS, Ring(), ADDRESSES, NOW)
 
 
 @given(st.dictionaries(st.sampled_from(sorted(PARAMETERS)), st.text(st.characters()) | st.sampled_from([AGENT, NONCE])))
@@ -173,8 +173,8 @@ INTERFACE = MEMBERS["interfaces"][0]
         ("routes", [ROUTE, ROUTE[:-1]], r"routes\[1\] has 6 items instead of 7"),
         ("routes", [[*ROUTE, "nhid 7"]], r"routes\[0\] has 8 items instead of 7"),
         ("routes", [[*ROUTE[:4], None, *ROUTE[5:]]], r"routes\[0\]\[4\] is not an integer"),
-        ("interfaces", [INTERFACE] * 201, "more than 200 interfaces or routes"),
-        ("routes", [ROUTE] * 201, "more than 200 interfaces or routes"),
+        ("interfaces", [INTERFACE] * 201, "the answer has more than 200 interfaces or routes"),
+        ("routes", [ROUTE] * 201, "the answer has more than 200 interfaces or routes"),
     ],
 )
 def test_malformed_answer_is_refused_by_name(member: str, value: object, why: str) -> None:
@@ -193,12 +193,12 @@ def test_answer_of_a_large_node_is_read() -> None:
     )
     link = replace(link, master=name, link=name, rx_bytes=10**18, tx_bytes=10**18)
     route = Route(f"{address}/128", address, name, address, 2**32 - 1, "kernel", "unreachable")
-    large = replace(ANSWER, interfaces=(link,) * MAX_SHOWN, routes=(route,) * MAX_SHOWN)
+    large = replace(ANSWER, interfaces=(link,) * MAX_LISTED, routes=(route,) * MAX_LISTED)
     assert peer.unseal_answer(peer.seal_answer(large, KEY), RING, NONCE) == large
 
 
 def test_answer_to_another_query_is_not_ours() -> None:
-    with pytest.raises(Malformed, match="no answer to the query"):
+    with pytest.raises(Malformed, match="nonce of another query"):
         peer.unseal_answer(peer.seal_answer(ANSWER, KEY), RING, OTHER_NONCE)
 
 

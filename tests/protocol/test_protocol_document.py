@@ -218,7 +218,7 @@ def test_limits() -> None:
         str(ring.RING_SIZE),
         f"{txt.MIN_PSK_BYTES} bytes",
         str(registration.MAX_HARDWARE_ADDRESSES),
-        f"{peer.MAX_SHOWN} each",
+        f"{peer.MAX_LISTED} each",
         f"{queries.ANSWER_SECONDS:g} s",
         f"{addresses.MAX_SUBNET_ADDRESSES}, in all {addresses.MAX_GUESSES}",
         f"{BODY_SECONDS:.0f} s, then `{BodyTimeout.kind}`",
@@ -258,7 +258,7 @@ def test_example_of_keys() -> None:
 def test_example_of_a_report() -> None:
     body = example("report")
     assert body in [case["body"] for case in generate.reports()]
-    envelope.verify(envelope.cut(body.encode()), RING, MANAGER)
+    envelope.verify(envelope.parse(body.encode()), RING, MANAGER)
 
 
 def test_example_of_a_row() -> None:

@@ -30,13 +30,13 @@ def test_unknown_member_is_skipped() -> None:
 @pytest.mark.parametrize("to", ["", AGENT, OTHER_AGENT, "Manager", None, 1])
 def test_registration_for_somebody_else_is_refused(to: object) -> None:
     body = message.seal(Purpose.REGISTER, KEY, {**asdict(ASKED), "to": to})
-    with pytest.raises(BadSignature, match="addressed to somebody else"):
+    with pytest.raises(BadSignature, match="not addressed to the manager"):
         registration.unseal(body, RING)
 
 
 def test_registration_for_nobody_is_refused() -> None:
     members = {name: value for name, value in asdict(ASKED).items() if name != "to"}
-    with pytest.raises(BadSignature, match="addressed to somebody else"):
+    with pytest.raises(BadSignature, match="not addressed to the manager"):
         registration.unseal(message.seal(Purpose.REGISTER, KEY, members), RING)
 
 

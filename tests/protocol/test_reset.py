@@ -59,7 +59,7 @@ def test_answer_and_bytes_belong_together() -> None:
 
 
 def test_answer_to_another_reset_is_not_ours() -> None:
-    with pytest.raises(Malformed, match="no answer to the reset"):
+    with pytest.raises(Malformed, match="nonce of another reset"):
         reset.unseal_answer(reset.seal_answer(ANSWERED, KEY), RING, OTHER_NONCE)
 
 

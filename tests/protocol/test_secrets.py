@@ -64,8 +64,8 @@ REQUEST = Registration(AGENT, AGENT, "a.example.org", (), NONCE, NOW)
 REFUSED: list[tuple[str, Callable[[], object]]] = [
     ("report", lambda: envelope.verify(envelope.seal(DATA, KEY), FOREIGN_RING, MANAGER)),
     ("recipient", lambda: envelope.verify(envelope.seal(DATA, KEY), RING, AGENT)),
-    ("loop", lambda: envelope.pass_on(envelope.Envelope(DATA, "", "", RELAYS[:1]), RELAYS[0], KEY, MANAGER)),
-    ("hops", lambda: envelope.pass_on(envelope.Envelope(DATA, "", "", RELAYS[:3]), RELAYS[3], KEY, MANAGER)),
+    ("loop", lambda: envelope.forward(envelope.Envelope(DATA, "", "", RELAYS[:1]), RELAYS[0], KEY, MANAGER)),
+    ("hops", lambda: envelope.forward(envelope.Envelope(DATA, "", "", RELAYS[:3]), RELAYS[3], KEY, MANAGER)),
     ("purpose", lambda: message.unseal(Purpose.RESET, RING, message.seal(Purpose.VERDICT, KEY, {}))),
     ("strictness", lambda: message.unseal(Purpose.RESET, RING, message.seal(Purpose.RESET, KEY, [1]))),
     ("registration", lambda: registration.unseal(registration.seal(REQUEST, KEY), FOREIGN_RING)),
@@ -74,7 +74,7 @@ REFUSED: list[tuple[str, Callable[[], object]]] = [
     ("verdict", lambda: verdict.unseal(message.seal(Purpose.VERDICT, KEY, {}), RING, NONCE)),
     (
         "peer",
-        lambda: peer.read_query(PeerQuery(AGENT, "192.0.2.1", NONCE, NOW).parameters(KEY), RING, frozenset(), NOW),
+        lambda: peer.verify_query(PeerQuery(AGENT, "192.0.2.1", NONCE, NOW).parameters(KEY), RING, frozenset(), NOW),
     ),
 ]
 

@@ -31,11 +31,11 @@ def test_no_two_purposes_share_a_key() -> None:
 @pytest.mark.parametrize("used_for", Purpose)
 def test_mac_is_worth_nothing_for_another_purpose(made_for: Purpose, used_for: Purpose) -> None:
     mac = KEY.sign(made_for, b"message")
-    assert KEY.made(used_for, b"message", mac) is (made_for is used_for)
+    assert KEY.matches(used_for, b"message", mac) is (made_for is used_for)
 
 
 def test_mac_of_another_key_is_not_ours() -> None:
-    assert not KEY.made(Purpose.REPORT, b"message", FOREIGN_KEY.sign(Purpose.REPORT, b"message"))
+    assert not KEY.matches(Purpose.REPORT, b"message", FOREIGN_KEY.sign(Purpose.REPORT, b"message"))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_mac_of_another_key_is_not_ours() -> None:
 def test_mac_has_one_spelling(change: object) -> None:
     mac = KEY.sign(Purpose.REPORT, b"message")
     assert callable(change)
-    assert not KEY.made(Purpose.REPORT, b"message", change(mac))
+    assert not KEY.matches(Purpose.REPORT, b"message", change(mac))
 
 
 def test_fingerprint_is_eight_digits_over_label_and_psk() -> None:

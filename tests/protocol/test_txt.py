@@ -45,7 +45,7 @@ REFUSED: list[tuple[str, Records, str]] = [
     ("no record", [], "no TXT record"),
     ("two unmarked", [(PSK,), (OTHER,)], "2 TXT records could be the PSK"),
     ("two marked", [(b"kattila=" + PSK,), (b"kattila=" + OTHER,)], "2 TXT records could be the PSK"),
-    ("15 bytes", [(PSK[1:],)], "15 bytes; it needs at least 16"),
+    ("15 bytes", [(PSK[1:],)], "15 bytes: it needs at least 16"),
     ("15 bytes and white space", [(PSK[1:] + b"    ",)], "15 bytes"),
     ("15 bytes after the mark", [(b"kattila=" + PSK[1:],)], "15 bytes"),
     ("empty record", [()], "0 bytes"),

@@ -76,18 +76,18 @@ def test_keys(case: Case) -> None:
 
 @each("report")
 def test_report(case: Case) -> None:
-    cut = envelope.cut(raw(case["body"]))
+    cut = envelope.parse(raw(case["body"]))
     assert (cut.data, cut.mac, cut.hop_mac, cut.relay_path) == (raw(case["data"]), case["hmac"], case["hop_hmac"], ())
     envelope.verify(cut, ring_of([case["psk"]]), case["recipient"])
 
 
 @each("hop")
 def test_hop(case: Case) -> None:
-    after = envelope.cut(raw(case["after"]))
+    after = envelope.parse(raw(case["after"]))
     envelope.verify(after, ring_of(case["ring"]), case["recipient"])
-    before = envelope.cut(raw(case["before"]))
+    before = envelope.parse(raw(case["before"]))
     envelope.verify(before, ring_of(case["ring"]), case["relay"])
-    assert envelope.pass_on(before, case["relay"], Key.from_psk(case["psk"].encode()), case["recipient"]) == after
+    assert envelope.forward(before, case["relay"], Key.from_psk(case["psk"].encode()), case["recipient"]) == after
 
 
 MESSAGE_READERS: dict[str, Callable[[bytes, Ring, Case], object]] = {
@@ -113,7 +113,7 @@ def test_verdict(case: Case) -> None:
 @each("peer")
 def test_peer(case: Case) -> None:
     ring, asked = ring_of([case["psk"]]), case["parameters"]
-    query, _ = peer.read_query(asked, ring, frozenset({asked["to"]}), int(asked["timestamp"]))
+    query, _ = peer.verify_query(asked, ring, frozenset({asked["to"]}), int(asked["timestamp"]))
     answer = peer.unseal_answer(raw(case["answer_body"]), ring, query.nonce)
     assert json.loads(canonical.encode(answer)) == case["answer"]
 
@@ -138,7 +138,7 @@ def test_window(case: Case) -> None:
 
 def open_report(body: bytes, ring: Ring, recipient: str, now: int) -> None:
     """Do what the manager does with a report, as far as it needs no memory."""
-    cut = envelope.cut(body)
+    cut = envelope.parse(body)
     envelope.verify(cut, ring, recipient)
     report = build(Report, canonical.parse_object(cut.data)).check()
     envelope.check_origin(report.agent_id, cut.relay_path)
@@ -153,9 +153,9 @@ def open_registration(body: bytes, ring: Ring, now: int) -> None:
 
 def relay_report(body: bytes, ring: Ring, own_id: str) -> None:
     """Do what a relay does with a report, as far as it needs no network."""
-    cut = envelope.cut(body)
+    cut = envelope.parse(body)
     envelope.verify(cut, ring, own_id)
-    envelope.pass_on(cut, own_id, ring.current, MANAGER)
+    envelope.forward(cut, own_id, ring.current, MANAGER)
 
 
 REFUSERS: dict[str, Callable[[bytes, Ring, Case], object]] = {

@@ -65,7 +65,7 @@ def test_all_else_is_kept(outcome: str) -> None:
 
 
 def test_verdict_on_another_message_is_not_ours() -> None:
-    with pytest.raises(Malformed, match="on another message"):
+    with pytest.raises(Malformed, match="nonce of another message"):
         verdict.unseal(verdict.seal(SAID, KEY), RING, OTHER_NONCE)
 
 

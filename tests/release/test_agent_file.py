@@ -140,7 +140,7 @@ def test_the_file_makes_a_dump_with_the_cached_key(agent: str, tmp_path: Path) -
     keep_ring(tmp_path, PSK)
     with dead_dns() as dns:
         found = run(sys.executable, agent, "-dump", "-", env=dns, cwd=tmp_path)
-    cut = envelope.cut(found.stdout)
+    cut = envelope.parse(found.stdout)
     envelope.verify(cut, ring_of(PSK), "manager")
     assert canonical.parse_object(cut.data)["agent_id"] == AGENT_ID
 

@@ -77,7 +77,7 @@ class StandIn:
         ring = Ring().with_current(self.psk, 0)
         try:
             if path == UPDATES:
-                cut = envelope.cut(body)
+                cut = envelope.parse(body)
                 key = envelope.verify(cut, ring, "manager")
                 members = canonical.parse_object(cut.data)
             else:

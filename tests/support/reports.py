@@ -115,7 +115,7 @@ def carried(said: Report, *way: str, key: Key = KEY) -> Envelope:
     """Return a report addressed to the last of these ids, having passed those before it, and every hop is signed."""
     parts = envelope.seal(canonical.encode(said), key, way[0])
     for relay_id, following in pairwise(way):
-        parts = envelope.pass_on(parts, relay_id, key, following)
+        parts = envelope.forward(parts, relay_id, key, following)
     return parts
 
 

@@ -97,7 +97,7 @@ def hops() -> list[Case]:
     sealed = envelope.seal(SMALL_DATA, KEY, RELAYS[0])
     cases = []
     for relay, psk, recipient in zip(RELAYS, (PSK, PREVIOUS_PSK, PSK), (*RELAYS[1:3], MANAGER), strict=False):
-        passed = envelope.pass_on(sealed, relay, Key.from_psk(psk), recipient)
+        passed = envelope.forward(sealed, relay, Key.from_psk(psk), recipient)
         cases.append(
             {
                 "name": f"{len(passed.relay_path)} of 3",
@@ -246,7 +246,7 @@ def _judged(arrivals: list[tuple[int, str]]) -> list[list[object]]:
 def refused() -> list[Case]:
     """Bodies that are not taken, by whom, and the kind of refusal."""
     sealed = envelope.seal(SMALL_DATA, KEY)
-    body, relayed = sealed.to_bytes(), envelope.pass_on(sealed, RELAYS[0], KEY, MANAGER)
+    body, relayed = sealed.to_bytes(), envelope.forward(sealed, RELAYS[0], KEY, MANAGER)
     return [
         *(_no_report(name, changed, kind) for name, changed, kind in _changed_reports(body, relayed)),
         *(_no_report(name, _signed(data), kind) for name, data, kind in _signed_reports()),
@@ -285,7 +285,7 @@ def _changed_reports(body: bytes, relayed: Envelope) -> list[tuple[str, bytes, s
         ("path of another relay", replace(relayed, relay_path=(RELAYS[1],)).to_bytes(), "bad_signature"),
         ("for a relay", envelope.seal(SMALL_DATA, KEY, RELAYS[0]).to_bytes(), "bad_signature"),
         ("foreign key", envelope.seal(SMALL_DATA, foreign).to_bytes(), "bad_signature"),
-        ("foreign hop", envelope.pass_on(relayed, RELAYS[1], foreign, MANAGER).to_bytes(), "bad_signature"),
+        ("foreign hop", envelope.forward(relayed, RELAYS[1], foreign, MANAGER).to_bytes(), "bad_signature"),
         ("MAC made for a reset", Envelope(SMALL_DATA, reset_mac, reset_hop).to_bytes(), "bad_signature"),
         ("four relays", too_many.to_bytes(), "too_many_hops"),
         ("a relay twice", twice.to_bytes(), "malformed"),
@@ -339,11 +339,11 @@ def _signed_reports() -> list[tuple[str, bytes, str]]:
 def _other_refusals() -> list[Case]:
     asked, forget = registration.seal(ASKED, KEY), reset.seal(FORGET, KEY)
     said = verdict.seal(Verdict("accepted", AGENT, NONCE, NOW, 0), KEY)
-    passed = envelope.pass_on(envelope.seal(SMALL_DATA, KEY, RELAYS[0]), RELAYS[0], KEY, RELAYS[1])
-    back = envelope.pass_on(passed, RELAYS[1], KEY, RELAYS[0])
+    passed = envelope.forward(envelope.seal(SMALL_DATA, KEY, RELAYS[0]), RELAYS[0], KEY, RELAYS[1])
+    back = envelope.forward(passed, RELAYS[1], KEY, RELAYS[0])
     answer = PeerAnswer(AGENT, "", 0, None, (), REPORT.telemetry.routes, NONCE)
     longer = canonical.encode(answer).replace(b'"unicast"]', b'"unicast",0]')
-    own = envelope.pass_on(envelope.seal(SMALL_DATA, KEY, AGENT), AGENT, KEY, MANAGER)
+    own = envelope.forward(envelope.seal(SMALL_DATA, KEY, AGENT), AGENT, KEY, MANAGER)
     elsewhere = message.seal(Purpose.REGISTER, KEY, replace(ASKED, to=OTHER_AGENT))
     return [
         _refused("registration for somebody else", "register", elsewhere, "bad_signature"),

@@ -26,7 +26,7 @@ from kattila_protocol import peer, reset
 from kattila_protocol.envelope import MAX_BODY_BYTES
 from kattila_protocol.errors import Refusal, TooLarge
 from kattila_protocol.message import MAX_MESSAGE_BYTES, check_content_type
-from kattila_protocol.peer import MAX_SHOWN, PeerAnswer
+from kattila_protocol.peer import MAX_LISTED, PeerAnswer
 from kattila_protocol.reset import ResetAnswer
 from kattila_protocol.ring import Ring
 from kattila_protocol.signing import Key
@@ -88,15 +88,15 @@ def _peer(node: Node, seen: SeenNonces) -> bytes:
     now, standing = node.now(), node.standing()
     measurement = standing.measurement
     parameters, own = dict(request.query.decode("utf-8")), _own_addresses(measurement, is_local)
-    query, key = node.verify(lambda ring: peer.read_query(parameters, ring, own, now), now)
+    query, key = node.verify(lambda ring: peer.verify_query(parameters, ring, own, now), now)
     seen.add(query.nonce, now)
     answer = PeerAnswer(
         agent_id=node.agent_id(),
         hostname=measurement.hostname if measurement else "",
         distance=standing.way.distance if standing.way else None,
         next_hop=standing.way.next_hop if standing.way else None,
-        interfaces=measurement.telemetry.interfaces[:MAX_SHOWN] if measurement else (),
-        routes=measurement.telemetry.routes[:MAX_SHOWN] if measurement else (),
+        interfaces=measurement.telemetry.interfaces[:MAX_LISTED] if measurement else (),
+        routes=measurement.telemetry.routes[:MAX_LISTED] if measurement else (),
         nonce=query.nonce,
     )
     return _sealed_to_fit(answer, key)
@@ -114,7 +114,7 @@ def _own_addresses(measurement: Measurement | None, is_local: bool) -> frozenset
 
 def _sealed_to_fit(answer: PeerAnswer, key: Key) -> bytes:
     """Seal an answer, with fewer interfaces and routes where they have so many addresses that it would be too large."""
-    sealed, shown = peer.seal_answer(answer, key), MAX_SHOWN
+    sealed, shown = peer.seal_answer(answer, key), MAX_LISTED
     while len(sealed) > MAX_MESSAGE_BYTES and shown:
         shown //= 2
         shorter = replace(answer, interfaces=answer.interfaces[:shown], routes=answer.routes[:shown])

@@ -79,7 +79,7 @@ class Relaying:
             NoWay: this node does not reach the manager either.
         """
         began = self._is.monotonic()
-        parts = envelope.cut(body)
+        parts = envelope.parse(body)
         own_id = self._is.agent_id()
         key = self._is.verify(lambda ring: envelope.verify(parts, ring, own_id), self._is.now())
         remembered = self._verdicts.get(parts.mac)
@@ -88,7 +88,7 @@ class Relaying:
         if self._is.has_made(parts.mac):
             raise RelayLoop("this agent made the report itself")
         way = self._way_for(parts, own_id, began)
-        onward = envelope.pass_on(parts, own_id, key, way.next_hop or MANAGER)
+        onward = envelope.forward(parts, own_id, key, way.next_hop or MANAGER)
         return self._asked(
             way, onward, key, began + min(RELAY_SECONDS if allowed_seconds is None else allowed_seconds, RELAY_SECONDS)
         )

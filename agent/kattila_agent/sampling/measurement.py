@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kattila_protocol.registration import MAX_HARDWARE_ADDRESSES, hardware_addresses
+from kattila_protocol.registration import MAX_HARDWARE_ADDRESSES, identifying_addresses
 from kattila_protocol.report import Telemetry
 
 
@@ -34,4 +34,4 @@ class Measurement:
     @property
     def hardware_addresses(self) -> tuple[str, ...]:
         """What tells this machine from another, sorted."""
-        return tuple(sorted(hardware_addresses(self.telemetry.interfaces))[:MAX_HARDWARE_ADDRESSES])
+        return tuple(sorted(identifying_addresses(self.telemetry.interfaces))[:MAX_HARDWARE_ADDRESSES])

@@ -63,4 +63,4 @@ def parse(text: bytes) -> Ledger:
 def _renumbering(members: dict[str, Any] | None) -> Renumbering | None:
     if members is None:
         return None
-    return Renumbering(str(members["boot_id"]), checked_counter(members["first"], "first", least=1))
+    return Renumbering(str(members["boot_id"]), checked_counter(members["first"], "first", minimum=1))

@@ -64,8 +64,8 @@ def encode(sample: Sample, signing: Signing) -> bytes:
     """
     head = canonical.encode({
         "agent_id": checked_id(signing.agent_id, "agent_id"),
-        "sample": checked_counter(sample.number, "sample", least=1),
-        "tick": checked_counter(signing.tick, "tick", least=1),
+        "sample": checked_counter(sample.number, "sample", minimum=1),
+        "tick": checked_counter(signing.tick, "tick", minimum=1),
         "nonce": checked_nonce(signing.nonce),
         "timestamp": checked_counter(signing.clock.now, "timestamp"),
         "sampled_at": checked_counter(corrected_sampled_at(sample, signing.clock), "sampled_at"),

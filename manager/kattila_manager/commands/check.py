@@ -151,4 +151,4 @@ def _count(tally: _Tally, audited: Audited, keys: dict[str, Key]) -> None:
 
 
 def _is_signed(record: Record, key: Key) -> bool:
-    return key.made(Purpose.REPORT, record.data, record.mac)
+    return key.matches(Purpose.REPORT, record.data, record.mac)

@@ -32,7 +32,7 @@ def open_envelope(body: bytes, ring: Ring) -> tuple[Envelope, Key]:
     Raises:
         TooLarge, Malformed, TooManyHops, NoKey, BadSignature: nothing is known of who sent it.
     """
-    parts = envelope.cut(body)
+    parts = envelope.parse(body)
     return parts, envelope.verify(parts, ring, MANAGER)
 
 

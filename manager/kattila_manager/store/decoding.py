@@ -22,7 +22,7 @@ def decode(data: bytes) -> Report:
     read strictly as well.
     """
     if not data.isascii():
-        raise Malformed("the object must be ASCII; write other characters as \\uXXXX")
+        raise Malformed("the object is not ASCII: write other characters as \\uXXXX")
     try:
         report = _DECODER.decode(data)
     except (msgspec.DecodeError, RecursionError) as error:

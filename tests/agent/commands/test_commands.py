@@ -30,7 +30,7 @@ NOWHERE = "http://127.0.0.1:9"
 
 def opened(body: bytes, *psks: bytes) -> dict[str, Any]:
     """Return what a dumped report says, after verifying it as a manager would."""
-    cut = envelope.cut(body)
+    cut = envelope.parse(body)
     envelope.verify(cut, ring_of(*psks), "manager")
     return canonical.parse_object(cut.data)
 

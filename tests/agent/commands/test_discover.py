@@ -46,13 +46,13 @@ NAMES = ("here", "near", "behind", "far", "other")
 NOBODY = "203.0.113.200"
 HOSTILE: dict[str, tuple[Behaviour, str]] = {
     "203.0.113.50": (sends(b"\0garbage"), "what answers is no agent of this fleet"),
-    "203.0.113.51": (says(KEY, OTHER, nonce="f" * 32), "this is no answer to the query"),
+    "203.0.113.51": (says(KEY, OTHER, nonce="f" * 32), "the answer has the nonce of another query"),
     "203.0.113.52": (silence, "no whole answer within 2 s"),
     "203.0.113.53": (drip, "no whole answer within 2 s"),
     "203.0.113.54": (sends(b"x" * 300_000), "its answer is over 262144 bytes"),
     "203.0.113.55": (sends(b"", 302, Location=f"http://203.0.113.12:{PORT}/status/peer"), "it refuses (HTTP 302)"),
     "203.0.113.56": (says(KEY, HERE), "it has the id of this node"),
-    "203.0.113.57": (says(Key.from_psk(OTHER_PSK), OTHER), "fits none of the 1 keys"),
+    "203.0.113.57": (says(Key.from_psk(OTHER_PSK), OTHER), "matches none of the 1 keys"),
     "203.0.113.58": (close, "the connection was closed before an answer came"),
 }
 BOASTER = "203.0.113.60"

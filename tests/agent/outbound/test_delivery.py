@@ -95,7 +95,7 @@ def test_the_manager_comes_first_and_is_enough() -> None:
     assert isinstance(outcome, Answered)
     assert (relay, scene.names) == (None, ["manager"])
     assert scene.ways.current(scene.moment) == Way(None)
-    envelope.verify(envelope.cut(scene.asked[0][1]), RING, "manager")
+    envelope.verify(envelope.parse(scene.asked[0][1]), RING, "manager")
 
 
 @pytest.mark.parametrize("manager", [gone, lambda *_: Reply(200, b"<html>log in</html>"), lambda *_: Reply(404, b"")])
@@ -105,7 +105,7 @@ def test_where_the_manager_gives_no_verdict_the_nearest_relay_is_asked(manager: 
     assert isinstance(outcome, Answered)
     assert relay == Relay("192.0.2.1", RELAYS[0], "relay-0", 0)
     assert scene.names == ["manager", "192.0.2.1"]
-    envelope.verify(envelope.cut(scene.asked[1][1]), RING, RELAYS[0])
+    envelope.verify(envelope.parse(scene.asked[1][1]), RING, RELAYS[0])
     way = scene.ways.current(scene.moment)
     assert way is not None
     assert (way.distance, way.next_hop) == (1, RELAYS[0])

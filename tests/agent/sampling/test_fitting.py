@@ -206,7 +206,7 @@ def test_the_rest_of_the_body_has_room_beside_the_largest_telemetry() -> None:
     signing = Signing(AGENT, MAX_COUNTER, NONCE, Clock(MAX_COUNTER, BOOT, 0))
     sealed = envelope.seal(sample.encode(largest, signing), KEY, RELAYS[0])
     for number in range(3):
-        sealed = envelope.pass_on(sealed, RELAYS[number], KEY, RELAYS[number + 1])
+        sealed = envelope.forward(sealed, RELAYS[number], KEY, RELAYS[number + 1])
     assert len(sealed.to_bytes()) <= MAX_BODY_BYTES
 
 

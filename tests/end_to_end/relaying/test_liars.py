@@ -26,7 +26,7 @@ GATE, HONEST, VICTIM = "gate", "honest", "victim"
 def accepted(handler: BaseHTTPRequestHandler, nonce: str = "", key: Key = KEY) -> bytes:
     """Read the report that is posted, and return the verdict on it that only the manager should give."""
     body = handler.rfile.read(int(handler.headers["Content-Length"]))
-    members = canonical.parse_object(envelope.cut(body).data)
+    members = canonical.parse_object(envelope.parse(body).data)
     return verdict.seal(Verdict(ACCEPTED, members["agent_id"], nonce or members["nonce"], now_ms(), 0), key)
 
 

@@ -71,7 +71,7 @@ def test_a_report_is_printed_byte_for_byte(manager: Manager, fleet: Fleet, name:
     assert record is not None
     assert record.sample == 2
     assert shown.encode() == record.data
-    assert OLD_KEY.made(Purpose.REPORT, shown.encode(), record.mac)
+    assert OLD_KEY.matches(Purpose.REPORT, shown.encode(), record.mac)
 
 
 def test_an_older_report_and_how_it_came(manager: Manager, fleet: Fleet) -> None:
@@ -79,7 +79,7 @@ def test_an_older_report_and_how_it_came(manager: Manager, fleet: Fleet) -> None
     assert members["data"]["sample"] == 1
     assert members["fingerprint"] == KEY.fingerprint
     assert members["relay_path"] == []
-    assert KEY.made(Purpose.REPORT, canonical.encode(members["data"]), members["hmac"])
+    assert KEY.matches(Purpose.REPORT, canonical.encode(members["data"]), members["hmac"])
 
 
 def test_a_name_that_fits_nobody_or_several_is_told(manager: Manager, fleet: Fleet) -> None:

@@ -150,13 +150,13 @@ def test_a_report_that_its_origin_relayed_gets_its_verdict(now: int) -> None:
     for path in ((AGENT,), (OTHER_AGENT, AGENT)):
         sealed = envelope.seal(data, KEY, path[0])
         for relay, recipient in zip(path, (*path[1:], MANAGER), strict=True):
-            sealed = envelope.pass_on(sealed, relay, KEY, recipient)
+            sealed = envelope.forward(sealed, relay, KEY, recipient)
         status, said = answered_to(sealed, now)
         assert (status, said.outcome, said.agent_id, said.clock_offset) == (409, "relay_loop", AGENT, NOW - now)
 
 
 def test_a_report_that_others_relayed_is_taken() -> None:
-    sealed = envelope.pass_on(envelope.seal(canonical.encode(REPORT), KEY, OTHER_AGENT), OTHER_AGENT, KEY, MANAGER)
+    sealed = envelope.forward(envelope.seal(canonical.encode(REPORT), KEY, OTHER_AGENT), OTHER_AGENT, KEY, MANAGER)
     begun = Intake(Counters(), lambda: NOW).begin("application/json", sealed.to_bytes(), RING)
     assert isinstance(begun, Begun)
     assert begun.incoming.relay_path == (OTHER_AGENT,)

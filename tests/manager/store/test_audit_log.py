@@ -69,7 +69,7 @@ def test_whatever_was_filed_comes_back_byte_for_byte(steps: list[Step]) -> None:
     assert [(record.agent_id, record.sample) for record in records] == [key for key, _ in filed]
     for record, (_, sent) in zip(records, filed, strict=True):
         assert record.data == sent
-        assert KEY.made(Purpose.REPORT, record.data, record.mac)
+        assert KEY.matches(Purpose.REPORT, record.data, record.mac)
 
 
 def file_all(path: Path, filers: list[Filer], steps: list[Step]) -> list[tuple[tuple[str, int], bytes]]:

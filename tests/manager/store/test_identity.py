@@ -7,7 +7,7 @@ from itertools import permutations
 import pytest
 
 from kattila_manager.store.ingest.identity import SILENCE_MS, Claim, Identity, Ruling, bind, judge
-from kattila_protocol.registration import hardware_addresses, in_one_spelling
+from kattila_protocol.registration import identifying_addresses, normalised_addresses
 from kattila_protocol.report import Interface
 
 MINE, OTHERS, NEW = frozenset({"02:00:00:00:00:01"}), frozenset({"02:00:00:00:00:02"}), frozenset({"02:00:00:00:00:03"})
@@ -105,14 +105,14 @@ def test_hardware_is_told_by_links_of_hardware_and_by_others_only_where_there_ar
     loopback = link("lo", "00:00:00:00:00:00", None, "LOOPBACK")
     bridge, tunnel = link("br0", "02:00:00:00:00:09", "bridge"), link("wg0", None, "wireguard")
     card = link("eth0", "02:00:00:00:00:01")
-    assert hardware_addresses([loopback, bridge, card, tunnel]) == {"02:00:00:00:00:01"}
-    assert hardware_addresses([loopback, bridge, tunnel]) == {"02:00:00:00:00:09"}
-    assert hardware_addresses([loopback, tunnel, link("dummy", "00:00:00:00:00:00")]) == NONE
-    assert hardware_addresses([]) == NONE
+    assert identifying_addresses([loopback, bridge, card, tunnel]) == {"02:00:00:00:00:01"}
+    assert identifying_addresses([loopback, bridge, tunnel]) == {"02:00:00:00:00:09"}
+    assert identifying_addresses([loopback, tunnel, link("dummy", "00:00:00:00:00:00")]) == NONE
+    assert identifying_addresses([]) == NONE
 
 
 def test_hardware_is_the_same_in_capitals() -> None:
-    assert hardware_addresses([link("eth0", "02:00:5E:00:00:0A")]) == {"02:00:5e:00:00:0a"}
-    assert in_one_spelling(["02:00:5E:00:00:0A", "02:00:5e:00:00:0a", "00:00:00:00:00:00", "", None]) == {
+    assert identifying_addresses([link("eth0", "02:00:5E:00:00:0A")]) == {"02:00:5e:00:00:0a"}
+    assert normalised_addresses(["02:00:5E:00:00:0A", "02:00:5e:00:00:0a", "00:00:00:00:00:00", "", None]) == {
         "02:00:5e:00:00:0a"
     }

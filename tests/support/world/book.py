@@ -75,7 +75,7 @@ class Book:
         if path not in (UPDATES, RELAY):
             yield
             return
-        parts = envelope.cut(body)
+        parts = envelope.parse(body)
         origin, label = _origin(parts), label_of(parts.data)
         self.sent.add(label)
         sender = parts.relay_path[-1] if parts.relay_path else origin
@@ -97,17 +97,17 @@ class Book:
     def tamper(self, path: str, body: bytes) -> None:
         """Note that the answer to a request is replaced."""
         if path in (UPDATES, RELAY):
-            self.tampered.add(envelope.cut(body).mac)
+            self.tampered.add(envelope.parse(body).mac)
 
     def handed_back(self, body: bytes, answer: Answer) -> None:
         """Look at what a relay answers: a verdict on this report, or none, unless somebody put another into its way."""
-        nonce = None if envelope.cut(body).mac in self.tampered else verdict_of(answer).get("nonce")
+        nonce = None if envelope.parse(body).mac in self.tampered else verdict_of(answer).get("nonce")
         assert nonce is None or f'"nonce":"{nonce}"'.encode() in body, "a relay hands out the verdict on another report"
 
     def answered(self, body: bytes, answer: Answer) -> None:
         """Take note of what the manager says of a report."""
         try:
-            parts = envelope.cut(body)
+            parts = envelope.parse(body)
         except Refusal:
             return
         label = label_of(parts.data)

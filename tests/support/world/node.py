@@ -279,7 +279,7 @@ class Node:
 
     def _check_order(self, path: str, body: bytes) -> None:
         """Ticks only go up, and nothing that waited goes out before the newest measurement has arrived."""
-        if path == REGISTER or (parts := envelope.cut(body)).relay_path:
+        if path == REGISTER or (parts := envelope.parse(body)).relay_path:
             return
         agent_id, tick = tick_of(parts.data)
         before = self._last_ticks.get(agent_id, (0, ""))

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 
 from kattila_manager.store.ingest.identity import Claim, Identity, Ruling, bind, judge
 from kattila_manager.store.schema import agent_boots, agents, for_driver
-from kattila_protocol.registration import hardware_addresses
+from kattila_protocol.registration import identifying_addresses
 from kattila_protocol.report import Report
 
 
@@ -105,7 +105,7 @@ def create(
 
 def claim_of(report: Report) -> Claim:
     """Return what a report claims of its machine."""
-    return Claim(report.boot_id, hardware_addresses(report.telemetry.interfaces))
+    return Claim(report.boot_id, identifying_addresses(report.telemetry.interfaces))
 
 
 def rule(connection: Connection, state: AgentState, claim: Claim, now: int, *, is_newest: bool) -> Ruling:

@@ -16,7 +16,7 @@ from kattila_manager.store.ingest.agent_states import AgentState
 from kattila_manager.store.ingest.identity import Claim, Ruling
 from kattila_manager.store.schema import agent_boots, agent_interfaces, agents, refusals
 from kattila_protocol.errors import IdentityUnproven
-from kattila_protocol.registration import Registration, in_one_spelling
+from kattila_protocol.registration import Registration, normalised_addresses
 from kattila_protocol.verdict import ACCEPTED
 
 
@@ -27,7 +27,7 @@ def register(connection: Connection, registration: Registration, now: int) -> tu
     IdentityUnproven while it is not clear whether another machine holds the id. The same registration again, replayed
     or retried, has the same outcome.
     """
-    claim = Claim(registration.boot_id, in_one_spelling(registration.hardware_addresses))
+    claim = Claim(registration.boot_id, normalised_addresses(registration.hardware_addresses))
     issued = issued_id(registration)
     known = agent_states.load(connection, (registration.agent_id, issued))
     if issued in known:

@@ -51,7 +51,7 @@ def asked_at(port: int, ring: Ring = RING, address: str = "127.0.0.1") -> PeerAn
 def test_a_query_is_signed_and_its_answer_read() -> None:
     def behave(handler: BaseHTTPRequestHandler) -> None:
         assert handler.path.startswith("/status/peer?")
-        query, key = peer.read_query(parameters(handler), RING, frozenset({"127.0.0.1"}), NOW)
+        query, key = peer.verify_query(parameters(handler), RING, frozenset({"127.0.0.1"}), NOW)
         assert (query.agent_id, query.nonce, query.timestamp) == (OWN, NONCE, NOW)
         send(handler, sealed(key=key))
 
@@ -80,9 +80,9 @@ PROBLEM = b'{"type":"urn:kattila:problem:foreign_source","detail":"192.0.2.1 may
         (sends(b""), Malformed, "what answers is no agent of this fleet"),
         (sends(b"[" * 200_000), Malformed, "what answers is no agent of this fleet"),
         (sends(message.seal(Purpose.VERDICT, RING.current, [])), Malformed, "what answers is no agent of this fleet"),
-        (sends(sealed(replace(SAID, nonce="f" * 32))), Malformed, "this is no answer to the query"),
-        (sends(sealed(key=Key.from_psk(OTHER_PSK))), BadSignature, "fits none of the 1 keys"),
-        (sends(message.seal(Purpose.RESET, RING.current, SAID)), BadSignature, "fits none of the 1 keys"),
+        (sends(sealed(replace(SAID, nonce="f" * 32))), Malformed, "the answer has the nonce of another query"),
+        (sends(sealed(key=Key.from_psk(OTHER_PSK))), BadSignature, "matches none of the 1 keys"),
+        (sends(message.seal(Purpose.RESET, RING.current, SAID)), BadSignature, "matches none of the 1 keys"),
         (sends(message.seal(Purpose.VERDICT, RING.current, {"nonce": NONCE})), Malformed, "agent_id is missing"),
         (sends(sealed(replace(SAID, agent_id="../../x"))), Malformed, "agent_id is not a UUID"),
         (sends(sealed(replace(SAID, distance=-1))), Malformed, "distance is not an integer"),
