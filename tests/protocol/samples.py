@@ -1,7 +1,4 @@
-"""Values that the tests of the protocol and the test vectors share.
-
-May live here: keys that protect nothing, one report that uses every member, and who sends it to whom.
-"""
+"""Sample values for the protocol tests and the test vectors: keys, ids, and a report that uses every member."""
 
 from __future__ import annotations
 
@@ -42,7 +39,7 @@ NOW = 1_760_000_000_000
 RING = Ring((RingEntry(KEY, NOW), RingEntry(PREVIOUS_KEY, NOW - 1), RingEntry(OLDEST_KEY, NOW - 2)))
 FOREIGN_RING = Ring((RingEntry(FOREIGN_KEY, NOW),))
 
-# Of the protocol; agent and manager have some of their own.
+# The refusals of the protocol package. Agent and manager have more.
 KINDS = [
     kind
     for kind in vars(errors).values()

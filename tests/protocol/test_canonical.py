@@ -1,4 +1,4 @@
-"""The one encoding, and the strict reading that never differs from another reader's."""
+"""The canonical JSON encoding, and the strict parser that agrees with every other parser."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kattila_protocol import canonical
 from kattila_protocol.canonical import MAX_INTEGER
 from kattila_protocol.errors import Malformed
 
-SAME_BOTH_WAYS: list[tuple[dict[str, Any], bytes]] = [
+ENCODINGS: list[tuple[dict[str, Any], bytes]] = [
     ({}, b"{}"),
     ({"b": 1, "a": 2}, b'{"b":1,"a":2}'),
     ({"none": None, "yes": True, "no": False}, b'{"none":null,"yes":true,"no":false}'),
@@ -29,13 +29,13 @@ SAME_BOTH_WAYS: list[tuple[dict[str, Any], bytes]] = [
 ]
 
 
-@pytest.mark.parametrize(("value", "data"), SAME_BOTH_WAYS, ids=lambda part: repr(part)[:30])
-def test_value_and_bytes_belong_together(value: dict[str, Any], data: bytes) -> None:
+@pytest.mark.parametrize(("value", "data"), ENCODINGS, ids=lambda part: repr(part)[:30])
+def test_encode_and_parse_are_inverse(value: dict[str, Any], data: bytes) -> None:
     assert canonical.encode(value) == data
     assert canonical.parse_object(data) == value
 
 
-# 1 == True in Python: the table above would not see one for the other.
+# 1 == True in Python, so the table above cannot distinguish them.
 def test_true_stays_true() -> None:
     assert canonical.parse_object(b'{"a":true,"b":1}')["a"] is True
 
@@ -52,12 +52,12 @@ class Outer:
     absent: None = None
 
 
-def test_dataclass_becomes_an_object_in_the_order_of_its_members() -> None:
+def test_a_dataclass_becomes_an_object_in_the_order_of_its_fields() -> None:
     assert canonical.encode(Outer(Inner(1, ("x", "y")))) == b'{"inner":{"second":1,"first":["x","y"]},"absent":null}'
 
 
 @pytest.mark.parametrize("value", [..., {1, 2}, b"bytes", Outer], ids=repr)
-def test_what_json_has_no_shape_for_is_a_type_error(value: object) -> None:
+def test_a_type_that_json_lacks_is_a_type_error(value: object) -> None:
     with pytest.raises(TypeError):
         canonical.encode(value)
 
@@ -79,7 +79,7 @@ def test_nan_and_infinity_are_not_encoded(value: float) -> None:
     ],
     ids=ascii,
 )
-def test_lone_surrogate_leaves_as_replacement_character(text: str, data: bytes) -> None:
+def test_a_lone_surrogate_is_encoded_as_replacement_character(text: str, data: bytes) -> None:
     assert canonical.encode({"name": text}) == data
 
 
@@ -96,9 +96,9 @@ MALFORMED: list[tuple[str, bytes]] = [
     ("trailing NUL", b'{"a":1}\x00'),
     ("single quotes", b"{'a':1}"),
     ("comment", b'{"a":1/**/}'),
-    ("member twice", b'{"a":1,"a":1}'),
-    ("member twice under two spellings", rb'{"a":1,"\u0061":2}'),
-    ("member twice further down", b'{"a":[{"b":1,"c":2,"b":3}]}'),
+    ("duplicate member", b'{"a":1,"a":1}'),
+    ("duplicate member in two spellings", rb'{"a":1,"\u0061":2}'),
+    ("nested duplicate member", b'{"a":[{"b":1,"c":2,"b":3}]}'),
     ("NaN", b'{"a":NaN}'),
     ("Infinity", b'{"a":Infinity}'),
     ("-Infinity", b'{"a":-Infinity}'),
@@ -116,9 +116,9 @@ MALFORMED: list[tuple[str, bytes]] = [
     ("5,000 digits", b'{"a":-' + b"9" * 5000 + b"}"),
     ("lone high surrogate", rb'{"a":"\ud800"}'),
     ("lone low surrogate", rb'{"a":"\udc00"}'),
-    ("surrogates the wrong way round", rb'{"a":"\udc00\ud800"}'),
+    ("surrogates in the wrong order", rb'{"a":"\udc00\ud800"}'),
     ("lone surrogate in a name", rb'{"\ud800":1}'),
-    ("lone surrogate further down", rb'{"a":[{"b":"x\udfff"}]}'),
+    ("nested lone surrogate", rb'{"a":[{"b":"x\udfff"}]}'),
     ("cut escape", rb'{"a":"\u12"}'),
     ("unknown escape", rb'{"a":"\x41"}'),
     ("raw line feed in a string", b'{"a":"\n"}'),
@@ -137,20 +137,20 @@ MALFORMED: list[tuple[str, bytes]] = [
 
 
 @pytest.mark.parametrize("data", [data for _, data in MALFORMED], ids=[name for name, _ in MALFORMED])
-def test_refused(data: bytes) -> None:
+def test_malformed_data_is_refused(data: bytes) -> None:
     with pytest.raises(Malformed):
         canonical.parse_object(data)
 
 
-def test_every_prefix_is_refused() -> None:
+def test_truncated_data_is_refused() -> None:
     data = canonical.encode({"a": [1, {"b": "c\u00e4"}], "d": None})
     for length in range(len(data)):
         with pytest.raises(Malformed):
             canonical.parse_object(data[:length])
 
 
-# Comparing each member with all before it would take hours here.
-def test_member_twice_among_100_000_is_found_at_once() -> None:
+# A quadratic search for duplicates would take hours.
+def test_a_duplicate_among_100_000_members_is_found_quickly() -> None:
     members = ",".join(f'"{number}":1' for number in range(100_000))
     with pytest.raises(Malformed, match="'99999' appears twice"):
         canonical.parse_object(f'{{{members},"99999":1}}'.encode())
@@ -167,12 +167,12 @@ def test_member_twice_among_100_000_is_found_at_once() -> None:
         (b'{"a":123456789,"b":123456789,"c":123456789}', False),
     ],
 )
-def test_long_number_is_noticed_without_parsing(data: bytes, long: bool) -> None:
+def test_has_long_number_finds_19_digits_in_a_row(data: bytes, long: bool) -> None:
     assert canonical.has_long_number(data) is long
 
 
 @given(st.integers())
-def test_no_number_beyond_64_bits_goes_unnoticed(number: int) -> None:
+def test_has_long_number_finds_every_number_beyond_64_bits(number: int) -> None:
     if abs(number) > MAX_INTEGER:
         assert canonical.has_long_number(b'{"a":%d}' % number)
 
@@ -187,7 +187,7 @@ strict_objects = st.dictionaries(strict_text, strict_values, max_size=4)
 
 
 @given(strict_objects)
-def test_what_is_encoded_reads_back(value: dict[str, Any]) -> None:
+def test_encoded_values_parse_back(value: dict[str, Any]) -> None:
     data = canonical.encode(value)
     assert data.isascii()
     assert canonical.parse_object(data) == value
@@ -195,10 +195,10 @@ def test_what_is_encoded_reads_back(value: dict[str, Any]) -> None:
 
 
 @given(st.dictionaries(strict_text, st.text(st.characters())))
-def test_any_text_leaves_as_something_that_reads_back(value: dict[str, str]) -> None:
+def test_any_text_is_encoded_to_valid_json(value: dict[str, str]) -> None:
     assert canonical.parse_object(canonical.encode(value)).keys() == value.keys()
 
 
 @given(strict_objects)
-def test_every_other_reader_sees_the_same(value: dict[str, Any]) -> None:
+def test_the_json_module_parses_the_same_value(value: dict[str, Any]) -> None:
     assert json.loads(canonical.encode(value)) == value

@@ -1,4 +1,4 @@
-"""A report on the wire: one body, one reading, and everything else refused."""
+"""The envelope of a report: only one form of a body is accepted, and both MACs protect every part of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sealed(data: bytes = DATA) -> Envelope:
 
 
 def relayed(hops: int) -> Envelope:
-    """Pass a report along `hops` relays to the manager, each adding its mark."""
+    """Return a report that `hops` relays forwarded to the manager."""
     report = envelope.seal(DATA, KEY, recipient=(*RELAYS[:hops], MANAGER)[0])
     for number in range(hops):
         report = envelope.forward(report, RELAYS[number], KEY, (*RELAYS[:hops], MANAGER)[number + 1])
@@ -65,13 +65,13 @@ WIRE: list[tuple[Envelope, bytes]] = [
 
 
 @pytest.mark.parametrize(("parts", "body"), WIRE, ids=["no relay", "one relay", "three relays"])
-def test_parts_and_body_belong_together(parts: Envelope, body: bytes) -> None:
+def test_to_bytes_and_parse_are_inverse(parts: Envelope, body: bytes) -> None:
     assert parts.to_bytes() == body
     assert envelope.parse(body) == parts
 
 
 @pytest.mark.parametrize("body", [body for _, body in WIRE])
-def test_every_prefix_is_refused(body: bytes) -> None:
+def test_a_truncated_body_is_refused(body: bytes) -> None:
     for length in range(len(body)):
         with pytest.raises(Malformed):
             envelope.parse(body[:length])
@@ -84,12 +84,12 @@ def test_trailing_data_is_refused(rest: bytes) -> None:
     assert isinstance(refusal.value, Malformed | BadSignature)
 
 
-def test_data_is_carried_as_it_was_signed() -> None:
+def test_data_stays_as_it_was_signed() -> None:
     data = b'{"b": 1,\t"a":1e400, "a":"\xff"}'
     assert opened(sealed(data).to_bytes()).data == data
 
 
-# DATA of a newer version may have a member of any name; what ends the body is the outer shape alone.
+# DATA from a newer agent may contain any member, even those of the envelope.
 @pytest.mark.parametrize(
     "data",
     [
@@ -100,13 +100,13 @@ def test_data_is_carried_as_it_was_signed() -> None:
     ],
     ids=["a report", "a report as text", "the same members", "a message"],
 )
-def test_data_that_looks_like_a_body_is_cut_at_the_end(data: bytes) -> None:
+def test_data_that_looks_like_a_body_is_parsed_whole(data: bytes) -> None:
     assert opened(sealed(data).to_bytes()).data == data
 
 
 SHAPES: list[tuple[str, bytes, bytes]] = [
-    ("white space in front", b'{"data":', b' {"data":'),
-    ("line feed in front", b'{"data":', b'\n{"data":'),
+    ("leading white space", b'{"data":', b' {"data":'),
+    ("leading line feed", b'{"data":', b'\n{"data":'),
     ("byte order mark", b'{"data":', b'\xef\xbb\xbf{"data":'),
     ("white space before the first member", b'{"data":', b'{ "data":'),
     ("white space before DATA", b'{"data":', b'{"data": '),
@@ -140,7 +140,7 @@ SHAPES: list[tuple[str, bytes, bytes]] = [
     ("version of 1,000 digits", b'"version":1}', b'"version":' + b"1" * 1000 + b"}"),
     ("no version", b',"version":1}', b"}"),
     ("one member more", b'"version":1}', b'"version":1,"x":1}'),
-    ("one member more in front", b'{"data":', b'{"x":1,"data":'),
+    ("one member more at the start", b'{"data":', b'{"x":1,"data":'),
     ("a member twice", b'"version":1}', b'"version":1,"version":1}'),
     ("DATA is a list", b'{"data":{', b'{"data":[{'),
     ("DATA ends in a bracket", b'},"hmac"', b'}],"hmac"'),
@@ -194,12 +194,12 @@ def test_members_in_another_order_are_refused(body: bytes) -> None:
     ],
     ids=lambda body: repr(body[:12]),
 )
-def test_what_is_no_report_is_refused(body: bytes) -> None:
+def test_other_bodies_are_refused(body: bytes) -> None:
     with pytest.raises(Malformed):
         envelope.parse(body)
 
 
-def test_one_mebibyte_is_taken_and_one_byte_more_is_not() -> None:
+def test_the_limit_is_one_mebibyte() -> None:
     fixed = len(sealed(b'{"a":""}').to_bytes())
     largest = sealed(b'{"a":"' + b"x" * (MAX_BODY_BYTES - fixed) + b'"}').to_bytes()
     assert len(largest) == 1024 * 1024
@@ -208,42 +208,42 @@ def test_one_mebibyte_is_taken_and_one_byte_more_is_not() -> None:
         envelope.parse(largest + b" ")
 
 
-# --- What is signed
+# --- Signatures
 
 
-def test_sealed_report_verifies() -> None:
+def test_a_sealed_report_verifies() -> None:
     assert envelope.verify(sealed(), RING, MANAGER) == KEY
 
 
 @pytest.mark.parametrize("key", [PREVIOUS_KEY, OLDEST_KEY], ids=["previous", "oldest"])
-def test_report_under_a_previous_key_verifies(key: object) -> None:
+def test_a_report_under_a_previous_key_verifies(key: object) -> None:
     assert isinstance(key, type(KEY))
     assert envelope.verify(envelope.seal(DATA, key), RING, MANAGER) == key
 
 
-# In the middle of a rotation a relay may have the new key and the origin not yet.
-def test_hop_may_be_signed_by_another_key_than_data() -> None:
+# During a rotation a relay may have the new key before the origin.
+def test_hop_and_data_may_be_signed_with_different_keys() -> None:
     report = envelope.seal(DATA, PREVIOUS_KEY, RELAYS[0])
     assert envelope.verify(envelope.forward(report, RELAYS[0], KEY, MANAGER), RING, MANAGER) == PREVIOUS_KEY
 
 
-def test_report_under_a_foreign_key_is_refused() -> None:
+def test_a_report_under_a_foreign_key_is_refused() -> None:
     with pytest.raises(BadSignature):
         envelope.verify(envelope.seal(DATA, FOREIGN_KEY), RING, MANAGER)
 
 
-def test_foreign_hop_around_a_genuine_report_is_refused() -> None:
+def test_a_hop_under_a_foreign_key_is_refused() -> None:
     with pytest.raises(BadSignature, match="'hop'"):
         envelope.verify(envelope.forward(sealed(), RELAYS[0], FOREIGN_KEY, MANAGER), RING, MANAGER)
 
 
-def test_nothing_verifies_without_a_key() -> None:
+def test_an_empty_ring_verifies_no_report() -> None:
     with pytest.raises(NoKey):
         envelope.verify(sealed(), Ring(), MANAGER)
 
 
 @pytest.mark.parametrize("bit", range(8))
-def test_no_bit_of_data_can_change(bit: int) -> None:
+def test_a_change_of_any_bit_of_data_is_refused(bit: int) -> None:
     body = relayed(2).to_bytes()
     for place in range(len(b'{"data":{'), len(b'{"data":') + len(DATA) - 1):
         changed = bytearray(body)
@@ -253,7 +253,7 @@ def test_no_bit_of_data_can_change(bit: int) -> None:
 
 
 @pytest.mark.parametrize("bit", range(8))
-def test_no_bit_of_the_body_can_change(bit: int) -> None:
+def test_a_change_of_any_bit_of_the_body_is_refused(bit: int) -> None:
     body = relayed(2).to_bytes()
     for place in range(len(body)):
         changed = bytearray(body)
@@ -264,7 +264,7 @@ def test_no_bit_of_the_body_can_change(bit: int) -> None:
 
 
 @pytest.mark.parametrize("signed", ["mac", "hop_mac"])
-def test_no_digit_of_a_mac_can_change(signed: str) -> None:
+def test_a_change_of_any_digit_of_a_mac_is_refused(signed: str) -> None:
     report = relayed(1)
     mac = getattr(report, signed)
     for place in range(64):
@@ -273,7 +273,7 @@ def test_no_digit_of_a_mac_can_change(signed: str) -> None:
                 envelope.verify(replace(report, **{signed: mac[:place] + digit + mac[place + 1 :]}), RING, MANAGER)
 
 
-def test_no_digit_of_the_path_can_change() -> None:
+def test_a_change_of_any_digit_of_the_path_is_refused() -> None:
     report = relayed(2)
     for number, relay in enumerate(report.relay_path):
         for place in (place for place, digit in enumerate(relay) if digit != "-"):
@@ -293,41 +293,41 @@ def test_no_digit_of_the_path_can_change() -> None:
         (RELAYS[0], RELAYS[1], RELAYS[2]),
         (RELAYS[2], RELAYS[0], RELAYS[1]),
     ],
-    ids=["emptied", "last cut", "first cut", "swapped", "appended", "prepended"],
+    ids=["emptied", "last removed", "first removed", "swapped", "appended", "prepended"],
 )
-def test_path_cannot_be_rewritten(path: tuple[str, ...]) -> None:
+def test_a_rewritten_path_is_refused(path: tuple[str, ...]) -> None:
     with pytest.raises(BadSignature, match="'hop'"):
         opened(replace(relayed(2), relay_path=path).to_bytes())
 
 
 @pytest.mark.parametrize("recipient", [RELAYS[0], RELAYS[1], AGENT, "", "manager\n" + RELAYS[0], "Manager"])
-def test_report_for_the_manager_is_worth_nothing_to_another_recipient(recipient: str) -> None:
+def test_another_recipient_refuses_a_report_to_the_manager(recipient: str) -> None:
     with pytest.raises(BadSignature, match="'hop'"):
         opened(sealed().to_bytes(), recipient)
 
 
-def test_report_for_a_relay_is_worth_nothing_to_the_manager() -> None:
+def test_the_manager_refuses_a_report_to_a_relay() -> None:
     report = envelope.seal(DATA, KEY, RELAYS[0])
     assert opened(report.to_bytes(), RELAYS[0]) == report
     with pytest.raises(BadSignature, match="'hop'"):
         opened(report.to_bytes(), MANAGER)
 
 
-# The recipient and the first of the path stand side by side in what a hop signs.
-def test_recipient_cannot_be_taken_for_a_part_of_the_path() -> None:
+# A hop signs the recipient and the path in adjacent lines.
+def test_the_recipient_cannot_be_moved_into_the_path() -> None:
     report = envelope.forward(sealed(), RELAYS[0], KEY, RELAYS[1])
     with pytest.raises(BadSignature, match="'hop'"):
         envelope.verify(replace(report, relay_path=(RELAYS[1],)), RING, RELAYS[0])
 
 
-def test_hop_of_one_report_fits_no_other() -> None:
+def test_the_hop_mac_of_another_report_is_refused() -> None:
     other = envelope.seal(canonical.encode(replace(REPORT, tick=REPORT.tick + 1)), KEY)
     with pytest.raises(BadSignature, match="'hop'"):
         envelope.verify(replace(other, hop_mac=sealed().hop_mac), RING, MANAGER)
 
 
 @pytest.mark.parametrize("purpose", [purpose for purpose in Purpose if purpose is not Purpose.REPORT])
-def test_mac_over_data_made_for_another_purpose_is_refused(purpose: Purpose) -> None:
+def test_a_mac_for_another_purpose_is_refused(purpose: Purpose) -> None:
     mac = KEY.sign(purpose, DATA)
     report = Envelope(DATA, mac, KEY.sign(Purpose.HOP, envelope.hop_message(mac, (), MANAGER)))
     with pytest.raises(BadSignature, match="'report'"):
@@ -335,7 +335,7 @@ def test_mac_over_data_made_for_another_purpose_is_refused(purpose: Purpose) -> 
 
 
 @pytest.mark.parametrize("purpose", [purpose for purpose in Purpose if purpose is not Purpose.HOP])
-def test_hop_mac_made_for_another_purpose_is_refused(purpose: Purpose) -> None:
+def test_a_hop_mac_for_another_purpose_is_refused(purpose: Purpose) -> None:
     report = sealed()
     hop_mac = KEY.sign(purpose, envelope.hop_message(report.mac, (), MANAGER))
     with pytest.raises(BadSignature, match="'hop'"):
@@ -345,13 +345,13 @@ def test_hop_mac_made_for_another_purpose_is_refused(purpose: Purpose) -> None:
 # --- Hops
 
 
-def test_relays_are_named_oldest_first() -> None:
+def test_the_path_lists_relays_oldest_first() -> None:
     report = opened(relayed(3).to_bytes())
     assert report.relay_path == RELAYS[:3]
     assert (report.data, report.mac) == (sealed().data, sealed().mac)
 
 
-def test_each_hop_is_for_the_next_recipient_alone() -> None:
+def test_a_forwarded_report_is_valid_only_for_the_next_recipient() -> None:
     report = envelope.forward(envelope.seal(DATA, KEY, RELAYS[0]), RELAYS[0], KEY, RELAYS[1])
     assert envelope.verify(report, RING, RELAYS[1]) == KEY
     for other in (MANAGER, RELAYS[0], RELAYS[2]):
@@ -359,23 +359,23 @@ def test_each_hop_is_for_the_next_recipient_alone() -> None:
             envelope.verify(report, RING, other)
 
 
-def test_report_that_comes_back_to_a_relay_is_a_loop() -> None:
+def test_a_report_that_returns_to_a_relay_is_a_loop() -> None:
     with pytest.raises(RelayLoop, match=RELAYS[0]):
         envelope.forward(relayed(2), RELAYS[0], KEY, MANAGER)
 
 
-# Naming the loop tells more than naming the length.
-def test_loop_at_full_length_is_a_loop() -> None:
+# The loop is the more useful diagnosis than the length.
+def test_a_loop_takes_precedence_over_the_length() -> None:
     with pytest.raises(RelayLoop):
         envelope.forward(relayed(3), RELAYS[2], KEY, MANAGER)
 
 
-def test_fourth_hop_is_not_added() -> None:
+def test_a_fourth_hop_is_not_added() -> None:
     with pytest.raises(TooManyHops, match="3 relays; the limit is 3"):
         envelope.forward(relayed(MAX_HOPS), RELAYS[3], KEY, MANAGER)
 
 
-def test_fourth_hop_is_not_taken_from_somebody_who_adds_it() -> None:
+def test_a_report_with_four_hops_is_refused() -> None:
     path = RELAYS[:4]
     mac = KEY.sign(Purpose.REPORT, DATA)
     report = Envelope(DATA, mac, KEY.sign(Purpose.HOP, envelope.hop_message(mac, path, MANAGER)), path)
@@ -383,7 +383,7 @@ def test_fourth_hop_is_not_taken_from_somebody_who_adds_it() -> None:
         envelope.parse(report.to_bytes())
 
 
-def test_relay_twice_in_the_path_is_refused() -> None:
+def test_a_path_with_a_relay_twice_is_refused() -> None:
     path = (RELAYS[0], RELAYS[1], RELAYS[0])
     mac = KEY.sign(Purpose.REPORT, DATA)
     report = Envelope(DATA, mac, KEY.sign(Purpose.HOP, envelope.hop_message(mac, path, MANAGER)), path)
@@ -391,8 +391,8 @@ def test_relay_twice_in_the_path_is_refused() -> None:
         envelope.parse(report.to_bytes())
 
 
-# A relay carries what it does not understand.
-def test_report_of_a_newer_kind_is_passed_on() -> None:
+# A relay forwards DATA that it cannot parse.
+def test_a_report_from_a_newer_agent_is_forwarded() -> None:
     data = b'{"agent_id":"%s","shape":"of the future"}' % OTHER_AGENT.encode()
     report = envelope.forward(envelope.seal(data, KEY, RELAYS[0]), RELAYS[0], KEY, MANAGER)
     assert opened(report.to_bytes()).data == data

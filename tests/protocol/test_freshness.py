@@ -1,4 +1,4 @@
-"""Is a message of this time, and is it new."""
+"""The replay rules: the window of ticks and nonces, and the limit of clock skew."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOW = 1_760_000_000_000
 
 
 def window(*ticks: int) -> Window:
-    """Return a window after messages of these ticks, each with a nonce named after its tick."""
+    """Return a window that accepted messages with these ticks; tick 7 has the nonce "n7"."""
     filled = Window()
     for tick in ticks:
         filled = filled.add(tick, f"n{tick}")
@@ -50,19 +50,19 @@ CASES: list[tuple[str, Window, int, str, Freshness]] = [
 @pytest.mark.parametrize(
     ("seen", "tick", "nonce", "judged"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
 )
-def test_judged(seen: Window, tick: int, nonce: str, judged: Freshness) -> None:
+def test_freshness(seen: Window, tick: int, nonce: str, judged: Freshness) -> None:
     assert seen.judge(tick, nonce) is judged
 
 
-def test_window_holds_120() -> None:
+def test_a_window_keeps_120_messages() -> None:
     assert len(window(*range(1, 500)).entries) == WINDOW_SIZE == 120
 
 
-def test_late_message_takes_its_place() -> None:
+def test_a_late_message_is_sorted_in() -> None:
     assert window(5, 1, 3) == window(1, 3, 5)
 
 
-def test_judging_changes_nothing() -> None:
+def test_judge_does_not_change_the_window() -> None:
     seen = window(1, 2)
     assert seen.judge(3, "n3") is seen.judge(3, "n3") is FRESH
 
@@ -74,25 +74,25 @@ def test_a_tick_120_below_the_highest_is_a_replay(tick: int, freshness: Freshnes
 
 @dataclass
 class NaiveWindow:
-    """Remember all that was ever accepted; a nonce is forgotten with its message, 120 messages later."""
+    """A window that remembers all accepted ticks, and the nonces of the last 120 messages."""
 
     accepted: set[tuple[int, str]] = field(default_factory=set)
 
     def judge(self, tick: int, nonce: str) -> Freshness:
-        highest = max((seen for seen, _ in self.accepted), default=0)
+        highest = max((used for used, _ in self.accepted), default=0)
         if tick > highest or not self.accepted:
             return FRESH
         if highest - tick >= 120:
             return REPLAY
         if (tick, nonce) in self.accepted:
             return DUPLICATE
-        used_nonces = {seen for _, seen in sorted(self.accepted)[-120:]}
-        used_ticks = {seen for seen, _ in self.accepted}
+        used_nonces = {used for _, used in sorted(self.accepted)[-120:]}
+        used_ticks = {used for used, _ in self.accepted}
         return REPLAY if tick in used_ticks or nonce in used_nonces else FRESH
 
 
-class WindowAgainstMemory(RuleBasedStateMachine):
-    """Send any messages in any order to the window and to one that remembers everything."""
+class WindowAgainstNaive(RuleBasedStateMachine):
+    """Compare the window with the naive one, for any messages in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,12 +125,12 @@ class WindowAgainstMemory(RuleBasedStateMachine):
         self.send(max(0, self.highest - back), str(nonce))
 
     @rule(data=st.data())
-    def again(self, data: st.DataObject) -> None:
+    def repeat(self, data: st.DataObject) -> None:
         if self.sent:
             self.send(*data.draw(st.sampled_from(self.sent)))
 
     @rule(data=st.data(), shift=st.integers(-3, 3))
-    def again_with_another_tick(self, data: st.DataObject, shift: int) -> None:
+    def repeat_with_another_tick(self, data: st.DataObject, shift: int) -> None:
         if self.sent:
             tick, nonce = data.draw(st.sampled_from(self.sent))
             self.send(max(0, tick + shift), nonce)
@@ -141,12 +141,12 @@ class WindowAgainstMemory(RuleBasedStateMachine):
         assert list(self.window.entries) == sorted(self.window.entries)
 
 
-TestWindowAgainstMemory = WindowAgainstMemory.TestCase
-TestWindowAgainstMemory.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestWindowAgainstNaive = WindowAgainstNaive.TestCase
+TestWindowAgainstNaive.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 
 
 @pytest.mark.parametrize("offset", [0, 1, -1, 599_999, 600_000, -600_000])
-def test_clock_within_ten_minutes(offset: int) -> None:
+def test_a_clock_skew_of_ten_minutes_is_accepted(offset: int) -> None:
     check_skew(NOW + offset, NOW)
 
 
@@ -159,7 +159,7 @@ def test_clock_within_ten_minutes(offset: int) -> None:
         (-NOW, "1760000000.0 s behind"),
     ],
 )
-def test_clock_beyond_ten_minutes(offset: int, text: str) -> None:
+def test_a_larger_clock_skew_is_refused(offset: int, text: str) -> None:
     assert MAX_SKEW_MS == 600_000
     with pytest.raises(ClockSkew, match=text):
         check_skew(NOW + offset, NOW)

@@ -1,4 +1,4 @@
-"""Whatever bytes arrive, they are read or refused, and nothing else happens; and soon."""
+"""Any bytes are either parsed or refused, without another exception and in a short time."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from kattila_protocol.signing import Purpose
 from kattila_protocol.verdict import Verdict
 from protocol.samples import AGENT, KEY, NONCE, NOW, REPORT, RING
 
-# A body of the largest size takes some 50 ms here; quadratic work on it takes minutes.
+# A body of maximum size takes about 50 ms; a quadratic algorithm would take minutes.
 SECONDS = 5.0
 
-Reader = Callable[[bytes], object]
-READERS: dict[str, Reader] = {
+Parser = Callable[[bytes], object]
+PARSERS: dict[str, Parser] = {
     "parse_object": canonical.parse_object,
     "report": lambda body: envelope.verify(envelope.parse(body), RING, MANAGER),
     "message": lambda body: message.unseal(Purpose.RESET, RING, body),
@@ -49,7 +49,7 @@ GOOD: list[bytes] = [
 
 @st.composite
 def spoiled(draw: st.DrawFn) -> bytes:
-    """Return a good body with a part of it cut out, doubled, or replaced by any bytes or by a part of another."""
+    """Return a valid body with a part removed, doubled, or replaced by any bytes or by a part of another body."""
     body = draw(st.sampled_from(GOOD))
     start = draw(st.integers(0, len(body)))
     end = draw(st.integers(start, min(len(body), start + 100)))
@@ -59,32 +59,32 @@ def spoiled(draw: st.DrawFn) -> bytes:
     return body[:start] + middle + body[end:]
 
 
-@pytest.mark.parametrize("reader", READERS.values(), ids=READERS.keys())
+@pytest.mark.parametrize("parser", PARSERS.values(), ids=PARSERS.keys())
 @given(body=st.binary() | spoiled())
 @example(b"")
 @example(b'{"data":,"hmac":"' + b"0" * 64 + b'"}')
 @settings(deadline=None)
-def test_read_or_refused(reader: Reader, body: bytes) -> None:
+def test_any_body_is_parsed_or_refused(parser: Parser, body: bytes) -> None:
     with suppress(Refusal):
-        reader(body)
+        parser(body)
 
 
-# Signed by one who has the PSK, so that nothing stops it before it is read.
+# Signed with the PSK, so that the signed part is parsed.
 @pytest.mark.parametrize("purpose", [Purpose.VERDICT, Purpose.REGISTER, Purpose.RESET])
 @given(signed=st.binary() | spoiled())
 @settings(deadline=None)
-def test_signed_is_read_or_refused(purpose: Purpose, signed: bytes) -> None:
+def test_any_signed_data_is_parsed_or_refused(purpose: Purpose, signed: bytes) -> None:
     body = b'{"data":' + signed + b',"hmac":"' + KEY.sign(purpose, signed).encode() + b'"}'
-    for name, reader in READERS.items():
+    for name, parser in PARSERS.items():
         if name not in ("parse_object", "report"):
             with suppress(Refusal):
-                reader(body)
+                parser(body)
 
 
-def assert_refused_soon(reader: Reader, body: bytes) -> None:
+def assert_refused_quickly(parser: Parser, body: bytes) -> None:
     started = thread_time()
     with pytest.raises(Refusal):
-        reader(body)
+        parser(body)
     assert thread_time() - started < SECONDS
 
 
@@ -105,14 +105,14 @@ def filled(pattern: bytes, size: int = MAX_BODY_BYTES) -> bytes:
     ],
     ids=lambda pattern: repr(pattern[:20])[2:-1],
 )
-def test_large_bodies_are_refused_soon(pattern: bytes, size: int) -> None:
-    for front in (b"", b'{"data":{"a":', b'{"x":"'):
-        body = front + filled(pattern, size - len(front))
-        for reader in READERS.values():
-            assert_refused_soon(reader, body)
+def test_large_bodies_are_refused_quickly(pattern: bytes, size: int) -> None:
+    for start in (b"", b'{"data":{"a":', b'{"x":"'):
+        body = start + filled(pattern, size - len(start))
+        for parser in PARSERS.values():
+            assert_refused_quickly(parser, body)
 
 
-# What is over the limit is not looked at.
-@pytest.mark.parametrize("reader", [READERS[name] for name in READERS if name != "parse_object"])
-def test_100_megabytes_are_refused_soon(reader: Reader) -> None:
-    assert_refused_soon(reader, b"{" * 100_000_000)
+# A body over the limit is not parsed.
+@pytest.mark.parametrize("parser", [PARSERS[name] for name in PARSERS if name != "parse_object"])
+def test_100_megabytes_are_refused_quickly(parser: Parser) -> None:
+    assert_refused_quickly(parser, b"{" * 100_000_000)

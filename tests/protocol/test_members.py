@@ -1,4 +1,4 @@
-"""Members of a JSON object to the types they must have."""
+"""Building typed values from parsed JSON; an error names the member by its path."""
 
 from __future__ import annotations
 
@@ -47,26 +47,26 @@ GOOD: dict[str, Any] = {
 }
 
 
-def test_members_become_values() -> None:
+def test_an_object_becomes_a_dataclass() -> None:
     rows = (Row("k", ("p", "q")), Row("l", ()))
     assert build(Shape, GOOD) == Shape("x", False, Inner(0), (1, 2, 3), rows, {"site": "north"}, "some")
 
 
-def test_whole_report_reads_back() -> None:
+def test_an_encoded_report_is_built_again() -> None:
     assert build(Report, json.loads(canonical.encode(REPORT))) == REPORT
 
 
-def test_absent_member_has_its_default_and_an_unknown_one_is_skipped() -> None:
+def test_an_absent_member_takes_its_default_and_an_unknown_one_is_skipped() -> None:
     members = {name: value for name, value in GOOD.items() if name != "detail"}
     assert build(Shape, {**members, "of": "the future"}).detail == "none"
 
 
-def test_null_where_it_may_be() -> None:
+def test_an_optional_member_may_be_null() -> None:
     assert build(Shape, {**GOOD, "maybe": None}).maybe is None
 
 
 @pytest.mark.parametrize("member", [name for name in GOOD if name != "detail"])
-def test_member_without_a_default_is_needed(member: str) -> None:
+def test_a_member_without_default_is_required(member: str) -> None:
     with pytest.raises(Malformed, match=f"^{member} is missing$"):
         build(Shape, {name: value for name, value in GOOD.items() if name != member})
 
@@ -98,7 +98,7 @@ def test_member_without_a_default_is_needed(member: str) -> None:
         ("labels", {"site": 1}, "labels is not a string"),
     ],
 )
-def test_member_of_another_type_is_named(member: str, value: object, why: str) -> None:
+def test_a_member_of_another_type_is_refused_with_its_path(member: str, value: object, why: str) -> None:
     with pytest.raises(Malformed) as refusal:
         build(Shape, {**GOOD, member: value})
     assert refusal.value.detail == why

@@ -1,4 +1,4 @@
-"""The shape that register, reset, peer answers and verdicts share."""
+"""The shape that registrations, resets, peer answers and verdicts share."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ BODY = body_of(SIGNED)
 ANSWER = message.seal(Purpose.VERDICT, KEY, MEMBERS, problem=PROBLEM)
 
 
-def test_value_and_bytes_belong_together() -> None:
+def test_seal_and_unseal_are_inverse() -> None:
     assert message.seal(Purpose.RESET, KEY, MEMBERS) == BODY
     assert message.unseal(Purpose.RESET, RING, BODY) == (MEMBERS, KEY)
 
 
-def test_problem_document_ends_in_the_signed_members() -> None:
+def test_a_problem_document_ends_with_the_signed_members() -> None:
     head = b'{"type":"urn:example","title":"T.","status":409,"detail":"D",'
     assert head + body_of(SIGNED, Purpose.VERDICT)[1:] == ANSWER
     assert message.unseal(Purpose.VERDICT, RING, ANSWER) == (MEMBERS, KEY)
 
 
-def test_empty_problem_adds_nothing() -> None:
+def test_an_empty_problem_adds_no_member() -> None:
     assert message.seal(Purpose.RESET, KEY, MEMBERS, problem={}) == BODY
 
 
-def test_key_that_signed_is_told() -> None:
+def test_unseal_returns_the_key_that_signed() -> None:
     assert message.unseal(Purpose.RESET, RING, body_of(SIGNED, key=OLDEST_KEY))[1] == OLDEST_KEY
 
 
 @pytest.mark.parametrize("body", [BODY, ANSWER], ids=["request", "answer"])
-def test_every_prefix_is_refused(body: bytes) -> None:
+def test_a_truncated_body_is_refused(body: bytes) -> None:
     for length in range(len(body)):
         with pytest.raises(Malformed):
             message.unseal(Purpose.VERDICT, RING, body[:length])
@@ -60,7 +60,7 @@ def test_trailing_data_is_refused(rest: bytes) -> None:
 
 
 @pytest.mark.parametrize("bit", range(8))
-def test_no_bit_of_a_request_can_change(bit: int) -> None:
+def test_a_change_of_any_bit_of_a_request_is_refused(bit: int) -> None:
     for place in range(len(BODY)):
         changed = bytearray(BODY)
         changed[place] ^= 1 << bit
@@ -70,7 +70,7 @@ def test_no_bit_of_a_request_can_change(bit: int) -> None:
 
 
 @pytest.mark.parametrize("bit", range(8))
-def test_no_bit_of_what_is_signed_can_change(bit: int) -> None:
+def test_a_change_of_any_signed_bit_is_refused(bit: int) -> None:
     start = len(b'{"data":')
     for place in range(start, start + len(SIGNED)):
         changed = bytearray(BODY)
@@ -79,9 +79,9 @@ def test_no_bit_of_what_is_signed_can_change(bit: int) -> None:
             message.unseal(Purpose.RESET, RING, bytes(changed))
 
 
-# The members in front are for people: whatever is done to them, the signed ones stay or nothing is read.
+# The unsigned members are for people. Changing them must never change the signed ones.
 @pytest.mark.parametrize("bit", range(8))
-def test_no_bit_in_front_of_an_answer_changes_what_it_says(bit: int) -> None:
+def test_a_change_of_an_unsigned_bit_does_not_change_the_answer(bit: int) -> None:
     for place in range(len(ANSWER)):
         changed = bytearray(ANSWER)
         changed[place] ^= 1 << bit
@@ -94,7 +94,7 @@ def test_no_bit_in_front_of_an_answer_changes_what_it_says(bit: int) -> None:
 
 @pytest.mark.parametrize("made_for", Purpose)
 @pytest.mark.parametrize("used_for", Purpose)
-def test_message_is_worth_nothing_for_another_purpose(made_for: Purpose, used_for: Purpose) -> None:
+def test_a_message_for_another_purpose_is_refused(made_for: Purpose, used_for: Purpose) -> None:
     body = message.seal(made_for, KEY, MEMBERS)
     if made_for is used_for:
         assert message.unseal(used_for, RING, body)[0] == MEMBERS
@@ -103,12 +103,12 @@ def test_message_is_worth_nothing_for_another_purpose(made_for: Purpose, used_fo
             message.unseal(used_for, RING, body)
 
 
-def test_foreign_key_is_refused() -> None:
+def test_a_foreign_key_is_refused() -> None:
     with pytest.raises(BadSignature):
         message.unseal(Purpose.RESET, RING, body_of(SIGNED, key=FOREIGN_KEY))
 
 
-def test_empty_ring_verifies_nothing() -> None:
+def test_an_empty_ring_verifies_no_message() -> None:
     with pytest.raises(NoKey):
         message.unseal(Purpose.RESET, Ring(), BODY)
 
@@ -125,7 +125,7 @@ def test_empty_ring_verifies_nothing() -> None:
         b'"data":',
     ],
 )
-def test_nothing_stands_in_front_of_a_request(front: bytes) -> None:
+def test_a_request_with_leading_members_is_refused(front: bytes) -> None:
     with pytest.raises(Refusal) as refusal:
         message.unseal(Purpose.RESET, RING, front + BODY.removeprefix(b'{"data":'))
     assert isinstance(refusal.value, Malformed | BadSignature)
@@ -148,7 +148,7 @@ def test_any_other_shape_is_refused(body: bytes) -> None:
         message.unseal(Purpose.VERDICT, RING, body % KEY.sign(Purpose.VERDICT, b"{}").encode())
 
 
-def test_white_space_after_data_is_not_what_was_signed() -> None:
+def test_white_space_after_data_breaks_the_signature() -> None:
     with pytest.raises(BadSignature):
         message.unseal(Purpose.RESET, RING, BODY.replace(b',"hmac"', b' ,"hmac"'))
 
@@ -176,12 +176,12 @@ def test_white_space_after_data_is_not_what_was_signed() -> None:
     ],
     ids=lambda signed: repr(signed[:20]),
 )
-def test_signed_but_not_strict_is_malformed(signed: bytes) -> None:
+def test_signed_data_that_is_not_strict_json_is_malformed(signed: bytes) -> None:
     with pytest.raises(Malformed):
         message.unseal(Purpose.RESET, RING, body_of(signed))
 
 
-def test_256_kibibytes_are_taken_and_one_byte_more_is_not() -> None:
+def test_the_limit_is_256_kibibytes() -> None:
     largest = body_of(b'{"a":"' + b"x" * (MAX_MESSAGE_BYTES - len(body_of(b'{"a":""}'))) + b'"}')
     assert len(largest) == 256 * 1024
     assert message.unseal(Purpose.RESET, RING, largest)[1] == KEY
@@ -201,14 +201,14 @@ DECOYS = [
 ]
 
 
-# What was wrong this time may quote what the sender wrote.
+# The detail of a refusal may quote the sender.
 @pytest.mark.parametrize("detail", DECOYS, ids=lambda detail: ascii(detail[:20]))
-def test_member_name_inside_a_string_is_not_taken_for_the_member(detail: str) -> None:
+def test_a_member_name_inside_a_string_is_no_member(detail: str) -> None:
     body = message.seal(Purpose.VERDICT, KEY, MEMBERS, problem=ClockSkew(detail).members)
     assert message.unseal(Purpose.VERDICT, RING, body) == (MEMBERS, KEY)
 
 
 @given(st.text(), st.text())
-def test_no_detail_hides_what_is_signed(detail: str, member: str) -> None:
+def test_no_detail_hides_the_signed_members(detail: str, member: str) -> None:
     body = message.seal(Purpose.VERDICT, KEY, {"m": member}, problem=ClockSkew(detail).members)
     assert message.unseal(Purpose.VERDICT, RING, body)[0] == {"m": member}

@@ -1,4 +1,4 @@
-"""The query of one agent to another, and the answer."""
+"""The query from one agent to another, and its answer."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ ANSWER = PeerAnswer(AGENT, "a.example.org", 1, RELAYS[0], REPORT.telemetry.inter
 MEMBERS: dict[str, Any] = json.loads(canonical.encode(ANSWER))
 
 
-def read(parameters: dict[str, str], now: int = NOW) -> PeerQuery:
+def verified(parameters: dict[str, str], now: int = NOW) -> PeerQuery:
     query, key = peer.verify_query(parameters, RING, ADDRESSES, now)
     assert key == KEY
     return query
 
 
-def test_query_and_parameters_belong_together() -> None:
+def test_a_query_and_its_parameters_are_equivalent() -> None:
     assert list(PARAMETERS) == ["agent_id", "to", "nonce", "timestamp", "hmac"]
     assert PARAMETERS["timestamp"] == "1760000000000"
-    assert read(PARAMETERS) == QUERY
+    assert verified(PARAMETERS) == QUERY
 
 
-def test_query_for_another_node_is_refused() -> None:
+def test_a_query_to_another_node_is_refused() -> None:
     elsewhere = replace(QUERY, to="192.0.2.2").parameters(KEY)
     with pytest.raises(BadSignature, match="addressed to another node"):
-        read(elsewhere)
+        verified(elsewhere)
 
 
 @pytest.mark.parametrize(
@@ -56,17 +56,17 @@ def test_query_for_another_node_is_refused() -> None:
         ("hmac", KEY.sign(Purpose.VERDICT, b"x")),
     ],
 )
-def test_no_parameter_can_change(name: str, value: str) -> None:
+def test_a_changed_parameter_is_refused(name: str, value: str) -> None:
     with pytest.raises(BadSignature, match="'peer'"):
-        read({**PARAMETERS, name: value})
+        verified({**PARAMETERS, name: value})
 
 
 @pytest.mark.parametrize("purpose", [purpose for purpose in Purpose if purpose is not Purpose.PEER])
-def test_query_made_for_another_purpose_is_refused(purpose: Purpose) -> None:
+def test_a_mac_for_another_purpose_is_refused(purpose: Purpose) -> None:
     signed = "\n".join((OTHER_AGENT, "2001:db8::1", NONCE, str(NOW))).encode()
     assert PARAMETERS["hmac"] == KEY.sign(Purpose.PEER, signed)
     with pytest.raises(BadSignature, match="'peer'"):
-        read({**PARAMETERS, "hmac": KEY.sign(purpose, signed)})
+        verified({**PARAMETERS, "hmac": KEY.sign(purpose, signed)})
 
 
 @pytest.mark.parametrize(
@@ -92,35 +92,35 @@ def test_query_made_for_another_purpose_is_refused(purpose: Purpose) -> None:
         ("to", "käsi"),
     ],
 )
-def test_parameter_of_another_shape_is_refused(name: str, value: str) -> None:
+def test_an_invalid_parameter_is_refused(name: str, value: str) -> None:
     with pytest.raises(Malformed):
-        read({**PARAMETERS, name: value})
+        verified({**PARAMETERS, name: value})
 
 
 @pytest.mark.parametrize("name", ["agent_id", "to", "nonce", "timestamp", "hmac"])
-def test_each_parameter_is_needed(name: str) -> None:
+def test_each_parameter_is_required(name: str) -> None:
     with pytest.raises((Malformed, BadSignature)):
-        read({key: value for key, value in PARAMETERS.items() if key != name})
+        verified({key: value for key, value in PARAMETERS.items() if key != name})
 
 
 @pytest.mark.parametrize("offset", [600_001, -600_001])
-def test_query_of_another_time_is_refused(offset: int) -> None:
+def test_a_query_with_a_skewed_clock_is_refused(offset: int) -> None:
     with pytest.raises(ClockSkew):
-        read(PARAMETERS, NOW + offset)
+        verified(PARAMETERS, NOW + offset)
 
 
-def test_query_to_a_node_without_a_key_is_refused() -> None:
+def test_a_node_without_key_refuses_a_query() -> None:
     with pytest.raises(NoKey):
         peer.verify_query(PARAMETERS, Ring(), ADDRESSES, NOW)
 
 
 @given(st.dictionaries(st.sampled_from(sorted(PARAMETERS)), st.text(st.characters()) | st.sampled_from([AGENT, NONCE])))
-def test_any_parameters_are_refused_as_such(parameters: dict[str, str]) -> None:
+def test_any_other_parameters_raise_a_refusal(parameters: dict[str, str]) -> None:
     with pytest.raises(Refusal):
-        read(parameters)
+        verified(parameters)
 
 
-def test_answer_and_bytes_belong_together() -> None:
+def test_seal_and_unseal_an_answer_are_inverse() -> None:
     body = peer.seal_answer(ANSWER, KEY)
     assert list(json.loads(body)["data"]) == [
         *("agent_id", "hostname", "distance", "next_hop", "interfaces", "routes", "nonce")
@@ -128,18 +128,18 @@ def test_answer_and_bytes_belong_together() -> None:
     assert peer.unseal_answer(body, RING, NONCE) == ANSWER
 
 
-def test_node_that_reaches_nobody_says_so() -> None:
+def test_an_answer_may_have_no_connection_to_the_manager() -> None:
     lost = replace(ANSWER, distance=None, next_hop=None, interfaces=(), routes=())
     assert peer.unseal_answer(peer.seal_answer(lost, KEY), RING, NONCE) == lost
 
 
-def test_unknown_member_of_an_answer_is_skipped() -> None:
+def test_an_unknown_member_of_an_answer_is_skipped() -> None:
     members = {**MEMBERS, "of": {"the": "future"}}
     assert peer.unseal_answer(message.seal(Purpose.VERDICT, KEY, members), RING, NONCE) == ANSWER
 
 
 @pytest.mark.parametrize("member", MEMBERS)
-def test_each_member_of_an_answer_is_needed(member: str) -> None:
+def test_each_member_of_an_answer_is_required(member: str) -> None:
     members = {name: value for name, value in MEMBERS.items() if name != member}
     with pytest.raises(Malformed):
         peer.unseal_answer(message.seal(Purpose.VERDICT, KEY, members), RING, NONCE)
@@ -177,14 +177,14 @@ INTERFACE = MEMBERS["interfaces"][0]
         ("routes", [ROUTE] * 201, "the answer has more than 200 interfaces or routes"),
     ],
 )
-def test_malformed_answer_is_refused_by_name(member: str, value: object, why: str) -> None:
+def test_a_malformed_answer_is_refused_with_the_member(member: str, value: object, why: str) -> None:
     body = message.seal(Purpose.VERDICT, KEY, {**MEMBERS, member: value})
     with pytest.raises(Malformed, match=f"^{why}"):
         peer.unseal_answer(body, RING, NONCE)
 
 
-# Ten addresses on each interface, all as long as they get.
-def test_answer_of_a_large_node_is_read() -> None:
+# Ten addresses of maximum length on each interface.
+def test_the_answer_of_a_large_node_fits() -> None:
     address = ":".join(["2001", "db8", *["ffff"] * 6])
     flags = ("NO-CARRIER", "BROADCAST", "MULTICAST", "ALLMULTI", "UP", "LOWER_UP")
     name = "wireguard-north"
@@ -197,23 +197,23 @@ def test_answer_of_a_large_node_is_read() -> None:
     assert peer.unseal_answer(peer.seal_answer(large, KEY), RING, NONCE) == large
 
 
-def test_answer_to_another_query_is_not_ours() -> None:
+def test_an_answer_to_another_query_is_refused() -> None:
     with pytest.raises(Malformed, match="nonce of another query"):
         peer.unseal_answer(peer.seal_answer(ANSWER, KEY), RING, OTHER_NONCE)
 
 
-def test_answer_of_a_stranger_is_refused() -> None:
+def test_an_answer_under_a_foreign_key_is_refused() -> None:
     with pytest.raises(BadSignature):
         peer.unseal_answer(peer.seal_answer(ANSWER, FOREIGN_KEY), RING, NONCE)
 
 
-def test_answer_made_for_another_purpose_is_refused() -> None:
+def test_an_answer_for_another_purpose_is_refused() -> None:
     with pytest.raises(BadSignature):
         peer.unseal_answer(message.seal(Purpose.PEER, KEY, ANSWER), RING, NONCE)
 
 
-# Answers and verdicts are signed for one purpose; their members keep them apart.
-def test_verdict_is_no_answer_and_an_answer_no_verdict() -> None:
+# Answers and verdicts share a purpose, but their members differ.
+def test_a_verdict_and_an_answer_are_not_interchangeable() -> None:
     said = verdict.seal(verdict.Verdict("accepted", AGENT, NONCE, NOW, 0), KEY)
     with pytest.raises(Malformed):
         peer.unseal_answer(said, RING, NONCE)

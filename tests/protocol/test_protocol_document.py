@@ -65,7 +65,7 @@ def code(cell: str) -> str:
 
 
 def example(name: str) -> str:
-    """Return an example, its broken lines joined."""
+    """Return an example with its broken lines joined."""
     found = re.search(rf"<!-- example: {name} -->\n\n((?: {{4}}.*\n)+)", DOCUMENT)
     assert found, f"PROTOCOL.md has no example {name!r}"
     lines = [line[4:] for line in found[1].splitlines()]
@@ -82,7 +82,7 @@ def is_row(hint: Any) -> bool:
 
 
 def type_shown(hint: Any) -> str:
-    """Say in the words of PROTOCOL.md what JSON a type becomes."""
+    """Return the name that PROTOCOL.md uses for the JSON of a type."""
     if hint in PLAIN:
         return PLAIN[hint]
     if is_row(hint) or is_dataclass(hint):
@@ -97,7 +97,7 @@ def type_shown(hint: Any) -> str:
     return f"list of {type_shown(inner)}" + ("s" if inner in PLAIN else "")
 
 
-# Who makes one need not say it, but it has to be there.
+# Python has a default for the sender, but the member is mandatory on the wire.
 ALWAYS_SENT = {(Registration, "to")}
 
 
@@ -106,7 +106,7 @@ def default_shown(shape: type, field: Field[Any]) -> str:
 
 
 def data_classes() -> Iterator[type]:
-    """All that a report is made of."""
+    """Yield the dataclasses that make up a report."""
     for value in vars(report).values():
         if isinstance(value, type) and is_dataclass(value):
             yield value
@@ -124,7 +124,7 @@ TABLES: list[tuple[str, int, type]] = [
 
 
 @pytest.mark.parametrize(("title", "number", "shape"), TABLES, ids=[shape.__name__ for _, _, shape in TABLES])
-def test_members(title: str, number: int, shape: type) -> None:
+def test_the_tables_of_members_match(title: str, number: int, shape: type) -> None:
     assert is_dataclass(shape)
     hints = get_type_hints(shape)
     defined = [(field.name, type_shown(hints[field.name]), default_shown(shape, field)) for field in fields(shape)]
@@ -133,35 +133,37 @@ def test_members(title: str, number: int, shape: type) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_columns(row: Any) -> None:
+def test_the_tables_of_columns_match(row: Any) -> None:
     hints = get_type_hints(row)
     shown = [(code(name), kind) for name, kind, _ in tables(row.__name__, "column")[0]]
     assert shown == [(name, type_shown(hints[name])) for name in row._fields]
     assert not row._field_defaults, "a row has exactly its columns"
 
 
-def test_every_shape_of_data_has_its_table() -> None:
+def test_every_type_of_data_has_a_table() -> None:
     shapes = {shape.__name__ for shape in (*data_classes(), *ROWS)}
     assert set(re.findall(r"^### (.+)$", section("DATA"), re.MULTILINE)) == shapes
 
 
-def test_parameters_of_a_query() -> None:
+def test_the_parameters_of_a_query_match() -> None:
     shown = [code(row[0]) for row in tables("Peer query", "parameter")[0]]
     assert shown == list(generate.peers()[0]["parameters"])
 
 
-def test_members_for_readers(tmp_path: Path) -> None:
+def test_the_tables_of_the_read_api_match(tmp_path: Path) -> None:
     store = Store(new_database(tmp_path))
-    asked, _ = registration.unseal(registering(node(1), NOW), STORE_RING)
-    opened = Opened((AlarmKind.AGENT_SILENT, asked.agent_id), NOW, NOW, 1, None, "")
+    request, _ = registration.unseal(registering(node(1), NOW), STORE_RING)
+    opened = Opened((AlarmKind.AGENT_SILENT, request.agent_id), NOW, NOW, 1, None, "")
     with closing(store):
-        store.write(lambda connection: registry.register(connection, asked, NOW))
+        store.write(lambda connection: registry.register(connection, request, NOW))
         store.write(lambda connection: alarm_log.record(connection, [opened]))
         fleet, alarms = fleet_json.agents(store, 30_000, NOW), fleet_json.alarms(store)
     agents_shown, alarms_shown = tables("Read API", "member")
-    for shown, shape, (told,) in ((agents_shown, Agent, fleet["agents"]), (alarms_shown, Alarm, alarms["open"])):
+    for shown, shape, (members,) in ((agents_shown, Agent, fleet["agents"]), (alarms_shown, Alarm, alarms["open"])):
         hints = get_type_hints(shape)
-        types = {name: type_shown(hints[name]) if name in hints else json_type(value) for name, value in told.items()}
+        types = {
+            name: type_shown(hints[name]) if name in hints else json_type(value) for name, value in members.items()
+        }
         assert [(code(name), kind) for name, kind, _ in shown] == list(types.items())
     text = section("Read API")
     for outer in (fleet, alarms):
@@ -174,7 +176,7 @@ def json_type(value: object) -> str:
     return "string" if isinstance(value, str) else PLAIN[type(value)]
 
 
-def test_kinds_and_states_for_readers() -> None:
+def test_the_kinds_and_states_of_the_read_api_match() -> None:
     rows = {code(name): meaning for table in tables("Read API", "member") for name, _, meaning in table}
     assert re.findall("`(.+?)`", rows["kind"]) == list(AlarmKind)
     assert re.findall("`(.+?)`", rows["state"]) == list(Presence)
@@ -183,19 +185,19 @@ def test_kinds_and_states_for_readers() -> None:
 # --- Names, numbers, refusals
 
 
-def test_refusals() -> None:
+def test_the_refusals_of_the_protocol_match() -> None:
     shown = [(code(kind), status, title) for kind, status, title, _, _ in tables("Refusals", "kind")[0]]
     assert shown == [(kind.kind, str(kind.status), kind.title) for kind in KINDS]
     assert f"`{PROBLEM_PREFIX}KIND`" in section("Refusals")
 
 
-def test_refusals_of_callers() -> None:
+def test_the_refusals_of_clients_match() -> None:
     shown = [(code(kind), status, title) for kind, status, title, _ in tables("Refusals", "kind")[1]]
     kinds: list[type[Refusal]] = [ForeignSource, Unauthorized, LoopbackOnly, NotFound, MethodNotAllowed, UnknownAgent]
     assert shown == [(kind.kind, str(kind.status), kind.title) for kind in kinds]
 
 
-def test_what_becomes_of_a_sample() -> None:
+def test_the_dispositions_of_a_sample_match() -> None:
     delivered, dropped, *_ = tables("Verdicts", "verdict")[0]
     named = dict.fromkeys(re.findall("`(.+?)`", delivered[0]), Disposition.DELIVERED)
     named |= dict.fromkeys(re.findall("`(.+?)`", dropped[0]), Disposition.DROPPED)
@@ -204,11 +206,11 @@ def test_what_becomes_of_a_sample() -> None:
         assert disposition is named.get(outcome, Disposition.KEPT)
 
 
-def test_purposes() -> None:
+def test_the_purposes_match() -> None:
     assert [code(row[0]) for row in tables("Keys and MACs", "purpose")[0]] == list(Purpose)
 
 
-def test_limits() -> None:
+def test_the_limits_match() -> None:
     assert [value for _, value in tables("Limits", "limit")[0]] == [
         f"{envelope.MAX_BODY_BYTES} bytes",
         f"{message.MAX_MESSAGE_BYTES} bytes",
@@ -229,7 +231,7 @@ def test_limits() -> None:
     ]
 
 
-def test_when_siblings_are_asked() -> None:
+def test_the_intervals_of_peer_queries_match() -> None:
     with_way, wayless, silent = tables("Peer query", "the last query was")[0]
     assert {with_way[1], wayless[1]} == {f"{directory.REFRESH_SECONDS:g} s"}
     calm, hurried = directory.CALM, directory.HURRIED
@@ -241,33 +243,33 @@ def test_when_siblings_are_asked() -> None:
     assert f"within the last {directory.MAX_AGE_SECONDS:g} seconds" in text
 
 
-def test_files_of_vectors() -> None:
-    assert [code(row[0]) for row in tables("Test vectors", "file")[0]] == list(generate.MAKERS)
+def test_the_list_of_vector_files_matches() -> None:
+    assert [code(row[0]) for row in tables("Test vectors", "file")[0]] == list(generate.GENERATORS)
 
 
 # --- Examples
 
 
-def test_example_of_keys() -> None:
+def test_the_example_of_keys_matches() -> None:
     shown = {line[:23].strip(): line[23:] for line in example("keys").splitlines()}
     derived = {f"purpose key, {purpose}": key.hex() for purpose, key in KEY.purpose_keys.items()}
     assert shown == {"fingerprint": KEY.fingerprint, **derived}
     assert f"the PSK `{PSK.decode()}` ({len(PSK)} bytes)" in DOCUMENT
 
 
-def test_example_of_a_report() -> None:
+def test_the_example_of_a_report_matches() -> None:
     body = example("report")
     assert body in [case["body"] for case in generate.reports()]
     envelope.verify(envelope.parse(body.encode()), RING, MANAGER)
 
 
-def test_example_of_a_row() -> None:
+def test_the_example_of_a_row_matches() -> None:
     assert example("row").encode() == canonical.encode(REPORT.telemetry.routes[0])
 
 
-def test_example_of_a_verdict() -> None:
+def test_the_example_of_a_verdict_matches() -> None:
     assert example("verdict") == generate.verdicts()[0]["body"]
 
 
-def test_example_of_a_query() -> None:
+def test_the_example_of_a_query_matches() -> None:
     assert example("peer") == "/status/peer?" + generate.peers()[0]["query_string"]

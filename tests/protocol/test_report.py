@@ -1,4 +1,4 @@
-"""DATA: its members, their order, and the checks on those that the protocol reads."""
+"""DATA of a report: its members, their order, and their bounds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kattila_protocol.report import Report, Route, WireguardInterface, Wireguard
 from protocol.samples import KEY, NOW, REPORT
 
 
-def test_members_stand_in_the_order_of_the_definition() -> None:
+def test_members_are_encoded_in_the_order_of_definition() -> None:
     data = canonical.encode(REPORT)
     assert data.startswith(b'{"agent_id":"5f0c7a3e-1b2d-4c8e-9a6f-0123456789ab","sample":41,"tick":1041,"nonce":"0011')
     assert list(canonical.parse_object(data)) == [
@@ -24,7 +24,7 @@ def test_members_stand_in_the_order_of_the_definition() -> None:
     ]
 
 
-def test_a_whole_report_reads_strictly() -> None:
+def test_an_encoded_report_is_strict_json() -> None:
     members = canonical.parse_object(canonical.encode(REPORT))
     assert members["telemetry"]["system"]["hostname"] == "käsi.example.org"
     assert members["telemetry"]["system"]["load"] == [12, 34, 56]
@@ -47,8 +47,8 @@ def test_routes_neighbours_peers_and_lookups_are_rows() -> None:
     assert {name: lists[name][0] for name in ROWS} == ROWS
 
 
-# What an agent of the first version sends.
-def test_a_report_without_the_members_that_came_later_reads() -> None:
+# An agent of the first version sends none of these members.
+def test_a_report_from_an_older_agent_takes_defaults() -> None:
     members = canonical.parse_object(canonical.encode(REPORT))
     telemetry = members["telemetry"]
     for name in ("tunnels", "rules", "lookups", "clock", "cuts", "runs"):
@@ -59,7 +59,7 @@ def test_a_report_without_the_members_that_came_later_reads() -> None:
     assert read.interfaces[0] == REPORT.telemetry.interfaces[0]
 
 
-# All addresses as long as they get, each peer with one AllowedIP.
+# All addresses have the maximum length, and each peer one AllowedIP.
 def test_5000_routes_and_300_peers_fit_into_a_body() -> None:
     address, key = ":".join(["2001", "db8", *["ffff"] * 6]), "RXhhbXBsZSBwdWJsaWMga2V5IG9mIHRoZSBvdGhlciE="
     route = Route(f"{address}/128", address, "wireguard-north", address, 2**32 - 1, "kernel", "unreachable")
@@ -69,7 +69,7 @@ def test_5000_routes_and_300_peers_fit_into_a_body() -> None:
     assert len(envelope.seal(canonical.encode(large), KEY).to_bytes()) < MAX_BODY_BYTES
 
 
-def test_good_report_passes_its_check() -> None:
+def test_a_valid_report_passes_its_check() -> None:
     assert REPORT.check() is REPORT
     largest = replace(REPORT, sample=MAX_COUNTER, tick=MAX_COUNTER, timestamp=0, sampled_at=0)
     assert largest.check() is largest
@@ -94,7 +94,7 @@ def test_good_report_passes_its_check() -> None:
         ("boot_id", "boot"),
     ],
 )
-def test_member_out_of_its_bounds_is_named(member: str, value: Any) -> None:
+def test_a_member_out_of_bounds_is_refused_by_name(member: str, value: Any) -> None:
     broken: Report = replace(REPORT, **{member: value})
     with pytest.raises(Malformed, match=f"^{member} is not"):
         broken.check()

@@ -1,4 +1,4 @@
-"""A PSK, or a key that derives from it, shows up nowhere."""
+"""No text ever shows a PSK or a key derived from it."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from protocol.samples import (
 
 
 def spellings(key: Key) -> list[str]:
-    """Return the ways in which a key's secrets could be written."""
+    """Return the secrets of a key in every form in which a text could show them."""
     secrets = [key.psk, *key.purpose_keys.values()]
     return [text for secret in secrets for text in (secret.decode("latin-1"), secret.hex(), repr(secret)[2:-1])]
 
 
-def assert_silent(text: str) -> None:
+def assert_no_secret(text: str) -> None:
     for key in (*(entry.key for entry in RING.entries), FOREIGN_KEY):
         for spelling in spellings(key):
             assert spelling not in text
@@ -45,18 +45,18 @@ def assert_silent(text: str) -> None:
 @pytest.mark.parametrize(
     "value", [KEY, RING, RING.entries[0], [KEY], {"key": KEY}], ids=lambda value: type(value).__name__
 )
-def test_representation_shows_fingerprints_alone(value: object, show: Callable[[object], str]) -> None:
+def test_a_representation_shows_only_fingerprints(value: object, show: Callable[[object], str]) -> None:
     assert KEY.fingerprint in show(value)
-    assert_silent(show(value))
+    assert_no_secret(show(value))
 
 
-def test_key_does_not_become_json() -> None:
+def test_a_key_is_not_encoded_as_json() -> None:
     text = ""
     try:
         text = canonical.encode({"ring": KEY}).decode()
     except TypeError as error:
         text = str(error)
-    assert_silent(text)
+    assert_no_secret(text)
 
 
 DATA = canonical.encode(REPORT)
@@ -80,16 +80,16 @@ REFUSED: list[tuple[str, Callable[[], object]]] = [
 
 
 @pytest.mark.parametrize("refused", [case[1] for case in REFUSED], ids=[case[0] for case in REFUSED])
-def test_refusal_does_not_tell_a_key(refused: Callable[[], object]) -> None:
+def test_a_refusal_shows_no_key(refused: Callable[[], object]) -> None:
     with pytest.raises(Refusal) as refusal:
         refused()
     shown = "".join(traceback.format_exception(refusal.value)) + repr(refusal.value) + str(refusal.value.members)
-    assert_silent(shown)
+    assert_no_secret(shown)
 
 
-# So that the tests above can fail.
-def test_a_told_key_would_be_noticed() -> None:
+# Shows that the tests above can fail.
+def test_a_shown_key_is_detected() -> None:
     with pytest.raises(AssertionError):
-        assert_silent(f"the PSK is {PSK.decode()}")
+        assert_no_secret(f"the PSK is {PSK.decode()}")
     with pytest.raises(AssertionError):
-        assert_silent(repr(KEY.purpose_keys))
+        assert_no_secret(repr(KEY.purpose_keys))

@@ -1,4 +1,4 @@
-"""TXT answer to PSK."""
+"""Selecting the PSK among TXT records."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from kattila_protocol.signing import fingerprint
 from kattila_protocol.txt import MIN_PSK_BYTES, PREFIX, TxtError, select_psk
 
-Records = list[tuple[bytes, ...]]
+TxtRecords = list[tuple[bytes, ...]]
 PSK = b"0123456789abcdef"
 OTHER = b"fedcba9876543210"
 
-CHOSEN: list[tuple[str, Records, bytes]] = [
+SELECTED: list[tuple[str, TxtRecords, bytes]] = [
     ("only record", [(PSK,)], PSK),
     ("only record, marked", [(b"kattila=" + PSK,)], PSK),
     ("strings are joined without a space", [(PSK[:5], PSK[5:])], PSK),
-    ("the mark may be cut", [(b"kat", b"tila=" + PSK)], PSK),
+    ("the mark may span two strings", [(b"kat", b"tila=" + PSK)], PSK),
     ("255 bytes and one more", [(b"x" * 255, b"y")], b"x" * 255 + b"y"),
     ("white space around it", [(b" \t" + PSK + b"\r\n",)], PSK),
     ("white space after the mark", [(b"kattila= " + PSK,)], PSK),
@@ -27,21 +27,21 @@ CHOSEN: list[tuple[str, Records, bytes]] = [
     ("marked one beside others", [(b"v=spf1 -all, and more",), (b"kattila=" + PSK,), (OTHER,)], PSK),
     ("two of equal value", [(PSK,), (PSK[:1], PSK[1:])], PSK),
     ("two marked of equal value", [(b"kattila=" + PSK,), (b"kattila= " + PSK,)], PSK),
-    ("mark inside is no mark", [(b"my kattila=" + PSK,)], b"my kattila=" + PSK),
-    ("mark in capitals is no mark", [(b"KATTILA=" + PSK,)], b"KATTILA=" + PSK),
-    ("only the first mark goes", [(b"kattila=kattila=" + PSK,)], b"kattila=" + PSK),
+    ("mark inside does not count", [(b"my kattila=" + PSK,)], b"my kattila=" + PSK),
+    ("mark in capitals does not count", [(b"KATTILA=" + PSK,)], b"KATTILA=" + PSK),
+    ("only the first mark is removed", [(b"kattila=kattila=" + PSK,)], b"kattila=" + PSK),
     ("UTF-8", [("yötön yö, ähtäri".encode(),)], "yötön yö, ähtäri".encode()),
     ("bytes count, not characters", [(("ä" * 8).encode(),)], ("ä" * 8).encode()),
 ]
 
 
-@pytest.mark.parametrize(("records", "psk"), [case[1:] for case in CHOSEN], ids=[case[0] for case in CHOSEN])
-def test_chosen(records: Records, psk: bytes) -> None:
+@pytest.mark.parametrize(("records", "psk"), [case[1:] for case in SELECTED], ids=[case[0] for case in SELECTED])
+def test_the_psk_is_selected(records: TxtRecords, psk: bytes) -> None:
     assert select_psk(records) == psk
     assert select_psk(reversed(records)) == psk
 
 
-REFUSED: list[tuple[str, Records, str]] = [
+REFUSED: list[tuple[str, TxtRecords, str]] = [
     ("no record", [], "no TXT record"),
     ("two unmarked", [(PSK,), (OTHER,)], "2 TXT records could be the PSK"),
     ("two marked", [(b"kattila=" + PSK,), (b"kattila=" + OTHER,)], "2 TXT records could be the PSK"),
@@ -57,12 +57,12 @@ REFUSED: list[tuple[str, Records, str]] = [
 
 
 @pytest.mark.parametrize(("records", "text"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
-def test_refused(records: Records, text: str) -> None:
+def test_an_unusable_answer_is_refused(records: TxtRecords, text: str) -> None:
     with pytest.raises(TxtError, match=text):
         select_psk(records)
 
 
-def test_two_candidates_are_named_by_fingerprint() -> None:
+def test_an_error_names_two_candidates_by_fingerprint() -> None:
     with pytest.raises(TxtError) as error:
         select_psk([(PSK,), (OTHER,)])
     assert fingerprint(PSK) in str(error.value)
@@ -70,7 +70,7 @@ def test_two_candidates_are_named_by_fingerprint() -> None:
 
 
 @pytest.mark.parametrize("records", [case[1] for case in REFUSED], ids=[case[0] for case in REFUSED])
-def test_value_is_in_no_message_and_no_traceback(records: Records) -> None:
+def test_no_error_shows_a_value(records: TxtRecords) -> None:
     values = [b"".join(strings).strip().removeprefix(PREFIX) for strings in records]
     with pytest.raises(TxtError) as error:
         select_psk(records)
@@ -81,7 +81,7 @@ def test_value_is_in_no_message_and_no_traceback(records: Records) -> None:
 
 
 @given(st.lists(st.lists(st.binary()).map(tuple)))
-def test_any_answer_gives_a_psk_or_an_explanation(records: Records) -> None:
+def test_any_answer_gives_a_psk_or_an_error(records: TxtRecords) -> None:
     try:
         psk = select_psk(records)
     except TxtError as error:
@@ -92,9 +92,8 @@ def test_any_answer_gives_a_psk_or_an_explanation(records: Records) -> None:
         assert psk.decode()
 
 
-# Fixed length on both sides of the bound, so that the property does not rest on luck.
 @given(st.text(min_size=16, max_size=300))
-def test_any_text_survives_being_cut_into_strings(text: str) -> None:
+def test_any_text_may_be_split_into_strings(text: str) -> None:
     value = text.encode("utf-8", "replace").strip().removeprefix(PREFIX).strip()
     if len(value) >= MIN_PSK_BYTES and not value.startswith(PREFIX):
         assert select_psk([(value[:255], value[255:510], value[510:])]) == value

@@ -1,4 +1,4 @@
-"""The test vectors, checked three ways: made again, read by the package, and made by a stranger and by openssl."""
+"""The test vectors: generated again, parsed by the package, and computed by an independent client and by openssl."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kattila_protocol.report import Report
 from kattila_protocol.ring import Ring, RingEntry
 from kattila_protocol.signing import Key, Purpose
 from kattila_protocol.txt import TxtError, select_psk
-from protocol import stranger
+from protocol import independent_client
 from protocol.samples import PSK
 from support.waiting import PATIENCE_SECONDS
 from vectors import generate
@@ -43,7 +43,7 @@ def each(name: str) -> pytest.MarkDecorator:
 
 
 def raw(text: str) -> bytes:
-    """Undo what the files do to bytes."""
+    """Return the bytes of a text in a vector file."""
     return text.encode("latin-1")
 
 
@@ -51,20 +51,20 @@ def ring_of(psks: list[str]) -> Ring:
     return Ring(tuple(RingEntry(Key.from_psk(psk.encode()), 0) for psk in psks))
 
 
-# --- Made again
+# --- Generated again
 
 
-@pytest.mark.parametrize("name", generate.MAKERS)
-def test_made_again_they_are_the_same(name: str) -> None:
+@pytest.mark.parametrize("name", generate.GENERATORS)
+def test_a_generated_file_is_unchanged(name: str) -> None:
     on_disk = (generate.FOLDER / name).read_text()
-    assert generate.content(name) == on_disk, "if meant: PYTHONPATH=tests .venv/bin/python -m vectors.generate"
+    assert generate.content(name) == on_disk, "if intended: PYTHONPATH=tests .venv/bin/python -m vectors.generate"
 
 
-def test_every_file_has_its_maker() -> None:
-    assert {path.name for path in generate.FOLDER.glob("*.json")} == set(generate.MAKERS)
+def test_every_file_has_a_generator() -> None:
+    assert {path.name for path in generate.FOLDER.glob("*.json")} == set(generate.GENERATORS)
 
 
-# --- Read by the package
+# --- Parsed by the package
 
 
 @each("keys")
@@ -76,9 +76,14 @@ def test_keys(case: Case) -> None:
 
 @each("report")
 def test_report(case: Case) -> None:
-    cut = envelope.parse(raw(case["body"]))
-    assert (cut.data, cut.mac, cut.hop_mac, cut.relay_path) == (raw(case["data"]), case["hmac"], case["hop_hmac"], ())
-    envelope.verify(cut, ring_of([case["psk"]]), case["recipient"])
+    parsed = envelope.parse(raw(case["body"]))
+    assert (parsed.data, parsed.mac, parsed.hop_mac, parsed.relay_path) == (
+        raw(case["data"]),
+        case["hmac"],
+        case["hop_hmac"],
+        (),
+    )
+    envelope.verify(parsed, ring_of([case["psk"]]), case["recipient"])
 
 
 @each("hop")
@@ -90,30 +95,30 @@ def test_hop(case: Case) -> None:
     assert envelope.forward(before, case["relay"], Key.from_psk(case["psk"].encode()), case["recipient"]) == after
 
 
-MESSAGE_READERS: dict[str, Callable[[bytes, Ring, Case], object]] = {
-    "register": lambda body, ring, told: registration.unseal(body, ring)[0],
-    "reset": lambda body, ring, told: reset.unseal(body, ring, told["agent_id"], told["timestamp"])[0],
-    "verdict": lambda body, ring, told: reset.unseal_answer(body, ring, told["nonce"]),
+MESSAGE_PARSERS: dict[str, Callable[[bytes, Ring, Case], object]] = {
+    "register": lambda body, ring, members: registration.unseal(body, ring)[0],
+    "reset": lambda body, ring, members: reset.unseal(body, ring, members["agent_id"], members["timestamp"])[0],
+    "verdict": lambda body, ring, members: reset.unseal_answer(body, ring, members["nonce"]),
 }
 
 
 @each("message")
 def test_message(case: Case) -> None:
-    value = MESSAGE_READERS[case["purpose"]](raw(case["body"]), ring_of([case["psk"]]), case["members"])
+    value = MESSAGE_PARSERS[case["purpose"]](raw(case["body"]), ring_of([case["psk"]]), case["members"])
     assert json.loads(canonical.encode(value)) == case["members"]
 
 
 @each("verdict")
 def test_verdict(case: Case) -> None:
-    said = verdict.unseal(raw(case["body"]), ring_of([case["psk"]]), case["nonce"])
-    assert json.loads(canonical.encode(said)) == case["members"]
-    assert said.disposition.name.lower() == case["sample"]
+    parsed = verdict.unseal(raw(case["body"]), ring_of([case["psk"]]), case["nonce"])
+    assert json.loads(canonical.encode(parsed)) == case["members"]
+    assert parsed.disposition.name.lower() == case["sample"]
 
 
 @each("peer")
 def test_peer(case: Case) -> None:
-    ring, asked = ring_of([case["psk"]]), case["parameters"]
-    query, _ = peer.verify_query(asked, ring, frozenset({asked["to"]}), int(asked["timestamp"]))
+    ring, parameters = ring_of([case["psk"]]), case["parameters"]
+    query, _ = peer.verify_query(parameters, ring, frozenset({parameters["to"]}), int(parameters["timestamp"]))
     answer = peer.unseal_answer(raw(case["answer_body"]), ring, query.nonce)
     assert json.loads(canonical.encode(answer)) == case["answer"]
 
@@ -137,25 +142,25 @@ def test_window(case: Case) -> None:
 
 
 def open_report(body: bytes, ring: Ring, recipient: str, now: int) -> None:
-    """Do what the manager does with a report, as far as it needs no memory."""
-    cut = envelope.parse(body)
-    envelope.verify(cut, ring, recipient)
-    report = build(Report, canonical.parse_object(cut.data)).check()
-    envelope.check_origin(report.agent_id, cut.relay_path)
+    """Check a report as the manager does, except for its stored state."""
+    parsed = envelope.parse(body)
+    envelope.verify(parsed, ring, recipient)
+    report = build(Report, canonical.parse_object(parsed.data)).check()
+    envelope.check_origin(report.agent_id, parsed.relay_path)
     check_skew(report.timestamp, now)
 
 
 def open_registration(body: bytes, ring: Ring, now: int) -> None:
-    """Do what the manager does with a registration, as far as it needs no memory."""
-    asked, _ = registration.unseal(body, ring)
-    check_skew(asked.timestamp, now)
+    """Check a registration as the manager does, except for its stored state."""
+    request, _ = registration.unseal(body, ring)
+    check_skew(request.timestamp, now)
 
 
 def relay_report(body: bytes, ring: Ring, own_id: str) -> None:
-    """Do what a relay does with a report, as far as it needs no network."""
-    cut = envelope.parse(body)
-    envelope.verify(cut, ring, own_id)
-    envelope.forward(cut, own_id, ring.current, MANAGER)
+    """Check and forward a report as a relay does, without sending it."""
+    parsed = envelope.parse(body)
+    envelope.verify(parsed, ring, own_id)
+    envelope.forward(parsed, own_id, ring.current, MANAGER)
 
 
 REFUSERS: dict[str, Callable[[bytes, Ring, Case], object]] = {
@@ -175,103 +180,105 @@ def test_refused(case: Case) -> None:
     assert refusal.value.kind == case["kind"]
 
 
-# So that a vector is refused for its own reason.
+# Shows that a vector is refused for its own reason.
 @each("report")
-def test_good_report_is_not_refused_by_the_same_reader(case: Case) -> None:
+def test_the_same_check_accepts_a_valid_report(case: Case) -> None:
     members = json.loads(case["data"])
     if "timestamp" in members:
         open_report(raw(case["body"]), ring_of([case["psk"]]), case["recipient"], members["timestamp"])
 
 
-# --- Made by a stranger
+# --- Computed by an independent client
 
 
-def test_stranger_has_nothing_of_ours() -> None:
-    tree = ast.parse(Path(stranger.__file__).read_text())
+def test_the_independent_client_imports_only_the_standard_library() -> None:
+    tree = ast.parse(Path(independent_client.__file__).read_text())
     modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     modules |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert modules == {"__future__", "hashlib", "hmac", "json", "typing"}
 
 
 @each("keys")
-def test_stranger_derives_the_same_keys(case: Case) -> None:
+def test_the_independent_client_derives_the_same_keys(case: Case) -> None:
     psk = case["psk"].encode()
-    assert stranger.fingerprint(psk) == case["fingerprint"]
-    assert {name: stranger.purpose_key(psk, name).hex() for name in case["purpose_keys"]} == case["purpose_keys"]
+    assert independent_client.fingerprint(psk) == case["fingerprint"]
+    assert {name: independent_client.purpose_key(psk, name).hex() for name in case["purpose_keys"]} == case[
+        "purpose_keys"
+    ]
 
 
 @each("report")
-def test_stranger_seals_a_report_to_the_same_bytes(case: Case) -> None:
+def test_the_independent_client_seals_the_same_report(case: Case) -> None:
     psk = case["psk"].encode()
-    assert stranger.report(psk, case["data"], case["recipient"], [], psk) == case["body"]
+    assert independent_client.report(psk, case["data"], case["recipient"], [], psk) == case["body"]
 
 
-def test_stranger_encodes_data_to_the_same_bytes() -> None:
-    assert stranger.encode(json.loads(vectors("report")[0]["data"])) == vectors("report")[0]["data"]
+def test_the_independent_client_encodes_the_same_data() -> None:
+    assert independent_client.encode(json.loads(vectors("report")[0]["data"])) == vectors("report")[0]["data"]
 
 
 @each("hop")
-def test_stranger_signs_a_hop_to_the_same_bytes(case: Case) -> None:
+def test_the_independent_client_signs_the_same_hop(case: Case) -> None:
     origin, report = case["ring"][0].encode(), vectors("hop")[0]["before"]
     data = report[len('{"data":') : report.rindex(',"hmac":"')]
     path = json.loads(case["after"])["relay_path"]
-    assert stranger.report(origin, data, case["recipient"], path, case["psk"].encode()) == case["after"]
+    assert independent_client.report(origin, data, case["recipient"], path, case["psk"].encode()) == case["after"]
 
 
 @each("message")
-def test_stranger_seals_a_message_to_the_same_bytes(case: Case) -> None:
-    assert stranger.request(case["psk"].encode(), case["purpose"], case["members"]) == case["body"]
+def test_the_independent_client_seals_the_same_message(case: Case) -> None:
+    assert independent_client.message(case["psk"].encode(), case["purpose"], case["members"]) == case["body"]
 
 
 @each("verdict")
-def test_stranger_reads_a_verdict(case: Case) -> None:
-    assert stranger.answer(case["psk"].encode(), case["body"]) == case["members"]
-    assert stranger.answer(b"another psk, no doubt", case["body"]) is None
+def test_the_independent_client_verifies_a_verdict(case: Case) -> None:
+    assert independent_client.signed_members(case["psk"].encode(), case["body"]) == case["members"]
+    assert independent_client.signed_members(b"another psk, no doubt", case["body"]) is None
 
 
 @each("peer")
-def test_stranger_asks_a_peer_and_reads_its_answer(case: Case) -> None:
-    *asked, mac = case["parameters"].values()
-    assert stranger.peer_hmac(case["psk"].encode(), *asked) == mac
-    assert stranger.answer(case["psk"].encode(), case["answer_body"]) == case["answer"]
+def test_the_independent_client_queries_a_peer(case: Case) -> None:
+    *signed, mac = case["parameters"].values()
+    assert independent_client.peer_hmac(case["psk"].encode(), *signed) == mac
+    assert independent_client.signed_members(case["psk"].encode(), case["answer_body"]) == case["answer"]
 
 
 @each("txt")
-def test_stranger_chooses_the_same_psk(case: Case) -> None:
-    psk = stranger.psk_of([[raw(part) for part in record] for record in case["records"]])
+def test_the_independent_client_selects_the_same_psk(case: Case) -> None:
+    psk = independent_client.select_psk([[raw(part) for part in record] for record in case["records"]])
     assert (psk.decode() if psk else None) == case["psk"]
 
 
 @each("window")
-def test_stranger_judges_alike(case: Case) -> None:
+def test_the_independent_client_judges_freshness_alike(case: Case) -> None:
     accepted: list[tuple[int, str]] = []
     for tick, nonce, judged in case["messages"]:
-        assert stranger.window_judges(accepted, tick, nonce) == judged
+        assert independent_client.freshness(accepted, tick, nonce) == judged
         if judged == "fresh":
             accepted.append((tick, nonce))
 
 
-# --- Made by openssl
+# --- Computed by openssl
 
 
 def openssl_hmac(key: bytes, message: bytes) -> str:
-    """The keys are those of the vectors; in an argument a real one would be seen by every process."""
+    """Return the MAC that openssl computes. Only for keys of vectors: every process can see an argument."""
     command = [str(OPENSSL), "dgst", "-sha256", "-mac", "HMAC", "-macopt", f"hexkey:{key.hex()}", "-hex"]
-    shown = subprocess.run(
+    output = subprocess.run(
         command, input=message, capture_output=True, check=True, timeout=PATIENCE_SECONDS
     ).stdout.decode()
-    return shown.split()[-1]
+    return output.split()[-1]
 
 
 def derivations() -> Iterator[tuple[str, bytes, bytes, str]]:
-    """Every key: its name, the PSK, the label, and the key."""
+    """Yield the name, the PSK, the label and the bytes of every derived key."""
     for case in vectors("keys"):
         for purpose, derived in case["purpose_keys"].items():
             yield f"key {purpose} {case['fingerprint']}", case["psk"].encode(), f"kattila/1/{purpose}".encode(), derived
 
 
 def macs() -> Iterator[tuple[str, str, str, bytes, str]]:
-    """Every MAC: its name, PSK, purpose, what is signed, and the MAC."""
+    """Yield the name, the PSK, the purpose, the signed bytes and the value of every MAC."""
     for case in vectors("report"):
         yield f"report {case['name']}", case["psk"], "report", raw(case["data"]), case["hmac"]
         yield (
@@ -291,21 +298,24 @@ def macs() -> Iterator[tuple[str, str, str, bytes, str]]:
         signed = json.dumps(json.loads(body)["data"], separators=(",", ":")).encode()
         yield name, PSK.decode(), purpose, signed, json.loads(body)["hmac"]
     for case in vectors("peer"):
-        *asked, mac = case["parameters"].values()
-        yield "peer query", case["psk"], "peer", "\n".join(asked).encode(), mac
+        *signed, mac = case["parameters"].values()
+        yield "peer query", case["psk"], "peer", "\n".join(signed).encode(), mac
 
 
 MACS = [
     *derivations(),
-    *((name, stranger.purpose_key(psk.encode(), purpose), signed, mac) for name, psk, purpose, signed, mac in macs()),
+    *(
+        (name, independent_client.purpose_key(psk.encode(), purpose), signed, mac)
+        for name, psk, purpose, signed, mac in macs()
+    ),
 ]
 
 
 @pytest.mark.skipif(OPENSSL is None, reason="the program openssl is not installed")
-@pytest.mark.parametrize(("key", "signed", "mac"), [made[1:] for made in MACS], ids=[made[0] for made in MACS])
-def test_openssl_makes_the_same_mac(key: bytes, signed: bytes, mac: str) -> None:
+@pytest.mark.parametrize(("key", "signed", "mac"), [case[1:] for case in MACS], ids=[case[0] for case in MACS])
+def test_openssl_computes_the_same_mac(key: bytes, signed: bytes, mac: str) -> None:
     assert openssl_hmac(key, signed) == mac
 
 
-def test_all_purposes_are_in_the_vectors() -> None:
+def test_the_vectors_cover_all_purposes() -> None:
     assert {purpose for _, _, purpose, _, _ in macs()} == set(Purpose)

@@ -1,4 +1,4 @@
-"""The signed answer to a report or a registration."""
+"""The manager's signed verdict on a report or a registration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kattila_protocol.signing import Purpose
 from kattila_protocol.verdict import ACCEPTED, DUPLICATE, Disposition, Verdict
 from protocol.samples import AGENT, FOREIGN_KEY, KEY, KINDS, NONCE, NOW, OTHER_NONCE, PREVIOUS_KEY, RING
 
-SAID = Verdict(ACCEPTED, AGENT, NONCE, NOW, clock_offset=-250, highest_tick=1041, highest_sample=41)
+VERDICT = Verdict(ACCEPTED, AGENT, NONCE, NOW, clock_offset=-250, highest_tick=1041, highest_sample=41)
 MEMBERS: dict[str, Any] = {
     "outcome": ACCEPTED,
     "agent_id": AGENT,
@@ -24,35 +24,35 @@ MEMBERS: dict[str, Any] = {
     "highest_sample": 41,
     "detail": "",
 }
-REFUSALS = [kind("what was wrong") for kind in KINDS]
+REFUSALS = [kind("wrong") for kind in KINDS]
 
 
-def test_value_and_members_belong_together() -> None:
-    body = verdict.seal(SAID, KEY)
+def test_seal_and_unseal_are_inverse() -> None:
+    body = verdict.seal(VERDICT, KEY)
     assert list(json.loads(body)["data"].items()) == list(MEMBERS.items())
-    assert verdict.unseal(body, RING, NONCE) == SAID
+    assert verdict.unseal(body, RING, NONCE) == VERDICT
 
 
-def test_verdict_under_a_previous_key_is_read() -> None:
-    assert verdict.unseal(verdict.seal(SAID, PREVIOUS_KEY), RING, NONCE) == SAID
+def test_a_verdict_under_a_previous_key_is_accepted() -> None:
+    assert verdict.unseal(verdict.seal(VERDICT, PREVIOUS_KEY), RING, NONCE) == VERDICT
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.kind)
-def test_refusal_is_a_problem_document_around_the_verdict(refusal: Refusal) -> None:
-    said = Verdict(refusal.kind, AGENT, NONCE, NOW, 0, detail=refusal.detail)
-    body = verdict.seal(said, KEY, refusal)
+def test_a_refusal_is_a_problem_document_with_the_verdict(refusal: Refusal) -> None:
+    refused = Verdict(refusal.kind, AGENT, NONCE, NOW, 0, detail=refusal.detail)
+    body = verdict.seal(refused, KEY, refusal)
     document = json.loads(body)
     assert list(document) == ["type", "title", "status", "detail", "data", "hmac"]
     assert document["status"] == refusal.status
-    assert verdict.unseal(body, RING, NONCE) == said
+    assert verdict.unseal(body, RING, NONCE) == refused
 
 
 @pytest.mark.parametrize("outcome", [ACCEPTED, DUPLICATE])
-def test_arrived(outcome: str) -> None:
+def test_an_accepted_sample_is_delivered(outcome: str) -> None:
     assert Verdict(outcome, AGENT, NONCE, NOW, 0).disposition is Disposition.DELIVERED
 
 
-def test_malformed_can_never_arrive() -> None:
+def test_a_malformed_sample_is_dropped() -> None:
     assert Verdict("malformed", AGENT, NONCE, NOW, 0).disposition is Disposition.DROPPED
 
 
@@ -60,29 +60,29 @@ def test_malformed_can_never_arrive() -> None:
     "outcome",
     ["", "Accepted", "accepted ", "of the future", *sorted(kind.kind for kind in REFUSALS if kind.kind != "malformed")],
 )
-def test_all_else_is_kept(outcome: str) -> None:
+def test_a_sample_with_any_other_outcome_is_kept(outcome: str) -> None:
     assert Verdict(outcome, AGENT, NONCE, NOW, 0).disposition is Disposition.KEPT
 
 
-def test_verdict_on_another_message_is_not_ours() -> None:
+def test_a_verdict_on_another_message_is_refused() -> None:
     with pytest.raises(Malformed, match="nonce of another message"):
-        verdict.unseal(verdict.seal(SAID, KEY), RING, OTHER_NONCE)
+        verdict.unseal(verdict.seal(VERDICT, KEY), RING, OTHER_NONCE)
 
 
-def test_verdict_of_a_stranger_is_refused() -> None:
+def test_a_verdict_under_a_foreign_key_is_refused() -> None:
     with pytest.raises(BadSignature):
-        verdict.unseal(verdict.seal(SAID, FOREIGN_KEY), RING, NONCE)
+        verdict.unseal(verdict.seal(VERDICT, FOREIGN_KEY), RING, NONCE)
 
 
 @pytest.mark.parametrize("purpose", [purpose for purpose in Purpose if purpose is not Purpose.VERDICT])
-def test_verdict_made_for_another_purpose_is_refused(purpose: Purpose) -> None:
+def test_a_message_for_another_purpose_is_refused(purpose: Purpose) -> None:
     with pytest.raises(BadSignature):
-        verdict.unseal(message.seal(purpose, KEY, SAID), RING, NONCE)
+        verdict.unseal(message.seal(purpose, KEY, VERDICT), RING, NONCE)
 
 
 @pytest.mark.parametrize("bit", range(8))
-def test_no_bit_of_an_acceptance_can_change(bit: int) -> None:
-    body = verdict.seal(SAID, KEY)
+def test_a_change_of_any_bit_of_an_acceptance_is_refused(bit: int) -> None:
+    body = verdict.seal(VERDICT, KEY)
     for place in range(len(body)):
         changed = bytearray(body)
         changed[place] ^= 1 << bit
@@ -90,7 +90,7 @@ def test_no_bit_of_an_acceptance_can_change(bit: int) -> None:
             verdict.unseal(bytes(changed), RING, NONCE)
 
 
-def test_refusal_cannot_be_turned_into_an_acceptance() -> None:
+def test_a_refusal_cannot_be_turned_into_an_acceptance() -> None:
     refused = verdict.seal(Verdict("replay", AGENT, NONCE, NOW, 0), KEY, Replay("used"))
     for old, new in (
         (b'"outcome":"replay"', b'"outcome":"accepted"'),
@@ -108,24 +108,24 @@ def test_refusal_cannot_be_turned_into_an_acceptance() -> None:
         b'{"type":"urn:kattila:problem:malformed","status":400,',
     ],
 )
-def test_what_nobody_signed_decides_nothing(front: bytes) -> None:
+def test_unsigned_members_do_not_change_the_verdict(front: bytes) -> None:
     refused = verdict.seal(Verdict("replay", AGENT, NONCE, NOW, 0), KEY)
     assert verdict.unseal(front + refused[1:], RING, NONCE).outcome == "replay"
 
 
 @pytest.mark.parametrize("member", ["highest_tick", "highest_sample", "detail"])
-def test_member_with_a_default_may_be_absent(member: str) -> None:
+def test_a_member_with_a_default_may_be_absent(member: str) -> None:
     members = {name: value for name, value in MEMBERS.items() if name != member}
-    said = verdict.unseal(message.seal(Purpose.VERDICT, KEY, members), RING, NONCE)
-    assert getattr(said, member) in (0, "")
+    received = verdict.unseal(message.seal(Purpose.VERDICT, KEY, members), RING, NONCE)
+    assert getattr(received, member) in (0, "")
 
 
-def test_unknown_member_is_skipped() -> None:
-    assert verdict.unseal(message.seal(Purpose.VERDICT, KEY, {**MEMBERS, "of": "the future"}), RING, NONCE) == SAID
+def test_an_unknown_member_is_skipped() -> None:
+    assert verdict.unseal(message.seal(Purpose.VERDICT, KEY, {**MEMBERS, "of": "the future"}), RING, NONCE) == VERDICT
 
 
 @pytest.mark.parametrize("member", ["outcome", "agent_id", "nonce", "manager_time", "clock_offset"])
-def test_member_without_a_default_is_needed(member: str) -> None:
+def test_a_member_without_default_is_required(member: str) -> None:
     members = {name: value for name, value in MEMBERS.items() if name != member}
     with pytest.raises(Malformed):
         verdict.unseal(message.seal(Purpose.VERDICT, KEY, members), RING, NONCE)
@@ -149,6 +149,6 @@ def test_member_without_a_default_is_needed(member: str) -> None:
         ("detail", None),
     ],
 )
-def test_member_of_another_type_is_refused(member: str, value: object) -> None:
+def test_an_invalid_member_is_refused(member: str, value: object) -> None:
     with pytest.raises(Malformed):
         verdict.unseal(message.seal(Purpose.VERDICT, KEY, {**MEMBERS, member: value}), RING, NONCE)

@@ -1,7 +1,6 @@
-"""Make the test vectors: PYTHONPATH=tests .venv/bin/python -m vectors.generate (from the root of the repository).
+"""Generates the test vectors: PYTHONPATH=tests .venv/bin/python -m vectors.generate (from the root of the repository).
 
-May live here: inputs, and the package asked for the bytes. The same inputs give the same files; a test compares them
-with the ones beside this module, and running it accepts what has changed.
+The output is deterministic. A test compares it with the files beside this module; running the module overwrites them.
 """
 
 from __future__ import annotations
@@ -50,12 +49,12 @@ OTHER_SPELLING = b'{ "nonce":"%s", "of":{"the":"future"}, "tick":7 }' % NONCE.en
 
 
 def text(data: bytes) -> str:
-    """Show bytes in JSON: one character (U+0000 to U+00FF) for each."""
+    """Return bytes as text for JSON, one character (U+0000 to U+00FF) per byte."""
     return data.decode("latin-1")
 
 
 def keys() -> list[Case]:
-    """PSKs, their fingerprints, and the keys that derive from them."""
+    """PSKs, their fingerprints, and their derived keys."""
     return [
         {
             "psk": psk.decode(),
@@ -68,7 +67,7 @@ def keys() -> list[Case]:
 
 
 def reports() -> list[Case]:
-    """Reports as their origin sends them."""
+    """Reports that their origin sends."""
     return [
         _report("every member", PSK, DATA, MANAGER),
         _report("no telemetry", PSK, SMALL_DATA, MANAGER),
@@ -93,80 +92,80 @@ def _report(name: str, psk: bytes, data: bytes, recipient: str) -> Case:
 
 
 def hops() -> list[Case]:
-    """One report passed on three times; the second relay has the PSK of the month before."""
+    """A report that three relays forward; the second relay has the previous PSK."""
     sealed = envelope.seal(SMALL_DATA, KEY, RELAYS[0])
     cases = []
     for relay, psk, recipient in zip(RELAYS, (PSK, PREVIOUS_PSK, PSK), (*RELAYS[1:3], MANAGER), strict=False):
-        passed = envelope.forward(sealed, relay, Key.from_psk(psk), recipient)
+        forwarded = envelope.forward(sealed, relay, Key.from_psk(psk), recipient)
         cases.append(
             {
-                "name": f"{len(passed.relay_path)} of 3",
+                "name": f"{len(forwarded.relay_path)} of 3",
                 "psk": psk.decode(),
                 "relay": relay,
                 "recipient": recipient,
                 "before": text(sealed.to_bytes()),
-                "signed": text(envelope.hop_message(passed.mac, passed.relay_path, recipient)),
-                "after": text(passed.to_bytes()),
+                "signed": text(envelope.hop_message(forwarded.mac, forwarded.relay_path, recipient)),
+                "after": text(forwarded.to_bytes()),
                 "ring": [PSK.decode(), PREVIOUS_PSK.decode()],
                 "verdict": "verifies",
             }
         )
-        sealed = passed
+        sealed = forwarded
     return cases
 
 
-ASKED = Registration(AGENT, BOOT, "käsi.example.org", ("00:00:5e:00:53:01", "00:00:5e:00:53:02"), NONCE, NOW)
-FORGET = Reset(AGENT, NONCE, NOW)
+REGISTRATION = Registration(AGENT, BOOT, "käsi.example.org", ("00:00:5e:00:53:01", "00:00:5e:00:53:02"), NONCE, NOW)
+RESET = Reset(AGENT, NONCE, NOW)
 
 
 def messages() -> list[Case]:
     """Registration, reset, and the answer to a reset."""
     return [
-        _message("register", ASKED, registration.seal(ASKED, KEY)),
-        _message("reset", FORGET, reset.seal(FORGET, KEY)),
+        _message("register", REGISTRATION, registration.seal(REGISTRATION, KEY)),
+        _message("reset", RESET, reset.seal(RESET, KEY)),
         _message("verdict", ResetAnswer(OTHER_AGENT, NONCE), reset.seal_answer(ResetAnswer(OTHER_AGENT, NONCE), KEY)),
     ]
 
 
 def _message(purpose: str, members: object, body: bytes) -> Case:
-    shown = json.loads(canonical.encode(members))
-    return {"purpose": purpose, "psk": PSK.decode(), "members": shown, "body": text(body), "verdict": "verifies"}
+    plain = json.loads(canonical.encode(members))
+    return {"purpose": purpose, "psk": PSK.decode(), "members": plain, "body": text(body), "verdict": "verifies"}
 
 
 def verdicts() -> list[Case]:
-    """What the manager answers; a refusal is a problem document."""
-    said = Verdict("accepted", AGENT, NONCE, NOW + 20, clock_offset=-20, highest_tick=1041, highest_sample=41)
+    """Verdicts of the manager; a refusal is a problem document."""
+    sent = Verdict("accepted", AGENT, NONCE, NOW + 20, clock_offset=-20, highest_tick=1041, highest_sample=41)
     return [
-        _verdict("accepted", said, None),
-        _verdict("duplicate", replace(said, outcome="duplicate"), None),
+        _verdict("accepted", sent, None),
+        _verdict("duplicate", replace(sent, outcome="duplicate"), None),
         _verdict(
-            "registered under another id", replace(said, agent_id=OTHER_AGENT, highest_tick=0, highest_sample=0), None
+            "registered under another id", replace(sent, agent_id=OTHER_AGENT, highest_tick=0, highest_sample=0), None
         ),
         _verdict(
-            "refused", replace(said, outcome="replay", highest_tick=9000), Replay("the tick 1041 was used before")
+            "refused", replace(sent, outcome="replay", highest_tick=9000), Replay("the tick 1041 was used before")
         ),
-        _verdict("quotes its member", replace(said, outcome="malformed"), Malformed('not JSON: "data":{},"hmac":""')),
-        _verdict("clock", replace(said, outcome="clock_skew", clock_offset=-600_001), ClockSkew("600.0 s behind")),
-        _verdict("newcomer", replace(said, outcome="identity_conflict"), IdentityConflict("boot ids alternate")),
-        _verdict("outcome of the future", replace(said, outcome="postponed"), None),
+        _verdict("quotes its member", replace(sent, outcome="malformed"), Malformed('not JSON: "data":{},"hmac":""')),
+        _verdict("clock", replace(sent, outcome="clock_skew", clock_offset=-600_001), ClockSkew("600.0 s behind")),
+        _verdict("newcomer", replace(sent, outcome="identity_conflict"), IdentityConflict("boot ids alternate")),
+        _verdict("outcome of the future", replace(sent, outcome="postponed"), None),
     ]
 
 
-def _verdict(name: str, said: Verdict, refusal: Refusal | None) -> Case:
-    said = replace(said, detail=refusal.detail if refusal else "")
+def _verdict(name: str, sent: Verdict, refusal: Refusal | None) -> Case:
+    sent = replace(sent, detail=refusal.detail if refusal else "")
     return {
         "name": name,
         "psk": PSK.decode(),
-        "nonce": said.nonce,
-        "members": json.loads(canonical.encode(said)),
+        "nonce": sent.nonce,
+        "members": json.loads(canonical.encode(sent)),
         "http_status": refusal.status if refusal else 200,
-        "body": text(verdict.seal(said, KEY, refusal)),
-        "sample": said.disposition.name.lower(),
+        "body": text(verdict.seal(sent, KEY, refusal)),
+        "sample": sent.disposition.name.lower(),
     }
 
 
 def peers() -> list[Case]:
-    """A query with its answer."""
+    """Peer queries with their answers."""
     cases = []
     for to, distance, next_hop in (("192.0.2.1", 0, None), ("2001:db8::1", 2, RELAYS[0]), ("192.0.2.1", None, None)):
         query = PeerQuery(OTHER_AGENT, to, NONCE, NOW)
@@ -189,7 +188,7 @@ def peers() -> list[Case]:
 
 
 def txt_answers() -> list[Case]:
-    """TXT answers, each a list of records, each a list of character-strings; psk is null where none is usable."""
+    """DNS answers as lists of records, each a list of character-strings; psk is null if no record is usable."""
     answers: dict[str, list[list[bytes]]] = {
         "one record": [[PSK]],
         "several strings": [[PSK[:10], PSK[10:]]],
@@ -221,7 +220,7 @@ def _psk_of(records: list[list[bytes]]) -> str | None:
 
 
 def windows() -> list[Case]:
-    """Messages of one agent in the order of their arrival, and what the window says of each."""
+    """Messages of one agent in the order of arrival, and the freshness of each."""
     arrivals: dict[str, list[tuple[int, str]]] = {
         "in order, then again": [(1, "a"), (2, "b"), (3, "c"), (1, "a"), (3, "c")],
         "late": [(1, "a"), (4, "d"), (2, "b"), (3, "c"), (2, "b"), (2, "x")],
@@ -237,24 +236,24 @@ def windows() -> list[Case]:
 def _judged(arrivals: list[tuple[int, str]]) -> list[list[object]]:
     window, judged = Window(), []
     for tick, nonce in arrivals:
-        said = window.judge(tick, nonce)
-        judged.append([tick, nonce, said.name.lower()])
-        window = window.add(tick, nonce) if said is Freshness.FRESH else window
+        freshness = window.judge(tick, nonce)
+        judged.append([tick, nonce, freshness.name.lower()])
+        window = window.add(tick, nonce) if freshness is Freshness.FRESH else window
     return judged
 
 
 def refused() -> list[Case]:
-    """Bodies that are not taken, by whom, and the kind of refusal."""
+    """Bodies that are refused, the recipient, and the kind of refusal."""
     sealed = envelope.seal(SMALL_DATA, KEY)
     body, relayed = sealed.to_bytes(), envelope.forward(sealed, RELAYS[0], KEY, MANAGER)
     return [
-        *(_no_report(name, changed, kind) for name, changed, kind in _changed_reports(body, relayed)),
-        *(_no_report(name, _signed(data), kind) for name, data, kind in _signed_reports()),
+        *(_refused_report(name, changed, kind) for name, changed, kind in _changed_reports(body, relayed)),
+        *(_refused_report(name, _signed(data), kind) for name, data, kind in _signed_reports()),
         *_other_refusals(),
     ]
 
 
-def _no_report(name: str, body: bytes, kind: str) -> Case:
+def _refused_report(name: str, body: bytes, kind: str) -> Case:
     return _refused(name, "report", body, kind, recipient=MANAGER)
 
 
@@ -337,23 +336,23 @@ def _signed_reports() -> list[tuple[str, bytes, str]]:
 
 
 def _other_refusals() -> list[Case]:
-    asked, forget = registration.seal(ASKED, KEY), reset.seal(FORGET, KEY)
-    said = verdict.seal(Verdict("accepted", AGENT, NONCE, NOW, 0), KEY)
-    passed = envelope.forward(envelope.seal(SMALL_DATA, KEY, RELAYS[0]), RELAYS[0], KEY, RELAYS[1])
-    back = envelope.forward(passed, RELAYS[1], KEY, RELAYS[0])
+    request, reset_request = registration.seal(REGISTRATION, KEY), reset.seal(RESET, KEY)
+    sent = verdict.seal(Verdict("accepted", AGENT, NONCE, NOW, 0), KEY)
+    forwarded = envelope.forward(envelope.seal(SMALL_DATA, KEY, RELAYS[0]), RELAYS[0], KEY, RELAYS[1])
+    back = envelope.forward(forwarded, RELAYS[1], KEY, RELAYS[0])
     answer = PeerAnswer(AGENT, "", 0, None, (), REPORT.telemetry.routes, NONCE)
     longer = canonical.encode(answer).replace(b'"unicast"]', b'"unicast",0]')
     own = envelope.forward(envelope.seal(SMALL_DATA, KEY, AGENT), AGENT, KEY, MANAGER)
-    elsewhere = message.seal(Purpose.REGISTER, KEY, replace(ASKED, to=OTHER_AGENT))
+    misaddressed = message.seal(Purpose.REGISTER, KEY, replace(REGISTRATION, to=OTHER_AGENT))
     return [
-        _refused("registration for somebody else", "register", elsewhere, "bad_signature"),
-        _refused("registration used as a reset", "reset", asked, "bad_signature", own_id=AGENT),
-        _refused("registration ten minutes later", "register", asked, "clock_skew", now=NOW + 600_001),
-        _refused("member in front of a request", "register", b'{"x":1,' + asked[1:], "malformed"),
-        _refused("reset of another id", "reset", forget, "bad_signature", own_id=OTHER_AGENT),
-        _refused("verdict on another message", "verdict", said, "malformed", nonce=OTHER_NONCE),
+        _refused("registration for somebody else", "register", misaddressed, "bad_signature"),
+        _refused("registration used as a reset", "reset", request, "bad_signature", own_id=AGENT),
+        _refused("registration ten minutes later", "register", request, "clock_skew", now=NOW + 600_001),
+        _refused("member in front of a request", "register", b'{"x":1,' + request[1:], "malformed"),
+        _refused("reset of another id", "reset", reset_request, "bad_signature", own_id=OTHER_AGENT),
+        _refused("verdict on another message", "verdict", sent, "malformed", nonce=OTHER_NONCE),
         _refused(
-            "verdict under a foreign key", "verdict", said, "bad_signature", nonce=NONCE, ring=["another psk, no doubt"]
+            "verdict under a foreign key", "verdict", sent, "bad_signature", nonce=NONCE, ring=["another psk, no doubt"]
         ),
         _refused("answer to another query", "peer", peer.seal_answer(answer, KEY), "malformed", nonce=OTHER_NONCE),
         _refused("answer with a longer row", "peer", _message_of(longer), "malformed", nonce=NONCE),
@@ -363,7 +362,7 @@ def _other_refusals() -> list[Case]:
     ]
 
 
-MAKERS: dict[str, Callable[[], list[Case]]] = {
+GENERATORS: dict[str, Callable[[], list[Case]]] = {
     "keys.json": keys,
     "report.json": reports,
     "hop.json": hops,
@@ -377,11 +376,11 @@ MAKERS: dict[str, Callable[[], list[Case]]] = {
 
 
 def content(name: str) -> str:
-    """Return a file: a JSON list with one case a line."""
-    return "[\n" + ",\n".join(json.dumps(case) for case in MAKERS[name]()) + "\n]\n"
+    """Return the content of a file: a JSON list with one case per line."""
+    return "[\n" + ",\n".join(json.dumps(case) for case in GENERATORS[name]()) + "\n]\n"
 
 
 if __name__ == "__main__":
-    for file_name in MAKERS:
+    for file_name in GENERATORS:
         (FOLDER / file_name).write_text(content(file_name))
         print(FOLDER / file_name)

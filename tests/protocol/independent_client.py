@@ -1,6 +1,6 @@
-"""A client written from docs/PROTOCOL.md alone, as somebody with another language would write it.
+"""A client written from docs/PROTOCOL.md alone, as a developer in another language would write it.
 
-May live here: the standard library. Nothing of ours, so that a mistake in the package cannot hide in its own tests.
+It imports only the standard library, so that the tests find a mistake that the package makes on both sides.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ def fingerprint(psk: bytes) -> str:
     return hashlib.sha256(b"kattila/1/fingerprint" + psk).hexdigest()[:8]
 
 
-def mac(psk: bytes, purpose: str, message: bytes) -> str:
+def mac(psk: bytes, purpose: str, signed: bytes) -> str:
     """docs/PROTOCOL.md, "Keys and MACs"."""
-    return hmac.new(purpose_key(psk, purpose), message, hashlib.sha256).hexdigest()
+    return hmac.new(purpose_key(psk, purpose), signed, hashlib.sha256).hexdigest()
 
 
 def encode(members: dict[str, Any]) -> str:
@@ -37,25 +37,25 @@ def hop_message(report_mac: str, recipient: str, path: list[str]) -> bytes:
 
 
 def report(psk: bytes, data: str, recipient: str, path: list[str], hop_psk: bytes) -> str:
-    """docs/PROTOCOL.md, "A report" and "Hops": the body as its last hop sends it."""
+    """docs/PROTOCOL.md, "A report" and "Hops": the body that the last hop sends."""
     report_mac = mac(psk, "report", data.encode("ascii"))
     hop_mac = mac(hop_psk, "hop", hop_message(report_mac, recipient, path))
-    shown_path = "[" + ",".join(f'"{relay}"' for relay in path) + "]"
-    return f'{{"data":{data},"hmac":"{report_mac}","hop_hmac":"{hop_mac}","relay_path":{shown_path},"version":1}}'
+    path_text = "[" + ",".join(f'"{relay}"' for relay in path) + "]"
+    return f'{{"data":{data},"hmac":"{report_mac}","hop_hmac":"{hop_mac}","relay_path":{path_text},"version":1}}'
 
 
-def request(psk: bytes, purpose: str, members: dict[str, Any]) -> str:
+def message(psk: bytes, purpose: str, members: dict[str, Any]) -> str:
     """docs/PROTOCOL.md, "Messages"."""
     data = encode(members)
     return f'{{"data":{data},"hmac":"{mac(psk, purpose, data.encode("ascii"))}"}}'
 
 
-def answer(psk: bytes, body: str) -> dict[str, Any] | None:
-    """docs/PROTOCOL.md, "Messages": what is signed in an answer, or None if it is not signed with this PSK."""
+def signed_members(psk: bytes, body: str) -> dict[str, Any] | None:
+    """docs/PROTOCOL.md, "Messages": the signed members of an answer, or None if this PSK did not sign it."""
     tail = len(',"hmac":""}') + 64
     start = body.find('"data":') + len('"data":')
-    data, shown_mac = body[start:-tail], body[-66:-2]
-    if not hmac.compare_digest(mac(psk, "verdict", data.encode("ascii")), shown_mac):
+    data, sent_mac = body[start:-tail], body[-66:-2]
+    if not hmac.compare_digest(mac(psk, "verdict", data.encode("ascii")), sent_mac):
         return None
     members: dict[str, Any] = json.loads(data)
     return members
@@ -66,8 +66,8 @@ def peer_hmac(psk: bytes, agent_id: str, to: str, nonce: str, timestamp: str) ->
     return mac(psk, "peer", f"{agent_id}\n{to}\n{nonce}\n{timestamp}".encode("ascii"))
 
 
-def window_judges(accepted: list[tuple[int, str]], tick: int, nonce: str) -> str:
-    """docs/PROTOCOL.md, "Freshness": `accepted` are the messages that were taken, in any order."""
+def freshness(accepted: list[tuple[int, str]], tick: int, nonce: str) -> str:
+    """docs/PROTOCOL.md, "Freshness"; `accepted` are the accepted messages in any order."""
     last = sorted(accepted)[-120:]
     if not last or tick > last[-1][0]:
         return "fresh"
@@ -75,11 +75,11 @@ def window_judges(accepted: list[tuple[int, str]], tick: int, nonce: str) -> str
         return "replay"
     if (tick, nonce) in last:
         return "duplicate"
-    return "replay" if any(tick == seen[0] or nonce == seen[1] for seen in last) else "fresh"
+    return "replay" if any(tick == used[0] or nonce == used[1] for used in last) else "fresh"
 
 
-def psk_of(records: list[list[bytes]]) -> bytes | None:
-    """docs/PROTOCOL.md, "From TXT answer to PSK": the PSK, or None if the answer holds no usable one."""
+def select_psk(records: list[list[bytes]]) -> bytes | None:
+    """docs/PROTOCOL.md, "From TXT answer to PSK": the PSK, or None if the answer has no usable one."""
     values = {b"".join(strings).strip(b" \t\r\n\v\f") for strings in records}
     marked = {value[len(b"kattila=") :].strip(b" \t\r\n\v\f") for value in values if value.startswith(b"kattila=")}
     candidates = marked or values
