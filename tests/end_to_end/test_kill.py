@@ -24,13 +24,12 @@ from kattila_protocol.envelope import parse
 from kattila_protocol.errors import Overloaded
 from kattila_protocol.signing import Purpose
 from kattila_protocol.verdict import ACCEPTED, DUPLICATE
+from support.counts import FIRST_START_KILLS, MANAGER_KILLS
 from support.manager import MANAGER, UPDATES, Manager, exchange, is_alive, now_ms, running_manager
 from support.reports import KEY, Node, node, nonce_of, report, sealed
 from support.store import all_records
 from support.waiting import join_all, wait_for
 
-KILLS = 50
-FIRST_STARTS = 8
 # From each of eight agents.
 REPORTS = 100
 SENDERS = 6
@@ -131,9 +130,9 @@ def test_fifty_kills_lose_nothing_that_was_acknowledged_and_double_nothing(
     ]
     manager, kills, wanted = Manager(tmp_path), 0, 0
     try:
-        while kills < KILLS or not both_kinds_of_bad_luck(couriers):
+        while kills < MANAGER_KILLS or not both_kinds_of_bad_luck(couriers):
             kills += 1
-            assert kills < 10 * KILLS, "all retries had the same outcome"
+            assert kills < 10 * MANAGER_KILLS, "all retries had the same outcome"
             manager.start()
             threads = [threading.Thread(target=courier.send_until_dead, args=(manager,)) for courier in couriers]
             for thread in threads:
@@ -156,7 +155,7 @@ def test_fifty_kills_lose_nothing_that_was_acknowledged_and_double_nothing(
     check_audit_log(manager, couriers)
     outcomes = Counter(outcome for courier in couriers for outcome in courier.retried)
     print(f"{kills} kills, {len(acknowledged(couriers))} acknowledged; retried: {dict(outcomes)}")
-    assert outcomes.total() >= KILLS
+    assert outcomes.total() >= MANAGER_KILLS
 
 
 def have_acknowledged(couriers: list[Courier], wanted: int) -> bool:
@@ -200,7 +199,7 @@ def test_a_first_start_that_is_killed_at_any_moment_is_made_good_by_the_next(
         start_seconds = time.monotonic() - began
     manager = Manager(tmp_path)
     try:
-        for _ in range(FIRST_STARTS):
+        for _ in range(FIRST_START_KILLS):
             with manager.log_file.open("ab") as log:
                 started = subprocess.Popen(
                     [*MANAGER, "serve"], cwd=tmp_path, env=manager.environment, stdout=log, stderr=log

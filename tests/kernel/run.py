@@ -50,6 +50,7 @@ TESTS = (
     "tests/support/netlink.py",
     "tests/support/netns.py",
     "tests/support/parsed.py",
+    "tests/support/waiting.py",
 )
 LIBRARIES = ("py", "pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "psutil", "dotenv")
 

@@ -20,14 +20,13 @@ from hypothesis import strategies as st
 from kattila_keys.ring_file import RingFile, RingFileDamagedError, RingFileError, StoredRing
 from kattila_protocol.ring import RING_SIZE, Ring, RingEntry
 from kattila_protocol.signing import Key
+from support.counts import RING_FILE_KILLS
 from support.waiting import PATIENCE_SECONDS
 
 PSK = b"example psk, protects nothing"
 OTHER_PSK = b"another psk that protects nothing"
 NOW = 1_700_000_000_000
 STORED = StoredRing(Ring().with_current(OTHER_PSK, NOW - 1000).with_current(PSK, NOW), asked_at=NOW, answered_at=NOW)
-
-KILLS = 40
 
 times = st.integers(min_value=-(2**62), max_value=2**62)
 entries = st.builds(RingEntry, st.builds(Key.from_psk, st.binary(min_size=1)), times, st.none() | times)
@@ -286,10 +285,10 @@ for attempt in range(int(sys.argv[2])):
 def test_a_killed_writer_leaves_a_valid_file(path: Path) -> None:
     RingFile(path).update(lambda _: replace(STORED, asked_at=0))
     run = subprocess.run(
-        [sys.executable, "-c", KILL, str(path), str(KILLS)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", KILL, str(path), str(RING_FILE_KILLS)], capture_output=True, text=True, check=True
     )
     lines = [line.split() for line in run.stdout.splitlines()]
-    assert len(lines) == KILLS
+    assert len(lines) == RING_FILE_KILLS
     assert {tuple(keys) for _, *keys in lines} == {tuple(entry.key.fingerprint for entry in STORED.ring.entries)}
     counted = [int(count) for count, *_ in lines]
     assert counted == sorted(set(counted))

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from kattila_protocol.errors import ClockSkew
 from kattila_protocol.freshness import MAX_SKEW_MS, WINDOW_SIZE, Freshness, Window, check_skew
+from support.counts import examples
 
 FRESH, DUPLICATE, REPLAY = Freshness.FRESH, Freshness.DUPLICATE, Freshness.REPLAY
 NOW = 1_760_000_000_000
@@ -142,7 +143,7 @@ class WindowAgainstNaive(RuleBasedStateMachine):
 
 
 TestWindowAgainstNaive = WindowAgainstNaive.TestCase
-TestWindowAgainstNaive.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestWindowAgainstNaive.settings = settings(max_examples=examples(100), stateful_step_count=40)
 
 
 @pytest.mark.parametrize("offset", [0, 1, -1, 599_999, 600_000, -600_000])

@@ -7,7 +7,7 @@ from contextlib import suppress
 from time import thread_time
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kattila_protocol import canonical, envelope, message, peer, registration, reset, verdict
@@ -63,7 +63,6 @@ def spoiled(draw: st.DrawFn) -> bytes:
 @given(body=st.binary() | spoiled())
 @example(b"")
 @example(b'{"data":,"hmac":"' + b"0" * 64 + b'"}')
-@settings(deadline=None)
 def test_any_body_is_parsed_or_refused(parser: Parser, body: bytes) -> None:
     with suppress(Refusal):
         parser(body)
@@ -72,7 +71,6 @@ def test_any_body_is_parsed_or_refused(parser: Parser, body: bytes) -> None:
 # Signed with the PSK, so that the signed part is parsed.
 @pytest.mark.parametrize("purpose", [Purpose.VERDICT, Purpose.REGISTER, Purpose.RESET])
 @given(signed=st.binary() | spoiled())
-@settings(deadline=None)
 def test_any_signed_data_is_parsed_or_refused(purpose: Purpose, signed: bytes) -> None:
     body = b'{"data":' + signed + b',"hmac":"' + KEY.sign(purpose, signed).encode() + b'"}'
     for name, parser in PARSERS.items():

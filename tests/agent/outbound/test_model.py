@@ -25,6 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from support.counts import FLEET_SEQUENCES
 from support.store import new_database
 from support.world.network import MANAGER, Fault
 from support.world.node import BEGAN_AT, INTERVAL_SECONDS, Disk, Node
@@ -217,7 +218,7 @@ def test_any_sequence_of_faults(tmp_path: Path) -> None:
     run_state_machine_as_test(
         FleetMachine,
         settings=settings(
-            max_examples=EXAMPLES or 25,
+            max_examples=EXAMPLES or FLEET_SEQUENCES,
             derandomize=not EXAMPLES,
             database=None,
             stateful_step_count=30,

@@ -1,4 +1,4 @@
-"""A hundred agents whose manager is away: what they send meanwhile, and what they send when it comes back.
+"""Many agents whose manager is away: what they send meanwhile, and what they send when it comes back.
 
 Real agents and the real manager in one process, on a virtual clock; the figures are printed (pytest -s).
 """
@@ -18,11 +18,11 @@ import pytest
 
 from kattila_agent.outbound.delivery import RELAY, UPDATES
 from kattila_agent.outbound.discovery.queries import PATH as PEER
+from support.counts import STORM_AGENTS
 from support.world.network import MANAGER
 from support.world.node import INTERVAL_SECONDS
 from support.world.world import World
 
-AGENTS = 100
 AWAY_INTERVALS = 20
 # A hundred agents look out a hundred times as often as one.
 LOOK_SECONDS = 4.0
@@ -38,7 +38,7 @@ def _silent(caplog: pytest.LogCaptureFixture) -> None:
 def fleet(*, meshed: bool) -> Iterator[World]:
     """Start all agents and let them find each other, in memory; without tunnels nobody can relay."""
     folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
-    world = World(folder, AGENTS)
+    world = World(folder, STORM_AGENTS)
     world.look_seconds = LOOK_SECONDS
     try:
         if not meshed:
@@ -77,22 +77,27 @@ def assert_stored_once(world: World) -> None:
 def the_manager_is_away(world: World) -> None:
     asked = world.network.made[PEER]
     world.manager_goes()
-    attempts = made_per_interval(world, RELAY, AWAY_INTERVALS)
+    attempts, busiest = list[int](), 0.0
+    for _ in range(AWAY_INTERVALS):
+        measured = len(world.book.measured)
+        attempts += made_per_interval(world, RELAY, 1)
+        busiest = max(busiest, attempts[-1] / (len(world.book.measured) - measured))
     asked = world.network.made[PEER] - asked
     world.manager_comes()
     intervals = intervals_until_drained(world, 10)
     assert_stored_once(world)
-    per_agent = asked / AGENTS / AWAY_INTERVALS
-    print(f"relay attempts in each interval, of all {AGENTS} agents: {attempts}")
+    per_agent = asked / STORM_AGENTS / AWAY_INTERVALS
+    print(f"relay attempts in each interval, of all {STORM_AGENTS} agents: {attempts}")
     print(f"peer queries: {asked}, {per_agent:.1f} for each agent in an interval; drained in {intervals} intervals")
-    assert max(attempts) <= 3 * AGENTS
+    # Because of the jitter, a few agents report twice in an interval.
+    assert busiest <= 3
     assert fmean(attempts[10:]) <= fmean(attempts[:10])
-    # One that asks all others at each of its reports would ask 99 times.
-    assert per_agent < 40
+    # An agent that asks all others at each of its reports would ask STORM_AGENTS - 1 times.
+    assert per_agent < 0.4 * STORM_AGENTS
 
 
 def half_of_the_fleet_is_cut_off(world: World) -> None:
-    cut, others = world.nodes[: AGENTS // 2], world.nodes[AGENTS // 2 :]
+    cut, others = world.nodes[: STORM_AGENTS // 2], world.nodes[STORM_AGENTS // 2 :]
     world.network.cut |= {(node.address, MANAGER) for node in cut}
     attempts = made_per_interval(world, RELAY, 4)
     before = {node: world.network.made_of[node.address, RELAY] for node in world.nodes}
@@ -104,7 +109,7 @@ def half_of_the_fleet_is_cut_off(world: World) -> None:
     assert_stored_once(world)
     print(f"relay attempts in each interval, of {len(cut)} agents that are cut off: {attempts}")
     print(f"reports for one relay in an interval: {fmean(loads):.2f} on average, {loads[-1]:.1f} at most")
-    print(f"peer queries: {asked / 4 / AGENTS:.1f} for each agent in an interval")
+    print(f"peer queries: {asked / 4 / STORM_AGENTS:.1f} for each agent in an interval")
     assert fmean(attempts) <= 3 * len(cut)
     assert attempts[-1] <= 2 * len(cut)
 

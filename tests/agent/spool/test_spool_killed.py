@@ -16,6 +16,7 @@ import pytest
 
 from kattila_agent.spool import Spool
 from kattila_agent.spool.sample import Sample
+from support.counts import SPOOL_KILLS
 from support.killed import killed_at_each_step
 from support.spooled import BOOT, CLOCK, DAY_SECONDS, NOW, OTHER_BOOT, filled, later, opened, sample
 
@@ -172,7 +173,7 @@ def worked_until_killed(folder: Path, done: Done, chance: random.Random) -> None
 
 def test_at_random_moments_again_and_again(tmp_path: Path) -> None:
     done, dropped, chance = Done(), 0, random.Random(86)
-    for _ in range(20):
+    for _ in range(SPOOL_KILLS):
         worked_until_killed(tmp_path / "spool", done, chance)
         spool = opened(tmp_path / "spool", blocks=8)
         numbers, dropped = spool.numbers(), spool.waiting().dropped
@@ -181,4 +182,4 @@ def test_at_random_moments_again_and_again(tmp_path: Path) -> None:
         assert len(numbers) + len(done.delivered) + dropped == len(done.put)
         assert all(spool.read(number) is not None for number in numbers)
         spool.close()
-    assert dropped > 20 and len(done.delivered) > 20
+    assert dropped > SPOOL_KILLS and len(done.delivered) > SPOOL_KILLS

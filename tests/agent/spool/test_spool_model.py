@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from kattila_agent.spool.sample import Clock, Sample
+from support.counts import FULL_DISK_SEQUENCES, SPOOL_SEQUENCES
 from support.small_disk import small_disk
 from support.spooled import BLOCK, NOW, opened, sample
 
@@ -210,9 +211,9 @@ def run(disk: Path, examples: int, *, can_fill: bool) -> None:
 
 
 def test_any_sequence(tmp_path: Path) -> None:
-    run(tmp_path, 15, can_fill=False)
+    run(tmp_path, SPOOL_SEQUENCES, can_fill=False)
 
 
 def test_any_sequence_on_a_disk_that_fills(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 4 * 64) as disk:
-        run(disk, 80, can_fill=True)
+        run(disk, FULL_DISK_SEQUENCES, can_fill=True)

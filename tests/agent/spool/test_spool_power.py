@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kattila_agent.spool import Spool
+from support.counts import POWER_CUTS
 from support.killed import watched
 from support.power_cut import Disk, disk_with_a_plug
 from support.spooled import BOOT, CLOCK, filled, opened, sample
@@ -22,7 +23,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 def found_after(disk: Disk, change: Callable[[Spool], object], blocks: int = 1000) -> list[Found]:
-    """Return numbers and dropped as found after cuts before each step of a change, and at last after its end."""
+    """Return numbers and dropped as found after cuts before steps of a change, and at last after its end."""
 
     def work() -> None:
         change(opened(disk.path / "spool", blocks))
@@ -31,7 +32,8 @@ def found_after(disk: Disk, change: Callable[[Spool], object], blocks: int = 100
     assert watched(work, disk.cut) == 0
     steps = len(list(disk.image.parent.glob("image.*"))) - 1
     assert steps > 3
-    return [found_in(disk, cut, blocks) for cut in [*range(1, steps + 1), 0]]
+    cuts = min(steps, POWER_CUTS)
+    return [found_in(disk, 1 + number * steps // cuts, blocks) for number in range(cuts)] + [found_in(disk, 0, blocks)]
 
 
 def found_in(disk: Disk, cut: int, blocks: int) -> Found:

@@ -1,4 +1,4 @@
-"""The manager stores a report and its answer is lost, a thousand times: each report is stored once, and none waits on.
+"""The manager stores a report and its answer is lost, many times: each report is stored once, and none waits on.
 
 The parts of real agents, joined as in the daemon, but driven without its pauses; sockets, disk and manager are real.
 """
@@ -22,12 +22,12 @@ from kattila_keys.dns_server import DnsError, TxtRecords
 from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFile
 from support.agent_folder import keep_id, keep_ring
+from support.counts import LOST_ANSWERS
 from support.cutting_proxy import CuttingProxy, running_proxy
 from support.manager import Manager, now_ms, running_manager
 from support.reports import PSK, node, telemetry
 from support.waiting import PATIENCE_SECONDS, join_all
 
-LOST = 1000
 AGENTS = 4
 # For each of them, on a slow machine.
 SECONDS_EACH = 2
@@ -68,7 +68,7 @@ class Driven:
     def report_until_all_arrived(self, proxy: CuttingProxy, deadline: float) -> None:
         """Report, and send what waits, until enough answers were lost and nothing waits any more."""
         try:
-            while (proxy.cuts < LOST or self.waiting) and time.monotonic() < deadline:
+            while (proxy.cuts < LOST_ANSWERS or self.waiting) and time.monotonic() < deadline:
                 if self.agent.reporter.cycle():
                     self.agent.draining.begin()
                 while self.agent.draining.due_at is not None:
@@ -88,22 +88,22 @@ def chance() -> random.Random:
     return random.Random(seed)
 
 
-def test_a_thousand_lost_answers_double_nothing_and_leave_nothing_behind(tmp_path: Path, chance: random.Random) -> None:
-    with running_manager(tmp_path) as manager, running_proxy(manager.port, chance, LOST) as proxy:
+def test_lost_answers_double_nothing_and_leave_nothing_behind(tmp_path: Path, chance: random.Random) -> None:
+    with running_manager(tmp_path) as manager, running_proxy(manager.port, chance, LOST_ANSWERS) as proxy:
         agents = [
             Driven(number, tmp_path / f"agent-{number}", proxy.url, random.Random(chance.random()))
             for number in range(AGENTS)
         ]
-        deadline = time.monotonic() + PATIENCE_SECONDS + LOST * SECONDS_EACH
+        deadline = time.monotonic() + PATIENCE_SECONDS + LOST_ANSWERS * SECONDS_EACH
         threads = [
             threading.Thread(target=agent.report_until_all_arrived, args=(proxy, deadline), daemon=True)
             for agent in agents
         ]
         for thread in threads:
             thread.start()
-        join_all(threads, 2 * PATIENCE_SECONDS + LOST * SECONDS_EACH)
+        join_all(threads, 2 * PATIENCE_SECONDS + LOST_ANSWERS * SECONDS_EACH)
         assert [agent.failure for agent in agents] == [None] * AGENTS
-        assert proxy.cuts == LOST
+        assert proxy.cuts == LOST_ANSWERS
         for agent in agents:
             assert agent.waiting == ()
             assert agent.agent.reporter.spool.waiting().dropped == 0

@@ -20,6 +20,7 @@ from kattila_manager.pages.index_page import build, index
 from kattila_manager.publishing.website import Website
 from kattila_manager.records import Alarm, Snapshot
 from kattila_protocol.report import System
+from support.counts import examples
 from support.fleet import DAY, HOUR, MINUTE, NOON, SECOND
 from support.reports import node, report
 from support.snapshots import PREVIOUS, agent, alarm, seen, snapshot
@@ -304,7 +305,7 @@ def test_what_a_node_says_of_itself_stays_text(text: str) -> None:
     _check_harmless(text)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(st.text(st.characters(exclude_categories=()), min_size=1, max_size=80))
 def test_whatever_a_node_says_of_itself_stays_text(text: str) -> None:
     _check_harmless(text)

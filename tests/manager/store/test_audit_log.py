@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kattila_manager.records import Incoming
 from kattila_manager.store import compression
 from kattila_protocol import canonical
 from kattila_protocol.signing import Purpose
+from support.counts import examples
 from support.reports import KEY, Node, node, report, sealed_bytes
 from support.store import Filer, all_records, new_database, opened
 from support.waiting import PATIENCE_SECONDS
@@ -55,7 +56,7 @@ def data(sender: Node, sample: int, now: int, text: str) -> bytes:
 
 
 @given(STEPS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60))
 def test_whatever_was_filed_comes_back_byte_for_byte(steps: list[Step]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = new_database(Path(folder))

@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kattila_manager.store.read import queries
 from kattila_protocol.names import MAX_COUNTER
 from kattila_protocol.report import Report, Spool
 from kattila_protocol.signing import Key
+from support.counts import examples
 from support.fleet import DAY, HOUR, MINUTE, NOON, SECOND, Fleet, fleet_in
 from support.reports import node, report
 
@@ -138,7 +139,7 @@ def test_a_late_sample_that_is_known_is_a_duplicate(fleet: Fleet) -> None:
 
 
 @given(st.permutations(range(1, 13)))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(25))
 def test_whatever_order_samples_come_in_none_is_missing_and_the_newest_counts(order: list[int]) -> None:
     with tempfile.TemporaryDirectory() as folder, fleet_in(Path(folder)) as fleet:
         highest = 0

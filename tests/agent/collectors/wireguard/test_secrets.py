@@ -20,6 +20,7 @@ from kattila_agent.collectors.wireguard.gathering import Gathering, Limits, told
 from kattila_agent.helpers import wireguard_helper
 from kattila_protocol import canonical
 from support import wireguard_packets as packets
+from support.counts import examples
 from support.wireguard_packets import INDEX, attribute, message
 
 LIMITS = Limits()
@@ -184,7 +185,7 @@ def dumps(draw: st.DrawFn, private: bytes, preshared: bytes) -> bytes:
     return cut_off(draw, whole)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.data(), keys, keys)
 def test_the_kernels_secrets(data: st.DataObject, private: bytes, preshared: bytes) -> None:
     answer = data.draw(kernel_answers(private, preshared))
@@ -192,21 +193,21 @@ def test_the_kernels_secrets(data: st.DataObject, private: bytes, preshared: byt
     assert_silent(text, private, preshared)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.data(), keys, keys)
 def test_a_userspace_devices_secrets(data: st.DataObject, private: bytes, preshared: bytes) -> None:
     answer = data.draw(userspace_answers(private, preshared))
     assert_silent(shown(lambda: userspace.parse("wg0", answer, LIMITS, scope)), private, preshared)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.data(), keys, keys)
 def test_the_secrets_of_a_dump(data: st.DataObject, private: bytes, preshared: bytes) -> None:
     lines = data.draw(dumps(private, preshared)).split(b"\n")[:-1]
     assert_silent(shown(lambda: dump.parse(lines, LIMITS, scope)["wg0"]), private, preshared)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.data(), keys, keys)
 def test_the_secrets_in_a_helpers_answer_that_it_did_not_blank(
     data: st.DataObject, private: bytes, preshared: bytes
@@ -217,7 +218,7 @@ def test_the_secrets_in_a_helpers_answer_that_it_did_not_blank(
     assert_silent(shown(lambda: helper.parse(answer, LIMITS, scope)[0]["wg0"]), private, preshared)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.data(), keys, keys)
 def test_the_helper_blanks_or_refuses(data: st.DataObject, private: bytes, preshared: bytes) -> None:
     out = []
@@ -230,7 +231,7 @@ def test_the_helper_blanks_or_refuses(data: st.DataObject, private: bytes, presh
 
 
 @given(private=keys, preshared=keys, at=st.integers(0, 400), junk=st.binary(max_size=4), drawn=st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 def test_an_answer_that_is_out_of_step_shows_not_even_a_length(
     private: bytes, preshared: bytes, at: int, junk: bytes, drawn: st.DataObject
 ) -> None:

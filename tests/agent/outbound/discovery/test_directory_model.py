@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from kattila_agent.outbound.discovery.directory import CALM, HURRIED
 from kattila_protocol.envelope import MAX_HOPS
+from support.counts import examples
 from support.directory import INTERVAL, OWN, A, B, C, answer, directory_of, name_of
 
 
@@ -69,7 +70,7 @@ REPLIES = st.one_of(
 SHARES = st.floats(0, 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(st.data())
 def test_whatever_siblings_do_they_are_asked_at_a_bounded_rate_and_no_wrong_one_is_a_relay(data: st.DataObject) -> None:
     addresses = ("a", "b", "c", "d")
@@ -100,7 +101,7 @@ def test_whatever_siblings_do_they_are_asked_at_a_bounded_rate_and_no_wrong_one_
         assert all(pause >= 0.8 * INTERVAL for pause in pauses)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 @given(st.lists(SHARES, min_size=40, max_size=40), st.booleans())
 def test_back_off_stays_within_its_bounds(shares: list[float], hurried: bool) -> None:
     directory = directory_of("a")
