@@ -105,8 +105,12 @@ build-manager: setup ## build offline installers in manager/bin: make build-mana
 
 # --- Check
 
-.PHONY: check lint lint-deploy test test-kernel test-arm64 format bench-ingest bench-agent bench-spool
-check: lint lint-deploy test fleet-test ## run all checks of CI: linters, tests, and the lab if it can run here
+.PHONY: check check-long lint lint-deploy test test-kernel test-arm64 format bench-ingest bench-agent bench-spool
+CHECK := lint lint-deploy test fleet-test
+check: $(CHECK) ## run all checks of CI: linters, tests with reduced counts, and the lab if it can run here
+
+check-long: setup ## run check with full counts, test-kernel and test-arm64, and print a summary (as root)
+	@exec $(BIN)/python tests/check_long.py $(CHECK) test-kernel test-arm64
 
 lint: setup ## ruff, mypy --strict, import contracts
 	@echo "ruff"; $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .

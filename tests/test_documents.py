@@ -97,6 +97,13 @@ def test_every_make_target_that_a_document_names_exists() -> None:
     assert {target for target in named if not re.search(rf"^  {target}\b", help_text, re.MULTILINE)} == set()
 
 
+def test_contributing_has_the_time_of_every_make_target() -> None:
+    help_text = subprocess.run(["make", "-C", str(ROOT), "help"], capture_output=True, text=True, check=True).stdout
+    targets = set(re.findall(r"^  ([a-z0-9-]+) ", help_text, re.MULTILINE))
+    rows = re.findall(r"^\| (`make .*`.*) \|.*\| .+ \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert {target for row in rows for target in re.findall(r"`make ([a-z0-9-]+)", row)} == targets
+
+
 def _code(path: Path) -> str:
     text = path.read_text()
     return "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
