@@ -121,9 +121,7 @@ def chance() -> random.Random:
     return random.Random(seed)
 
 
-def test_fifty_kills_lose_nothing_that_was_acknowledged_and_double_nothing(
-    tmp_path: Path, chance: random.Random
-) -> None:
+def test_kills_lose_nothing_that_was_acknowledged_and_double_nothing(tmp_path: Path, chance: random.Random) -> None:
     couriers = [
         Courier([node(AGENTS_EACH * place + i) for i in range(AGENTS_EACH)], random.Random(chance.random()))
         for place in range(SENDERS)
