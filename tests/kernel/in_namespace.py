@@ -15,15 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+from kattila_agent.collectors import link_table
 from kattila_agent.collectors.netlink import genetlink, rtnetlink
 from kattila_agent.collectors.unix_socket import UnreadableError
-from kattila_agent.collectors.wireguard import collector, kernel, links
-from kattila_agent.collectors.wireguard.gathering import Limits, VanishedError, told
+from kattila_agent.collectors.wireguard import collector, kernel
+from kattila_agent.collectors.wireguard.builder import PeerLimits, VanishedError, build
 from kernel.mesh import run
 
 HELPER = Path("/run/kattila/wireguard.sock")
 NOWHERE = Path("/nonexistent.sock")
-LIMITS = Limits(peers=2_000, allowed_ips=20_000)
+LIMITS = PeerLimits(peers=2_000, allowed_ips=20_000)
 NOBODY = 65534
 # linux/genetlink.h, GENL_ID_CTRL
 CONTROLLER = 16
@@ -102,7 +103,7 @@ def compare() -> None:
             break
     else:
         raise RuntimeError("the devices kept changing, or the helper never answered")
-    messages = {link.name: len(kernel.read(link.index)) for link in links.read("wireguard")}
+    messages = {link.name: len(kernel.read(link.index)) for link in link_table.read_kind("wireguard")}
     answer = {
         "dump": before,
         "netlink": netlink,
@@ -151,7 +152,7 @@ class ChangingSocket(socket.socket):
 
 def read_while_changing(device: str, public_key: str) -> None:
     """Read a device that changes between two messages of its dump: once, and every time."""
-    index = next(link.index for link in links.read("wireguard") if link.name == device)
+    index = next(link.index for link in link_table.read_kind("wireguard") if link.name == device)
     genetlink.open_socket = open_changing_socket
     change = ["wg", "set", device, "peer", public_key, "persistent-keepalive"]
     outcomes: list[str] = []
@@ -159,8 +160,8 @@ def read_while_changing(device: str, public_key: str) -> None:
         ChangingSocket.changes = changes
         read = kernel._dump if len(outcomes) == 0 else kernel.read
         try:
-            gathering = kernel.parse(index, device, read(index), LIMITS)
-            peer = told([gathering], LIMITS).items[0].peers[0]
+            builder = kernel.parse(index, device, read(index), LIMITS)
+            peer = build([builder], LIMITS).items[0].peers[0]
             outcomes.append(f"{len(peer.allowed_ips)} prefixes, keepalive {peer.persistent_keepalive}")
         except (rtnetlink.Interrupted, UnreadableError) as error:
             outcomes.append(str(error))

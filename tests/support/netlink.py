@@ -82,5 +82,5 @@ def kernel_that_says(*datagrams: bytes) -> Iterator[Channel]:
     here.settimeout(0.2)
     for datagram in datagrams:
         there.send(datagram)
-    with there, Channel(here) as channel:
-        yield channel
+    with there, here:
+        yield Channel(here)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import struct
 
 from kattila_agent.collectors import links, lookups, neighbours, routes, rules, tunnels
-from kattila_agent.collectors.link_table import Exit
-from kattila_agent.collectors.lookups import Answer, Question
+from kattila_agent.collectors.link_table import OutgoingLink
+from kattila_agent.collectors.lookups import LookupReadings, RouteAnswer, RouteQuery
 from kattila_agent.collectors.netlink.rtnetlink import Listed
 from kattila_protocol.report import (
     Interface,
@@ -47,7 +47,7 @@ def listed(*bodies: bytes, total: int | None = None) -> Listed:
 
 
 def parsed_links(bodies: tuple[bytes, ...], addresses: tuple[bytes, ...] = ()) -> tuple[Interface, ...]:
-    return links.parse(links.Readings(listed(*bodies), listed(*addresses), {})).items
+    return links.parse(links.LinkReadings(listed(*bodies), listed(*addresses), {})).items
 
 
 def one(body: bytes) -> Interface:
@@ -56,15 +56,15 @@ def one(body: bytes) -> Interface:
 
 
 def parsed_routes(*bodies: bytes) -> tuple[Route, ...]:
-    return routes.parse(routes.Readings(listed(*bodies), listed(), NAMES), 100).items
+    return routes.parse(routes.RouteReadings(listed(*bodies), listed(), NAMES), 100).items
 
 
 def parsed_rules(*bodies: bytes) -> tuple[Rule, ...]:
-    return rules.parse(rules.Readings(listed(*bodies), listed()), 100).items
+    return rules.parse(rules.RuleReadings(listed(*bodies), listed()), 100).items
 
 
 def parsed_neighbours(*bodies: bytes) -> tuple[Neighbour, ...]:
-    return neighbours.parse(neighbours.Readings(listed(*bodies), listed(), NAMES), 100).items
+    return neighbours.parse(neighbours.NeighbourReadings(listed(*bodies), listed(), NAMES), 100).items
 
 
 def parsed_tunnels(*bodies: bytes) -> tuple[Tunnel, ...]:
@@ -72,5 +72,6 @@ def parsed_tunnels(*bodies: bytes) -> tuple[Tunnel, ...]:
 
 
 def looked_up(body: bytes) -> tuple[Lookup, ...]:
-    exits = {2: Exit("eth0", 1500), 3: Exit("eth1", None)}
-    return lookups.parse([Answer(Question("wireguard", "wg0", "198.51.100.7"), body)], exits)
+    outgoing = {2: OutgoingLink("eth0", 1500), 3: OutgoingLink("eth1", None)}
+    answer = RouteAnswer(RouteQuery("wireguard", "wg0", "198.51.100.7"), body)
+    return lookups.parse(LookupReadings((answer,), outgoing))

@@ -1,1 +1,1 @@
-"""What the kernel says of this node: one module per source, `read` talks to the system, `parse` is pure."""
+"""What this node's kernel reports: one module per source. `read` talks to the system, `parse` is pure."""

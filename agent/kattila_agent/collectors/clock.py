@@ -1,7 +1,4 @@
-"""The kernel's clock: whether somebody disciplines it, and how well, as adjtimex(2) tells.
-
-May live here: asking, the helper where the agent may not, and what the answer means. Not here: what time it is.
-"""
+"""The state of the kernel's clock, from adjtimex(2): whether it is synchronised, and its errors."""
 
 from __future__ import annotations
 
@@ -12,19 +9,19 @@ from kattila_agent.collectors.unix_socket import UnreadableError, ask
 from kattila_agent.helpers.clock_helper import GREETING, ask_kernel
 from kattila_protocol.report import Clock
 
-# Above this the kernel calls itself unsynchronised, as nobody has corrected it for long (NTP_PHASE_LIMIT).
+# At this error the kernel calls its clock unsynchronised: nobody has corrected it for long (NTP_PHASE_LIMIT).
 _UNSYNCHRONISED_US = 16_000_000
 _MAX_ANSWER_BYTES = 128
 _HELPER_SECONDS = 5.0
-_TOLD = re.compile(GREETING.encode() + rb" ([0-9]{1,18}) ([0-9]{1,18})\n")
+_ANSWER = re.compile(GREETING.encode() + rb" ([0-9]{1,18}) ([0-9]{1,18})\n")
 
 
 def read(helper: Path) -> tuple[int, int]:
-    """Ask the kernel, else the helper, for the estimated and the maximum error in µs.
+    """Return the estimated and the maximum error in µs, from the kernel or else from the helper.
 
     Raises:
         OSError: neither answers.
-        UnreadableError: what answers on the helper's socket is none, or too slow.
+        UnreadableError: the answer on the helper's socket is malformed or too slow.
     """
     try:
         return ask_kernel()
@@ -35,18 +32,18 @@ def read(helper: Path) -> tuple[int, int]:
 
 
 def parse_helper(answer: bytes) -> tuple[int, int]:
-    """Return the two errors that the helper told; raises UnreadableError."""
-    told = _TOLD.fullmatch(answer)
-    if told is None:
-        raise UnreadableError("the clock's helper failed, or is none of this version")
-    return int(told[1]), int(told[2])
+    """Return the two errors in the helper's answer; raises UnreadableError if it is malformed."""
+    match = _ANSWER.fullmatch(answer)
+    if match is None:
+        raise UnreadableError("the clock helper failed, or has another version: check its unit")
+    return int(match[1]), int(match[2])
 
 
 def parse(errors: tuple[int, int], clock_offset: int | None) -> Clock:
-    """Say what the kernel and the manager's last verdict (ms, None for none yet) say.
+    """Return the clock's state; `clock_offset` is that of the manager's last verdict in ms, None before the first.
 
-    The clock counts as synchronised by its maximum error, as systemd has it: the flag STA_UNSYNC may be set only to
-    keep the kernel off the hardware clock.
+    Like systemd, this judges by the maximum error: the flag STA_UNSYNC may be set only to keep the kernel off the
+    hardware clock.
     """
     estimated, maximum = errors
     return Clock(

@@ -1,25 +1,25 @@
-"""L2TPv3 pseudowires that carry Ethernet, as `ip l2tp show` tells them (RFC 3931, linux/l2tp.h).
+"""L2TPv3 pseudowires that carry Ethernet, as `ip l2tp show` shows them (RFC 3931, linux/l2tp.h).
 
-May live here: finding such links, asking for their sessions and tunnels, and reading the answers. The kernel tells
-them only who has CAP_NET_ADMIN; that there is such a link anybody may see. Cookies, which protect a session against
-forgery, are not read.
+Anyone may see such links, but the kernel requires CAP_NET_ADMIN to list their sessions and tunnels. Cookies, which
+protect a session against forgery, are not read.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kattila_agent.collectors.bounds import Bounded, some
-from kattila_agent.collectors.link_table import Brief
+from kattila_agent.collectors.limits import Bounded, some
+from kattila_agent.collectors.link_table import LinkSummary
 from kattila_agent.collectors.netlink import genetlink, rtnetlink
 from kattila_agent.collectors.netlink.rtnetlink import Attributes, Channel
 from kattila_protocol.report import Tunnel
 
 _LINKS = Path("/sys/class/net")
-# Such a link has no kind, but the type of its device.
+# Such a link has no kind; it is known by the type of its device.
 _MARK = "DEVTYPE=l2tpeth"
 
 # linux/l2tp.h
@@ -30,8 +30,8 @@ _IP_SADDR, _IP_DADDR, _UDP_DPORT, _IP6_SADDR, _IP6_DADDR = 24, 25, 27, 31, 32
 
 
 @dataclass(frozen=True, slots=True)
-class Readings:
-    """What the kernel says: the names of the links, the bodies of their sessions and of all tunnels; or why not."""
+class L2tpReadings:
+    """The names of the links, and the messages about their sessions and about all tunnels, or the kernel's refusal."""
 
     links: tuple[str, ...]
     sessions: tuple[bytes, ...] = ()
@@ -39,50 +39,52 @@ class Readings:
     refusal: str | None = None
 
 
-def read(links: Iterable[Brief], limit: int, folder: Path = _LINKS) -> Readings:
-    """Ask for the sessions and tunnels, `limit` of each at most, but only if there is such a link.
+def read(links: Iterable[LinkSummary], limit: int, folder: Path = _LINKS) -> L2tpReadings:
+    """Read at most `limit` sessions and `limit` tunnels, if one of the links is such a pseudowire.
 
     Raises:
-        OSError, ValueError: see `rtnetlink.dump`; that the kernel refuses is told in the readings.
+        OSError, ValueError: see `Channel.each`; a refusal is not raised but returned.
     """
-    names = tuple(each.name for each in links if each.kind is None and _is_marked(folder / each.name))
+    names: list[str] = []
+    for link in links:
+        # The link may be gone again, or have a name that no file can have.
+        with contextlib.suppress(OSError, ValueError):
+            if (
+                link.kind is None
+                and _MARK in (folder / link.name / "uevent").read_text("utf-8", "replace").splitlines()
+            ):
+                names.append(link.name)
     if not names:
-        return Readings(())
+        return L2tpReadings(())
     try:
-        return Readings(names, tuple(_dump(_SESSION_GET, limit)), tuple(_dump(_TUNNEL_GET, limit)))
+        return L2tpReadings(tuple(names), tuple(_dump(_SESSION_GET, limit)), tuple(_dump(_TUNNEL_GET, limit)))
     except rtnetlink.Refused as refusal:
-        return Readings(names, refusal=refusal.strerror)
+        return L2tpReadings(tuple(names), refusal=refusal.strerror)
 
 
-def parse(readings: Readings) -> Bounded[Tunnel]:
-    """Return the links' tunnels; those that the kernel does not tell of have no ends, and a failure says why.
+def parse(readings: L2tpReadings) -> Bounded[Tunnel]:
+    """Return the links as tunnels; after a refusal they have no ends, and a failure says why.
 
     Raises:
         ValueError: a message is malformed.
     """
-    tunnels = {_id(tunnel, _CONN_ID): tunnel for tunnel in map(_said, readings.tunnels)}
-    sessions = {rtnetlink.string(session, _IFNAME): session for session in map(_said, readings.sessions)}
-    told = (_tunnel(name, sessions.get(name), tunnels) for name in readings.links)
-    failure = f"the ends of {some(readings.links)} (l2tp): {readings.refusal}"
-    return Bounded(tuple(told), failures=(failure,) if readings.refusal else ())
-
-
-def _is_marked(link: Path) -> bool:
-    try:
-        return _MARK in (link / "uevent").read_text("utf-8", "replace").splitlines()
-    except (OSError, ValueError):
-        # It is gone again, or has a name that no file can have.
-        return False
+    tunnels = {_id(tunnel, _CONN_ID): tunnel for tunnel in map(_attributes, readings.tunnels)}
+    sessions = {rtnetlink.string(session, _IFNAME): session for session in map(_attributes, readings.sessions)}
+    found = tuple(_tunnel(name, sessions.get(name), tunnels) for name in readings.links)
+    if readings.refusal is None:
+        return Bounded(found)
+    return Bounded(found, failures=(f"the ends of {some(readings.links)} (l2tp): {readings.refusal}",))
 
 
 def _dump(command: int, limit: int) -> list[bytes]:
-    with Channel(genetlink.open_socket()) as channel:
+    with genetlink.open_socket() as connection:
+        channel = Channel(connection)
         family = genetlink.family(channel, "l2tp")
         return channel.dump(family, genetlink.HEADER.pack(command, _VERSION, 0), limit).bodies
 
 
-def _said(body: bytes) -> Attributes:
-    return rtnetlink.attributes(body, genetlink.HEADER.size)
+def _attributes(body: bytes) -> Attributes:
+    return dict(rtnetlink.attributes(body, genetlink.HEADER.size))
 
 
 def _id(found: Attributes, kind: int) -> int:
@@ -93,7 +95,7 @@ def _id(found: Attributes, kind: int) -> int:
 
 
 def _tunnel(name: str, session: Attributes | None, tunnels: dict[int, Attributes]) -> Tunnel:
-    # What was made or removed between the two answers is told next time.
+    # If something was made or removed between the two dumps, the next report shows it.
     tunnel = None if session is None else tunnels.get(_id(session, _CONN_ID))
     if session is None or tunnel is None:
         return Tunnel(interface=name, kind="l2tp")

@@ -1,7 +1,6 @@
-"""Which way the outer packets of tunnels and the reports to the manager leave: the kernel's own route lookup.
+"""Route lookups, as `ip route get` makes them: how outer packets of tunnels and reports to the manager leave the node.
 
-May live here: whom to ask for, asking, and reading the answer, as `ip route get` does. It needs no privilege. Not here:
-the routes themselves (routes) and the rules that choose among tables (rules).
+They need no privilege.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from kattila_agent.collectors import link_table, routes
-from kattila_agent.collectors.link_table import Exit, Link
+from kattila_agent.collectors.link_table import Link, OutgoingLink
 from kattila_agent.collectors.netlink import rtnetlink
-from kattila_agent.collectors.netlink.rtnetlink import Attributes, Channel, Refused
+from kattila_agent.collectors.netlink.rtnetlink import Channel, Refused
 from kattila_protocol.report import Lookup, Telemetry, Tunnel, WireguardInterface
 
-# linux/rtnetlink.h
+# linux/rtnetlink.h: struct rtmsg
 _RTM_GETROUTE = 26
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _LOOKUP_TABLE = 0x1000
@@ -33,12 +32,12 @@ _LINK_LOCAL = ("fe8", "fe9", "fea", "feb")
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked: `destination` is an IP address, `zone` the interface that a link-local one belongs to.
+class RouteQuery:
+    """A route lookup for the IP address `destination`.
 
-    `source` is the address that the packets are bound to, `link` the interface; None where that is left to the kernel.
-    What has a `dport` is UDP, to the manager TCP; its `sport` is None where each flow has another. Rules and next
-    hops are chosen by them.
+    `source` is the address that the packets are bound to and `link` the interface, None where the kernel chooses. For a
+    link-local destination, `link` is the interface that it is behind. Rules and next hops may depend on the ports: with
+    a `dport` the packets are UDP, or TCP to the manager; `sport` is None where each flow has another one.
     """
 
     purpose: str
@@ -52,82 +51,98 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The body of the kernel's RTM_NEWROUTE, or None and the error that it refused with, in words."""
+class RouteAnswer:
+    """The RTM_NEWROUTE that answers a query, or None and the kernel's error."""
 
-    question: Question
+    query: RouteQuery
     body: bytes | None
     error: str | None = None
 
 
-def read_moved(found: Telemetry, exits: Mapping[int, Exit]) -> set[str]:
-    """Return the tunnels that were made in another network namespace; asks for those that are told as no interface.
+@dataclass(frozen=True, slots=True)
+class LookupReadings:
+    """The answers, and all links by index."""
 
-    Raises:
-        OSError, ValueError: see `Channel.ask`.
-    """
-    moved = {interface.name for interface in found.interfaces if interface.link_netnsid is not None}
-    others = {tunnel.interface for tunnel in found.tunnels} - {interface.name for interface in found.interfaces}
-    if others:
-        asked = map(Link.of, link_table.each_of(index for index, link in exits.items() if link.name in others))
-        moved |= {link.name for link in asked if link_table.NETNSID in link.found}
-    return moved
+    answers: tuple[RouteAnswer, ...]
+    links: Mapping[int, OutgoingLink]
 
 
-def questions(
-    found: Telemetry, manager_address: str | None, manager_port: int | None = None, moved: Collection[str] = ()
-) -> tuple[Question, ...]:
-    """Return what is worth asking: each WireGuard endpoint of an interface, each tunnel's remote, and the manager.
-
-    Packets of the tunnels that were `moved` here leave in the namespace that they were made in.
-
-    Raises:
-        ValueError: an endpoint is none.
-    """
-    asked: dict[Question, None] = {}
-    for interface in found.wireguard:
-        for peer in interface.peers:
-            if peer.endpoint is not None:
-                asked[_to_endpoint(interface, peer.endpoint)] = None
-    for tunnel in found.tunnels:
-        for remote in () if tunnel.interface in moved else (tunnel.remote, *tunnel.remotes):
-            if remote is not None:
-                asked[_to_remote(tunnel, remote)] = None
-    if manager_address is not None:
-        host, _, zone = manager_address.partition("%")
-        asked[Question("manager", None, host, link=zone or None, dport=manager_port)] = None
-    return tuple(asked)
-
-
-def read(asked: Iterable[Question], exits: Mapping[int, Exit]) -> list[Answer]:
-    """Ask the kernel all of that; what it refuses is an answer, too. `exits` are all links.
+def read(found: Telemetry, manager_address: str | None, manager_port: int | None) -> LookupReadings:
+    """Look up the routes to all tunnel ends in the telemetry, and to the manager.
 
     Raises:
         OSError: the kernel does not answer.
-        ValueError: a destination is no IP address, or an answer is malformed.
+        ValueError: an address is not one, or an answer is malformed.
     """
-    indexes = {link.name: index for index, link in exits.items()}
-    with Channel() as channel:
-        return [_ask(channel, question, indexes) for question in asked]
+    # Read again: an endpoint may be behind a link that was made after the interfaces were read.
+    links = link_table.read_by_index(link_table.outgoing)
+    return ask(queries(found, manager_address, manager_port, _read_moved(found, links)), links)
 
 
-def parse(answers: Iterable[Answer], exits: Mapping[int, Exit]) -> tuple[Lookup, ...]:
-    """Return the answers as they are told, equal ones once; a route without an MTU of its own has its link's.
+def queries(
+    found: Telemetry, manager_address: str | None, manager_port: int | None = None, moved: Collection[str] = ()
+) -> tuple[RouteQuery, ...]:
+    """Return the lookups to make: each WireGuard endpoint of an interface, each tunnel's remote ends, and the manager.
+
+    `moved` are tunnels that were made in another network namespace, where their packets still leave.
+
+    Raises:
+        ValueError: an endpoint is malformed.
+    """
+    queried: dict[RouteQuery, None] = {}
+    for interface in found.wireguard:
+        for peer in interface.peers:
+            if peer.endpoint is not None:
+                queried[_to_endpoint(interface, peer.endpoint)] = None
+    for tunnel in found.tunnels:
+        for remote in () if tunnel.interface in moved else (tunnel.remote, *tunnel.remotes):
+            if remote is not None:
+                queried[_to_remote(tunnel, remote)] = None
+    if manager_address is not None:
+        host, _, zone = manager_address.partition("%")
+        queried[RouteQuery("manager", None, host, link=zone or None, dport=manager_port)] = None
+    return tuple(queried)
+
+
+def ask(queried: Iterable[RouteQuery], links: Mapping[int, OutgoingLink]) -> LookupReadings:
+    """Ask the kernel for these routes (RTM_GETROUTE); a refusal is an answer, too. `links` are all links.
+
+    Raises:
+        OSError: the kernel does not answer.
+        ValueError: a destination is not an IP address, or an answer is malformed.
+    """
+    indexes = {link.name: index for index, link in links.items()}
+    with rtnetlink.opened() as channel:
+        return LookupReadings(tuple(_answer(channel, query, indexes) for query in queried), links)
+
+
+def parse(readings: LookupReadings) -> tuple[Lookup, ...]:
+    """Return the lookups without repetition; a route without an MTU of its own has that of its link.
 
     Raises:
         ValueError: a message is malformed.
     """
-    # Two peers behind one address differ in their port alone, which seldom makes a difference.
-    return tuple(dict.fromkeys(_lookup(answer, exits) for answer in answers))
+    # Peers behind one address differ in their port, which rarely changes the answer.
+    return tuple(dict.fromkeys(_lookup(answer, readings.links) for answer in readings.answers))
 
 
-def _to_endpoint(interface: WireguardInterface, endpoint: str) -> Question:
-    """Take "192.0.2.1:51820" or "[fe80::1%eth0]:51820" apart."""
+def _read_moved(found: Telemetry, links: Mapping[int, OutgoingLink]) -> set[str]:
+    """Return the tunnels made in another network namespace; reads those that are not among the interfaces."""
+    moved = {interface.name for interface in found.interfaces if interface.link_netnsid is not None}
+    others = {tunnel.interface for tunnel in found.tunnels} - {interface.name for interface in found.interfaces}
+    if others:
+        read = map(Link.of, link_table.read_each(index for index, link in links.items() if link.name in others))
+        moved |= {link.name for link in read if link_table.NETNSID in link.attributes}
+    return moved
+
+
+def _to_endpoint(interface: WireguardInterface, endpoint: str) -> RouteQuery:
+    """Return the query for an endpoint such as "192.0.2.1:51820" or "[fe80::1%eth0]:51820"."""
     host, _, port = endpoint.rpartition(":")
     if not host or not port.isdecimal():
-        raise ValueError(f"{endpoint!r} is no endpoint")
+        raise ValueError(f"{endpoint!r} is not an endpoint")
     host, _, zone = host.removeprefix("[").removesuffix("]").partition("%")
-    return Question(
+    return RouteQuery(
         "wireguard",
         interface.name,
         host,
@@ -138,85 +153,82 @@ def _to_endpoint(interface: WireguardInterface, endpoint: str) -> Question:
     )
 
 
-def _to_remote(tunnel: Tunnel, remote: str) -> Question:
+def _to_remote(tunnel: Tunnel, remote: str) -> RouteQuery:
     bound = (tunnel.local, tunnel.link)
-    return Question("tunnel", tunnel.interface, remote, tunnel.fwmark, *bound, dport=tunnel.port)
+    return RouteQuery("tunnel", tunnel.interface, remote, tunnel.fwmark, *bound, dport=tunnel.port)
 
 
-def _ask(channel: Channel, question: Question, indexes: Mapping[str, int]) -> Answer:
-    link = question.link
-    if link is None and question.destination.lower().startswith(_LINK_LOCAL):
-        # The kernel would name any interface. wireguard-go does not tell which one it is.
-        return Answer(question, None, "which interface the link-local address is behind is not told")
+def _answer(channel: Channel, query: RouteQuery, indexes: Mapping[str, int]) -> RouteAnswer:
+    link = query.link
+    if link is None and query.destination.lower().startswith(_LINK_LOCAL):
+        # The kernel would choose any interface, and wireguard-go does not report the right one.
+        return RouteAnswer(query, None, "the interface of the link-local address is unknown")
     index = None if link is None else indexes.get(link, _number(link))
     if link is not None and index is None:
-        return Answer(question, None, f"there is no interface {link}")
+        return RouteAnswer(query, None, f"there is no interface {link}")
     try:
-        return Answer(question, channel.ask(_RTM_GETROUTE, _asked(question, index)))
+        return RouteAnswer(query, channel.ask(_RTM_GETROUTE, _request(query, index)))
     except Refused as refusal:
-        return Answer(question, None, refusal.strerror)
+        return RouteAnswer(query, None, refusal.strerror)
 
 
 def _number(link: str) -> int | None:
-    # A link without a name here is told by its number; a name may look like one, too.
+    # A link that has no name here is reported by its index. A name may look like one, too.
     return int(link) if link.isdecimal() and len(link) < len("4294967296") else None
 
 
-# Peers are where they were a report ago.
+# Most peers have not moved since the last report.
 @lru_cache(maxsize=4096)
-def _asked(question: Question, index: int | None) -> bytes:
-    family, destination = rtnetlink.packed(question.destination)
+def _request(query: RouteQuery, index: int | None) -> bytes:
+    family, destination = rtnetlink.packed(query.destination)
     bits, source_bits = 8 * len(destination), 0
     body = rtnetlink.attribute(_RTA_DST, destination)
-    if question.source is not None:
-        source_family, source = rtnetlink.packed(question.source)
-        # A source of the other family would be refused as malformed, not as unreachable.
+    if query.source is not None:
+        source_family, source = rtnetlink.packed(query.source)
+        # The kernel would refuse a source of the other family as malformed, not as unreachable.
         if source_family == family:
             source_bits = bits
             body += rtnetlink.attribute(_RTA_SRC, source)
-    if question.fwmark:
-        body += rtnetlink.attribute(_RTA_MARK, _UINT.pack(question.fwmark))
+    if query.fwmark:
+        body += rtnetlink.attribute(_RTA_MARK, _UINT.pack(query.fwmark))
     if index is not None:
         body += rtnetlink.attribute(_RTA_OIF, _UINT.pack(index))
-    if question.purpose != "manager":
-        # What the kernel or a daemon sends is root's; a rule may send the agent's own packets, which it speaks for
-        # where nothing is said, another way (`ip rule … uidrange`).
+    if query.purpose != "manager":
+        # Packets from the kernel or a daemon are root's. Without this, the lookup is for the agent's own user, for whom
+        # a rule may exist (`ip rule … uidrange`).
         body += rtnetlink.attribute(_RTA_UID, _UINT.pack(0))
-    body += _ports(question)
-    # IPv6 tells the table in any case, and refuses to be asked.
+    body += _ports(query)
+    # IPv6 reports the table anyway, and refuses the flag.
     flags = _LOOKUP_TABLE if family == socket.AF_INET else 0
     return _ROUTE.pack(family, bits, source_bits, 0, 0, 0, 0, 0, flags) + body
 
 
-def _ports(question: Question) -> bytes:
-    # Of other protocols than UDP and TCP the kernel takes none.
-    if question.dport is None:
+def _ports(query: RouteQuery) -> bytes:
+    # The kernel only accepts ports of UDP and TCP.
+    if query.dport is None:
         return b""
-    protocol = rtnetlink.attribute(_RTA_IP_PROTO, _TCP if question.purpose == "manager" else _UDP)
-    there = protocol + rtnetlink.attribute(_RTA_DPORT, _PORT.pack(question.dport))
-    return there if question.sport is None else there + rtnetlink.attribute(_RTA_SPORT, _PORT.pack(question.sport))
+    protocol = rtnetlink.attribute(_RTA_IP_PROTO, _TCP if query.purpose == "manager" else _UDP)
+    there = protocol + rtnetlink.attribute(_RTA_DPORT, _PORT.pack(query.dport))
+    return there if query.sport is None else there + rtnetlink.attribute(_RTA_SPORT, _PORT.pack(query.sport))
 
 
-def _lookup(answer: Answer, exits: Mapping[int, Exit]) -> Lookup:
-    asked = answer.question
-    about = (asked.purpose, asked.tunnel, asked.destination, asked.fwmark)
+def _lookup(answer: RouteAnswer, links: Mapping[int, OutgoingLink]) -> Lookup:
+    query = answer.query
+    about = (query.purpose, query.tunnel, query.destination, query.fwmark)
     if answer.body is None:
         return Lookup(*about, None, None, None, None, None, answer.error)
-    family, _, _, _, table, _, _, _, _ = rtnetlink.header(_ROUTE, answer.body)
-    found = rtnetlink.attributes(answer.body, _ROUTE.size)
+    found = dict(rtnetlink.attributes(answer.body, _ROUTE.size))
+    family, _, _, _, table, _, _, _, _ = _ROUTE.unpack_from(answer.body)
+    metrics = dict(rtnetlink.attributes(found.get(_RTA_METRICS, b"")))
     index = rtnetlink.number(found, _RTA_OIF, 4)
-    interface, mtu = (None, None) if index is None else exits.get(index, Exit(f"if{index}", None))
+    interface, mtu = (None, None) if index is None else links.get(index, OutgoingLink(f"if{index}", None))
     return Lookup(
         *about,
         interface=interface,
         gateway=routes.gateway(found, family),
-        # What is bound to a source keeps it; the kernel tells which one it would have preferred.
-        source=asked.source or rtnetlink.address(found, _RTA_PREFSRC, family),
-        mtu=_mtu(found) or mtu,
+        # Packets that are bound to a source keep it; the kernel returns the one that it would have preferred.
+        source=query.source or rtnetlink.address(found, _RTA_PREFSRC, family),
+        mtu=rtnetlink.number(metrics, _RTAX_MTU, 4) or mtu,
         table=rtnetlink.number(found, _RTA_TABLE, 4) or table,
         error=None,
     )
-
-
-def _mtu(found: Attributes) -> int | None:
-    return rtnetlink.number(rtnetlink.attributes(found.get(_RTA_METRICS, b"")), _RTAX_MTU, 4)

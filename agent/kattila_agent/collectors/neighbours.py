@@ -1,22 +1,19 @@
-"""The neighbour tables of both families (ARP, NDP), as `ip neighbour` shows them.
-
-May live here: reading neighbours and naming their states.
-"""
+"""The neighbour tables of both families (ARP, NDP), as `ip neighbour` shows them."""
 
 from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kattila_agent.collectors import link_table
-from kattila_agent.collectors.bounds import Bounded, cut, shares
+from kattila_agent.collectors.limits import Bounded, cut, shares
 from kattila_agent.collectors.netlink import rtnetlink
 from kattila_agent.collectors.netlink.rtnetlink import Listed
 from kattila_protocol.report import Neighbour
 
-# linux/neighbour.h
+# linux/neighbour.h: struct ndmsg with its index, state and flags
 _RTM_GETNEIGH = 30
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")
 _NDA_DST, _NDA_LLADDR = 1, 2
@@ -30,69 +27,70 @@ _STATES = {
     0x40: "NOARP",
     0x80: "PERMANENT",
 }
-# Multicast and the like, which nobody resolves (NUD_NOARP), are no neighbours, unless a program has learned of them
-# (NTF_EXT_LEARNED), as a routing daemon of hosts behind a vxlan: `ip` has it so, too.
+# Like `ip`, leave out multicast and other entries that are never resolved (NUD_NOARP), unless a program such as a
+# routing daemon added them (NTF_EXT_LEARNED).
 _SHOWN = 0xFF & ~0x40
 _LEARNED = 0x10
-_STATE_AND_FLAGS = struct.Struct("=8xHB")
+_STATE, _FLAGS_AT = struct.Struct("=8xH"), 10
 
 
 @dataclass(frozen=True, slots=True)
-class Readings:
-    """What the kernel says: RTM_NEWNEIGH of both families, and the names of the links by index."""
+class NeighbourReadings:
+    """What the kernel returned: RTM_NEWNEIGH of both families, and the names of the links by index."""
 
     inet: Listed
     inet6: Listed
     names: Mapping[int, str]
 
 
-def read(limit: int) -> Readings:
-    """Ask the kernel for the neighbours of both families, the first `limit` of each; raises OSError or ValueError."""
-    return Readings(_table(socket.AF_INET, limit), _table(socket.AF_INET6, limit), link_table.names_by_index())
+def read(limit: int) -> NeighbourReadings:
+    """Read the first `limit` neighbours of each family (rtnetlink(7)); raises OSError or ValueError."""
+    inet, inet6 = _read_family(socket.AF_INET, limit), _read_family(socket.AF_INET6, limit)
+    return NeighbourReadings(inet, inet6, link_table.read_by_index(link_table.name))
 
 
-def parse(readings: Readings, limit: int) -> Bounded[Neighbour]:
-    """Return the neighbours in the kernel's order, of each family at least half of the limit if there are so many.
+def parse(readings: NeighbourReadings, limit: int) -> Bounded[Neighbour]:
+    """Return the neighbours in the kernel's order; each family gets half of the limit, or more if it is free.
 
     Raises:
-        ValueError: a message is malformed or lacks what every neighbour has.
+        ValueError: a message is malformed, or lacks what every neighbour has.
     """
     families = (readings.inet, readings.inet6)
     granted = shares(limit, [family.total for family in families])
-    told = tuple(
-        neighbour
+    neighbours = tuple(
+        _neighbour(body, readings.names)
         for family, share in zip(families, granted, strict=True)
-        for neighbour in _neighbours(family.bodies[:share], readings.names)
+        for body in family.bodies[:share]
     )
-    return Bounded(told, cut("neighbours", len(told), sum(family.total for family in families)))
+    return Bounded(neighbours, cut("neighbours", len(neighbours), sum(family.total for family in families)))
 
 
-def _table(family: int, limit: int) -> Listed:
-    def room(buffer: bytes, start: int) -> int | None:
-        state, flags = _STATE_AND_FLAGS.unpack_from(buffer, start)
-        return limit if buffer[start] == family and (state & _SHOWN or flags & _LEARNED) else None
-
-    question = _NEIGHBOUR.pack(family, 0, 0, 0, 0)
-    return rtnetlink.dump(_RTM_GETNEIGH, question, room, least=_NEIGHBOUR.size)
-
-
-def _neighbours(bodies: list[bytes], names: Mapping[int, str]) -> Iterator[Neighbour]:
-    for body in bodies:
-        family, index, state, _, _ = rtnetlink.header(_NEIGHBOUR, body)
-        found = rtnetlink.attributes(body, _NEIGHBOUR.size)
-        destination = rtnetlink.address(found, _NDA_DST, family)
-        if destination is None:
-            raise ValueError("a neighbour without an address")
-        yield Neighbour(
-            destination=destination,
-            address=_hardware_address(found.get(_NDA_LLADDR)),
-            interface=names.get(index, f"if{index}"),
-            state=_STATES.get(state, f"{state:#x}"),
+def _read_family(family: int, limit: int) -> Listed:
+    request = _NEIGHBOUR.pack(family, 0, 0, 0, 0)
+    return rtnetlink.retried(
+        lambda channel: channel.dump(
+            _RTM_GETNEIGH,
+            request,
+            limit,
+            least=_NEIGHBOUR.size,
+            wanted=lambda body: (
+                body[0] == family and (_STATE.unpack_from(body)[0] & _SHOWN or body[_FLAGS_AT] & _LEARNED)
+            ),
         )
+    )
 
 
-def _hardware_address(address: bytes | None) -> str | None:
-    if not address:
-        return None
-    # Four bytes are the IPv4 address of a tunnel's other end.
-    return socket.inet_ntop(socket.AF_INET, address) if len(address) == 4 else address.hex(":")
+def _neighbour(body: bytes, names: Mapping[int, str]) -> Neighbour:
+    attributes = dict(rtnetlink.attributes(body, _NEIGHBOUR.size))
+    family, index, state, _, _ = _NEIGHBOUR.unpack_from(body)
+    destination = rtnetlink.address(attributes, _NDA_DST, family)
+    if destination is None:
+        raise ValueError("a neighbour without an address")
+    address = attributes.get(_NDA_LLADDR, b"")
+    return Neighbour(
+        destination=destination,
+        # Four bytes are the IPv4 address of a tunnel's remote end.
+        address=(socket.inet_ntop(socket.AF_INET, address) if len(address) == 4 else address.hex(":")) or None,
+        interface=names.get(index, f"if{index}"),
+        state=_STATES.get(state, f"{state:#x}"),
+    )

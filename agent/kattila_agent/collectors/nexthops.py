@@ -1,7 +1,6 @@
-"""Nexthop objects, as `ip nexthop` shows them: where a route goes that names one and says no more.
+"""Nexthop objects, as `ip nexthop` shows them: the next hops of a route that only names an object.
 
-The kernel tells such a route like any other, unless net.ipv4.nexthop_compat_mode is 0. May live here: reading the
-objects. Not here: routes.
+The kernel describes such a route like any other unless net.ipv4.nexthop_compat_mode is 0.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import NamedTuple
 from kattila_agent.collectors.netlink import rtnetlink
 from kattila_agent.collectors.netlink.rtnetlink import Attributes, Listed
 
-# linux/nexthop.h
+# linux/nexthop.h: struct nhmsg
 _RTM_GETNEXTHOP = 106
 _HEADER = struct.Struct("=BxxxI")
 _ID, _GROUP, _OIF, _GATEWAY = 1, 2, 5, 6
@@ -22,7 +21,7 @@ _MAX_OBJECTS = 10_000
 
 
 class Hop(NamedTuple):
-    """One next hop: the number of the outgoing interface, and the gateway, None where there is none."""
+    """One next hop: the index of the outgoing link and the gateway, None where there is none."""
 
     oif: int | None
     gateway: str | None
@@ -32,16 +31,17 @@ Hops = Mapping[int, tuple[Hop, ...]]
 
 
 def read() -> Listed:
-    """Ask the kernel for all objects, the first 10,000; raises OSError or ValueError."""
-    return rtnetlink.dump(_RTM_GETNEXTHOP, bytes(_HEADER.size), _MAX_OBJECTS, least=_HEADER.size)
+    """Read the first 10,000 objects (rtnetlink(7)); raises OSError or ValueError."""
+    request, least = bytes(_HEADER.size), _HEADER.size
+    return rtnetlink.retried(lambda channel: channel.dump(_RTM_GETNEXTHOP, request, _MAX_OBJECTS, least=least))
 
 
 def parse(bodies: Iterable[bytes]) -> Hops:
-    """Return the hops of each object by its number, of a group those of its members; raises ValueError."""
-    objects = [(body[0], rtnetlink.attributes(body, _HEADER.size)) for body in bodies]
+    """Return the next hops of each object by its id, for a group those of its members; raises ValueError."""
+    objects = [(body[0], dict(rtnetlink.attributes(body, _HEADER.size))) for body in bodies]
     single = {_id(found): _hop(found, family) for family, found in objects if _GROUP not in found}
     groups = {_id(found): tuple(_members(found[_GROUP])) for _, found in objects if _GROUP in found}
-    # A member may have gone, or come, while they were told.
+    # A member may have come or gone during the dump.
     of_groups = {group: tuple(single[each] for each in members if each in single) for group, members in groups.items()}
     return {number: (hop,) for number, hop in single.items()} | of_groups
 
@@ -49,7 +49,7 @@ def parse(bodies: Iterable[bytes]) -> Hops:
 def _id(found: Attributes) -> int:
     number = rtnetlink.number(found, _ID, 4)
     if number is None:
-        raise ValueError("a nexthop without its number")
+        raise ValueError("a nexthop without its id")
     return number
 
 

@@ -1,10 +1,8 @@
-"""The machine itself: name, operating system, kernel, uptime, load, processors, memory.
-
-May live here: reading /proc and the C library's answers, and shaping them.
-"""
+"""The machine itself: name, operating system, kernel, uptime, load, processors, memory."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from collections.abc import Mapping
@@ -19,8 +17,8 @@ _PROC = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True)
-class Readings:
-    """What the system says, unshaped: `uptime` is the text of /proc/uptime, memory is in bytes."""
+class SystemReadings:
+    """What the system returned: `uptime` is the text of /proc/uptime, memory is in bytes."""
 
     uname: os.uname_result
     os_release: Mapping[str, str]
@@ -31,14 +29,18 @@ class Readings:
     memory_available: int
 
 
-def read(proc: Path = _PROC) -> Readings:
-    """Ask the system; raises OSError where /proc is not what Linux mounts there."""
-    import psutil  # noqa: PLC0415 - 4 MB that commands which measure nothing are spared
+def read(proc: Path = _PROC) -> SystemReadings:
+    """Read /proc and the C library's answers; raises OSError if /proc is not mounted."""
+    import psutil  # noqa: PLC0415 - takes 4 MB, which commands that do not measure can save
 
     memory = psutil.virtual_memory()
-    return Readings(
+    os_release: Mapping[str, str] = {}
+    # A system without the file, or with one that is not UTF-8, still has its other facts.
+    with contextlib.suppress(OSError, ValueError):
+        os_release = platform.freedesktop_os_release()
+    return SystemReadings(
         uname=os.uname(),
-        os_release=_os_release(),
+        os_release=os_release,
         uptime=(proc / "uptime").read_text("ascii"),
         load=os.getloadavg(),
         cpus=psutil.cpu_count(logical=True),
@@ -47,8 +49,8 @@ def read(proc: Path = _PROC) -> Readings:
     )
 
 
-def parse(readings: Readings, labels: Mapping[str, str]) -> System:
-    """Shape what was read; `load` becomes hundredths. Raises ValueError if /proc/uptime holds something else."""
+def parse(readings: SystemReadings, labels: Mapping[str, str]) -> System:
+    """Return the readings as reported, `load` in hundredths; raises ValueError if /proc/uptime is malformed."""
     one, five, fifteen = (round(load * 100) for load in readings.load)
     return System(
         hostname=readings.uname.nodename,
@@ -66,17 +68,9 @@ def parse(readings: Readings, labels: Mapping[str, str]) -> System:
 
 
 def read_boot_id(proc: Path = _PROC) -> str:
-    """Return the kernel's id of this boot (random(4)); raises OSError."""
+    """Return the kernel's id of this boot (random(4)); raises OSError if it cannot be read."""
     path = proc / "sys/kernel/random/boot_id"
     boot_id = path.read_text("ascii", "replace").strip()
     if not is_id(boot_id):
-        raise OSError(f"{path} holds no UUID: is /proc mounted?")
+        raise OSError(f"{path} contains no UUID: is /proc mounted?")
     return boot_id
-
-
-def _os_release() -> Mapping[str, str]:
-    try:
-        return platform.freedesktop_os_release()
-    except (OSError, ValueError):
-        # A system without the file, or with one that is not UTF-8, is still worth its other facts.
-        return {}

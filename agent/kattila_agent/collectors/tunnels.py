@@ -1,7 +1,4 @@
-"""What links that carry packets inside of packets say of their ends, as `ip -details link` shows it.
-
-May live here: reading such links kind by kind. Not here: WireGuard.
-"""
+"""Tunnel links other than WireGuard and their ends, as `ip -details link` shows them."""
 
 from __future__ import annotations
 
@@ -9,19 +6,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from kattila_agent.collectors import link_table
-from kattila_agent.collectors.link_table import Brief, Link
+from kattila_agent.collectors.link_table import Link
 from kattila_agent.collectors.netlink import rtnetlink
 from kattila_agent.collectors.netlink.rtnetlink import Attributes
 from kattila_protocol.report import Tunnel
 
-# linux/if_tunnel.h: a key counts only where its flag is set.
+# linux/if_tunnel.h: a key is only valid if its flag is set.
 _GRE_KEY = 0x2000
 _ANY = ("0.0.0.0", "::")  # noqa: S104 - nothing is bound
 
 
 @dataclass(frozen=True, slots=True)
 class _Numbers:
-    """Which attribute says what, in the enum of a kind; 0, which no attribute is, where it has no such."""
+    """The attribute numbers of a kind of tunnel; 0, which no attribute has, for those that the kind lacks."""
 
     local: int
     remote: int
@@ -53,17 +50,12 @@ KINDS: Mapping[str, _Numbers] = {
 }
 
 
-def read(links: Iterable[Brief]) -> list[bytes]:
-    """Ask the kernel for each of these links again; one that is gone is left out.
+def parse(bodies: Iterable[bytes], names: Mapping[int, str]) -> tuple[Tunnel, ...]:
+    """Return the tunnels among these links (RTM_NEWLINK), in order; `names` are those of all links by index.
 
     Raises:
-        OSError, ValueError: see `Channel.ask`.
+        ValueError: a message is malformed.
     """
-    return list(link_table.each_of(link.index for link in links))
-
-
-def parse(bodies: Iterable[bytes], names: Mapping[int, str]) -> tuple[Tunnel, ...]:
-    """Return the tunnels among the links, in the kernel's order; raises ValueError if a message is malformed."""
     return tuple(tunnel for body in bodies if (tunnel := _tunnel(body, names)) is not None)
 
 
@@ -71,34 +63,34 @@ def _tunnel(body: bytes, names: Mapping[int, str]) -> Tunnel | None:
     link = Link.of(body)
     if link.kind is None or link.kind not in KINDS:
         return None
-    said, at = link.details, KINDS[link.kind]
-    # An index of another network namespace names nothing here.
-    below = None if link_table.NETNSID in link.found else rtnetlink.number(said, at.link, 4)
+    details, at = link.details, KINDS[link.kind]
+    # An index in another network namespace would name the wrong link here.
+    below = None if link_table.NETNSID in link.attributes else rtnetlink.number(details, at.link, 4)
     return Tunnel(
         interface=link.name,
         kind=link.kind,
-        local=_address(said, at.local, at.local6),
-        remote=_address(said, at.remote, at.remote6),
-        id=rtnetlink.number(said, at.id, 4),
-        ikey=_key(said, at.ikey, at.iflags),
-        okey=_key(said, at.okey, at.oflags),
-        port=rtnetlink.number(said, at.port, 2, "big"),
-        ttl=rtnetlink.number(said, at.ttl, 1) or 0,
-        fwmark=rtnetlink.number(said, at.fwmark, 4) or 0,
+        local=_address(details, at.local, at.local6),
+        remote=_address(details, at.remote, at.remote6),
+        id=rtnetlink.number(details, at.id, 4),
+        ikey=_key(details, at.ikey, at.iflags),
+        okey=_key(details, at.okey, at.oflags),
+        port=rtnetlink.number(details, at.port, 2, "big"),
+        ttl=rtnetlink.number(details, at.ttl, 1) or 0,
+        fwmark=rtnetlink.number(details, at.fwmark, 4) or 0,
         link=names.get(below or 0),
     )
 
 
-def _address(said: Attributes, *kinds: int) -> str | None:
+def _address(details: Attributes, *kinds: int) -> str | None:
     for kind in kinds:
-        address = rtnetlink.address(said, kind)
+        address = rtnetlink.address(details, kind)
         if address is not None and address not in _ANY:
             return address
     return None
 
 
-def _key(said: Attributes, kind: int, flags: int) -> int | None:
-    key = rtnetlink.number(said, kind, 4, "big")
+def _key(details: Attributes, kind: int, flags: int) -> int | None:
+    key = rtnetlink.number(details, kind, 4, "big")
     if not flags:
         return key or None
-    return key if (rtnetlink.number(said, flags, 2, "big") or 0) & _GRE_KEY else None
+    return key if (rtnetlink.number(details, flags, 2, "big") or 0) & _GRE_KEY else None

@@ -1,7 +1,4 @@
-"""One question over a unix socket, bounded in time and size.
-
-May live here: the exchange of bytes. Not here: what they mean.
-"""
+"""One request over a unix socket, bounded in time and size."""
 
 from __future__ import annotations
 
@@ -18,37 +15,37 @@ _CHUNK = 64 * 1024
 
 
 class UnreadableError(Exception):
-    """Something cannot be read, or not whole; the text says why and holds nothing of a key."""
+    """A source cannot be read, or not completely; the text says why, and contains no part of a key."""
 
 
 def ask(
     path: Path,
-    question: bytes,
+    request: bytes,
     end: bytes = b"",
     *,
     timeout_seconds: float = TIMEOUT_SECONDS,
     max_bytes: int = MAX_ANSWER_BYTES,
 ) -> bytes:
-    """Send the question and return the answer, up to its end: the other side's, or these bytes.
+    """Send a request and return the answer, which ends with `end` or with the connection.
 
     Raises:
-        OSError: there is nobody to ask.
+        OSError: nobody listens there.
         UnreadableError: the answer is too long, or takes too long.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as opened:
         opened.settimeout(timeout_seconds)
         expired = threading.Event()
-        # A limit on each call would let an answer drip in for ever.
+        # The timeout of each call would not stop an answer that arrives byte by byte.
         expiry = threading.Timer(timeout_seconds, _expire, (opened, expired))
         expiry.daemon = True
         expiry.start()
         answer = b""
         try:
             opened.connect(str(path))
-            # To send nothing to one that has answered and closed would be an error.
-            if question:
-                opened.sendall(question)
-            # With what is shut down, most servers answer one question and close.
+            # Sending even nothing fails if the other side has already answered and closed.
+            if request:
+                opened.sendall(request)
+            # Makes most servers close after one answer.
             opened.shutdown(socket.SHUT_WR)
             answer = _read_to(opened, end, path, max_bytes)
         except TimeoutError:
@@ -59,14 +56,14 @@ def ask(
         finally:
             expiry.cancel()
     if expired.is_set():
-        raise UnreadableError(f"{path} gave no whole answer within {timeout_seconds:g} s")
+        raise UnreadableError(f"{path} gave no complete answer within {timeout_seconds:g} s")
     return answer
 
 
 def lines(answer: bytes) -> Iterator[bytes]:
-    """Yield the lines without their ends, one at a time: a list of millions of short ones would take 50 times the room.
+    """Yield the complete lines without their line feeds.
 
-    What stands behind the last line feed is no line.
+    This is a generator because a list of millions of short lines would take 50 times the memory.
     """
     start = 0
     while (end := answer.find(b"\n", start)) >= 0:

@@ -72,7 +72,7 @@ def usable_ring(keys: Keys, now: int) -> Ring:
 
 def signed_once(measurement: Measurement, numbers: Numbers, nonce: str, clock: Clock, ring: Ring) -> bytes:
     """Return the body that the daemon would send to the manager; raises TooMuchError."""
-    telemetry = fitting.encode(measurement.telemetry, fitting.MAX_TELEMETRY_BYTES)
+    telemetry = fitting.encode(measurement.telemetry, measurement.allowed_ips)
     measured = Sample(numbers.sample, measurement.sampled_at, clock.boot_id, clock.since_boot_ms, telemetry)
     signed = sample.encode(measured, Signing(numbers.agent_id, numbers.tick, nonce, clock))
     return envelope.seal(signed, ring.current).to_bytes()

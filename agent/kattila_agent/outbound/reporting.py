@@ -88,7 +88,7 @@ class Reporter:
         self.spool.expire(clock)
         waiting = self.spool.waiting()
         told = report.Spool(waiting.count, waiting.bytes, waiting.dropped, waiting.oldest_sampled_at)
-        telemetry = fitting.encode(replace(measurement.telemetry, spool=told), fitting.MAX_TELEMETRY_BYTES)
+        telemetry = fitting.encode(replace(measurement.telemetry, spool=told), measurement.allowed_ips)
         newest = Sample(number, measurement.sampled_at, measurement.boot_id, since_boot_ms, telemetry)
         self.spool.put(newest, clock)
         self.journal.has_kept(self.spool.waiting(), self.spool.problem)

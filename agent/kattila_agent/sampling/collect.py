@@ -1,7 +1,4 @@
-"""All sources, one after the other, into one measurement.
-
-May live here: the list of collectors and the one place that catches their failures.
-"""
+"""Runs all collectors, one after the other, and turns their failures into data."""
 
 from __future__ import annotations
 
@@ -13,7 +10,6 @@ from typing import Any
 from kattila_agent import config
 from kattila_agent.collectors import (
     clock,
-    flooding,
     l2tp,
     link_table,
     links,
@@ -24,14 +20,15 @@ from kattila_agent.collectors import (
     rules,
     system,
     tunnels,
+    vxlan_remotes,
 )
-from kattila_agent.collectors.bounds import Bounded, cut
-from kattila_agent.collectors.link_table import Brief
+from kattila_agent.collectors.limits import Bounded, cut
+from kattila_agent.collectors.link_table import LinkSummary
 from kattila_agent.collectors.wireguard import collector as wireguard
-from kattila_agent.collectors.wireguard.gathering import Limits as WireguardLimits
+from kattila_agent.collectors.wireguard.builder import PeerLimits
 from kattila_agent.config import Limits
 from kattila_agent.sampling.measurement import Measurement
-from kattila_protocol.report import CollectorFailure, CollectorRun, Lookup, Telemetry, Tunnel
+from kattila_protocol.report import CollectorFailure, CollectorRun, Telemetry, Tunnel
 
 _MAX_REASON = 300
 
@@ -57,10 +54,10 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Collector:
-    """One source: its name in reports, the member of Telemetry that it fills, and how it is read.
+    """One source: its name in reports, the member of Telemetry that it fills, and the function that reads it.
 
-    `collect` takes what is given and what the collectors before it found, and returns the member's value, in a Bounded
-    if it may be cut or fail in part; whatever it raises becomes a CollectorFailure.
+    `collect` also takes what earlier collectors found. It returns the member's value, as a Bounded if the value may be
+    cut or may fail in part. Whatever it raises becomes a CollectorFailure.
     """
 
     name: str
@@ -76,7 +73,7 @@ COLLECTORS: tuple[Collector, ...] = (
         "interfaces",
         lambda given, _: links.parse(links.read(given.limits.interfaces, given.limits.addresses)),
     ),
-    Collector("tunnels", "tunnels", lambda given, found: _tunnels(_links(found), given.limits)),
+    Collector("tunnels", "tunnels", lambda given, found: _tunnels(found, given.limits)),
     Collector("routes", "routes", lambda given, _: routes.parse(routes.read(given.limits.routes), given.limits.routes)),
     Collector("rules", "rules", lambda given, _: rules.parse(rules.read(given.limits.rules), given.limits.rules)),
     Collector(
@@ -95,14 +92,14 @@ COLLECTORS: tuple[Collector, ...] = (
         "wireguard",
         "wireguard",
         lambda given, _: wireguard.collect(
-            given.wireguard_helper, WireguardLimits(given.limits.peers, given.limits.allowed_ips)
+            given.wireguard_helper, PeerLimits(given.limits.peers, given.limits.allowed_ips)
         ),
     ),
-    # Last: it asks for what the others found.
+    # Last, because it looks up what the others found.
     Collector(
         "lookups",
         "lookups",
-        lambda given, found: _lookups(found, given),
+        lambda given, found: lookups.parse(lookups.read(found, given.manager_address, given.manager_port)),
     ),
 )
 
@@ -110,64 +107,57 @@ COLLECTORS: tuple[Collector, ...] = (
 def measure(
     given: Given, now: int, monotonic: Callable[[], float], collectors: tuple[Collector, ...] = COLLECTORS
 ) -> Measurement:
-    """Run all collectors; one that fails is reported as data, and the others go on.
+    """Run all collectors; a failure is reported as data, and the other collectors still run.
 
-    `now` is ms UTC; `monotonic` is a clock in seconds, by which each is timed.
+    `now` is ms UTC; `monotonic` is a clock in seconds, which times each collector.
 
     Raises:
-        OSError: the kernel's boot id cannot be read, so that /proc is not what Linux mounts there.
+        OSError: the kernel's boot id cannot be read: /proc is not mounted.
     """
     telemetry = Telemetry(system=None)
+    allowed_ips: dict[tuple[str, str], int] = {}
     for collector in collectors:
         started = monotonic()
-        telemetry = _collected(telemetry, collector, given)
+        result = _collected(collector, given, telemetry)
         run = CollectorRun(collector.name, round((monotonic() - started) * 1_000_000))
-        telemetry = replace(telemetry, runs=(*telemetry.runs, run))
-    return Measurement(telemetry, sampled_at=now, boot_id=given.boot_id or system.read_boot_id())
+        failures = tuple(CollectorFailure(collector.name, reason[:_MAX_REASON]) for reason in result.failures)
+        members: dict[str, Any] = {collector.member: result.items}
+        telemetry = replace(
+            telemetry,
+            runs=(*telemetry.runs, run),
+            cuts=(*telemetry.cuts, *result.cuts),
+            failures=(*telemetry.failures, *failures),
+            **members,
+        )
+        allowed_ips |= result.allowed_ips
+    return Measurement(telemetry, now, given.boot_id or system.read_boot_id(), allowed_ips)
 
 
-def _links(found: Telemetry) -> list[Brief]:
-    """Return all links; those of a node with more than are told are asked for once more."""
-    is_cut = any(each.what == "interfaces" for each in found.cuts)
-    if is_cut or any(failure.collector == "links" for failure in found.failures):
-        return link_table.briefly()
-    return [Brief(each.index, each.name, each.kind) for each in found.interfaces]
+def _collected(collector: Collector, given: Given, found: Telemetry) -> Bounded[Any]:
+    """Return what a collector found; after a failure, the member keeps its value."""
+    try:
+        value = collector.collect(given, found)
+    except Exception as error:
+        text = str(error)
+        reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return Bounded(getattr(found, collector.member), failures=(reason,))
+    return value if isinstance(value, Bounded) else Bounded(value)
 
 
-def _tunnels(links: list[Brief], limits: Limits) -> Bounded[Tunnel]:
-    """Return the first tunnels, as many as interfaces may be told, whether they are told as interfaces or not."""
+def _tunnels(found: Telemetry, limits: Limits) -> Bounded[Tunnel]:
+    """Return the first tunnels, at most as many as interfaces, even those that are not among the interfaces."""
+    links = [LinkSummary(each.index, each.name, each.kind) for each in found.interfaces]
+    if any(each.what == "interfaces" for each in found.cuts) or any(
+        each.collector == "links" for each in found.failures
+    ):
+        links = list(link_table.read_by_index(link_table.summary).values())
     among = [link for link in links if link.kind in tunnels.KINDS]
     first = among[: limits.interfaces]
-    found = tunnels.parse(tunnels.read(first), {link.index: link.name for link in links})
-    flooded = flooding.parse(found, flooding.read(first, limits.neighbours), limits.neighbours)
-    wires = l2tp.parse(l2tp.read(links, limits.interfaces))
-    told = (*flooded.items, *wires.items)
-    kept, left_out = min(len(told), limits.interfaces), len(among) - len(first)
-    cuts = (*flooded.cuts, *cut("tunnels", kept, len(told) + left_out))
-    return Bounded(told[:kept], cuts, wires.failures)
-
-
-def _lookups(found: Telemetry, given: Given) -> tuple[Lookup, ...]:
-    # Read now: an endpoint may be behind a link that came after the interfaces were read.
-    exits = link_table.exits_by_index()
-    asked = lookups.questions(found, given.manager_address, given.manager_port, lookups.read_moved(found, exits))
-    return lookups.parse(lookups.read(asked, exits), exits)
-
-
-def _collected(telemetry: Telemetry, collector: Collector, given: Given) -> Telemetry:
-    try:
-        value = collector.collect(given, telemetry)
-    except Exception as error:
-        failure = CollectorFailure(collector.name, _reason(error))
-        return replace(telemetry, failures=(*telemetry.failures, failure))
-    if isinstance(value, Bounded):
-        failures = (CollectorFailure(collector.name, reason[:_MAX_REASON]) for reason in value.failures)
-        cuts, failed = (*telemetry.cuts, *value.cuts), (*telemetry.failures, *failures)
-        telemetry = replace(telemetry, cuts=cuts, failures=failed)
-        value = value.items
-    return replace(telemetry, **{collector.member: value})
-
-
-def _reason(error: Exception) -> str:
-    text = str(error)
-    return (f"{type(error).__name__}: {text}" if text else type(error).__name__)[:_MAX_REASON]
+    bodies = list(link_table.read_each(link.index for link in first))
+    plain = tunnels.parse(bodies, {link.index: link.name for link in links})
+    with_remotes = vxlan_remotes.parse(plain, vxlan_remotes.read(first, limits.neighbours), limits.neighbours)
+    pseudowires = l2tp.parse(l2tp.read(links, limits.interfaces))
+    reported = (*with_remotes.items, *pseudowires.items)
+    kept, left_out = min(len(reported), limits.interfaces), len(among) - len(first)
+    cuts = (*with_remotes.cuts, *cut("tunnels", kept, len(reported) + left_out))
+    return Bounded(reported[:kept], cuts, pseudowires.failures)

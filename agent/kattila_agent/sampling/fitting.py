@@ -1,49 +1,52 @@
-"""A report that is too large, cut until it fits. Pure.
-
-May live here: which list is shortened, and that the report says so. Not here: the limits of each list, which keep most
-reports from coming here at all (collectors).
-"""
+"""Cuts a report that is too large until it fits. Pure."""
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kattila_agent.collectors.bounds import Bounded, cut, shares
+from kattila_agent.collectors.limits import cut, shares
 from kattila_protocol import canonical
 from kattila_protocol.envelope import MAX_BODY_BYTES
-from kattila_protocol.report import Cut, Telemetry, WireguardInterface, WireguardPeer
+from kattila_protocol.report import Cut, Telemetry
 
-# What is left of a body for telemetry, with DATA's other members and three relays in the path.
+# The body leaves this much to telemetry, next to the other members of DATA and three relays in the path.
 MAX_TELEMETRY_BYTES = MAX_BODY_BYTES - 2048
 
-# Shortened in turns, the one that takes most bytes first. The others cannot grow that much, or are worth more.
+# The lists that are shortened, each time the one that takes the most bytes. Others cannot grow that large, or are worth
+# more.
 _ROWS = ("interfaces", "routes", "neighbours", "rules", "lookups", "tunnels", "policy_routes")
 
 _ALLOWED_IPS = "allowed_ips"
-# Of more parts of one list a sum tells enough: with a cut for each of thousands of peers nothing else had room.
+# With more cuts of one kind than this, only their sum is reported. A cut for each of thousands of peers would fill a
+# report.
 _MOST_CUTS = 16
 
-# By interface and public key.
-_CountByPeer = Mapping[tuple[str, str], int | None]
+# How many AllowedIPs a peer has, by interface and public key.
+_CountByPeer = Mapping[tuple[str, str], int]
 
 
 class TooMuchError(Exception):
-    """What cannot be left out of a report is more than a report may hold."""
+    """The report is too large even without everything that can be left out."""
 
 
-def encode(telemetry: Telemetry, max_bytes: int) -> bytes:
-    """Return telemetry, encoded, of at most so many bytes; what had to be shortened for that is told in its cuts.
+def encode(telemetry: Telemetry, allowed_ips: _CountByPeer, max_bytes: int = MAX_TELEMETRY_BYTES) -> bytes:
+    """Return the telemetry as canonical JSON of at most `max_bytes`, with lists shortened and their cuts added.
+
+    `allowed_ips` is as in a Measurement.
 
     Raises:
         TooMuchError: it cannot be made to fit.
     """
-    there, cuts = _allowed_ips(telemetry)
-    telemetry = replace(telemetry, cuts=cuts)
-    while len(encoded := canonical.encode(_with_told_cuts(telemetry, there))) > max_bytes:
-        # A little more than needed, for the cuts that say so.
+    counts = {
+        (interface.name, peer.public_key): len(peer.allowed_ips)
+        for interface in telemetry.wireguard
+        for peer in interface.peers
+    } | dict(allowed_ips)
+    while len(encoded := canonical.encode(_with_all_cuts(telemetry, counts))) > max_bytes:
+        # Take a little more than needed, for the cuts to be added.
         shorter = _shortened(telemetry, len(encoded) - max_bytes + 1024)
         if shorter is None:
             raise TooMuchError(f"a report of {len(encoded)} bytes cannot be cut to {max_bytes}")
@@ -53,7 +56,7 @@ def encode(telemetry: Telemetry, max_bytes: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _List:
-    """A list that can be shortened: how many entries and bytes it has, and how to keep only some of them."""
+    """A list that can be shortened: its entries and bytes, and a function that keeps the first entries."""
 
     entries: int
     bytes: int
@@ -61,7 +64,7 @@ class _List:
 
 
 def _shortened(telemetry: Telemetry, excess: int) -> Telemetry | None:
-    """Take about `excess` bytes from the largest list, at most three quarters of it; None if nothing is left."""
+    """Take about `excess` bytes from the largest list, at most three quarters of it; return None if all are empty."""
     lists = [each for each in _lists(telemetry) if each.entries]
     if not lists:
         return None
@@ -73,25 +76,21 @@ def _shortened(telemetry: Telemetry, excess: int) -> Telemetry | None:
 def _lists(telemetry: Telemetry) -> list[_List]:
     peers = [peer for interface in telemetry.wireguard for peer in interface.peers]
     allowed_ips = [peer.allowed_ips for peer in peers]
+    count = sum(map(len, allowed_ips))
     bytes_of_allowed_ips = len(canonical.encode(allowed_ips))
+    bytes_of_peers = len(canonical.encode(peers)) - bytes_of_allowed_ips
     return [
         *(_row_list(telemetry, name) for name in _ROWS),
-        _List(
-            sum(map(len, allowed_ips)), bytes_of_allowed_ips, lambda kept: _with_wireguard(telemetry, len(peers), kept)
-        ),
-        _List(
-            len(peers),
-            len(canonical.encode(peers)) - bytes_of_allowed_ips,
-            lambda kept: _with_wireguard(telemetry, kept, sum(map(len, allowed_ips))),
-        ),
+        _List(count, bytes_of_allowed_ips, lambda kept: _with_peers(telemetry, len(peers), kept)),
+        _List(len(peers), bytes_of_peers, lambda kept: _with_peers(telemetry, kept, count)),
     ]
 
 
 def _row_list(telemetry: Telemetry, name: str) -> _List:
     rows = getattr(telemetry, name)
 
-    # A node without its default route looks like one without the Internet: they go when no others are left.
-    spared = [name == "routes" and _is_default(row) for row in rows]
+    # Without its default route a node looks as if it had no Internet, so default routes go last.
+    spared = [name == "routes" and row.destination.endswith("/0") for row in rows]
     if all(spared):
         spared = [False] * len(rows)
 
@@ -104,36 +103,25 @@ def _row_list(telemetry: Telemetry, name: str) -> _List:
     return _List(spared.count(False), len(canonical.encode(rows)), keep)
 
 
-def _is_default(route: Any) -> bool:
-    return bool(route.destination.endswith("/0"))
-
-
-def _with_wireguard(telemetry: Telemetry, max_peers: int, max_allowed_ips: int) -> Telemetry:
-    bounded = _bounded_wireguard(telemetry.wireguard, max_peers, max_allowed_ips)
-    return replace(telemetry, wireguard=bounded.items, cuts=_with_cuts(telemetry, bounded.cuts))
-
-
-def _bounded_wireguard(
-    interfaces: tuple[WireguardInterface, ...], max_peers: int, max_allowed_ips: int
-) -> Bounded[WireguardInterface]:
-    """Cut peers and AllowedIPs, each limit over all interfaces together; what is told of is in the reader's order."""
-    cuts: list[Cut] = []
-    shortened = []
-    for interface, kept in zip(interfaces, shares(max_peers, [len(each.peers) for each in interfaces]), strict=True):
-        cuts += cut("peers", kept, len(interface.peers), interface.name)
-        shortened.append(replace(interface, peers=interface.peers[:kept]))
-    counts = [len(peer.allowed_ips) for interface in shortened for peer in interface.peers]
-    granted = iter(shares(max_allowed_ips, counts))
-    told = tuple(replace(each, peers=tuple(_peer(p, next(granted)) for p in each.peers)) for each in shortened)
-    return Bounded(told, tuple(cuts))
-
-
-def _peer(peer: WireguardPeer, kept: int) -> WireguardPeer:
-    return peer._replace(allowed_ips=peer.allowed_ips[:kept])
+def _with_peers(telemetry: Telemetry, max_peers: int, max_allowed_ips: int) -> Telemetry:
+    """Keep so many peers and AllowedIPs of all interfaces together."""
+    granted = shares(max_peers, [len(each.peers) for each in telemetry.wireguard])
+    kept = [each.peers[:most] for each, most in zip(telemetry.wireguard, granted, strict=True)]
+    allowed_ips = iter(shares(max_allowed_ips, [len(peer.allowed_ips) for peers in kept for peer in peers]))
+    interfaces = tuple(
+        replace(each, peers=tuple(peer._replace(allowed_ips=peer.allowed_ips[: next(allowed_ips)]) for peer in peers))
+        for each, peers in zip(telemetry.wireguard, kept, strict=True)
+    )
+    cuts = [
+        each
+        for interface, peers in zip(telemetry.wireguard, kept, strict=True)
+        for each in cut("peers", len(peers), len(interface.peers), interface.name)
+    ]
+    return replace(telemetry, wireguard=interfaces, cuts=_with_cuts(telemetry, cuts))
 
 
 def _with_cuts(telemetry: Telemetry, more: Sequence[Cut]) -> tuple[Cut, ...]:
-    """Add cuts; one of a list that was cut before takes its place, and still counts what there was at first."""
+    """Add cuts; the cut of a list that was cut before is updated, and keeps its first `of`."""
     cuts = {(each.what, each.where): each for each in telemetry.cuts}
     for each in more:
         before = cuts.get((each.what, each.where))
@@ -141,36 +129,23 @@ def _with_cuts(telemetry: Telemetry, more: Sequence[Cut]) -> tuple[Cut, ...]:
     return tuple(cuts.values())
 
 
-def _allowed_ips(telemetry: Telemetry) -> tuple[_CountByPeer, tuple[Cut, ...]]:
-    """Return how many AllowedIPs each peer has on its interface, and the cuts of all other lists."""
-    said = deque(each for each in telemetry.cuts if each.what == _ALLOWED_IPS)
-    there: dict[tuple[str, str], int | None] = {}
+def _with_all_cuts(telemetry: Telemetry, allowed_ips: _CountByPeer) -> Telemetry:
+    """Replace the cuts of AllowedIPs by those of the peers that are left, and sum up cuts that are too many."""
+    cuts = [each for each in telemetry.cuts if each.what != _ALLOWED_IPS]
     for interface in telemetry.wireguard:
         for peer in interface.peers:
-            told = len(peer.allowed_ips)
-            # A cut does not name the interface, but they come in the order of the peers.
-            is_next = bool(said) and (said[0].where, said[0].kept) == (peer.public_key, told)
-            there[interface.name, peer.public_key] = said.popleft().of if is_next else told
-    return there, (*(each for each in telemetry.cuts if each.what != _ALLOWED_IPS), *said)
-
-
-def _with_told_cuts(telemetry: Telemetry, there: _CountByPeer) -> Telemetry:
-    """Add the cuts of AllowedIPs, of peers that are told only, and sum up what is too much to be told one by one."""
-    cuts = [*telemetry.cuts]
-    for interface in telemetry.wireguard:
-        for peer in interface.peers:
-            of = there[interface.name, peer.public_key]
+            of = allowed_ips[interface.name, peer.public_key]
             cuts += cut(_ALLOWED_IPS, len(peer.allowed_ips), of, peer.public_key)
-    summed = _summed(cuts)
-    counted = Counter(each.what for each in summed)
+    merged = _merged(cuts)
+    counted = Counter(each.what for each in merged)
     return replace(
         telemetry,
-        cuts=_summed(replace(each, where="") if counted[each.what] > _MOST_CUTS else each for each in summed),
+        cuts=_merged(replace(each, where="") if counted[each.what] > _MOST_CUTS else each for each in merged),
     )
 
 
-def _summed(cuts: Iterable[Cut]) -> tuple[Cut, ...]:
-    """Make one of those that say the same `what` and `where`."""
+def _merged(cuts: Iterable[Cut]) -> tuple[Cut, ...]:
+    """Return one cut for each `what` and `where`, with the sums."""
     found: dict[tuple[str, str], Cut] = {}
     for each in cuts:
         before = found.get((each.what, each.where), Cut(each.what, 0, 0, each.where))

@@ -19,7 +19,7 @@ from support.wireguard import joined_namespaces, new_device, wg
 # What the agent of another machine would have, and one that never answers.
 ENDPOINTS = ("192.0.2.2:51820", "[2001:db8::2]:51820", "[fe80::2%up0]:51820", "198.51.100.7:4")
 
-NO_SCOPE = "which interface the link-local address is behind is not told"
+NO_SCOPE = "the interface of the link-local address is unknown"
 
 
 @pytest.mark.parametrize("mark", [0, 51820])
@@ -97,9 +97,10 @@ def test_a_link_local_endpoint_is_looked_up_on_its_interface() -> None:
         here.ip("link", "set", "far1", "up")
         code = (
             "import json; from kattila_agent.collectors import link_table, lookups\n"
-            "asked = [lookups.Question('wireguard', 'wg0', 'fe80::2', link=link) for link in ('up0', 'up1', 'gone0')]\n"
-            "exits = link_table.exits_by_index()\n"
-            "print(json.dumps([each._asdict() for each in lookups.parse(lookups.read(asked, exits), exits)]))"
+            "query = lambda link: lookups.RouteQuery('wireguard', 'wg0', 'fe80::2', link=link)\n"
+            "asked = map(query, ('up0', 'up1', 'gone0'))\n"
+            "links = link_table.read_by_index(link_table.outgoing)\n"
+            "print(json.dumps([each._asdict() for each in lookups.parse(lookups.ask(asked, links))]))"
         )
         found = json.loads(subprocess.check_output(here.command(sys.executable, "-c", code)))
     told = [(each["interface"], each["error"]) for each in found]

@@ -290,9 +290,9 @@ def looked_up(namespace: Namespace, address: str, mark: int) -> dict[str, Any]:
     """The one lookup of a WireGuard endpoint, as the collector makes it in the namespace."""
     code = (
         "import json; from kattila_agent.collectors import link_table, lookups\n"
-        f"asked = [lookups.Question('wireguard', 'wg0', {address!r}, {mark})]\n"
-        "exits = link_table.exits_by_index()\n"
-        "print(json.dumps(lookups.parse(lookups.read(asked, exits), exits)[0]._asdict()))"
+        f"asked = [lookups.RouteQuery('wireguard', 'wg0', {address!r}, {mark})]\n"
+        "links = link_table.read_by_index(link_table.outgoing)\n"
+        "print(json.dumps(lookups.parse(lookups.ask(asked, links))[0]._asdict()))"
     )
     found: dict[str, Any] = json.loads(subprocess.check_output(namespace.command(sys.executable, "-c", code)))
     return found

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from kattila_agent.collectors import l2tp
-from kattila_agent.collectors.l2tp import Readings
-from kattila_agent.collectors.link_table import Brief
+from kattila_agent.collectors.l2tp import L2tpReadings
+from kattila_agent.collectors.link_table import LinkSummary
 from kattila_protocol.report import Tunnel
 from support.agent_process import AGENT, environment
 from support.netns import Namespace, new_namespace
@@ -120,7 +120,7 @@ TUNNEL = HEADER + uint(9, 3000) + uint(10, 4000) + ENDS + attribute(27, struct.p
 
 
 def test_a_session_is_told_with_its_tunnel() -> None:
-    found = l2tp.parse(Readings(("l2tpeth0",), (SESSION,), (TUNNEL,)))
+    found = l2tp.parse(L2tpReadings(("l2tpeth0",), (SESSION,), (TUNNEL,)))
     assert found.items == (
         Tunnel("l2tpeth0", "l2tp", "192.0.2.1", "192.0.2.2", 3000, 1000, 2000, 6000, peer_id=4000),
     )  # fmt: skip
@@ -129,7 +129,7 @@ def test_a_session_is_told_with_its_tunnel() -> None:
 
 @pytest.mark.parametrize("readings", [((), (TUNNEL,)), ((SESSION,), ())], ids=["no session", "no tunnel"])
 def test_what_went_between_two_answers_has_no_ends(readings: tuple[tuple[bytes, ...], tuple[bytes, ...]]) -> None:
-    assert l2tp.parse(Readings(("l2tpeth0",), *readings)).items == (Tunnel("l2tpeth0", "l2tp"),)
+    assert l2tp.parse(L2tpReadings(("l2tpeth0",), *readings)).items == (Tunnel("l2tpeth0", "l2tp"),)
 
 
 @pytest.mark.parametrize(
@@ -147,12 +147,12 @@ def test_what_went_between_two_answers_has_no_ends(readings: tuple[tuple[bytes, 
 )
 def test_malformed_answers(session: bytes, tunnel: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        l2tp.parse(Readings(("l2tpeth0",), (session,), (tunnel,)))
+        l2tp.parse(L2tpReadings(("l2tpeth0",), (session,), (tunnel,)))
 
 
 def test_nobody_is_asked_where_there_is_no_such_link(tmp_path: Path) -> None:
-    def link(name: str, kind: str | None = None) -> Brief:
-        return Brief(2, name, kind)
+    def link(name: str, kind: str | None = None) -> LinkSummary:
+        return LinkSummary(2, name, kind)
 
     for name, said in (
         ("eth0", "INTERFACE=eth0\nIFINDEX=2\n"),
@@ -162,13 +162,13 @@ def test_nobody_is_asked_where_there_is_no_such_link(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "uevent").write_text(said)
     links = [link("eth0"), link("br0", "bridge"), link("v0", "veth"), link("gone0"), link("a" * 300), link("nul\0")]
-    assert l2tp.read(links, 10, tmp_path) == Readings(())
+    assert l2tp.read(links, 10, tmp_path) == L2tpReadings(())
 
 
 def test_a_link_of_that_type_is_asked_for(tmp_path: Path) -> None:
     """As an unprivileged user, or on a kernel without l2tp, the kernel's word is in the readings."""
     (tmp_path / "l2tpeth0").mkdir()
     (tmp_path / "l2tpeth0" / "uevent").write_text("DEVTYPE=l2tpeth\nINTERFACE=l2tpeth0\n")
-    readings = l2tp.read([Brief(2, "l2tpeth0", None)], 10, tmp_path)
+    readings = l2tp.read([LinkSummary(2, "l2tpeth0", None)], 10, tmp_path)
     assert readings.links == ("l2tpeth0",)
     assert readings.refusal or os.geteuid() == 0

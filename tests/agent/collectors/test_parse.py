@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kattila_agent.collectors import links, lookups, system
-from kattila_agent.collectors.lookups import Question
+from kattila_agent.collectors.lookups import RouteQuery
 from kattila_agent.config import default_limits
 from kattila_agent.sampling.collect import COLLECTORS, Collector, Given, measure
 from kattila_agent.sampling.measurement import Measurement
@@ -245,13 +245,13 @@ def test_what_is_looked_up() -> None:
         ),
         tunnels=(Tunnel("vx0", "vxlan", "192.0.2.1", "198.51.100.7", port=4789, link="eth0"), Tunnel("vx1", "vxlan")),
     )
-    assert lookups.questions(found, "2001:db8::5") == (
-        Question("wireguard", "wg0", "192.0.2.1", 51820, sport=1, dport=1),
-        Question("wireguard", "wg0", "192.0.2.1", 51820, sport=1, dport=2),
-        Question("wireguard", "wg0", "2001:db8::1", 51820, sport=1, dport=3),
-        Question("wireguard", "wg0", "fe80::1", 51820, link="eth0", sport=1, dport=4),
-        Question("tunnel", "vx0", "198.51.100.7", 0, "192.0.2.1", "eth0", dport=4789),
-        Question("manager", None, "2001:db8::5"),
+    assert lookups.queries(found, "2001:db8::5") == (
+        RouteQuery("wireguard", "wg0", "192.0.2.1", 51820, sport=1, dport=1),
+        RouteQuery("wireguard", "wg0", "192.0.2.1", 51820, sport=1, dport=2),
+        RouteQuery("wireguard", "wg0", "2001:db8::1", 51820, sport=1, dport=3),
+        RouteQuery("wireguard", "wg0", "fe80::1", 51820, link="eth0", sport=1, dport=4),
+        RouteQuery("tunnel", "vx0", "198.51.100.7", 0, "192.0.2.1", "eth0", dport=4789),
+        RouteQuery("manager", None, "2001:db8::5"),
     )
 
 
@@ -264,7 +264,7 @@ def clock() -> float:
     return 0.0
 
 
-READINGS = system.Readings(
+READINGS = system.SystemReadings(
     uname=os.uname_result(("Linux", "node1.example.com", "6.1.0-test", "#1 SMP", "x86_64")),
     os_release={"NAME": "Debian GNU/Linux", "PRETTY_NAME": "Debian GNU/Linux 12 (bookworm)"},
     uptime="350735.47 234388.90\n",
@@ -294,11 +294,11 @@ def test_the_real_system_agrees_with_proc() -> None:
 
 def test_a_hostname_of_any_bytes_can_be_reported() -> None:
     odd = os.uname_result(("Linux", os.fsdecode(b"node\xff"), "6.1.0", "#1", "x86_64"))
-    found = system.parse(system.Readings(**{**fields(READINGS), "uname": odd}), {})
+    found = system.parse(system.SystemReadings(**{**fields(READINGS), "uname": odd}), {})
     assert canonical.parse_object(canonical.encode(found))["hostname"] == "node\ufffd"
 
 
-def fields(readings: system.Readings) -> dict[str, Any]:
+def fields(readings: system.SystemReadings) -> dict[str, Any]:
     return {name: getattr(readings, name) for name in readings.__slots__}
 
 

@@ -261,7 +261,7 @@ def test_an_agent_that_may_not_read_wireguard_says_what_to_do(fleet: Fleet) -> N
     command = fleet.here.command(sys.executable, "-c", code)
     done = subprocess.run(command, cwd="/", env=environment(**fleet.settings), capture_output=True, check=False)
     assert done.returncode == 1
-    assert b"reading WireGuard needs root, or the helper, whose socket" in done.stderr
+    assert b"reading WireGuard needs root or the helper, whose socket" in done.stderr
 
 
 def test_without_a_key_nobody_can_be_asked(fleet: Fleet, tmp_path: Path) -> None:

@@ -42,14 +42,15 @@ def tunnel(*peers: WireguardPeer) -> WireguardInterface:
     return WireguardInterface("wireguard-north", "k" * 44, 51820, 2**32 - 1, peers)
 
 
-def fitted(telemetry: Telemetry) -> Telemetry:
-    encoded = fitting.encode(telemetry, MAX_TELEMETRY_BYTES)
+def fitted(telemetry: Telemetry, allowed_ips: dict[tuple[str, str], int] | None = None) -> Telemetry:
+    encoded = fitting.encode(telemetry, allowed_ips or {})
     assert len(encoded) <= MAX_TELEMETRY_BYTES
     return build(Telemetry, canonical.parse_object(encoded))
 
 
 def test_what_fits_is_left_alone() -> None:
-    assert fitting.encode(REPORT.telemetry, MAX_TELEMETRY_BYTES) == canonical.encode(REPORT.telemetry)
+    telemetry = replace(REPORT.telemetry, cuts=(Cut("routes", 2000, 50_000),))
+    assert fitting.encode(telemetry, {}) == canonical.encode(telemetry)
 
 
 def test_300_peers_and_one_with_2000_allowed_ips_fit_whole() -> None:
@@ -78,7 +79,7 @@ def test_the_largest_list_is_cut_and_the_others_are_whole() -> None:
     assert found.routes[-1] == default
     assert found.cuts == (Cut("routes", len(found.routes), 50_000), Cut("neighbours", 1, 2))
     # No more than it had to.
-    assert len(fitting.encode(found, MAX_TELEMETRY_BYTES)) > MAX_TELEMETRY_BYTES * 0.99
+    assert len(fitting.encode(found, {})) > MAX_TELEMETRY_BYTES * 0.99
 
 
 def test_default_routes_go_when_no_others_are_left() -> None:
@@ -136,7 +137,8 @@ def test_cuts_that_the_reader_made_do_not_fill_a_report(allowed_ips: int) -> Non
     """As with MAX_PEERS=20000 and a small MAX_ALLOWED_IPS."""
     peers = tuple(peer(number, allowed_ips) for number in range(12_000))
     cuts = tuple(Cut("allowed_ips", allowed_ips, 8, each.public_key) for each in peers)
-    found = fitted(Telemetry(None, wireguard=(tunnel(*peers),), cuts=cuts))
+    counts = {("wireguard-north", each.public_key): 8 for each in peers}
+    found = fitted(Telemetry(None, wireguard=(tunnel(*peers),), cuts=cuts), counts)
     told = len(found.wireguard[0].peers)
     (of_allowed_ips,) = told_of(found, "allowed_ips")
     assert (of_allowed_ips.of, of_allowed_ips.where) == (8 * told, "")
@@ -145,8 +147,10 @@ def test_cuts_that_the_reader_made_do_not_fill_a_report(allowed_ips: int) -> Non
 
 def test_a_peer_that_is_not_told_has_no_cut() -> None:
     peers = [peer(number, 3) for number in range(9000)]
-    cuts = tuple(Cut("allowed_ips", 3, 100, peers[number].public_key) for number in (0, 1, 8998, 8999))
-    found = fitted(Telemetry(None, wireguard=(tunnel(*peers),), cuts=cuts))
+    cut = [peers[number].public_key for number in (0, 1, 8998, 8999)]
+    cuts = tuple(Cut("allowed_ips", 3, 100, public_key) for public_key in cut)
+    counts = {("wireguard-north", public_key): 100 for public_key in cut}
+    found = fitted(Telemetry(None, wireguard=(tunnel(*peers),), cuts=cuts), counts)
     assert [(cut.of, cut.where) for cut in told_of(found, "allowed_ips")[:2]] == [
         (100, f"{0:043}="),
         (100, f"{1:043}="),
@@ -159,13 +163,13 @@ def test_a_peer_that_is_not_told_has_no_cut() -> None:
 @pytest.mark.parametrize(("first", "second", "of"), [(100, 900, 1000), (3, 900, 900), (100, 3, 100)])
 def test_a_peer_on_two_interfaces_is_cut_in_one_sum(first: int, second: int, of: int) -> None:
     """Of those that are cut: the reader tells nothing of one that is whole."""
-    there = {"wg0": first, "wg1": second}
-    cuts = tuple(Cut("allowed_ips", 3, count, f"{7:043}=") for count in there.values() if count > 3)
-    both = tuple(WireguardInterface(name, "k" * 44, 1, 0, (peer(7, 3),)) for name in there)
+    counts = {(name, f"{7:043}="): count for name, count in (("wg0", first), ("wg1", second)) if count > 3}
+    cuts = tuple(Cut("allowed_ips", 3, count, key) for (_, key), count in counts.items())
+    both = tuple(WireguardInterface(name, "k" * 44, 1, 0, (peer(7, 3),)) for name in ("wg0", "wg1"))
     large = Telemetry(None, wireguard=both, cuts=(*cuts, Cut("neighbours", 1, 2)))
     expected = Cut("allowed_ips", 3 * len(cuts), of, f"{7:043}=")
-    assert fitted(large).cuts == (Cut("neighbours", 1, 2), expected)
-    routes = fitted(replace(large, routes=(ROUTE,) * 9000))
+    assert fitted(large, counts).cuts == (Cut("neighbours", 1, 2), expected)
+    routes = fitted(replace(large, routes=(ROUTE,) * 9000), counts)
     assert (routes.cuts[0].what, routes.cuts[1].what, routes.cuts[2:]) == ("neighbours", "routes", (expected,))
 
 
@@ -174,8 +178,9 @@ def test_of_a_key_on_two_interfaces_what_is_no_longer_told_does_not_count() -> N
         WireguardInterface(name, "k" * 44, 1, 0, tuple(peer(number, 1) for number in numbers))
         for name, numbers in (("wg0", [*range(6000), 9999]), ("wg1", [9999]))
     )
-    cuts = tuple(Cut("allowed_ips", 1, count, f"{9999:043}=") for count in (100, 900))
-    found = fitted(Telemetry(None, wireguard=(one, two), cuts=cuts))
+    counts = {("wg0", f"{9999:043}="): 100, ("wg1", f"{9999:043}="): 900}
+    cuts = tuple(Cut("allowed_ips", 1, count, key) for (_, key), count in counts.items())
+    found = fitted(Telemetry(None, wireguard=(one, two), cuts=cuts), counts)
     assert f"{9999:043}=" not in {each.public_key for each in found.wireguard[0].peers}
     assert len(found.wireguard[1].peers) == 1
     of_it = [cut.of for cut in told_of(found, "allowed_ips") if cut.where == f"{9999:043}="]
@@ -212,4 +217,4 @@ def test_the_rest_of_the_body_has_room_beside_the_largest_telemetry() -> None:
 
 def test_what_cannot_be_cut_is_an_error() -> None:
     with pytest.raises(fitting.TooMuchError, match="cannot be cut to 10"):
-        fitting.encode(REPORT.telemetry, 10)
+        fitting.encode(REPORT.telemetry, {}, 10)

@@ -1,1 +1,1 @@
-"""Netlink requests and answers (rtnetlink(7), genetlink)."""
+"""Netlink requests and answers: rtnetlink(7) and generic netlink."""

@@ -1,7 +1,4 @@
-"""Generic netlink (linux/genetlink.h): families that are found by name.
-
-May live here: the socket, and which number a family has. Not here: what a family says.
-"""
+"""Generic netlink (linux/genetlink.h): its socket, and the numbers of its families."""
 
 from __future__ import annotations
 
@@ -13,10 +10,10 @@ import struct
 from kattila_agent.collectors.netlink import rtnetlink
 from kattila_agent.collectors.netlink.rtnetlink import Channel
 
-# Command, version, reserved: what every message begins with.
+# struct genlmsghdr, which every message begins with: command, version, reserved.
 HEADER = struct.Struct("=BBH")
 
-_SILENCE_SECONDS = 5.0
+_TIMEOUT_SECONDS = 5.0
 # linux/netlink.h, linux/genetlink.h
 _NETLINK_GENERIC = 16
 _CONTROLLER = 16
@@ -27,20 +24,20 @@ _FAMILY_ID, _FAMILY_NAME = 1, 2
 def open_socket() -> socket.socket:
     """Return a socket for a Channel; raises OSError."""
     opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_GENERIC)
-    opened.settimeout(_SILENCE_SECONDS)
+    opened.settimeout(_TIMEOUT_SECONDS)
     return opened
 
 
 def family(channel: Channel, name: str) -> int:
-    """Return a family's number. Asking loads its module, so let there be something that it can tell of.
+    """Return the number of a family. The request loads the family's kernel module.
 
     Raises:
         OSError: the kernel does not answer, or has no such family.
         ValueError: the answer is malformed.
     """
-    asked = HEADER.pack(_GET_FAMILY, 1, 0) + rtnetlink.attribute(_FAMILY_NAME, name.encode() + b"\0")
-    answer = channel.ask(_CONTROLLER, asked)
-    number = rtnetlink.number(rtnetlink.attributes(answer, HEADER.size), _FAMILY_ID, 2)
+    request = HEADER.pack(_GET_FAMILY, 1, 0) + rtnetlink.attribute(_FAMILY_NAME, name.encode() + b"\0")
+    answer = channel.ask(_CONTROLLER, request)
+    number = rtnetlink.number(dict(rtnetlink.attributes(answer, HEADER.size)), _FAMILY_ID, 2)
     if number is None:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     return number

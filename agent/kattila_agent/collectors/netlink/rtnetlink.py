@@ -1,10 +1,9 @@
-"""Questions to rtnetlink(7) and the bytes of its answers.
+"""Requests to rtnetlink(7), and the messages and attributes of its answers (linux/netlink.h).
 
-May live here: the socket, messages (linux/netlink.h) and their attributes, read strictly: what does not fit its own
-lengths is an error, never a value. Not here: what a link, an address or a route says.
+Decoding is strict: a message or attribute whose length does not fit is an error, never a value.
 
-Written here instead of asking pyroute2: that one takes 23 MB and 0.1 s to import, 30 µs for each message where this
-takes 2, and reads a table whole (docs/decisions/0006).
+This is not pyroute2, which takes 23 MB and 0.1 s to import, decodes a message in 30 µs instead of 2, and reads a whole
+table into memory (docs/decisions/0006).
 """
 
 from __future__ import annotations
@@ -16,30 +15,30 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar
 
-# An answer's attributes by number, as in the kernel's enums; of one that stands twice the last counts, as in nla_parse.
+# The attributes of a message by number. If a number is repeated, the last one counts, as in the kernel's nla_parse.
 Attributes = Mapping[int, bytes]
 
 _Bytes = TypeVar("_Bytes", bytes, memoryview)
 _Value = TypeVar("_Value")
 
-# The byte order of whatever is not said to be the network's.
+# The byte order of all numbers that are not in network order.
 ORDER = sys.byteorder
 
-# The kernel fills 32 KiB at a time, unless one message is larger: that of a link with all alternative names that it may
-# have has more than 64.
+# The kernel fills 32 KiB at a time unless one message is larger: a link with all the alternative names that it may have
+# takes more than 64 KiB.
 _BUFFER = 128 * 1024
-_SILENCE_SECONDS = 5.0
-# A table that changes while it is dumped is read again (NLM_F_DUMP_INTR): so often because a node that starts many
-# containers changes its links all the time.
+_TIMEOUT_SECONDS = 5.0
+# A table that changes during a dump (NLM_F_DUMP_INTR) is read again. A node that starts many containers changes its
+# links all the time.
 _ATTEMPTS = 20
 
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _ERROR = struct.Struct("=i")
-# Of an enumeration each operation costs a microsecond.
+# Each operation on the enumeration itself takes a microsecond.
 _TRUNCATED = int(socket.MSG_TRUNC)
 
 # linux/netlink.h
@@ -54,153 +53,104 @@ _TYPE_MASK = 0x3FFF
 
 
 class Listed(NamedTuple):
-    """A dump: the bodies of the messages that were kept, and how many there were."""
+    """A dump: the bodies of the messages that were kept, and how many messages there were."""
 
     bodies: list[bytes]
     total: int
 
 
-# Takes a buffer and where the body of a message starts in it, and tells how many messages may have been kept before for
-# this one to be kept, too; None if it is no part of the answer at all.
-Room = Callable[[bytes, int], int | None]
-
-# What was received, and where in it the bodies of its messages start and end.
-_Answer = tuple[bytes, list[tuple[int, int]]]
-
-
 class Refused(OSError):
-    """The kernel's own error."""
+    """The kernel answered with an error."""
 
 
 class Interrupted(Exception):
-    """The table changed while it was read; what was read of it may be inconsistent."""
+    """The table changed during the dump, so the answer may be inconsistent."""
 
 
+@dataclass(slots=True)
 class Channel:
-    """A socket to the kernel. For one thread; close it, or use it as a context manager.
+    """A netlink socket, for one thread.
 
-    Opening one costs 20 microseconds, so none is kept: after an error nobody asks what is still on its way.
+    Opening one takes 20 µs, so none is used again: after an error, parts of an answer may still be under way. With
+    `accept_changes`, a table may change while it is read; the answer may then be incomplete.
     """
 
-    def __init__(self, opened: socket.socket | None = None) -> None:
-        """Open a socket to rtnetlink in this thread's network namespace; raises OSError."""
-        self._socket = opened or _open()
-        self._sequence = 0
-
-    def __enter__(self) -> Channel:
-        """Return itself."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Close the socket."""
-        self.close()
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
+    connection: socket.socket
+    accept_changes: bool = False
+    sequence: int = 0
 
     def ask(self, kind: int, body: bytes) -> bytes:
-        """Return the body of the one message that answers this one.
+        """Send a request and return the body of the one message that answers it; raises as `each` does."""
+        for answer in self.each(kind, body, flags=_REQUEST):
+            return answer
+        raise ValueError("an answer without a message")
+
+    def dump(
+        self, kind: int, body: bytes, limit: int, *, least: int = 0, wanted: Callable[[bytes], object] | None = None
+    ) -> Listed:
+        """Read a table and keep the first `limit` of the wanted messages, or of all; raises as `each` does."""
+        kept: list[bytes] = []
+        total = 0
+        for message in self.each(kind, body, least=least):
+            if wanted is None or wanted(message):
+                total += 1
+                if len(kept) < limit:
+                    kept.append(message)
+        return Listed(kept, total)
+
+    def each(self, kind: int, body: bytes, *, flags: int = _REQUEST | _DUMP, least: int = 0) -> Iterator[bytes]:
+        """Send a request and yield the body of each message of the answer.
 
         Raises:
             Refused: the kernel's error.
             OSError: the kernel does not answer.
-            ValueError: the answer is malformed.
-        """
-        self._send(kind, _REQUEST, body)
-        for buffer, bodies in self._answers():
-            for start, end in bodies:
-                return buffer[start:end]
-        raise ValueError("an answer without a message")
-
-    def dump(self, kind: int, body: bytes, room: int | Room, *, least: int = 0) -> Listed:
-        """Return the messages of a table for which there is room; the others are counted.
-
-        A body shorter than `least` bytes is malformed.
-
-        Raises:
-            OSError: the kernel refused, or does not answer.
             Interrupted: the table changed meanwhile.
-            ValueError: the answer is malformed.
+            ValueError: the answer is malformed, or a body is shorter than `least` bytes.
         """
-        room_for = (lambda _buffer, _start: room) if isinstance(room, int) else room
-        kept: list[bytes] = []
-        total = 0
-        for buffer, bodies in self._table(kind, body, least):
-            for start, end in bodies:
-                most = room_for(buffer, start)
-                if most is None:
-                    continue
-                total += 1
-                if len(kept) < most:
-                    kept.append(buffer[start:end])
-        return Listed(kept, total)
-
-    def each(self, kind: int, body: bytes, *, least: int = 0, changing: bool = False) -> Iterator[bytes]:
-        """Yield the bodies of all messages of a table, none of which is kept; raises as `dump` does, at any of them.
-
-        What is `changing` may change meanwhile; then something may be missing.
-        """
-        for buffer, bodies in self._table(kind, body, least, changing=changing):
-            for start, end in bodies:
-                yield buffer[start:end]
-
-    def _table(self, kind: int, body: bytes, least: int, *, changing: bool = False) -> Iterator[_Answer]:
-        self._send(kind, _REQUEST | _DUMP, body)
-        return self._answers(least, changing=changing)
-
-    def _send(self, kind: int, flags: int, body: bytes) -> None:
-        self._sequence += 1
-        self._socket.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0) + body)
-
-    def _answers(self, least: int = 0, *, changing: bool = False) -> Iterator[_Answer]:
-        """Yield what is received, up to the end of the answer."""
-        is_over = False
-        while not is_over:
-            buffer = self._received()
-            bodies, is_over = self._bodies(buffer, least, changing=changing)
-            yield buffer, bodies
-
-    def _bodies(self, buffer: bytes, least: int, *, changing: bool) -> tuple[list[tuple[int, int]], bool]:
-        """Return where the bodies in a buffer are, and whether the answer ends there."""
-        bodies: list[tuple[int, int]] = []
-        for kind, flags, sequence, start, end in messages(buffer):
-            if sequence != self._sequence:
-                continue
-            if flags & _INTERRUPTED and not changing:
-                raise Interrupted("the table changed while it was read")
-            if kind in (_NLMSG_ERROR, _NLMSG_DONE):
-                _check_end(kind, buffer[start:end])
-                return bodies, True
-            if end - start < least:
-                raise ValueError(f"a body of {end - start} bytes, shorter than its header of {least}")
-            bodies.append((start, end))
-        return bodies, False
-
-    def _received(self) -> bytes:
+        self.sequence += 1
+        self.connection.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, self.sequence, 0) + body)
         while True:
-            buffer, _, flags, sender = self._socket.recvmsg(_BUFFER)
-            if flags & _TRUNCATED:
+            buffer, _, received_flags, sender = self.connection.recvmsg(_BUFFER)
+            if received_flags & _TRUNCATED:
                 raise ValueError(f"an answer of more than {_BUFFER} bytes")
             # Only port 0 is the kernel.
-            if not isinstance(sender, tuple) or sender[0] == 0:
-                return buffer
+            if isinstance(sender, tuple) and sender[0] != 0:
+                continue
+            for message_kind, message_flags, message in messages(buffer, self.sequence):
+                if message_flags & _INTERRUPTED and not self.accept_changes:
+                    raise Interrupted("the table changed while it was read")
+                if message_kind in (_NLMSG_ERROR, _NLMSG_DONE):
+                    _check_end(message_kind, message)
+                    return
+                if len(message) < least:
+                    raise ValueError(f"a body of {len(message)} bytes, shorter than its header of {least}")
+                yield message
 
 
-def dump(kind: int, body: bytes, room: int | Room, *, least: int = 0) -> Listed:
-    """Dump a table through a channel of its own, again if it changes meanwhile; see `Channel.dump` and `settled`."""
-    return settled(lambda channel: channel.dump(kind, body, room, least=least))
+@contextlib.contextmanager
+def opened() -> Iterator[Channel]:
+    """Open a channel to rtnetlink in this thread's network namespace; raises OSError."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as connection:
+        connection.settimeout(_TIMEOUT_SECONDS)
+        connection.bind((0, 0))
+        # Makes the kernel filter a dump by the request's header and attributes. Before 4.20 it returned everything.
+        with contextlib.suppress(OSError):
+            connection.setsockopt(_SOL_NETLINK, _GET_STRICT_CHK, 1)
+        yield Channel(connection)
 
 
-def settled(read: Callable[[Channel], _Value]) -> _Value:
-    """Read a table through a channel of its own, again if it changes meanwhile, and return what was read.
+def retried(read: Callable[[Channel], _Value], *, accept_changes: bool = False) -> _Value:
+    """Read a table over a new channel, again if it changes meanwhile, and return the result.
+
+    With `accept_changes`, the last attempt returns its result even if the table changes.
 
     Raises:
-        OSError: the kernel refused, or the table changed during every attempt.
+        OSError: the kernel refused, does not answer, or the table changed during every attempt.
         ValueError: the answer is malformed.
     """
-    for _ in range(_ATTEMPTS):
-        with Channel() as channel:
+    for attempt in range(1, _ATTEMPTS + 1):
+        with opened() as channel:
+            channel.accept_changes = accept_changes and attempt == _ATTEMPTS
             try:
                 return read(channel)
             except Interrupted:
@@ -208,34 +158,32 @@ def settled(read: Callable[[Channel], _Value]) -> _Value:
     raise OSError(errno.EAGAIN, "the table kept changing while it was read")
 
 
-def messages(buffer: bytes) -> Iterator[tuple[int, int, int, int, int]]:
-    """Yield (type, flags, sequence, start, end) of each message in a buffer, where its body is; raises ValueError."""
+def messages(buffer: bytes, sequence: int) -> Iterator[tuple[int, int, bytes]]:
+    """Yield type, flags and body of each message with this sequence number; raises ValueError if one does not fit."""
     at, size = 0, len(buffer)
     while at < size:
         if size - at < _HEADER.size:
             raise ValueError(f"{size - at} bytes where a message begins")
-        length, kind, flags, sequence, _ = _HEADER.unpack_from(buffer, at)
+        length, kind, flags, answered, _ = _HEADER.unpack_from(buffer, at)
         if not _HEADER.size <= length <= size - at:
             raise ValueError(f"a message of {length} bytes where {size - at} are left")
-        yield kind, flags, sequence, at + _HEADER.size, at + length
+        if answered == sequence:
+            yield kind, flags, buffer[at + _HEADER.size : at + length]
         at += (length + 3) & ~3
 
 
-def attributes(body: bytes, start: int = 0) -> Attributes:
-    """Return the attributes that stand in a body from `start` on, after its header; raises ValueError."""
-    if start > len(body):
-        raise ValueError(f"a body of {len(body)} bytes, shorter than its header of {start}")
-    return dict(walk(body, start))
+def attributes(body: _Bytes, start: int = 0) -> Iterator[tuple[int, _Bytes]]:
+    """Yield number and value of each attribute from `start` on, where the header of the body ends.
 
-
-def walk(body: _Bytes, start: int = 0) -> Iterator[tuple[int, _Bytes]]:
-    """Yield number and value of each attribute from `start` on, also where one number stands often (a list).
+    `dict` makes them Attributes; in a nested list, all may have the same number.
 
     Raises:
-        ValueError: one does not fit; the message tells its length, which is of no interest to others unless the body
-            holds secrets.
+        ValueError: the body is shorter than its header, or an attribute does not fit. The text contains lengths, which
+            must not be shown if the body holds secrets.
     """
     end = len(body)
+    if start > end:
+        raise ValueError(f"a body of {end} bytes, shorter than its header of {start}")
     while start < end:
         if end - start < _ATTRIBUTE.size:
             raise ValueError(f"{end - start} bytes where an attribute begins")
@@ -247,29 +195,24 @@ def walk(body: _Bytes, start: int = 0) -> Iterator[tuple[int, _Bytes]]:
 
 
 def attribute(kind: int, value: bytes) -> bytes:
-    """Return one attribute for a question, padded."""
+    """Return one attribute of a request, padded."""
     return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
 
 
-def header(shape: struct.Struct, body: bytes) -> tuple[int, ...]:
-    """Return the fields that a body begins with; raises ValueError if it is shorter."""
-    if len(body) < shape.size:
-        raise ValueError(f"a body of {len(body)} bytes, shorter than its header of {shape.size}")
-    return shape.unpack_from(body)
-
-
-def number(found: Attributes, kind: int, size: int, order: Literal["little", "big"] = ORDER) -> int | None:
-    """Return an unsigned integer of so many bytes; None if absent; raises ValueError for another length."""
+def number(
+    found: Attributes, kind: int, size: int, order: Literal["little", "big"] = ORDER, *, signed: bool = False
+) -> int | None:
+    """Return an integer of `size` bytes, None if absent; raises ValueError if it has another length."""
     value = found.get(kind)
     if value is None:
         return None
     if len(value) != size:
         raise ValueError(f"attribute {kind} has {len(value)} bytes instead of {size}")
-    return int.from_bytes(value, order)
+    return int.from_bytes(value, order, signed=signed)
 
 
 def string(found: Attributes, kind: int) -> str | None:
-    """Return a string, which the kernel ends with a NUL; None if absent; raises ValueError if the end is missing."""
+    """Return a string, None if absent; raises ValueError if the NUL at its end is missing."""
     value = found.get(kind)
     if value is None:
         return None
@@ -280,12 +223,12 @@ def string(found: Attributes, kind: int) -> str | None:
 
 
 def text(value: str | bytes) -> str:
-    """Return a name of the kernel's, which may hold any bytes, as text: other bytes than UTF-8 become hex escapes."""
+    """Return a name from the kernel as text; it may hold any bytes, and those that are not UTF-8 become hex escapes."""
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
 
 
 def address(found: Attributes, kind: int, family: int | None = None) -> str | None:
-    """Return an IP address; None if absent; raises ValueError for a length that is not the family's."""
+    """Return an IP address, None if absent; raises ValueError if its length does not fit the family."""
     value = found.get(kind)
     if value is None:
         return None
@@ -296,7 +239,9 @@ def address(found: Attributes, kind: int, family: int | None = None) -> str | No
 
 
 def prefix(found: Attributes, kind: int, family: int, length: int) -> str:
-    """Return a prefix as "192.0.2.0/24", with zeros where the attribute is absent; ValueError if it fits no family."""
+    """Return a prefix as "192.0.2.0/24", "" if it is absent and has no length; raises ValueError if malformed."""
+    if not length and kind not in found:
+        return ""
     size = 16 if family == socket.AF_INET6 else 4
     value = found.get(kind, bytes(size))
     if len(value) != size or length > 8 * size:
@@ -305,29 +250,16 @@ def prefix(found: Attributes, kind: int, family: int, length: int) -> str:
 
 
 def packed(ip_address: str) -> tuple[int, bytes]:
-    """Return the family and the bytes of an IP address without a zone; raises ValueError."""
+    """Return family and bytes of an IP address without a zone; raises ValueError."""
     family = socket.AF_INET6 if ":" in ip_address else socket.AF_INET
     try:
         return family, socket.inet_pton(family, ip_address)
     except OSError:
-        raise ValueError(f"{ip_address!r} is no IP address") from None
-
-
-def _open() -> socket.socket:
-    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-    try:
-        opened.settimeout(_SILENCE_SECONDS)
-        opened.bind((0, 0))
-    except OSError:
-        opened.close()
-        raise
-    # The kernel then filters by what stands in the question. Before 4.20 it did not, and told everything.
-    with contextlib.suppress(OSError):
-        opened.setsockopt(_SOL_NETLINK, _GET_STRICT_CHK, 1)
-    return opened
+        raise ValueError(f"{ip_address!r} is not an IP address") from None
 
 
 def _check_end(kind: int, body: bytes) -> None:
+    """Raise Refused if the answer ends with an error; ValueError if its end is malformed."""
     if len(body) < _ERROR.size:
         if kind == _NLMSG_DONE and not body:
             return

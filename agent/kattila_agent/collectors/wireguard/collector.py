@@ -1,59 +1,79 @@
-"""Which reader reads which interface, and what becomes of one that cannot be read.
+"""Chooses the reader of each WireGuard interface, and says why an interface could not be read.
 
-May live here: the choice, in one place. Where the helper's socket is, everything is read through it: an agent that has
-one runs without privilege. Else kernel devices are read over netlink and userspace devices through their own socket.
+If the helper's socket exists, everything is read through the helper: its agent runs without privilege. Otherwise kernel
+devices are read over netlink, and userspace devices through their own sockets.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kattila_agent.collectors.bounds import Bounded, some
+from kattila_agent.collectors import link_table
+from kattila_agent.collectors.limits import Bounded, some
 from kattila_agent.collectors.unix_socket import UnreadableError
-from kattila_agent.collectors.wireguard import helper, kernel, links, userspace
-from kattila_agent.collectors.wireguard.gathering import Gathering, Limits, VanishedError, told
-from kattila_agent.collectors.wireguard.links import Link
+from kattila_agent.collectors.wireguard import helper, kernel, userspace
+from kattila_agent.collectors.wireguard.builder import InterfaceBuilder, PeerLimits, VanishedError, build
 from kattila_protocol.report import WireguardInterface
 
-_NOT_TOLD = "the WireGuard helper does not tell of it: does it run in this network namespace?"
+_NOT_REPORTED = "the WireGuard helper did not report this interface: does it run in this network namespace?"
+_NEEDS_PRIVILEGE = (
+    "reading WireGuard needs root or the helper, whose socket {} does not exist: install the helper's units, or set "
+    "WIREGUARD_HELPER"
+)
 _AT_ONCE = 4
 
+# The interfaces that were read, and why others could not be, by name.
+_Outcome = tuple[list[InterfaceBuilder], dict[str, str]]
 
-def collect(helper_socket: Path, limits: Limits, folder: Path = userspace.FOLDER) -> Bounded[WireguardInterface]:
-    """Read all WireGuard interfaces of this network namespace, in the order of the kernel's links.
 
-    `folder` is where userspace devices have their sockets.
+@dataclass(frozen=True, order=True, slots=True)
+class Device:
+    """A WireGuard interface: its index, its name as reported, and its socket if it is a userspace device."""
+
+    index: int
+    name: str
+    socket: Path | None = None
+
+
+def collect(helper_socket: Path, limits: PeerLimits, folder: Path = userspace.FOLDER) -> Bounded[WireguardInterface]:
+    """Read all WireGuard interfaces of this network namespace, in the kernel's order.
+
+    `folder` contains the sockets of userspace devices.
 
     Raises:
-        UnreadableError: the helper's socket is there but the helper gives no usable answer.
-        OSError, ValueError: the kernel does not tell its links.
+        UnreadableError: the helper's socket exists, but the helper gives no usable answer.
+        OSError, ValueError: the links cannot be read, see `link_table.read_kind`.
     """
-    devices = _devices(folder)
+    devices = _read_devices(folder)
     if not devices:
         return Bounded(())
     if _may_exist(helper_socket):
-        gathered, reasons = _through_helper(helper_socket, devices, limits, lambda: _devices(folder))
+        builders, reasons = _read_helper(helper_socket, devices, limits, lambda: _read_devices(folder))
     else:
-        gathered, reasons = _with_privilege(helper_socket, devices, limits)
-    return replace(told(gathered, limits), failures=_failures(reasons))
+        builders, reasons = _read_with_privilege(helper_socket, devices, limits)
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    for name, reason in reasons.items():
+        names[reason].append(name)
+    failures = tuple(f"{some(failed)}: {reason}" for reason, failed in names.items())
+    return replace(build(builders, limits), failures=failures)
 
 
-def _devices(folder: Path) -> dict[Link, Path | None]:
-    """Return the WireGuard links, kernel devices with None, userspace devices with their socket."""
-    found: dict[Link, Path | None] = dict.fromkeys(links.read("wireguard"))
-    for link in links.read("tun"):
-        path = folder / f"{link.raw_name.decode('utf-8', 'surrogateescape')}.sock"
+def _read_devices(folder: Path) -> list[Device]:
+    devices = [Device(link.index, link.name) for link in link_table.read_kind("wireguard")]
+    for link in link_table.read_kind("tun"):
+        raw_name = link.attributes[link_table.IFNAME].partition(b"\0")[0]
+        path = folder / f"{raw_name.decode('utf-8', 'surrogateescape')}.sock"
         if _may_exist(path):
-            found[link] = path
-    return dict(sorted(found.items()))
+            devices.append(Device(link.index, link.name, path))
+    return sorted(devices)
 
 
 def _may_exist(path: Path) -> bool:
-    # Path.exists() takes a folder that may not be searched for an empty one, since Python 3.14.
+    # Since Python 3.14, Path.exists() also returns False if the folder must not be searched.
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -63,78 +83,51 @@ def _may_exist(path: Path) -> bool:
     return True
 
 
-def _through_helper(
-    path: Path, devices: Iterable[Link], limits: Limits, devices_now: Callable[[], Iterable[Link]]
-) -> tuple[list[Gathering], dict[str, str]]:
-    # Of what the helper tells only what has a link here: userspace sockets know no network namespaces.
+def _read_helper(
+    path: Path, devices: Collection[Device], limits: PeerLimits, read_devices: Callable[[], Collection[Device]]
+) -> _Outcome:
     try:
         found, unreadable = helper.parse(helper.read(path), limits)
     except ValueError as error:
         raise UnreadableError(f"the WireGuard helper's dump is malformed: {error}") from None
-    gathered = [found[link.name] for link in devices if link.name in found]
-    missing = [link for link in devices if link.name not in found]
-    # What went away meanwhile is no failure.
-    still_there = {link.name for link in devices_now()} if missing else set()
-    reasons = {link.name: unreadable.get(link.name, _NOT_TOLD) for link in missing if link.name in still_there}
-    return gathered, reasons
+    # Sockets of userspace devices know no network namespaces, so only interfaces that have a link here are reported.
+    builders = [found[device.name] for device in devices if device.name in found]
+    missing = [device for device in devices if device.name not in found]
+    # An interface that was removed meanwhile is not a failure.
+    still_there = {device.name for device in read_devices()} if missing else set()
+    reasons = {
+        device.name: unreadable.get(device.name, _NOT_REPORTED) for device in missing if device.name in still_there
+    }
+    return builders, reasons
 
 
-def _with_privilege(
-    helper_socket: Path, devices: Mapping[Link, Path | None], limits: Limits
-) -> tuple[list[Gathering], dict[str, str]]:
-    gathered: list[Gathering] = []
-    reasons: dict[str, str] = {}
-    for link, outcome in _outcomes(devices, limits):
-        match outcome:
-            case Gathering():
-                gathered.append(outcome)
-            case VanishedError():
-                continue
-            case PermissionError():
-                reasons[link.name] = (
-                    f"reading WireGuard needs root, or the helper, whose socket {helper_socket} is not there: "
-                    "install its units, or set WIREGUARD_HELPER"
-                )
-            case _:
-                reasons[link.name] = str(outcome)
-    return gathered, reasons
-
-
-def _outcomes(devices: Mapping[Link, Path | None], limits: Limits) -> list[tuple[Link, Gathering | Exception]]:
-    """Read the devices; one that never answers keeps the others waiting no longer than itself."""
-    found: dict[Link, Gathering | Exception] = {}
-    waiting = iter(devices.items())
+def _read_with_privilege(helper_socket: Path, devices: Sequence[Device], limits: PeerLimits) -> _Outcome:
+    """Read the devices, several userspace devices at once, so that the slowest one determines how long it takes."""
+    found: dict[Device, InterfaceBuilder] = {}
+    reasons: dict[Device, str] = {}
+    waiting = iter(devices)
 
     def work() -> None:
-        for link, path in waiting:
-            found[link] = _outcome(_reader(link, path, limits))
+        for device in waiting:
+            try:
+                found[device] = (
+                    kernel.parse(device.index, device.name, kernel.read(device.index), limits)
+                    if device.socket is None
+                    else userspace.parse(device.name, userspace.read(device.socket), limits)
+                )
+            except VanishedError:
+                continue
+            except PermissionError:
+                reasons[device] = _NEEDS_PRIVILEGE.format(helper_socket)
+            except Exception as error:
+                reasons[device] = str(error)
 
-    userspace_devices = sum(path is not None for path in devices.values())
+    userspace_devices = sum(device.socket is not None for device in devices)
     others = [threading.Thread(target=work, daemon=True) for _ in range(min(_AT_ONCE, userspace_devices) - 1)]
     for thread in others:
         thread.start()
     work()
     for thread in others:
         thread.join()
-    return [(link, found[link]) for link in devices]
-
-
-def _outcome(reader: Callable[[], Gathering]) -> Gathering | Exception:
-    try:
-        return reader()
-    except Exception as error:
-        return error
-
-
-def _reader(link: Link, path: Path | None, limits: Limits) -> Callable[[], Gathering]:
-    if path is None:
-        return lambda: kernel.parse(link.index, link.name, kernel.read(link.index), limits)
-    return lambda: userspace.parse(link.name, userspace.read(path), limits)
-
-
-def _failures(reasons: Mapping[str, str]) -> tuple[str, ...]:
-    """Say each reason once, with the interfaces that it holds for."""
-    names: defaultdict[str, list[str]] = defaultdict(list)
-    for name, reason in reasons.items():
-        names[reason].append(name)
-    return tuple(f"{some(those)}: {reason}" for reason, those in names.items())
+    # In the order of the devices, not of the threads.
+    return [found[each] for each in devices if each in found], {each.name: reasons[each] for each in sorted(reasons)}

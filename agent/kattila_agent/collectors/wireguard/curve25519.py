@@ -1,8 +1,7 @@
-"""The public key that belongs to a private one: X25519 with the base point 9 (RFC 7748).
+"""Derives the public key of a private one: X25519 with the base point 9 (RFC 7748).
 
-May live here: that one function. The userspace socket tells no public key of its interface, and the standard library
-has no X25519. It takes about 2 ms, in a time that depends on the key; whoever can measure that runs beside the process
-which holds the key.
+The userspace socket returns no public key for its interface, and the standard library has no X25519. This takes about
+2 ms, depending on the key. Only someone on this machine could measure that, next to the process that holds the key.
 """
 
 from __future__ import annotations
@@ -12,15 +11,11 @@ _A24 = 121665
 
 
 def public_key(private_key: bytes) -> bytes:
-    """Return the 32 bytes of the public key; raises ValueError if there are not 32 of the private one."""
+    """Return the 32 bytes of the public key; raises ValueError if the private key has another length."""
     if len(private_key) != 32:
         raise ValueError("a key has 32 bytes")
-    clamped = int.from_bytes(private_key, "little") & (2**254 - 8) | 2**254
-    return _times_base_point(clamped).to_bytes(32, "little")
-
-
-def _times_base_point(scalar: int) -> int:
-    """The Montgomery ladder of RFC 7748, section 5, under its names."""
+    scalar = int.from_bytes(private_key, "little") & (2**254 - 8) | 2**254
+    # The Montgomery ladder of RFC 7748, section 5, with its names.
     x_1 = 9
     x_2, z_2, x_3, z_3 = 1, 0, 9, 1
     swap = 0
@@ -37,4 +32,4 @@ def _times_base_point(scalar: int) -> int:
         x_2, z_2 = aa * bb % _P, e * (aa + _A24 * e) % _P
     if swap:
         x_2, z_2 = x_3, z_3
-    return x_2 * pow(z_2, _P - 2, _P) % _P
+    return (x_2 * pow(z_2, _P - 2, _P) % _P).to_bytes(32, "little")

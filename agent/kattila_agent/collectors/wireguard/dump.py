@@ -1,6 +1,6 @@
-"""The text of `wg show all dump`, its secret columns blanked or not: they are looked at for "(none)" alone.
+"""Parses `wg show all dump` (wg(8)). The secret columns may be blanked; they are only compared with "(none)".
 
-May live here: columns to values (wg(8), "show … dump"). Errors name line and column and show nothing of them.
+Errors name the line and the column, and contain no part of them.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kattila_agent.collectors.netlink.rtnetlink import text
-from kattila_agent.collectors.wireguard import spelling
-from kattila_agent.collectors.wireguard.gathering import Gathering, Limits, whole_number
-from kattila_agent.collectors.wireguard.spelling import ScopeName
+from kattila_agent.collectors.wireguard import notation
+from kattila_agent.collectors.wireguard.builder import InterfaceBuilder, PeerLimits, parse_number
+from kattila_agent.collectors.wireguard.notation import ScopeName
 from kattila_protocol.canonical import MAX_INTEGER
 
 _NONE = b"(none)"
@@ -19,13 +19,13 @@ _INTERFACE_COLUMNS = 5
 _PEER_COLUMNS = 9
 
 
-def parse(lines: Iterable[bytes], limits: Limits, scope_name: ScopeName) -> dict[str, Gathering]:
+def parse(lines: Iterable[bytes], limits: PeerLimits, scope_name: ScopeName) -> dict[str, InterfaceBuilder]:
     """Return the interfaces by name, in the order of the dump.
 
     Raises:
-        ValueError: a line is none of such a dump.
+        ValueError: a line is malformed.
     """
-    found: dict[str, Gathering] = {}
+    found: dict[str, InterfaceBuilder] = {}
     for number, line in enumerate(lines, 1):
         try:
             _add(found, line.split(b"\t"), limits, scope_name)
@@ -34,11 +34,11 @@ def parse(lines: Iterable[bytes], limits: Limits, scope_name: ScopeName) -> dict
     return found
 
 
-def _add(found: dict[str, Gathering], columns: list[bytes], limits: Limits, scope_name: ScopeName) -> None:
+def _add(found: dict[str, InterfaceBuilder], columns: list[bytes], limits: PeerLimits, scope_name: ScopeName) -> None:
     name = text(columns[0])
     if len(columns) == _INTERFACE_COLUMNS:
         if name in found:
-            raise ValueError("an interface stands twice")
+            raise ValueError("an interface is repeated")
         found[name] = _interface(name, columns, limits)
     elif len(columns) == _PEER_COLUMNS:
         if name not in found:
@@ -48,26 +48,28 @@ def _add(found: dict[str, Gathering], columns: list[bytes], limits: Limits, scop
         raise ValueError(f"{len(columns)} columns")
 
 
-def _interface(name: str, columns: list[bytes], limits: Limits) -> Gathering:
+def _interface(name: str, columns: list[bytes], limits: PeerLimits) -> InterfaceBuilder:
     _, _, public_key, listen_port, fwmark = columns
-    gathering = Gathering(name, limits)
-    gathering.public_key = "" if public_key == _NONE else spelling.read_key(public_key, "public_key")
-    gathering.listen_port = whole_number(listen_port, 65535, "listen_port")
-    gathering.fwmark = 0 if fwmark == _OFF else _hex_number(fwmark)
-    return gathering
+    return InterfaceBuilder(
+        name,
+        limits,
+        public_key="" if public_key == _NONE else notation.parse_key(public_key, "public_key"),
+        listen_port=parse_number(listen_port, 65535, "listen_port"),
+        fwmark=0 if fwmark == _OFF else _hex_number(fwmark),
+    )
 
 
-def _add_peer(gathering: Gathering, columns: list[bytes], scope_name: ScopeName) -> None:
+def _add_peer(interface: InterfaceBuilder, columns: list[bytes], scope_name: ScopeName) -> None:
     _, public_key, preshared, endpoint, allowed_ips, handshake, received, sent, keepalive = columns
-    peer = gathering.begin(spelling.read_key(public_key, "public_key"))
+    peer = interface.add_peer(notation.parse_key(public_key, "public_key"))
     peer.has_preshared_key = _is_set(preshared)
-    peer.endpoint = None if endpoint == _NONE else spelling.read_endpoint(text(endpoint), scope_name)
-    peer.latest_handshake = whole_number(handshake, MAX_INTEGER, "latest_handshake")
-    peer.transfer_rx = whole_number(received, MAX_INTEGER, "transfer_rx")
-    peer.transfer_tx = whole_number(sent, MAX_INTEGER, "transfer_tx")
-    peer.persistent_keepalive = 0 if keepalive == _OFF else whole_number(keepalive, 65535, "persistent_keepalive")
+    peer.endpoint = None if endpoint == _NONE else notation.parse_endpoint(text(endpoint), scope_name)
+    peer.latest_handshake = parse_number(handshake, MAX_INTEGER, "latest_handshake")
+    peer.transfer_rx = parse_number(received, MAX_INTEGER, "transfer_rx")
+    peer.transfer_tx = parse_number(sent, MAX_INTEGER, "transfer_tx")
+    peer.persistent_keepalive = 0 if keepalive == _OFF else parse_number(keepalive, 65535, "persistent_keepalive")
     prefixes = [] if allowed_ips == _NONE else text(allowed_ips).split(",")
-    gathering.allow(peer, (spelling.read_prefix(prefix) for prefix in prefixes), len(prefixes))
+    interface.allow(peer, map(notation.parse_prefix, prefixes), len(prefixes))
 
 
 def _is_set(secret: bytes) -> bool:
@@ -79,5 +81,5 @@ def _is_set(secret: bytes) -> bool:
 def _hex_number(value: bytes) -> int:
     digits = value.removeprefix(b"0x")
     if digits == value or not 0 < len(digits) <= 8 or not set(digits) <= set(b"0123456789abcdef"):
-        raise ValueError("fwmark is no number")
+        raise ValueError("fwmark is not a number")
     return int(digits, 16)

@@ -1,7 +1,7 @@
-"""The kernel's WireGuard devices over generic netlink (linux/wireguard.h, WG_CMD_GET_DEVICE).
+"""Reads WireGuard devices of the kernel over generic netlink (linux/wireguard.h, WG_CMD_GET_DEVICE).
 
-May live here: the request, and the bytes of an answer to values. The kernel asks for CAP_NET_ADMIN, and its answer
-holds the private key and all preshared keys: they end here. Errors name a field and show nothing of it.
+This requires CAP_NET_ADMIN. The answer contains the private key and all preshared keys: they end here. Errors name a
+field, and not its value.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from collections.abc import Iterable, Iterator
 from kattila_agent.collectors.netlink import genetlink, rtnetlink
 from kattila_agent.collectors.netlink.rtnetlink import Channel
 from kattila_agent.collectors.unix_socket import UnreadableError
-from kattila_agent.collectors.wireguard import spelling
-from kattila_agent.collectors.wireguard.gathering import Gathering, Limits, Peer, VanishedError
-from kattila_agent.collectors.wireguard.spelling import KEY_BYTES, ScopeName
+from kattila_agent.collectors.wireguard import notation
+from kattila_agent.collectors.wireguard.builder import InterfaceBuilder, PeerBuilder, PeerLimits, VanishedError
+from kattila_agent.collectors.wireguard.notation import KEY_BYTES, ScopeName
 from kattila_protocol.canonical import MAX_INTEGER
 
-# A message holds up to 32 KiB, about 1,000 AllowedIPs.
+# A message has up to 32 KiB, about 1,000 AllowedIPs.
 MAX_MESSAGES = 512
 
-# A device that changes while it is dumped is read again.
+# A device that changes during the dump is read again.
 _ATTEMPTS = 3
-# Removed, or its index taken over by a link of another kind.
+# The device was removed, or its index now belongs to a link of another kind.
 _GONE = (errno.ENODEV, errno.EOPNOTSUPP)
 _DENIED = (errno.EPERM, errno.EACCES)
 
-# linux/wireguard.h. Of the private key there is nothing, of a preshared key whether one of its bytes is set.
+# linux/wireguard.h. The private key is not read at all; of a preshared key, only whether one of its bits is set.
 _GET_DEVICE = 0
 _VERSION = 1
 _DEVICE_INDEX = 1
@@ -43,12 +43,12 @@ _ALLOWED_BITS = 3
 
 
 def read(index: int) -> list[bytes]:
-    """Return the answer's messages, which hold secrets: give them to `parse` and keep no other reference.
+    """Return the messages of the answer, which contain secrets: pass them to `parse`, and keep no other reference.
 
     Raises:
-        PermissionError: without CAP_NET_ADMIN.
-        VanishedError: there is no such device any more.
-        UnreadableError: anything else that keeps it from being read.
+        PermissionError: the process lacks CAP_NET_ADMIN.
+        VanishedError: the device has been removed.
+        UnreadableError: the device cannot be read for another reason.
     """
     for _ in range(_ATTEMPTS):
         try:
@@ -61,20 +61,20 @@ def read(index: int) -> list[bytes]:
 
 
 def parse(
-    index: int, name: str, messages: Iterable[bytes], limits: Limits, scope_name: ScopeName = spelling.scope_name
-) -> Gathering:
-    """Return what the messages tell of the device with this index.
+    index: int, name: str, messages: Iterable[bytes], limits: PeerLimits, scope_name: ScopeName = notation.scope_name
+) -> InterfaceBuilder:
+    """Return the device with this index.
 
     Raises:
-        ValueError: a message is malformed, or tells of another device.
+        ValueError: a message is malformed, or is about another device.
     """
-    gathering = Gathering(name, limits)
+    interface = InterfaceBuilder(name, limits)
     for message in messages:
         if len(message) < genetlink.HEADER.size:
             raise ValueError("a message without its header")
-        _take_device(gathering, index, memoryview(message)[genetlink.HEADER.size :], scope_name)
-    gathering.check()
-    return gathering
+        _set_device(interface, index, memoryview(message)[genetlink.HEADER.size :], scope_name)
+    interface.check()
+    return interface
 
 
 def _refusal(error: OSError) -> Exception:
@@ -86,7 +86,8 @@ def _refusal(error: OSError) -> Exception:
 
 
 def _dump(index: int) -> list[bytes]:
-    with Channel(genetlink.open_socket()) as channel:
+    with genetlink.open_socket() as connection:
+        channel = Channel(connection)
         family = genetlink.family(channel, "wireguard")
         device = rtnetlink.attribute(_DEVICE_INDEX, struct.pack("=I", index))
         found = channel.dump(family, genetlink.HEADER.pack(_GET_DEVICE, _VERSION, 0) + device, MAX_MESSAGES)
@@ -95,35 +96,37 @@ def _dump(index: int) -> list[bytes]:
     return found.bodies
 
 
-def _take_device(gathering: Gathering, index: int, attributes: memoryview, scope_name: ScopeName) -> None:
+def _set_device(interface: InterfaceBuilder, index: int, attributes: memoryview, scope_name: ScopeName) -> None:
     for kind, value in _attributes(attributes):
         if kind == _DEVICE_INDEX and _number("=I", value, "the index") != index:
-            raise ValueError("the answer is on another device")
+            raise ValueError("the answer is about another device")
         if kind == _DEVICE_PUBLIC_KEY:
-            gathering.public_key = spelling.key(bytes(value), "public_key")
+            interface.public_key = notation.format_key(bytes(value), "public_key")
         elif kind == _DEVICE_LISTEN_PORT:
-            gathering.listen_port = _number("=H", value, "listen_port")
+            interface.listen_port = _number("=H", value, "listen_port")
         elif kind == _DEVICE_FWMARK:
-            gathering.fwmark = _number("=I", value, "fwmark")
+            interface.fwmark = _number("=I", value, "fwmark")
         elif kind == _DEVICE_PEERS:
             for _, peer in _attributes(value):
-                _take_peer(gathering, peer, scope_name)
+                _set_peer(interface, peer, scope_name)
 
 
-def _take_peer(gathering: Gathering, attributes: memoryview, scope_name: ScopeName) -> None:
-    peer: Peer | None = None
+def _set_peer(interface: InterfaceBuilder, attributes: memoryview, scope_name: ScopeName) -> None:
+    peer: PeerBuilder | None = None
     for kind, value in _attributes(attributes):
         if kind == _PEER_PUBLIC_KEY:
-            peer = gathering.begin_or_join(spelling.key(bytes(value), "public_key"))
+            peer = interface.continue_peer(notation.format_key(bytes(value), "public_key"))
         elif peer is None:
             raise ValueError("a peer does not begin with its public key")
         else:
-            _take_column(gathering, peer, kind, value, scope_name)
+            _set_field(interface, peer, kind, value, scope_name)
     if peer is None:
         raise ValueError("a peer without its public key")
 
 
-def _take_column(gathering: Gathering, peer: Peer, kind: int, value: memoryview, scope_name: ScopeName) -> None:
+def _set_field(
+    interface: InterfaceBuilder, peer: PeerBuilder, kind: int, value: memoryview, scope_name: ScopeName
+) -> None:
     match kind:
         case 2:  # WGPEER_A_PRESHARED_KEY
             peer.has_preshared_key = _is_set(value)
@@ -139,13 +142,13 @@ def _take_column(gathering: Gathering, peer: Peer, kind: int, value: memoryview,
             peer.transfer_tx = _number("=Q", value, "transfer_tx")
         case 9:  # WGPEER_A_ALLOWEDIPS
             prefixes = [prefix for _, prefix in _attributes(value)]
-            gathering.allow(peer, map(_prefix, prefixes), len(prefixes))
+            interface.allow(peer, map(_prefix, prefixes), len(prefixes))
 
 
 def _attributes(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Walk a list of attributes; raises ValueError, without lengths: where they are wrong, a key may stand there."""
+    """Yield attributes as `rtnetlink.attributes` does, but never show a wrong length: it may be part of a key."""
     try:
-        yield from rtnetlink.walk(data)
+        yield from rtnetlink.attributes(data)
     except ValueError:
         raise ValueError("an attribute does not fit into its message") from None
 
@@ -166,17 +169,17 @@ def _is_set(secret: memoryview) -> bool:
 
 
 def _endpoint(address: memoryview, scope_name: ScopeName) -> str:
-    """Read a struct sockaddr_in or sockaddr_in6 (netinet/in.h)."""
+    """Return the endpoint in a struct sockaddr_in or sockaddr_in6 (netinet/in.h)."""
     if len(address) < 16:
         raise ValueError("endpoint has another length")
     (family,) = struct.unpack_from("=H", address)
     (port,) = struct.unpack_from("!H", address, 2)
     if family == socket.AF_INET:
-        return spelling.endpoint(family, bytes(address[4:8]), port)
+        return notation.format_endpoint(family, bytes(address[4:8]), port)
     if family != socket.AF_INET6 or len(address) < 28:
-        raise ValueError("endpoint is no address and port")
+        raise ValueError("endpoint is not an address and a port")
     (scope,) = struct.unpack_from("=I", address, 24)
-    return spelling.endpoint(family, bytes(address[8:24]), port, scope_name(scope) if scope else "")
+    return notation.format_endpoint(family, bytes(address[8:24]), port, scope_name(scope) if scope else "")
 
 
 def _prefix(attributes: memoryview) -> str:
@@ -184,5 +187,7 @@ def _prefix(attributes: memoryview) -> str:
     try:
         family, address, bits = found[_ALLOWED_FAMILY], found[_ALLOWED_ADDRESS], found[_ALLOWED_BITS]
     except KeyError:
-        raise ValueError("an allowed IP is not whole") from None
-    return spelling.prefix(_number("=H", family, "a family"), bytes(address), _number("=B", bits, "a prefix length"))
+        raise ValueError("an allowed IP is incomplete") from None
+    return notation.format_prefix(
+        _number("=H", family, "a family"), bytes(address), _number("=B", bits, "a prefix length")
+    )

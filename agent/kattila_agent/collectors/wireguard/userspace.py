@@ -1,27 +1,34 @@
-"""A userspace device's own socket, as wireguard-go and its kin offer it (www.wireguard.com/xplatform).
+"""Reads a userspace device over its own socket, as wireguard-go and similar programs offer it.
 
-May live here: the operation "get=1" and its answer. Whoever may ask may also set, and the answer holds the private key
-and all preshared keys: they end here. Errors name a field and show nothing of it.
+www.wireguard.com/xplatform describes the operation "get=1". Whoever may use the socket may also change the device. The
+answer contains the private key and all preshared keys: they end here. Errors name a field, and not its value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 
 from kattila_agent.collectors.unix_socket import UnreadableError, ask, lines
-from kattila_agent.collectors.wireguard import curve25519, spelling
-from kattila_agent.collectors.wireguard.gathering import Gathering, Limits, Peer, VanishedError, whole_number
-from kattila_agent.collectors.wireguard.spelling import ScopeName
+from kattila_agent.collectors.wireguard import curve25519, notation
+from kattila_agent.collectors.wireguard.builder import (
+    InterfaceBuilder,
+    PeerBuilder,
+    PeerLimits,
+    VanishedError,
+    parse_number,
+)
+from kattila_agent.collectors.wireguard.notation import ScopeName
 from kattila_protocol.canonical import MAX_INTEGER
 
 FOLDER = Path("/var/run/wireguard")
 
 TIMEOUT_SECONDS = 5.0
 
-_QUESTION = b"get=1\n\n"
+_REQUEST = b"get=1\n\n"
 _END = b"\n\n"
-# What an interface and a peer have one of.
+_INCOMPLETE = "the answer of its socket is incomplete"
+# Fields that an interface or a peer has only once.
 _ONCE = frozenset(
     (
         b"private_key",
@@ -38,107 +45,96 @@ _ONCE = frozenset(
 
 
 def read(path: Path) -> bytes:
-    """Return the answer, which holds secrets: give it to `parse` and keep no other reference.
+    """Return the answer, which contains secrets: pass it to `parse`, and keep no other reference.
 
     Raises:
-        PermissionError: the socket is another user's.
-        VanishedError: nobody is behind the socket any more.
-        UnreadableError: no whole answer.
+        PermissionError: the socket belongs to another user.
+        VanishedError: nobody listens on the socket any more.
+        UnreadableError: the answer is incomplete or too long.
     """
     try:
-        return ask(path, _QUESTION, _END, timeout_seconds=TIMEOUT_SECONDS)
+        return ask(path, _REQUEST, _END, timeout_seconds=TIMEOUT_SECONDS)
     except (FileNotFoundError, ConnectionError):
         raise VanishedError from None
 
 
-def parse(name: str, answer: bytes, limits: Limits, scope_name: ScopeName = spelling.scope_name) -> Gathering:
-    """Return what the answer tells of the interface.
+def parse(
+    name: str, answer: bytes, limits: PeerLimits, scope_name: ScopeName = notation.scope_name
+) -> InterfaceBuilder:
+    """Return the interface in an answer.
 
     Raises:
-        UnreadableError: the answer is not whole, or tells an error.
-        ValueError: a field holds something else than it should.
+        UnreadableError: the answer is incomplete, or is an error.
+        ValueError: a field is malformed.
     """
-    if not answer.endswith(_END):
-        raise UnreadableError("the answer of its socket is not whole")
-    parsing = _Parsing(Gathering(name, limits), scope_name)
-    parsing.take(answer)
-    parsing.gathering.check()
-    return parsing.gathering
-
-
-class _Parsing:
-    """Fields in their order: those of the interface, then for each peer its public key and what belongs to it."""
-
-    def __init__(self, gathering: Gathering, scope_name: ScopeName) -> None:
-        self.gathering = gathering
-        # What is not set is not sent.
-        gathering.listen_port = gathering.fwmark = 0
-        self._scope_name = scope_name
-        self._peer: Peer | None = None
-        self._seen: set[bytes] = set()
-
-    def take(self, answer: bytes) -> None:
-        errno: bytes | None = None
-        for name, _, value in (line.partition(b"=") for line in lines(answer[: 1 - len(_END)])):
-            if errno is not None:
-                raise UnreadableError("the answer of its socket is not whole")
-            if name == b"errno":
-                errno = value
-            elif name == b"public_key":
-                self._begin_peer(value)
-            else:
-                self._take(name, value)
-        if errno is None:
-            raise UnreadableError("the answer of its socket is not whole")
-        if number := whole_number(errno.removeprefix(b"-"), 4096, "errno"):
-            raise UnreadableError(f"its socket answers with errno {number}")
-
-    def _take(self, name: bytes, value: bytes) -> None:
-        if name in self._seen:
-            raise ValueError(f"{name.decode('ascii')} stands twice")
-        if name in _ONCE:
-            self._seen.add(name)
-        if self._peer is None:
-            self._take_own(name, value)
+    # Fields that are not set are not sent.
+    interface = InterfaceBuilder(name, limits, listen_port=0, fwmark=0)
+    peer: PeerBuilder | None = None
+    seen: set[bytes] = set()
+    for field, value in _fields(answer):
+        if field in seen:
+            raise ValueError(f"{field.decode('ascii')} is repeated")
+        if field in _ONCE:
+            seen.add(field)
+        if field == b"public_key":
+            raw = notation.parse_hex_key(value, "public_key")
+            peer = interface.add_peer(notation.format_key(raw, "public_key"))
+            peer.latest_handshake, peer.persistent_keepalive, peer.has_preshared_key = 0, 0, False
+            seen.clear()
+        elif peer is None:
+            _set_own(interface, field, value)
         else:
-            self._take_peers(self._peer, name, value)
-
-    def _begin_peer(self, value: bytes) -> None:
-        raw = spelling.read_hex_key(value, "public_key")
-        self._peer = self.gathering.begin(spelling.key(raw, "public_key"))
-        self._peer.latest_handshake = self._peer.persistent_keepalive = 0
-        self._peer.has_preshared_key = False
-        self._seen.clear()
-
-    def _take_own(self, name: bytes, value: bytes) -> None:
-        match name:
-            case b"private_key":
-                private = spelling.read_hex_key(value, "a key")
-                # As `wg` does: zeros stand for none.
-                if any(private):
-                    self.gathering.public_key = spelling.key(curve25519.public_key(private), "public_key")
-            case b"listen_port":
-                self.gathering.listen_port = whole_number(value, 65535, "listen_port")
-            case b"fwmark":
-                self.gathering.fwmark = whole_number(value, 2**32 - 1, "fwmark")
-
-    def _take_peers(self, peer: Peer, name: bytes, value: bytes) -> None:
-        match name:
-            case b"preshared_key":
-                peer.has_preshared_key = any(spelling.read_hex_key(value, "a key"))
-            case b"endpoint":
-                peer.endpoint = spelling.read_endpoint(value.decode("ascii", "replace"), self._scope_name)
-            case b"allowed_ip":
-                self.gathering.allow(peer, _prefixes(value), 1)
-            case b"last_handshake_time_sec":
-                peer.latest_handshake = whole_number(value, MAX_INTEGER, "latest_handshake")
-            case b"rx_bytes":
-                peer.transfer_rx = whole_number(value, MAX_INTEGER, "transfer_rx")
-            case b"tx_bytes":
-                peer.transfer_tx = whole_number(value, MAX_INTEGER, "transfer_tx")
-            case b"persistent_keepalive_interval":
-                peer.persistent_keepalive = whole_number(value, 65535, "persistent_keepalive")
+            _set_peers(interface, peer, field, value, scope_name)
+    interface.check()
+    return interface
 
 
-def _prefixes(value: bytes) -> Iterable[str]:
-    yield spelling.read_prefix(value.decode("ascii", "replace"))
+def _fields(answer: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the fields in order, and check that the answer is complete and ends without an error."""
+    if not answer.endswith(_END):
+        raise UnreadableError(_INCOMPLETE)
+    errno: bytes | None = None
+    for field, _, value in (line.partition(b"=") for line in lines(answer[: 1 - len(_END)])):
+        if errno is not None:
+            raise UnreadableError(_INCOMPLETE)
+        if field == b"errno":
+            errno = value
+        else:
+            yield field, value
+    if errno is None:
+        raise UnreadableError(_INCOMPLETE)
+    if number := parse_number(errno.removeprefix(b"-"), 4096, "errno"):
+        raise UnreadableError(f"its socket answers with errno {number}")
+
+
+def _set_own(interface: InterfaceBuilder, field: bytes, value: bytes) -> None:
+    match field:
+        case b"private_key":
+            private = notation.parse_hex_key(value, "a key")
+            # Like `wg`: a key of zeros stands for none.
+            if any(private):
+                interface.public_key = notation.format_key(curve25519.public_key(private), "public_key")
+        case b"listen_port":
+            interface.listen_port = parse_number(value, 65535, "listen_port")
+        case b"fwmark":
+            interface.fwmark = parse_number(value, 2**32 - 1, "fwmark")
+
+
+def _set_peers(
+    interface: InterfaceBuilder, peer: PeerBuilder, field: bytes, value: bytes, scope_name: ScopeName
+) -> None:
+    match field:
+        case b"preshared_key":
+            peer.has_preshared_key = any(notation.parse_hex_key(value, "a key"))
+        case b"endpoint":
+            peer.endpoint = notation.parse_endpoint(value.decode("ascii", "replace"), scope_name)
+        case b"allowed_ip":
+            interface.allow(peer, map(notation.parse_prefix, [value.decode("ascii", "replace")]), 1)
+        case b"last_handshake_time_sec":
+            peer.latest_handshake = parse_number(value, MAX_INTEGER, "latest_handshake")
+        case b"rx_bytes":
+            peer.transfer_rx = parse_number(value, MAX_INTEGER, "transfer_rx")
+        case b"tx_bytes":
+            peer.transfer_tx = parse_number(value, MAX_INTEGER, "transfer_tx")
+        case b"persistent_keepalive_interval":
+            peer.persistent_keepalive = parse_number(value, 65535, "persistent_keepalive")

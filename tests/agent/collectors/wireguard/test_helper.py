@@ -13,8 +13,8 @@ from typing import Protocol
 import pytest
 
 from kattila_agent.collectors.unix_socket import UnreadableError, ask
-from kattila_agent.collectors.wireguard import helper, spelling, userspace
-from kattila_agent.collectors.wireguard.gathering import Limits, VanishedError
+from kattila_agent.collectors.wireguard import helper, notation, userspace
+from kattila_agent.collectors.wireguard.builder import PeerLimits, VanishedError
 from support.waiting import ENDLESS_SECONDS, PATIENCE_SECONDS, not_waiting_for
 from support.wireguard import serving
 
@@ -82,12 +82,12 @@ def test_secrets_are_blanked_and_the_rest_is_told(with_wg: MakeWg) -> None:
         "wg0\t" + PEER.replace(SECRET, "(hidden)"),
         "wg0\t" + bare,
     ]
-    found, unreadable = helper.parse(done.stdout, Limits(), spelling.scope_name)
+    found, unreadable = helper.parse(done.stdout, PeerLimits(), notation.scope_name)
     assert (list(found), unreadable) == (["wg0"], {})
 
 
 def test_no_interfaces(with_wg: MakeWg) -> None:
-    assert helper.parse(run(with_wg(wg_with())).stdout, Limits()) == ({}, {})
+    assert helper.parse(run(with_wg(wg_with())).stdout, PeerLimits()) == ({}, {})
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def check_failure(done: subprocess.CompletedProcess[bytes], reason: str) -> None
     assert (done.returncode, done.stderr) == (1, b"")
     assert done.stdout == f"kattila-wireguard 1\nfailed {reason}\n".encode()
     with pytest.raises(UnreadableError, match=f"the WireGuard helper failed: {reason}"):
-        helper.parse(done.stdout, Limits(), spelling.scope_name)
+        helper.parse(done.stdout, PeerLimits(), notation.scope_name)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_an_interface_that_hangs_hides_no_other(with_wg: MakeWg) -> None:
 
 
 def check_hidden(done: subprocess.CompletedProcess[bytes], reason: str) -> None:
-    found, unreadable = helper.parse(done.stdout, Limits(), spelling.scope_name)
+    found, unreadable = helper.parse(done.stdout, PeerLimits(), notation.scope_name)
     assert (list(found), unreadable) == (["wg0"], {"wg1": reason})
     assert SECRET.encode() not in done.stdout
 
@@ -146,7 +146,7 @@ def test_when_the_time_is_over_the_others_are_told_as_unread(with_wg: MakeWg) ->
     slow = f"exec sleep {ENDLESS_SECONDS}"
     script = wg_with("wg1", "wg2", "wg3", "wg4", wg1=slow, wg2=slow, wg3=slow)
     done = run(with_wg(script, each=2, total=6))
-    found, unreadable = helper.parse(done.stdout, Limits(), spelling.scope_name)
+    found, unreadable = helper.parse(done.stdout, PeerLimits(), notation.scope_name)
     assert (done.returncode, found, list(unreadable)) == (0, {}, ["wg1", "wg2", "wg3", "wg4"])
     assert (unreadable["wg1"], unreadable["wg4"]) == ("it took longer than 2 s", "others took too long")
 
@@ -154,7 +154,7 @@ def test_when_the_time_is_over_the_others_are_told_as_unread(with_wg: MakeWg) ->
 @pytest.mark.parametrize("name", ["all", "interfaces"])
 def test_a_link_that_is_called_as_a_word_of_wg_is_not_asked_for(with_wg: MakeWg, name: str) -> None:
     done = run(with_wg(wg_with(name, "wg0")))
-    found, unreadable = helper.parse(done.stdout, Limits(), spelling.scope_name)
+    found, unreadable = helper.parse(done.stdout, PeerLimits(), notation.scope_name)
     assert (list(found), unreadable) == (["wg0"], {name: "wg cannot be asked for one of this name"})
 
 
@@ -207,7 +207,7 @@ def test_an_answer_that_drips_in_or_never_ends_is_given_up(tmp_path: Path) -> No
 
     with (
         serving(tmp_path / "s", drip) as path,
-        pytest.raises(UnreadableError, match=r"no whole answer within 0.5 s"),
+        pytest.raises(UnreadableError, match=r"no complete answer within 0.5 s"),
         not_waiting_for("the end of the answer"),
     ):
         ask(path, b"", timeout_seconds=0.5)

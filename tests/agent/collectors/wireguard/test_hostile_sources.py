@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from kattila_agent.collectors.wireguard import collector, userspace
-from kattila_agent.collectors.wireguard.gathering import Limits
-from kattila_agent.collectors.wireguard.links import Link
+from kattila_agent.collectors.unix_socket import UnreadableError
+from kattila_agent.collectors.wireguard import collector, kernel, userspace
+from kattila_agent.collectors.wireguard.builder import PeerLimits
+from kattila_agent.collectors.wireguard.collector import Device
 from support.waiting import PATIENCE_SECONDS
 
 NOBODY = 65534
@@ -43,8 +44,8 @@ def assert_asked(opened: socket.socket) -> None:
     assert opened.recv(100) == b"get=1\n\n"
 
 
-def devices(folder: Path, count: int) -> dict[Link, Path | None]:
-    return {Link(index, f"wg{index}", b""): folder / f"wg{index}.sock" for index in range(count)}
+def devices(folder: Path, count: int) -> list[Device]:
+    return [Device(index, f"wg{index}", folder / f"wg{index}.sock") for index in range(count)]
 
 
 def test_sockets_are_asked_at_the_same_time(tmp_path: Path) -> None:
@@ -60,12 +61,12 @@ def test_sockets_are_asked_at_the_same_time(tmp_path: Path) -> None:
 
     found = devices(tmp_path, 3)
     with ExitStack() as stack:
-        for path in found.values():
-            assert path is not None
-            server = stack.enter_context(listening(path))
+        for device in found:
+            assert device.socket is not None
+            server = stack.enter_context(listening(device.socket))
             threading.Thread(target=answer, args=(server,), daemon=True).start()
-        gathered, reasons = collector._with_privilege(tmp_path / "none", found, Limits())
-    assert ([one.name for one in gathered], reasons) == (["wg0", "wg1", "wg2"], {})
+        builders, reasons = collector._read_with_privilege(tmp_path / "none", found, PeerLimits())
+    assert ([one.name for one in builders], reasons) == (["wg0", "wg1", "wg2"], {})
 
 
 def test_one_that_never_answers_is_named_and_the_others_are_told(
@@ -76,31 +77,38 @@ def test_one_that_never_answers_is_named_and_the_others_are_told(
     with listening(tmp_path / "wg0.sock"), listening(tmp_path / "wg1.sock") as server:
         thread = threading.Thread(target=answer_one, args=(server,))
         thread.start()
-        gathered, reasons = collector._with_privilege(tmp_path / "none", found, Limits())
+        builders, reasons = collector._read_with_privilege(tmp_path / "none", found, PeerLimits())
         thread.join()
     # Nobody is behind the third: that device is gone.
-    assert [one.name for one in gathered] == ["wg1"]
-    assert reasons == {"wg0": f"{tmp_path}/wg0.sock gave no whole answer within 3 s"}
+    assert [one.name for one in builders] == ["wg1"]
+    assert reasons == {"wg0": f"{tmp_path}/wg0.sock gave no complete answer within 3 s"}
 
 
-def test_a_reason_that_holds_for_many_names_some_of_them() -> None:
-    names = [f"wg{number}" for number in range(30)]
-    found = collector._failures({**dict.fromkeys(names, "needs root"), "odd0": "is malformed"})
-    assert found == ("wg0, wg1, wg2, wg3 and 26 more: needs root", "odd0: is malformed")
+def test_a_reason_shared_by_many_interfaces_names_some_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    links = {f"wg{number}": number for number in range(30)} | {"odd0": 30}
+    monkeypatch.setattr(collector, "_read_devices", lambda _: [Device(index, name) for name, index in links.items()])
+
+    def read(index: int) -> list[bytes]:
+        raise PermissionError if index < 30 else UnreadableError("is malformed")
+
+    monkeypatch.setattr(kernel, "read", read)
+    found = collector.collect(tmp_path / "none", PeerLimits(), tmp_path).failures
+    assert found[0].startswith("wg0, wg1, wg2, wg3 and 26 more: reading WireGuard needs root")
+    assert found[1:] == ("odd0: is malformed",)
 
 
 FLOOD = """
 import hashlib, resource, sys
 from kattila_agent.collectors.wireguard import helper, userspace
-from kattila_agent.collectors.wireguard.gathering import Limits
+from kattila_agent.collectors.wireguard.builder import PeerLimits
 count = 5_000_000
 if sys.argv[1] == "userspace":
     answer = b"x=\\n" * count + b"errno=0\\n\\n"
-    read = lambda: userspace.parse("wg0", answer, Limits())
+    read = lambda: userspace.parse("wg0", answer, PeerLimits())
 else:
     body = b"a\\t\\n" * count
     answer = b"kattila-wireguard 1\\n" + body + b"end " + hashlib.sha256(body).hexdigest().encode() + b"\\n"
-    read = lambda: helper.parse(answer, Limits())
+    read = lambda: helper.parse(answer, PeerLimits())
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     read()
@@ -137,4 +145,4 @@ def test_a_folder_that_may_not_be_searched_is_not_an_empty_one() -> None:
 
 def test_a_private_key_of_zeros_is_none() -> None:
     answer = b"private_key=" + b"0" * 64 + b"\n" + ANSWER
-    assert userspace.parse("wg0", answer, Limits()).public_key == ""
+    assert userspace.parse("wg0", answer, PeerLimits()).public_key == ""

@@ -10,12 +10,12 @@ import pytest
 
 from kattila_agent.collectors.unix_socket import UnreadableError
 from kattila_agent.collectors.wireguard import curve25519, dump, helper, kernel, userspace
-from kattila_agent.collectors.wireguard.gathering import Gathering, Limits, told
+from kattila_agent.collectors.wireguard.builder import InterfaceBuilder, PeerLimits, build
 from kattila_protocol.report import Cut, WireguardInterface, WireguardPeer
 from support import wireguard_packets as packets
 from support.wireguard_packets import INDEX, attribute, device, message, peer, peers
 
-LIMITS = Limits()
+LIMITS = PeerLimits()
 PRIVATE, PRESHARED = bytes(range(1, 33)), bytes(range(101, 133))
 OWN = curve25519.public_key(PRIVATE)
 ALICE, BOB = bytes(range(32)), bytes(range(50, 82))
@@ -29,20 +29,20 @@ def scope(index: int) -> str:
     return f"if{index}"
 
 
-def one(gathering: Gathering, limits: Limits = LIMITS) -> WireguardInterface:
-    (interface,) = told([gathering], limits).items
+def one(builder: InterfaceBuilder, limits: PeerLimits = LIMITS) -> WireguardInterface:
+    (interface,) = build([builder], limits).items
     return interface
 
 
-def from_kernel(*messages: bytes, limits: Limits = LIMITS) -> Gathering:
+def from_kernel(*messages: bytes, limits: PeerLimits = LIMITS) -> InterfaceBuilder:
     return kernel.parse(INDEX, "wg0", messages, limits, scope)
 
 
-def from_userspace(answer: str) -> Gathering:
+def from_userspace(answer: str) -> InterfaceBuilder:
     return userspace.parse("wg0", answer.encode(), LIMITS, scope)
 
 
-def from_dump(*lines: str, limits: Limits = LIMITS) -> Gathering:
+def from_dump(*lines: str, limits: PeerLimits = LIMITS) -> InterfaceBuilder:
     return dump.parse([line.encode() for line in lines], limits, scope)["wg0"]
 
 
@@ -161,24 +161,24 @@ def key(number: int) -> bytes:
 
 @pytest.mark.parametrize("count", [3, 8, 100])
 def test_the_same_peers_are_told_whatever_their_order(count: int) -> None:
-    limits = Limits(peers=3)
+    limits = PeerLimits(peers=3)
     lines = [f"wg0\t{text(key(number))}\t(none)\t(none)\t(none)\t0\t0\t0\toff" for number in range(count)]
     header = f"wg0\t(none)\t{text(OWN)}\t1\toff"
-    found = told([from_dump(header, *lines, limits=limits)], limits)
-    assert found == told([from_dump(header, *reversed(lines), limits=limits)], limits)
+    found = build([from_dump(header, *lines, limits=limits)], limits)
+    assert found == build([from_dump(header, *reversed(lines), limits=limits)], limits)
     assert [each.public_key for each in found.items[0].peers] == sorted(text(key(n)) for n in range(count))[:3]
     assert found.cuts == ((Cut("peers", 3, count, "wg0"),) if count > 3 else ())
 
 
 def test_allowed_ips_are_cut_where_there_are_many_and_counted() -> None:
-    limits = Limits(allowed_ips=100)
+    limits = PeerLimits(allowed_ips=100)
     many = packets.allowed_ips(f"10.0.{number}.0/24" for number in range(200))
     more = packets.allowed_ips(f"10.1.{number}.0/24" for number in range(56))
     messages = (
         message(device(PRIVATE, OWN), peers(peer(BOB), peer(ALICE, prefixes=many))),
         message(peers(attribute(1, ALICE) + more)),
     )
-    found = told([from_kernel(*messages, limits=limits)], limits)
+    found = build([from_kernel(*messages, limits=limits)], limits)
     assert [len(each.allowed_ips) for each in found.items[0].peers] == [99, 1]
     assert found.cuts == (Cut("allowed_ips", 99, 256, text(ALICE)),)
 

@@ -16,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kattila_agent.collectors.wireguard import curve25519, dump, helper, kernel, userspace
-from kattila_agent.collectors.wireguard.gathering import Gathering, Limits, told
+from kattila_agent.collectors.wireguard.builder import InterfaceBuilder, PeerLimits, build
 from kattila_agent.helpers import wireguard_helper
 from kattila_protocol import canonical
 from support import wireguard_packets as packets
 from support.counts import examples
 from support.wireguard_packets import INDEX, attribute, message
 
-LIMITS = Limits()
+LIMITS = PeerLimits()
 # No part of a secret that is so long appears by chance.
 PART = 8
 
@@ -60,13 +60,13 @@ def debug_log() -> Iterator[io.StringIO]:
         root.removeHandler(catcher)
 
 
-def shown(read: Callable[[], Gathering]) -> str:
+def shown(read: Callable[[], InterfaceBuilder]) -> str:
     """All that a reading lets out, whether it succeeds or fails."""
     with debug_log() as log:
         try:
-            gathering = read()
-            told_of = told([gathering], LIMITS)
-            out = [repr(gathering), repr(vars(gathering)), repr(told_of), canonical.encode(told_of.items).decode()]
+            builder = read()
+            told_of = build([builder], LIMITS)
+            out = [repr(builder), repr(told_of), canonical.encode(told_of.items).decode()]
         except Exception as error:
             # The chain as well: "from None" is what keeps the causes out of a crash trace.
             out = [repr(error), str(error), *traceback.format_exception(error)]

@@ -198,8 +198,8 @@ def test_the_helper_says_the_same_to_an_agent_without_privilege(mesh: Mesh, tmp_
     assert helped == [[mesh.near.name, mesh.wide.name], []]
     assert alone[0] == []
     ((reason,)) = alone[1]
-    assert reason.startswith(f"{mesh.near.name}, {mesh.wide.name}: reading WireGuard needs root, or the helper, whose")
-    assert f"{NO_HELPER} is not there" in reason
+    assert reason.startswith(f"{mesh.near.name}, {mesh.wide.name}: reading WireGuard needs root or the helper, whose")
+    assert f"{NO_HELPER} does not exist" in reason
 
 
 def test_a_device_that_hangs_hides_no_other_behind_the_helper(mesh: Mesh, tmp_path: Path) -> None:
@@ -220,16 +220,16 @@ def test_a_device_that_the_helper_does_not_tell_of_is_unknown_and_not_absent(mes
         seen = sysinfo(mesh.one, str(path))
     assert seen["wireguard"] == []
     ((reason,)) = [each["reason"] for each in seen["failures"] if each["collector"] == "wireguard"]
-    assert reason.startswith(f"{mesh.near.name}, {mesh.wide.name}: the WireGuard helper does not tell of it")
+    assert reason.startswith(f"{mesh.near.name}, {mesh.wide.name}: the WireGuard helper did not report this interface")
 
 
 def as_nobody(namespace: Namespace, helper: str) -> list[Any]:
     code = f"""
 import json, os
 from pathlib import Path
-from kattila_agent.collectors.wireguard import collector, gathering
+from kattila_agent.collectors.wireguard import collector, builder
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
-found = collector.collect(Path({helper!r}), gathering.Limits())
+found = collector.collect(Path({helper!r}), builder.PeerLimits())
 print(json.dumps([[each.name for each in found.items], found.failures]))
 """
     said: list[Any] = json.loads(subprocess.check_output(namespace.command(sys.executable, "-c", code), cwd="/"))
@@ -321,7 +321,7 @@ def test_a_device_that_went_away_is_no_failure_of_the_others(mesh: Mesh) -> None
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (b"listen_port=x", "listen_port is no number from 0 to 65535"),
+        (b"listen_port=x", "listen_port is not a number from 0 to 65535"),
         (b"private_key=%b\nlisten_port=1\npublic_key=%b" % (b"11" * 32, b"22" * 32), "transfer_rx is missing"),
     ],
     ids=["a wrong value", "a missing one"],
@@ -346,11 +346,11 @@ def test_reading_costs_little(mesh: Mesh) -> None:
     code = f"""
 import json, time
 from pathlib import Path
-from kattila_agent.collectors.wireguard import collector, gathering
-collector.collect(Path({NO_HELPER!r}), gathering.Limits())
+from kattila_agent.collectors.wireguard import collector, builder
+collector.collect(Path({NO_HELPER!r}), builder.PeerLimits())
 before = time.process_time()
 for _ in range(5):
-    collector.collect(Path({NO_HELPER!r}), gathering.Limits())
+    collector.collect(Path({NO_HELPER!r}), builder.PeerLimits())
 print((time.process_time() - before) / 5)
 """
     seconds = float(subprocess.check_output(mesh.one.command(sys.executable, "-c", code)))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kattila_agent.collectors import policy_routes, routes, rules
+from kattila_agent.collectors import policy_routes, rules
 from kattila_agent.collectors.netlink.rtnetlink import Listed
 from kattila_protocol.report import Cut, Rule
 from support import ip_says, netlink
@@ -89,12 +89,12 @@ LOOKED_UP = f"""
 import json, os
 from kattila_agent.collectors import link_table, lookups
 os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
-asked = [lookups.Question(*words) for words in (
+asked = [lookups.RouteQuery(*words) for words in (
     ("wireguard", "wg0", "198.51.100.7"), ("tunnel", "gre7", "198.51.100.7"), ("manager", None, "198.51.100.7"),
     ("wireguard", "wg0", "2001:db8:7::7"), ("manager", None, "2001:db8:7::7"),
 )]
-exits = link_table.exits_by_index()
-print(json.dumps([lookup._asdict() for lookup in lookups.parse(lookups.read(asked, exits), exits)]))
+links = link_table.read_by_index(link_table.outgoing)
+print(json.dumps([lookup._asdict() for lookup in lookups.parse(lookups.ask(asked, links))]))
 """
 
 
@@ -121,7 +121,7 @@ def as_ip_says(namespace: Namespace, destination: str, uid: int) -> tuple[str | 
 
 def test_tables_beyond_the_bound_and_routes_beyond_the_limit_are_counted() -> None:
     bodies = [netlink.route(nla(15, table.to_bytes(4, sys.byteorder)), table=252) for table in (300, 301, 302)]
-    readings = policy_routes.Readings((listed(*bodies[:2]), listed(*bodies[2:], total=5)), 2, 3, NAMES)
+    readings = policy_routes.PolicyRouteReadings((listed(*bodies[:2]), listed(*bodies[2:], total=5)), 2, 3, NAMES)
     found = policy_routes.parse(readings, 2)
     assert [(route.table, route.destination) for route in found.items] == [(300, "0.0.0.0/0"), (301, "0.0.0.0/0")]
     assert found.cuts == (Cut("policy_routes", 2, 7), Cut("policy_tables", 2, 3))
@@ -129,7 +129,7 @@ def test_tables_beyond_the_bound_and_routes_beyond_the_limit_are_counted() -> No
 
 def test_a_limit_bounds_the_next_hops_of_default_routes_that_rules_lead_to() -> None:
     bodies = [netlink.route(multipath(*hops), table=77) for hops in ((1, 2, 3), (4, 5, 6), (7,))]
-    readings = policy_routes.Readings((listed(*bodies, total=9),), 1, 1, NAMES)
+    readings = policy_routes.PolicyRouteReadings((listed(*bodies, total=9),), 1, 1, NAMES)
     found = policy_routes.parse(readings, 4)
     assert [route.gateway for route in found.items] == ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.7"]
     assert found.cuts == (Cut("policy_routes", 4, 3 + 3 + 1 + 6),)
@@ -148,7 +148,7 @@ def test_a_kernel_without_ipv6_tells_the_rules_of_ipv4(namespace: Namespace, mon
 def test_more_tables_than_the_bound_are_not_asked_for(namespace: Namespace) -> None:
     many = [Rule("inet", priority, "lookup", table=1000 + priority) for priority in range(65)]
     readings = policy_routes.read(many, 9)
-    assert (len(readings.defaults), readings.asked, readings.tables) == (64, 64, 65)
+    assert (len(readings.defaults), readings.read_tables, readings.tables) == (64, 64, 65)
 
 
 def test_a_rule_for_vrfs_leads_to_the_tables_of_all() -> None:
@@ -167,7 +167,7 @@ def test_a_rule_for_vrfs_leads_to_the_tables_of_all() -> None:
 def defaults(*bodies: bytes, family: int = 2, table: int = 77, limit: int = 9) -> Listed:
     said = (message(24, body, sequence=1) for body in bodies)
     with kernel_that_says(*said, done()) as channel:
-        return policy_routes.defaults(channel, b"", family, table, limit)
+        return policy_routes.defaults(channel, b"", family=family, table=table, limit=limit)
 
 
 def test_what_is_no_default_route_of_the_table_is_passed_over() -> None:
@@ -191,6 +191,7 @@ LONG = nla(1, ip("2001:db8::"))
 
 
 @pytest.mark.parametrize(("flags", "cloned"), [(0, False), (0x200, True), (0x2000000, False), (0x20000, False)])
-def test_cloned_routes_are_told_by_the_flags_as_a_number(flags: int, cloned: bool) -> None:
-    body = bytes(8) + flags.to_bytes(4, sys.byteorder)
-    assert routes.is_cloned(b"\xff" * 3 + body, 3) is cloned
+def test_cloned_routes_are_recognised_by_one_flag(flags: int, cloned: bool) -> None:
+    body = netlink.route(table=77)
+    marked = body[:8] + flags.to_bytes(4, sys.byteorder) + body[12:]
+    assert defaults(marked).total == (not cloned)

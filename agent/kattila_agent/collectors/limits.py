@@ -1,12 +1,9 @@
-"""How much of a long list is told, and how that is said. Pure.
-
-May live here: sharing a limit, naming some of many. Not here: the limits (config).
-"""
+"""Shares a limit among lists, and says what was cut from them. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from kattila_protocol.report import Cut
@@ -17,20 +14,24 @@ _NAMED = 4
 
 @dataclass(frozen=True, slots=True)
 class Bounded(Generic[_Item]):
-    """A list as it is told, what was cut from it, and why parts of it could not be read."""
+    """A list as reported, its cuts, and why parts of it could not be read.
+
+    `allowed_ips` counts the AllowedIPs of each peer of which not all are reported, by interface and public key.
+    """
 
     items: tuple[_Item, ...]
     cuts: tuple[Cut, ...] = ()
     failures: tuple[str, ...] = ()
+    allowed_ips: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 def cut(what: str, kept: int, of: int | None, where: str = "") -> tuple[Cut, ...]:
-    """Say that a list is not whole, if it is not; None stands for nobody knows how many."""
+    """Return the cut of a list, or nothing if the list is complete; `of` is None if its length is unknown."""
     return (Cut(what, kept, of, where),) if of is None or kept < of else ()
 
 
 def shares(limit: int, counts: Sequence[int]) -> list[int]:
-    """Share a limit among several lists: none gets less than an even part unless it has less."""
+    """Return how many entries each list may keep: an equal share of the limit, or more if others need less."""
     granted = [0] * len(counts)
     for done, which in enumerate(sorted(range(len(counts)), key=counts.__getitem__)):
         granted[which] = min(counts[which], limit // (len(counts) - done))
@@ -39,9 +40,9 @@ def shares(limit: int, counts: Sequence[int]) -> list[int]:
 
 
 def whole(sizes: Sequence[int], limit: int) -> list[int]:
-    """Take the first groups that fit into a limit, none of them in part: unless none fits, then part of the first.
+    """Return how many entries of each group to keep: the first groups that fit into the limit, each complete.
 
-    Returns how much is taken of each.
+    If no group fits, part of the first is kept.
     """
     taken = [0] * len(sizes)
     left = limit
@@ -55,6 +56,6 @@ def whole(sizes: Sequence[int], limit: int) -> list[int]:
 
 
 def some(names: Sequence[str]) -> str:
-    """Name the first of many interfaces, so that what is said of them stays within a reason's length."""
+    """Name the first four interfaces and count the others, for the reason of a failure."""
     named = ", ".join(names[:_NAMED])
     return named if len(names) <= _NAMED else f"{named} and {len(names) - _NAMED} more"

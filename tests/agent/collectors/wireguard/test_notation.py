@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from kattila_agent.collectors.wireguard import curve25519, spelling
+from kattila_agent.collectors.wireguard import curve25519, notation
 from support.wireguard import wg
 
 
@@ -26,7 +26,7 @@ from support.wireguard import wg
     ],
 )
 def test_endpoints_have_one_spelling(given: str, spelled: str) -> None:
-    assert spelling.read_endpoint(given, lambda index: f"if{index}") == spelled
+    assert notation.parse_endpoint(given, lambda index: f"if{index}") == spelled
 
 
 def test_a_public_key_is_that_of_the_rfc_and_of_wg() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kattila_agent.collectors.bounds import shares, whole
+from kattila_agent.collectors.limits import shares, whole
 from kattila_agent.sampling.fitting import MAX_TELEMETRY_BYTES
 from support.agent_process import AGENT, environment
 from support.netns import Namespace, new_namespace
@@ -29,7 +29,7 @@ from kattila_protocol import canonical
 def cycle():
     started, before = time.monotonic(), time.process_time()
     found = measure(Given({}, LIMITS), 0, time.monotonic)
-    encoded = fitting.encode(found.telemetry, fitting.MAX_TELEMETRY_BYTES)
+    encoded = fitting.encode(found.telemetry, found.allowed_ips)
     return encoded, time.monotonic() - started, time.process_time() - before
 
 LIMITS = replace(config.default_limits(), **json.loads(sys.argv[1]))
