@@ -57,7 +57,7 @@ import os, subprocess, sys, time, urllib.request
 settings = {"DNS": "kattila.example.com", "DNS_SERVER": "127.0.0.1"}
 log = open(sys.argv[2] + "/log", "w")
 server = subprocess.Popen([sys.argv[1], "serve"], cwd=sys.argv[2], env=os.environ | settings, stdout=log, stderr=log)
-for _ in range(200):
+for _ in range(1200):
     time.sleep(0.1)
     try:
         print(urllib.request.urlopen("http://127.0.0.1:5086/status/healthcheck").read().decode())

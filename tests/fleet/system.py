@@ -15,7 +15,7 @@ from pathlib import Path
 from fleet.place import Place
 
 LOCK_SECONDS = 60
-KILL_SECONDS = 20
+KILL_SECONDS = 60
 SEARCH_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,11 +17,11 @@ from fleet.down import traces
 from fleet.lab import is_up, take_down
 from fleet.place import here
 from fleet.root import make_root
+from support.waiting import wait_for
 
 PLACE = here()
 # A shell makes its background commands ignore SIGINT, and their children inherit that.
 UP = ["env", "--default-signal=INT", sys.executable, "-m", "fleet", "up"]
-SLOW_SECONDS = 60
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(PLACE.checkout / "tests")}
 
 
@@ -30,13 +30,6 @@ def nothing_left() -> Iterator[None]:
     take_down(PLACE)
     yield
     take_down(PLACE)
-
-
-def _await(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SLOW_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def _users_of_the_root_file_system() -> list[str]:
@@ -70,10 +63,10 @@ def no_root() -> Iterator[Path]:
 
 def test_a_kill_while_the_root_file_system_is_made_leaves_nothing(no_root: Path) -> None:
     with subprocess.Popen(UP, env=ENVIRONMENT, stdout=subprocess.DEVNULL) as booting:
-        _await(lambda: len(_users_of_the_root_file_system()) > 0)
+        wait_for(_users_of_the_root_file_system, "a process that makes the root file system")
         time.sleep(2)
         booting.send_signal(signal.SIGKILL)
-    _await(lambda: _users_of_the_root_file_system() == [])
+    wait_for(lambda: not _users_of_the_root_file_system(), "all of them to end")
     assert not no_root.exists()
 
 
@@ -101,7 +94,8 @@ def test_a_kill_while_the_lab_comes_up_leaves_nothing(seconds: float) -> None:
 
 def test_the_lab_comes_up_after_a_kill_and_can_be_taken_down_twice() -> None:
     with subprocess.Popen(UP, env=ENVIRONMENT, stdout=subprocess.DEVNULL) as booting:
-        time.sleep(1.5)
+        wait_for(lambda: traces(PLACE), "parts of the lab")
+        time.sleep(1)
         booting.send_signal(signal.SIGKILL)
     assert traces(PLACE) != []
     subprocess.run(UP, env=ENVIRONMENT, stdout=subprocess.DEVNULL, check=True)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
 
-from fleet.nodes import AGENTS, MANAGER_COMMAND, ONE_BATCH, Disk, Fleet, Run, differences
+from fleet.nodes import AGENTS, MANAGER_COMMAND, ONE_BATCH, Disk, Fleet, Run, differences, eventually
 from fleet.plan import LAB
+from support.waiting import PATIENCE_SECONDS
 
-FRESH_SECONDS = 60
 SETTINGS = "sha256sum /etc/kattila/agent.env"
 HOSTS = {LAB.manager, *AGENTS}
 
@@ -66,11 +65,8 @@ def test_the_first_rollout_succeeds(first: Run) -> None:
     assert first.counts("failed") == dict.fromkeys(HOSTS, 0)
 
 
-def test_all_nodes_report_within_a_minute(fleet: Fleet, first: Run) -> None:
-    deadline = time.monotonic() + FRESH_SECONDS
-    while set(fleet.states()) != set(AGENTS) or set(fleet.states().values()) != {"reporting"}:
-        assert time.monotonic() < deadline, fleet.states()
-        time.sleep(1)
+def test_all_nodes_report(fleet: Fleet, first: Run) -> None:
+    eventually(PATIENCE_SECONDS, fleet.states, lambda states: states == dict.fromkeys(AGENTS, "reporting"))
 
 
 def test_verbose_output_contains_no_secret(fleet: Fleet, first: Run) -> None:

@@ -10,12 +10,12 @@ import pytest
 
 from fleet.nodes import Fleet, eventually
 from fleet.plan import LAB, underlay
+from support.waiting import PATIENCE_SECONDS
 
 NODE = "north-db"
 # Short, so that two intervals pass quickly.
 INTERVAL_SECONDS = 2
 LATE_SAMPLES = 2
-PATIENCE_SECONDS = 60
 SETTINGS = "/etc/kattila/agent.env"
 SET = f"sed -i s/^INTERVAL=.*/{{}}/ {SETTINGS} && systemctl restart kattila-agent"
 COUNTERS = "/var/lib/kattila-agent/counters.json"

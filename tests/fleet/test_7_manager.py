@@ -26,9 +26,9 @@ REQUEST = """
 import http.client, ssl, sys
 method, scheme, name, path, certificate = sys.argv[1:]
 if scheme == "https":
-    connection = http.client.HTTPSConnection(name, context=ssl.create_default_context(cadata=certificate), timeout=10)
+    connection = http.client.HTTPSConnection(name, context=ssl.create_default_context(cadata=certificate), timeout=60)
 else:
-    connection = http.client.HTTPConnection(name, timeout=10)
+    connection = http.client.HTTPConnection(name, timeout=60)
 connection.request(method, path)
 answer = connection.getresponse()
 print(answer.status, answer.headers.get("Location", answer.read().decode()))

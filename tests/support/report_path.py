@@ -15,7 +15,6 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -31,6 +30,7 @@ from support.agent_process import Daemon
 from support.function_trace import ENTERED, LEFT, Function, Step, python, read
 from support.manager import Manager
 from support.netns import Namespace
+from support.waiting import ENDLESS_SECONDS, wait_for
 from support.wireguard import joined_namespaces, new_device
 
 # The function whose run is one measuring cycle of the agent: from reading the kernel to the verdict.
@@ -40,7 +40,6 @@ REPORTS = 8
 _UNCOUNTED = 2
 # The manager's writer finishes its round after it has answered.
 _SETTLE_NS = 300_000_000
-_PATIENCE_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,11 +215,12 @@ def _waiting(spool: Path) -> int:
 
 def _wait_for_reports(manager: Manager, agent: Daemon, spool: Path) -> None:
     """Wait until more than the counted reports have arrived, and the agent has seen the last verdict."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while manager.rows("SELECT count(*) FROM reports")[0][0] <= REPORTS or _waiting(spool):
+
+    def have_arrived() -> bool:
         assert agent.process.poll() is None, agent.log
-        assert time.monotonic() < deadline, f"too few reports within {_PATIENCE_SECONDS} s:\n{agent.log}\n{manager.log}"
-        time.sleep(0.05)
+        return manager.rows("SELECT count(*) FROM reports")[0][0] > REPORTS and not _waiting(spool)
+
+    wait_for(have_arrived, lambda: f"{REPORTS} reports:\n{agent.log}\n{manager.log}", ENDLESS_SECONDS)
 
 
 def _cycles(steps: Iterable[Step]) -> list[Cycle]:
