@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from kattila_agent.collectors.unix_socket import UnreadableError, ask
-from kattila_agent.helpers.clock_helper import GREETING, ask_kernel
+from kattila_agent.helpers.clock_helper import GREETING, read_kernel
 from kattila_protocol.report import Clock
 
 # At this error the kernel calls its clock unsynchronised: nobody has corrected it for long (NTP_PHASE_LIMIT).
@@ -24,7 +24,7 @@ def read(helper: Path) -> tuple[int, int]:
         UnreadableError: the answer on the helper's socket is malformed or too slow.
     """
     try:
-        return ask_kernel()
+        return read_kernel()
     except PermissionError:
         if not helper.exists():
             raise

@@ -1,1 +1,1 @@
-"""Programs that systemd starts with more privilege than the agent has."""
+"""Programs that systemd starts with privileges that the agent does not have."""

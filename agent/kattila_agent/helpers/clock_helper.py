@@ -1,10 +1,9 @@
-"""The clock's helper: tells an agent that may not ask itself what adjtimex(2) says of the kernel's clock.
+"""The clock helper: reads adjtimex(2) for an agent that may not call it.
 
-May live here: that program, whole, and the question, which the agent asks itself where it may. The standard library
-alone. The question needs no privilege, but the filter that keeps a service from setting the clock (systemd's
-ProtectClock=) keeps it from asking as well. systemd starts the helper for each connection (Accept=yes,
-StandardInput=socket): its standard output is the agent. DESIGN.md specifies what it writes. Exit codes: 0 told,
-1 failed, 2 wrong usage.
+The call needs no privilege, but the filter that stops a service from setting the clock (ProtectClock= of systemd) stops
+this call as well. Only the standard library is used. systemd starts the helper for each connection (Accept=yes,
+StandardInput=socket), so its standard output goes to the agent. DESIGN.md specifies the output. Exit codes: 0 success,
+1 failure, 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ GREETING = "kattila-clock 1"
 
 
 class Timex(ctypes.Structure):
-    """struct timex of sys/timex.h, as far as it is read."""
+    """The beginning of struct timex (sys/timex.h), and room for the rest."""
 
     _fields_ = (
         ("modes", ctypes.c_uint),
@@ -26,27 +25,28 @@ class Timex(ctypes.Structure):
         ("maxerror", ctypes.c_long),
         ("esterror", ctypes.c_long),
         ("status", ctypes.c_int),
-        # The rest of it, and some more than any architecture has.
+        # More than the rest takes on any architecture.
         ("rest", ctypes.c_byte * 256),
     )
 
 
-def ask_kernel() -> tuple[int, int]:
-    """Return the clock's estimated and its maximum error (µs); changes nothing, as `modes` is 0. Raises OSError."""
-    asked = Timex()
-    if ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(asked)) == -1:
+def read_kernel() -> tuple[int, int]:
+    """Return the estimated and the maximum error of the clock in µs; raises OSError."""
+    # Nothing is changed, as `modes` is 0.
+    timex = Timex()
+    if ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex)) == -1:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-    return int(asked.esterror), int(asked.maxerror)
+    return int(timex.esterror), int(timex.maxerror)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the answer to standard output and return the exit code."""
+    """Write the answer to standard output, and return the exit code."""
     if sys.argv[1:] if arguments is None else arguments:
-        sys.stderr.write("usage: kattila-clock-helper, behind a socket of systemd's with Accept=yes\n")
+        sys.stderr.write("usage: kattila-clock-helper, without arguments, behind a systemd socket with Accept=yes\n")
         return 2
     try:
-        sys.stdout.write("{} {} {}\n".format(GREETING, *ask_kernel()))
+        sys.stdout.write("{} {} {}\n".format(GREETING, *read_kernel()))
         sys.stdout.flush()
     except OSError:
         return 1

@@ -1,8 +1,8 @@
-"""The helper: a small root program that tells an unprivileged agent what `wg show all dump` would, without secrets.
+"""The WireGuard helper: a small root program that writes `wg show all dump`, without secrets, for the agent.
 
-May live here: that program, whole. It uses the standard library alone and imports nothing of the agent, so that what
-runs as root can be read in one sitting. systemd starts it for each connection (Accept=yes, StandardInput=socket): its
-standard output is the agent. DESIGN.md specifies what it writes. Exit codes: 0 told, 1 failed, 2 wrong usage.
+It uses only the standard library and imports nothing from the agent, so that all code that runs as root can be read in
+one sitting. systemd starts it for each connection (Accept=yes, StandardInput=socket), so its standard output goes to
+the agent. DESIGN.md specifies the output. Exit codes: 0 success, 1 failure, 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import re
 import shutil
 import signal
-import subprocess  # noqa: TID251 - to run one program is what this one is for
+import subprocess  # noqa: TID251 - running `wg` is the purpose of this program
 import sys
 import tempfile
 import threading
@@ -22,48 +22,50 @@ from typing import IO, BinaryIO, NoReturn
 
 GREETING = b"kattila-wireguard 1\n"
 MAX_BYTES = 16 * 1024 * 1024
-# For all of it, the reader's slowness included.
+# For the whole run, including the time that the reader takes.
 TIMEOUT_SECONDS = 10
-# For one interface: `wg show all dump` would wait for a userspace device that hangs, and tell nothing of the others.
+# For one interface. `wg show all dump` would wait for a userspace device that hangs, and show none of the others.
 INTERFACE_SECONDS = 3
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# The two kinds of lines of `wg show all dump`, after wg(8), around their secret column. All columns are
-# checked, so that nothing which was cut or shifted puts a secret where it is not looked for.
+# The two kinds of lines of `wg show all dump` (wg(8)), around their secret column. All columns are checked: in a line
+# that is cut or shifted, a secret may be in another column.
 _KEY = rb"[A-Za-z0-9+/]{43}="
 _INTERFACE = re.compile(rb"([^\t]+\t)([^\t]+)(\t(?:\(none\)|" + _KEY + rb")\t[0-9]{1,5}\t(?:off|0x[0-9a-f]{1,8}))")
 _PEER = re.compile(
     rb"([^\t]+\t" + _KEY + rb"\t)([^\t]+)"
     rb"(\t(?:\(none\)|[^\t]+:[0-9]{1,5})\t(?:\(none\)|[0-9a-f.:/,]+)(?:\t[0-9]{1,20}){3}\t(?:off|[0-9]{1,5}))"
 )
-# What `wg` says on standard error of an interface that it cannot read, and nothing else of what it says.
+# The message of `wg` about an interface that it cannot read. Nothing else of its standard error is used.
 _UNREADABLE = re.compile(rb"Unable to access interface: ([A-Za-z][A-Za-z ]{0,60})")
-_MAX_SAID = 64 * 1024
-# Links may be called so, and `wg show` means something else by it.
-_WORDS = (b"all", b"interfaces")
+_MAX_STDERR = 64 * 1024
+# These names of links mean something else to `wg show`.
+_RESERVED = (b"all", b"interfaces")
 
 
 class FailedError(Exception):
-    """The dump cannot be told; the text says why and holds nothing of it."""
+    """The dump cannot be made; the text says why, and contains no part of it."""
 
 
 @dataclass(frozen=True)
-class Said:
-    """What `wg` told, or why it did not: `problem` is empty if it did."""
+class Output:
+    """What `wg` wrote, or why it failed: `problem` is empty if it did not."""
 
-    told: bytes
+    stdout: bytes
     problem: str
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the answer to standard output and return the exit code."""
+    """Write the answer to standard output, and return the exit code."""
     if sys.argv[1:] if arguments is None else arguments:
-        sys.stderr.write("usage: kattila-wireguard-helper, behind a socket of systemd's with Accept=yes\n")
+        sys.stderr.write(
+            "usage: kattila-wireguard-helper, without arguments, behind a systemd socket with Accept=yes\n"
+        )
         return 2
     signal.signal(signal.SIGALRM, _expire)
     signal.alarm(TIMEOUT_SECONDS)
     try:
-        # Closed in here, as Python would complain at exit that nobody listens any more.
+        # Closed here: at exit, Python would complain if nobody reads any more.
         with open(sys.stdout.fileno(), "wb", closefd=False) as output:
             return answer(output)
     except (BrokenPipeError, ConnectionResetError, FailedError):
@@ -71,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def answer(output: BinaryIO) -> int:
-    """Write greeting, dump and end, or greeting and failure; return the exit code."""
+    """Write greeting, dump and end, or greeting and failure, and return the exit code."""
     output.write(GREETING)
     try:
         body = b"".join(dump())
@@ -85,97 +87,97 @@ def answer(output: BinaryIO) -> int:
 
 
 def dump() -> Iterator[bytes]:
-    """Yield the lines of `wg show all dump` with blanked secrets; of an interface that cannot be read, why.
+    """Yield the lines of `wg show all dump` with blanked secrets, and a reason for each interface that cannot be read.
 
     Raises:
-        FailedError: `wg` is not there, lists no interfaces, says too much, or something that is no such dump.
+        FailedError: `wg` is not installed, fails to list the interfaces, or writes too much or a malformed dump.
     """
     program = shutil.which("wg", path=_PATH)
     if program is None:
-        raise FailedError("there is no wg: install wireguard-tools")
+        raise FailedError("wg is not installed: install wireguard-tools")
     listed = _wg(program, b"interfaces", seconds=TIMEOUT_SECONDS)
     if listed.problem:
         raise FailedError(listed.problem)
     room = MAX_BYTES
-    for name in listed.told.split():
-        said = _interface(program, name, room)
-        room -= len(said.told)
-        yield from _lines(name, said)
+    for name in listed.stdout.split():
+        output = _dump_interface(program, name, room)
+        room -= len(output.stdout)
+        yield from _lines(name, output)
 
 
 def blanked(line: bytes) -> bytes:
-    """Return a line of the dump, without its line feed, with its secret column blanked; "(none)" is kept.
+    """Return a line of the dump, without line feed, with its secret column blanked unless it is "(none)".
 
     Raises:
-        FailedError: it is no line of such a dump.
+        FailedError: the line is malformed.
     """
     match = _INTERFACE.fullmatch(line) or _PEER.fullmatch(line)
     if match is None:
-        raise FailedError("wg gave a line that is none of a dump")
+        raise FailedError("wg wrote a malformed line")
     before, secret, after = match.groups()
     return before + (secret if secret == b"(none)" else b"(hidden)") + after
 
 
-def _interface(program: str, name: bytes, room: int) -> Said:
-    """Ask for one interface, while there is time."""
-    if name in _WORDS:
-        return Said(b"", "wg cannot be asked for one of this name")
-    # The last second of all is for whoever reads.
+def _dump_interface(program: str, name: bytes, room: int) -> Output:
+    """Run `wg show` for one interface, if there is time left."""
+    if name in _RESERVED:
+        return Output(b"", "wg cannot show an interface of this name")
+    # The last second is left to the reader.
     left = signal.getitimer(signal.ITIMER_REAL)[0] - 1
     if left <= 0:
-        return Said(b"", "others took too long")
+        return Output(b"", "other interfaces took too long")
     return _wg(program, name, b"dump", seconds=min(INTERFACE_SECONDS, left), room=room)
 
 
-def _lines(name: bytes, said: Said) -> Iterator[bytes]:
-    """Yield what was said of one interface as `wg show all dump` has it."""
-    if said.problem:
-        yield b"\t".join((name, b"(unreadable)", said.problem.encode())) + b"\n"
+def _lines(name: bytes, output: Output) -> Iterator[bytes]:
+    """Yield the lines for one interface, in the form of `wg show all dump`."""
+    if output.problem:
+        yield b"\t".join((name, b"(unreadable)", output.problem.encode())) + b"\n"
         return
-    if not said.told.endswith(b"\n"):
-        raise FailedError("wg gave a line without an end")
-    yield from (blanked(name + b"\t" + line) + b"\n" for line in said.told.split(b"\n")[:-1])
+    if not output.stdout.endswith(b"\n"):
+        raise FailedError("wg wrote a line without an end")
+    yield from (blanked(name + b"\t" + line) + b"\n" for line in output.stdout.split(b"\n")[:-1])
 
 
-def _wg(program: str, *words: bytes, seconds: float, room: int = MAX_BYTES) -> Said:
-    """Run `wg show` with these words; it is ended when its time is over. Raises FailedError if it says too much."""
-    # What it complains of holds no secret, and may be more than a pipe holds.
-    with tempfile.TemporaryFile() as complaints, _started(program, words, complaints) as process:
+def _wg(program: str, *arguments: bytes, seconds: float, room: int = MAX_BYTES) -> Output:
+    """Run `wg show` with these arguments, for at most `seconds`; raises FailedError if it writes too much."""
+    # Standard error contains no secret, but may be more than a pipe holds.
+    with tempfile.TemporaryFile() as stderr, _started(program, arguments, stderr) as process:
         assert process.stdout is not None  # noqa: S101 - for mypy: it is a pipe
         ending = threading.Timer(seconds, process.kill)
         ending.start()
         try:
-            told = process.stdout.read(room + 1)
-            if len(told) > room:
-                raise FailedError(f"wg gave more than {MAX_BYTES} bytes")
+            stdout = process.stdout.read(room + 1)
+            if len(stdout) > room:
+                raise FailedError(f"wg wrote more than {MAX_BYTES} bytes")
             code = process.wait()
-            problem = _problem(code, complaints) if ending.is_alive() else f"it took longer than {seconds:.0f} s"
+            problem = _problem(code, stderr) if ending.is_alive() else f"it took longer than {seconds:.0f} s"
         finally:
             ending.cancel()
             process.kill()
-        return Said(b"" if problem else told, problem)
+        return Output(b"" if problem else stdout, problem)
 
 
-def _started(program: str, words: Sequence[bytes], complaints: IO[bytes]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(  # noqa: S603 - names of links come from the kernel and from a folder that is root's
-        [program, "show", *words],
+def _started(program: str, arguments: Sequence[bytes], stderr: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603 - the names of links come from the kernel, or from a folder that belongs to root
+        [program, "show", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=complaints,
+        stderr=stderr,
         env={"LC_ALL": "C", "PATH": _PATH},
     )
 
 
-def _problem(code: int, complaints: IO[bytes]) -> str:
+def _problem(code: int, stderr: IO[bytes]) -> str:
     if code == 0:
         return ""
-    complaints.seek(0)
-    found = _UNREADABLE.search(complaints.read(_MAX_SAID))
+    stderr.seek(0)
+    found = _UNREADABLE.search(stderr.read(_MAX_STDERR))
     return found[1].decode() if found else f"wg failed with exit code {code}"
 
 
 def _expire(_number: int, _frame: FrameType | None) -> NoReturn:
-    # If even saying so takes long, as nobody reads, the next alarm ends the program.
+    # If nobody reads the failure, the next alarm ends the program.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(1)
     raise FailedError(f"it took longer than {TIMEOUT_SECONDS} s")

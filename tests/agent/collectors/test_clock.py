@@ -13,7 +13,7 @@ import pytest
 
 from kattila_agent.collectors import clock
 from kattila_agent.collectors.unix_socket import UnreadableError
-from kattila_agent.helpers.clock_helper import Timex, ask_kernel
+from kattila_agent.helpers.clock_helper import Timex, read_kernel
 from support.wireguard import serving
 
 NOWHERE = Path("/nonexistent.sock")
@@ -72,8 +72,8 @@ def test_where_the_kernel_refuses_the_helper_tells(tmp_path: Path) -> None:
         found = refused(path)
     assert found.returncode == 0, found.stderr
     estimated, maximum = map(int, found.stdout.split())
-    assert estimated == ask_kernel()[0]
-    assert 0 <= ask_kernel()[1] - maximum <= 60_000
+    assert estimated == read_kernel()[0]
+    assert 0 <= read_kernel()[1] - maximum <= 60_000
 
 
 def test_where_the_kernel_refuses_and_nobody_tells() -> None:

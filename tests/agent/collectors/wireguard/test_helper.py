@@ -95,12 +95,12 @@ def test_no_interfaces(with_wg: MakeWg) -> None:
     [
         ("exit 1", "wg failed with exit code 1"),
         (f"echo '{SECRET}' >&2; exit 1", "wg failed with exit code 1"),
-        (wg_with("wg0", wg0=say("nonsense")), "wg gave a line that is none of a dump"),
-        (wg_with("wg0", wg0=say(f"{KEY}\t{SECRET}\t192.0.2.1:51820\toff")), "wg gave a line that is none of a dump"),
-        (wg_with("wg0", wg0=say(INTERFACE, PEER + "\tx")), "wg gave a line that is none of a dump"),
-        (wg_with("wg0", wg0=say("wg0\t" + INTERFACE)), "wg gave a line that is none of a dump"),
-        (wg_with("wg0", wg0=f"printf '%s' '{INTERFACE}'"), "wg gave a line without an end"),
-        (wg_with("wg0", wg0="exec cat /dev/zero"), "wg gave more than 16777216 bytes"),
+        (wg_with("wg0", wg0=say("nonsense")), "wg wrote a malformed line"),
+        (wg_with("wg0", wg0=say(f"{KEY}\t{SECRET}\t192.0.2.1:51820\toff")), "wg wrote a malformed line"),
+        (wg_with("wg0", wg0=say(INTERFACE, PEER + "\tx")), "wg wrote a malformed line"),
+        (wg_with("wg0", wg0=say("wg0\t" + INTERFACE)), "wg wrote a malformed line"),
+        (wg_with("wg0", wg0=f"printf '%s' '{INTERFACE}'"), "wg wrote a line without an end"),
+        (wg_with("wg0", wg0="exec cat /dev/zero"), "wg wrote more than 16777216 bytes"),
     ],
 )
 def test_a_wg_that_fails(with_wg: MakeWg, script: str, reason: str) -> None:
@@ -148,14 +148,14 @@ def test_when_the_time_is_over_the_others_are_told_as_unread(with_wg: MakeWg) ->
     done = run(with_wg(script, each=2, total=6))
     found, unreadable = helper.parse(done.stdout, PeerLimits(), notation.scope_name)
     assert (done.returncode, found, list(unreadable)) == (0, {}, ["wg1", "wg2", "wg3", "wg4"])
-    assert (unreadable["wg1"], unreadable["wg4"]) == ("it took longer than 2 s", "others took too long")
+    assert (unreadable["wg1"], unreadable["wg4"]) == ("it took longer than 2 s", "other interfaces took too long")
 
 
 @pytest.mark.parametrize("name", ["all", "interfaces"])
 def test_a_link_that_is_called_as_a_word_of_wg_is_not_asked_for(with_wg: MakeWg, name: str) -> None:
     done = run(with_wg(wg_with(name, "wg0")))
     found, unreadable = helper.parse(done.stdout, PeerLimits(), notation.scope_name)
-    assert (list(found), unreadable) == (["wg0"], {name: "wg cannot be asked for one of this name"})
+    assert (list(found), unreadable) == (["wg0"], {name: "wg cannot show an interface of this name"})
 
 
 def test_no_wg(with_wg: MakeWg, tmp_path: Path) -> None:
@@ -163,13 +163,13 @@ def test_no_wg(with_wg: MakeWg, tmp_path: Path) -> None:
     (tmp_path / "wg").unlink()
     if shutil.which("wg", path="/usr/bin:/bin") is not None:
         command[-1] = command[-1].replace(":/usr/bin:/bin", "")
-    assert run(command).stdout == b"kattila-wireguard 1\nfailed there is no wg: install wireguard-tools\n"
+    assert run(command).stdout == b"kattila-wireguard 1\nfailed wg is not installed: install wireguard-tools\n"
 
 
 def test_wrong_usage() -> None:
     done = run([sys.executable, "-m", "kattila_agent.helpers.wireguard_helper", "--help"])
     assert (done.returncode, done.stdout) == (2, b"")
-    assert b"behind a socket of systemd's with Accept=yes" in done.stderr
+    assert b"behind a systemd socket with Accept=yes" in done.stderr
 
 
 def test_a_reader_that_leaves_or_never_reads_does_not_keep_it(with_wg: MakeWg) -> None:
