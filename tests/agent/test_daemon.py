@@ -50,7 +50,7 @@ def test_reports_arrive_in_every_interval(knot: Knot, tmp_path: Path) -> None:
             code = daemon.stop()
         members = [report.members for report in reports]
         # Three whole intervals after the first cycle was due, less the jitter.
-        assert reports[3].came_at - began > 3 * (1 - JITTER)
+        assert reports[3].arrived_at - began > 3 * (1 - JITTER)
         assert [report["sample"] for report in members] == [1, 2, 3, 4]
         assert [report["tick"] for report in members] == [1, 2, 3, 4]
         assert {report["agent_id"] for report in members} == {(tmp_path / "agent_id.txt").read_text().strip()}

@@ -14,7 +14,7 @@ import pytest
 
 from kattila_agent.identity import Identity, Numbers, StateError
 from kattila_protocol.names import MAX_COUNTER, is_id
-from support.letting_in import let_everybody_in
+from support.folder_access import make_world_readable
 from support.small_disk import small_disk
 from support.waiting import PATIENCE_SECONDS
 
@@ -200,7 +200,7 @@ def test_a_folder_of_somebody_else_says_what_to_do(tmp_path: Path) -> None:
         pytest.skip("taking another user's place needs root")
     kept(tmp_path).take()
     # pytest's folders are closed to others; the one below them is what is tested.
-    let_everybody_in(tmp_path)
+    make_world_readable(tmp_path)
     code = (
         "import os, sys, pathlib; from kattila_agent.identity import Identity; os.setuid(65534)\n"
         "identity = Identity(pathlib.Path(sys.argv[1]), str)\n"

@@ -243,13 +243,15 @@ def test_a_report_of_nearly_a_mebibyte_is_taken(manager: Manager) -> None:
 def test_another_content_type_is_refused(manager: Manager, path: str, content_type: str) -> None:
     headers = {"Content-Type": content_type, "Authorization": "Bearer admin-token-of-the-tests"}
     good = sealed(report(node(1), 1, now_ms()))
-    reply = manager.ask("POST", path, good, headers if content_type else {"Authorization": headers["Authorization"]})
+    reply = manager.request(
+        "POST", path, good, headers if content_type else {"Authorization": headers["Authorization"]}
+    )
     is_refused(reply, 415, "wrong_content_type")
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=utf-8"])
 def test_json_is_json_with_parameters_too(manager: Manager, content_type: str) -> None:
-    is_refused(manager.ask("POST", UPDATES, b"{}", {"Content-Type": content_type}), 400, "malformed")
+    is_refused(manager.request("POST", UPDATES, b"{}", {"Content-Type": content_type}), 400, "malformed")
 
 
 def test_a_body_in_small_chunks_is_a_body(manager: Manager) -> None:

@@ -89,7 +89,10 @@ def test_the_rules_are_the_same(manager: Manager) -> None:
     refused = manager.post(sealed_bytes(b"{}"))
     assert (refused.status, refused.verdict("0" * 32).outcome) == (400, "malformed")
     assert manager.post(b"x" * (MAX_BODY_BYTES + 1)).kind == "too_large"
-    assert manager.ask("POST", "/status/updates", captured, {"Content-Type": "text/plain"}).kind == "wrong_content_type"
+    assert (
+        manager.request("POST", "/status/updates", captured, {"Content-Type": "text/plain"}).kind
+        == "wrong_content_type"
+    )
     assert KEY.fingerprint in manager.log
     assert re.search(r"psk of the tests", manager.log) is None
 

@@ -39,17 +39,17 @@ SEARCH_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 # The checks, and tests that run here as well because the virtual machine's kernel has link types this one may lack.
 TESTS = (
     "tests/kernel/guest.py",
-    "tests/kernel/mesh.py",
     "tests/kernel/in_namespace.py",
+    "tests/kernel/mesh.py",
     "tests/agent/collectors/test_kernel.py",
     "tests/agent/collectors/test_l2tp.py",
     "tests/agent/collectors/test_unusual.py",
     "tests/agent/collectors/test_policy_routes.py",
     "tests/support/agent_process.py",
-    "tests/support/ip_says.py",
+    "tests/support/collector_messages.py",
+    "tests/support/iproute2.py",
     "tests/support/netlink.py",
     "tests/support/netns.py",
-    "tests/support/parsed.py",
     "tests/support/waiting.py",
 )
 LIBRARIES = ("py", "pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "psutil", "dotenv")

@@ -137,26 +137,26 @@ def test_a_lost_datagram_is_sent_again(knot: Knot) -> None:
     knot.set_txt("lossy", PSK)
     with dns_proxy.dns_proxy(knot.port, dns_proxy.lose_first) as proxy:
         assert query(proxy.address, "lossy", seconds=9) == ((PSK,),)
-        assert proxy.asked_udp == 2
+        assert proxy.udp_queries == 2
 
 
 def test_an_answer_too_large_for_udp_comes_over_tcp(knot: Knot) -> None:
     knot.set_txt("large", b"0123456789abcdef" * 512)
     with dns_proxy.dns_proxy(knot.port) as proxy:
         assert len(select_psk(query(proxy.address, "large"))) == 8192
-        assert (proxy.asked_udp, proxy.asked_tcp) == (1, 1)
+        assert (proxy.udp_queries, proxy.tcp_queries) == (1, 1)
 
 
 def test_a_truncated_answer_is_fetched_over_tcp(knot: Knot) -> None:
     knot.set_txt("truncated", PSK)
-    with dns_proxy.dns_proxy(knot.port, dns_proxy.cut) as proxy:
+    with dns_proxy.dns_proxy(knot.port, dns_proxy.truncate) as proxy:
         assert query(proxy.address, "truncated") == ((PSK,),)
-        assert (proxy.asked_udp, proxy.asked_tcp) == (1, 1)
+        assert (proxy.udp_queries, proxy.tcp_queries) == (1, 1)
 
 
 def test_a_closed_tcp_port_is_an_error_that_names_it(knot: Knot) -> None:
     knot.set_txt("no-tcp", PSK)
-    with dns_proxy.dns_proxy(knot.port, dns_proxy.cut, tcp=False) as proxy:
+    with dns_proxy.dns_proxy(knot.port, dns_proxy.truncate, tcp=False) as proxy:
         text = error_text(proxy.address, "no-tcp")
         assert f"127.0.0.1 port {proxy.port} (TCP) is unreachable (Connection refused): is its port open?" in text
         assert "UDP" not in text

@@ -48,10 +48,10 @@ def test_dns_is_queried_once_an_hour(counting_proxy: DnsProxy, knot: Knot, label
     keys = keys_at(path, counting_proxy.address, label)
     for now in (NOW, NOW + SECOND, NOW + HOUR - 1):
         keys.refresh_if_due(now)
-        assert counting_proxy.asked_udp == 1
+        assert counting_proxy.udp_queries == 1
     knot.set_txt(label, NEW_PSK)
     keys.refresh_if_due(NOW + HOUR)
-    assert counting_proxy.asked_udp == 2
+    assert counting_proxy.udp_queries == 2
     assert fingerprints(keys.ring()) == fingerprints_of(NEW_PSK, PSK)
 
 
@@ -63,7 +63,7 @@ def test_refresh_queries_dns_at_once(counting_proxy: DnsProxy, knot: Knot, label
     assert fingerprints(keys.refresh_or_log(NOW + SECOND)) == fingerprints_of(NEW_PSK, PSK)
     knot.set_txt(label, THIRD_PSK)
     assert fingerprints(keys.refresh(NOW + 2 * SECOND)) == fingerprints_of(THIRD_PSK, NEW_PSK, PSK)
-    assert counting_proxy.asked_udp == 3
+    assert counting_proxy.udp_queries == 3
 
 
 def test_a_flapping_record_evicts_no_key(knot: Knot, label: str, path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_message_under_a_new_key_verifies_after_one_query(
     knot.set_txt(label, NEW_PSK)
     assert keys.verify(verify_as(NEW_PSK), NOW + MINUTE) == Key.from_psk(NEW_PSK)
     assert keys.verify(verify_as(PSK), NOW + MINUTE) == Key.from_psk(PSK)
-    assert counting_proxy.asked_udp == 2
+    assert counting_proxy.udp_queries == 2
 
 
 def test_bad_signatures_cause_at_most_one_query_a_minute(
@@ -160,7 +160,7 @@ def test_bad_signatures_cause_at_most_one_query_a_minute(
         for keys in both:
             with pytest.raises(BadSignature):
                 keys.verify(verify_as(NEW_PSK), now)
-    assert counting_proxy.asked_udp == 2
+    assert counting_proxy.udp_queries == 2
 
 
 def test_an_empty_ring_refuses_with_no_key(counting_proxy: DnsProxy, label: str, path: Path) -> None:
@@ -168,7 +168,7 @@ def test_an_empty_ring_refuses_with_no_key(counting_proxy: DnsProxy, label: str,
     for now in (NOW, NOW + SECOND):
         with pytest.raises(NoKey):
             keys.verify(verify_as(PSK), now)
-    assert counting_proxy.asked_udp == 1
+    assert counting_proxy.udp_queries == 1
 
 
 def test_a_refused_sender_gets_a_ring_only_if_its_keys_changed(knot: Knot, label: str, path: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_key_found_by_another_process_needs_no_query(
     fresh = keys.refresh_after_unknown(tried, NOW + 2 * SECOND)
     assert fresh is not None
     assert fingerprints(fresh) == fingerprints_of(NEW_PSK, PSK)
-    assert counting_proxy.asked_udp == 2
+    assert counting_proxy.udp_queries == 2
 
 
 def test_may_refresh_predicts_whether_a_refresh_could_help(knot: Knot, label: str, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A folder with all that an agent needs: settings, an id, and the ring as if DNS had answered before."""
+"""Prepares an agent's folder: settings, an id, and a cached key ring."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ def ring_of(*psks: bytes) -> Ring:
 
 
 def keep_ring(folder: Path, *psks: bytes) -> None:
-    """Write the cached ring as of two minutes ago: DNS may be asked again, but the hour is not over."""
+    """Write the ring of a DNS query two minutes ago: the agent may query DNS again, but need not."""
     asked_at = int(time.time() * 1000) - 120_000
     RingFile(folder / "ring.json").update(lambda _: StoredRing(ring_of(*psks), asked_at, asked_at))
 
 
 def keep_id(folder: Path, agent_id: str = AGENT_ID) -> None:
-    """Write the id."""
+    """Write the agent id."""
     (folder / "agent_id.txt").write_text(f"{agent_id}\n")
 
 
 def last_sample(folder: Path) -> int:
-    """Return the number of the last sample that the agent of this folder measured, 0 before the first."""
-    kept = folder / "counters.json"
-    return int(json.loads(kept.read_bytes())["sample"]) if kept.exists() else 0
+    """Return the number of the agent's last sample, 0 before the first."""
+    counters = folder / "counters.json"
+    return int(json.loads(counters.read_bytes())["sample"]) if counters.exists() else 0
 
 
 def settings(knot: Knot, url: str, *psks: bytes) -> dict[str, str]:
-    """Publish the PSKs under a fresh name and return the settings that point there."""
+    """Publish the PSKs under a new name and return settings that point to it."""
     label = f"agent{next(_names)}"
     knot.set_txt(label, *psks)
     return {"DNS": f"{label}.{ZONE}", "DNS_SERVER": knot.address, "MANAGER_URL": url, "INTERVAL": "1"}

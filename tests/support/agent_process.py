@@ -1,4 +1,4 @@
-"""The real agent as a process of its own, with a folder and settings that a test chose."""
+"""Runs the real agent as a process, in a folder and with settings of a test."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _ANSWERS_ON = re.compile(r"answers on ([^\s,]+)[,\n]")
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """Return an environment without settings of whoever runs the tests, and with these."""
+    """Return an environment with only these settings, without those of the developer."""
     keep = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    # A helper that the machine has knows nothing of a test's network namespace.
+    # The machine's helper cannot see a test's network namespace.
     alone = {"WIREGUARD_HELPER": "/nonexistent/kattila.sock"}
     return keep | {"PYTHONWARNINGS": "error", "PYTHONDEVMODE": "0"} | alone | settings
 
 
 def run_agent(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[bytes]:
-    """Run the agent to its end in a folder."""
+    """Run the agent in a folder until it ends."""
     return subprocess.run(
         [*AGENT, *arguments],
         cwd=folder,
@@ -50,10 +50,10 @@ def run_agent(folder: Path, *arguments: str, **settings: str) -> subprocess.Comp
 
 
 class Daemon:
-    """A running daemon; `log` is what it wrote to stderr so far."""
+    """A running daemon; `log` is its output to stderr so far."""
 
     def __init__(self, folder: Path, *arguments: str, program: Sequence[str] = AGENT, **settings: str) -> None:
-        """Start it; it listens on a free loopback port unless AGENT_LISTEN is given."""
+        """Start the daemon; without AGENT_LISTEN it listens on a free loopback port."""
         self.log_file = folder / "stderr.log"
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
@@ -65,11 +65,11 @@ class Daemon:
 
     @property
     def log(self) -> str:
-        """Return what it logged so far."""
+        """Return its log so far."""
         return self.log_file.read_text()
 
     def wait_for_log(self, text: str) -> str:
-        """Wait until it logged this, and return the whole log."""
+        """Wait until the log contains this text, and return the whole log."""
 
         def is_logged() -> bool:
             has_ended = self.process.poll() is not None
@@ -82,13 +82,13 @@ class Daemon:
         return self.log
 
     def address(self) -> str:
-        """Return where its API answers, as "127.0.0.1:40000"."""
+        """Return the address of its API, such as "127.0.0.1:40000"."""
         found = _ANSWERS_ON.search(self.wait_for_log("answers on "))
         assert found is not None
         return found.group(1)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Signal it and return its exit code."""
+        """Send it a signal and return its exit code."""
         self.process.send_signal(number)
         return self.process.wait(PATIENCE_SECONDS)
 

@@ -1,4 +1,4 @@
-"""The operator's commands as processes of their own, and who reports in their tests."""
+"""Runs the operator's commands as processes, and names the agents of their tests."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ HOSTILE = "\x1b[2J\u202eevil"
 
 
 def with_dns(folder: Path, knot: Knot, name: str, *, ring: Ring | None) -> Manager:
-    """Return a manager whose key is the record of this name in the zone of a DNS server."""
+    """Return a manager that takes its PSK from this name in the zone of a DNS server."""
     return Manager(folder, ring=ring, DNS=f"{name}.example.org", DNS_SERVER=knot.address)
 
 
 def run(manager: Manager, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; it ends with this code, without a traceback and without the PSK."""
+    """Run a command; check its exit code, and that its output has no traceback and no PSK."""
     done = manager.command(*arguments)
     assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
@@ -31,7 +31,7 @@ def run(manager: Manager, *arguments: str, code: int = 0) -> subprocess.Complete
 
 
 def failed(manager: Manager, *arguments: str, code: int = 1) -> str:
-    """Run a command that fails, and return what it says of it: in one place, and under its own name."""
+    """Run a command that fails, and return its error message; check that stdout is empty."""
     done = run(manager, *arguments, code=code)
     assert done.stdout == ""
     assert done.stderr.startswith("kattila-manager: ")

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of the manager that cuts the connection when it has the answer to a report."""
+"""A TCP proxy for the manager that cuts connections after it received the answer to a report."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from contextlib import contextmanager, suppress
 
 from support.waiting import PATIENCE_SECONDS
 
-_MOST = 1 << 20
+_MAX_BYTES = 1 << 20
 _REPORT = b"POST /status/updates "
 # SO_LINGER with zero seconds: close(2) sends a reset.
 _RESET = struct.pack("ii", 1, 0)
 
 
 class CuttingProxy:
-    """A running proxy; `cuts` counts the answers that it had and did not hand on, or not whole."""
+    """A running proxy; `cuts` counts the answers that it did not forward completely."""
 
     def __init__(self, target: tuple[str, int], chance: random.Random, enough: int) -> None:
-        """Listen on loopback. One answer of two is cut until there were enough."""
+        """Listen on loopback. Cuts every second answer on average, until there are `enough` cuts."""
         self._target = target
         self._chance = chance
         self._enough = enough
@@ -31,14 +31,14 @@ class CuttingProxy:
         self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
 
     def run(self) -> None:
-        """Serve each connection in a thread, until closed."""
+        """Serve each connection in a thread until `close`."""
         with suppress(OSError):
             while True:
                 client, _ = self._listening.accept()
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def close(self) -> None:
-        """Take no further connection."""
+        """Accept no further connection."""
         with suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
@@ -61,7 +61,7 @@ class CuttingProxy:
             return is_cut
 
     def _cut(self, client: socket.socket, answer: bytes) -> None:
-        """Hand on nothing, or a part; then it ends in order, or with a reset."""
+        """Forward nothing or a part of the answer, and end the connection with FIN or RST."""
         with self._lock:
             part = self._chance.choice([0, 0, self._chance.randrange(len(answer))])
             is_reset = self._chance.random() < 0.5
@@ -71,23 +71,23 @@ class CuttingProxy:
 
 
 def _message(stream: socket.socket) -> bytes:
-    """Read one HTTP message with a Content-Length, or nothing at the end of the stream."""
+    """Return one HTTP message with a Content-Length, or nothing at the end of the stream."""
     head = b""
     while b"\r\n\r\n" not in head:
-        more = stream.recv(_MOST)
+        more = stream.recv(_MAX_BYTES)
         if not more:
             return b""
         head += more
     before, _, body = head.partition(b"\r\n\r\n")
     [length] = [int(line[15:]) for line in before.split(b"\r\n") if line.lower().startswith(b"content-length:")]
     while len(body) < length:
-        body += stream.recv(_MOST)
+        body += stream.recv(_MAX_BYTES)
     return before + b"\r\n\r\n" + body
 
 
 @contextmanager
 def running_proxy(port: int, chance: random.Random, enough: int) -> Iterator[CuttingProxy]:
-    """Run a proxy to a port of this machine."""
+    """Run a proxy for a port of this machine."""
     proxy = CuttingProxy(("127.0.0.1", port), chance, enough)
     thread = threading.Thread(target=proxy.run)
     thread.start()

@@ -1,7 +1,4 @@
-"""A manager's database filled without a server: reports filed as the writer files them, at moments that a test chose.
-
-May live here: what brings a database into a state. Not here: agents and their bodies (support.reports).
-"""
+"""Fills a manager's database without a server: reports are filed as the writer does, at times that a test sets."""
 
 from __future__ import annotations
 
@@ -34,53 +31,53 @@ NOON = 1_769_860_800_000
 
 
 class Fleet:
-    """A database of its own; `store` is open on it."""
+    """A new database, and the `store` that has it open."""
 
     def __init__(self, folder: Path) -> None:
-        """Make the database in `folder`."""
+        """Create the database in `folder`."""
         self.database = folder / "kattila_manager.db"
         migrating.migrate(self.database, folder, 0)
         self.store = Store(self.database)
         self._groups = Groups()
 
-    def file(self, said: Report, *, at: int | None = None, key: Key = KEY, relays: tuple[str, ...] = ()) -> Filed:
-        """File a report that arrived at `at` (ms UTC), when it was signed unless given."""
-        data = canonical.encode(said)
+    def file(self, report: Report, *, at: int | None = None, key: Key = KEY, relays: tuple[str, ...] = ()) -> Filed:
+        """File a report that arrived at `at` (ms UTC), by default when it was signed."""
+        data = canonical.encode(report)
         mac = bytes.fromhex(key.sign(Purpose.REPORT, data))
-        received_at = said.timestamp if at is None else at
+        received_at = report.timestamp if at is None else at
         prepared = self._groups.prepare(Incoming(decode(data), data, mac, key.fingerprint, relays, received_at))
         with self.store.lock.transaction(self.store.engine) as connection:
-            [filed] = Filing(connection, [said.agent_id]).file([prepared])
+            [filed] = Filing(connection, [report.agent_id]).file([prepared])
         if filed.report_id is not None:
             self._groups.committed(prepared, filed.report_id)
         return filed
 
     def beat(self, now: int, *, worker: int = 1) -> None:
-        """Let a worker of the server be alive."""
+        """Record a heartbeat of a worker."""
         self.store.write(lambda connection: beat(connection, worker, now))
 
-    def refuse(self, kind: str, agent_id: str | None, count: int, at: int, detail: str = "as it was") -> None:
-        """Let the server have refused messages."""
+    def refuse(self, kind: str, agent_id: str | None, count: int, at: int, detail: str = "a detail") -> None:
+        """Record refusals of the server."""
         refusal = RefusalCount(kind, agent_id, count, at, at, detail)
         self.store.write(lambda connection: add_refusals(connection, refusal))
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        """Ask the database over a connection of its own."""
+        """Query the database over a new connection."""
         with closing(sqlite3.connect(self.database, timeout=PATIENCE_SECONDS)) as connection:
             return connection.execute(query, values).fetchall()
 
     def change(self, statement: str, *values: object) -> None:
-        """Change the database behind everybody's back."""
+        """Change the database over a new connection, unnoticed by the store."""
         with closing(sqlite3.connect(self.database, timeout=PATIENCE_SECONDS)) as connection, connection:
             connection.execute(statement, values)
 
     def dump(self) -> str:
-        """Return all of the database as text, to compare."""
+        """Return the whole database as text, for comparison."""
         with closing(sqlite3.connect(self.database, timeout=PATIENCE_SECONDS)) as connection:
             return "\n".join(connection.iterdump())
 
     def members(self, agent_id: str) -> dict[str, Any]:
-        """Return an agent's row."""
+        """Return the row of an agent."""
         with closing(sqlite3.connect(self.database, timeout=PATIENCE_SECONDS)) as connection:
             connection.row_factory = sqlite3.Row
             row = connection.execute("SELECT * FROM agents WHERE agent_id = ?", (agent_id,)).fetchone()
@@ -89,7 +86,7 @@ class Fleet:
 
 @contextmanager
 def fleet_in(folder: Path) -> Iterator[Fleet]:
-    """Make a database in a folder, and close it."""
+    """Create a database in a folder, and close it at the end."""
     fleet = Fleet(folder)
     try:
         yield fleet
@@ -98,7 +95,7 @@ def fleet_in(folder: Path) -> Iterator[Fleet]:
 
 
 def damage(fleet: Fleet, report_id: int) -> None:
-    """Overwrite what is kept of a report with something that is no report."""
+    """Overwrite the stored body of a report with other JSON."""
     fleet.change(
         "UPDATE reports SET body = ? WHERE id = ?", compression.compress(json.dumps([1]).encode(), None), report_id
     )

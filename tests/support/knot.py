@@ -1,4 +1,4 @@
-"""A real DNS server on a loopback port: knotd in a temporary folder, with TXT records that change while it runs."""
+"""Runs a real DNS server (knotd) on a loopback port, with TXT records that a test can change."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ import pytest
 
 from support.waiting import PATIENCE_SECONDS, wait_for
 
-# /usr/sbin is not on everybody's PATH.
+# /usr/sbin may be missing from PATH.
 KNOTD = shutil.which("knotd", path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin")
 
-# RFC 2606 names. The first has the records; the second is configured but its zone file does not load: SERVFAIL.
+# Names from RFC 2606. The second zone is configured, but its file is missing: SERVFAIL.
 ZONE = "example.org"
 BROKEN_ZONE = "broken.example"
 TTL_SECONDS = 300
@@ -75,12 +75,12 @@ zone:
 
 
 class Knot:
-    """A running knotd; `host`, `port` and `address` ("host:port") say where."""
+    """A running knotd; `address` is "host:port"."""
 
     host = "127.0.0.1"
 
     def __init__(self, folder: Path, port: int, txt: Mapping[str, Sequence[Record]]) -> None:
-        """Prepare a server in `folder`; `txt` maps names relative to `ZONE` to their records (see `set_txt`)."""
+        """Prepare a server in `folder`; `txt` maps names relative to `ZONE` to their records, as for `set_txt`."""
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self.port = port
@@ -89,18 +89,18 @@ class Knot:
 
     @property
     def address(self) -> str:
-        """As `DNS_SERVER=` takes it."""
+        """The value for `DNS_SERVER=`."""
         return f"{self.host}:{self.port}"
 
     def start(self) -> None:
-        """Start, and return when it answers; after a stop it comes back with the records it had."""
+        """Start the server and wait until it answers; after a stop it still has its records."""
         assert KNOTD is not None
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen([KNOTD, "-c", str(self._folder / "knot.conf")], stdout=log, stderr=log)
         wait_for(self._is_ready, lambda: f"an answer of knotd:\n{self._log()}")
 
     def stop(self) -> None:
-        """Stop it, as when a server goes down; its port then refuses."""
+        """Stop the server; its port then refuses connections."""
         if self._process is None:
             return
         self._process.send_signal(signal.SIGTERM)
@@ -140,13 +140,13 @@ class Knot:
 
 @contextmanager
 def running_knot(txt: Mapping[str, Sequence[Record]] | None = None, *, port: int = 0) -> Iterator[Knot]:
-    """Run a server for `ZONE` with these TXT records, and one A record (no TXT) at "address".
+    """Run a server for `ZONE` with these TXT records, and an A record but no TXT at "address".
 
-    Without a `port` a free one is taken. Skips the test where knotd is missing.
+    Without `port` it uses a free one. Skips the test if knotd is missing.
     """
     if KNOTD is None:
         pytest.skip("knotd is missing: apt-get install knot, or make setup-test")
-    # Not pytest's tmp_path: the path of the control socket may have 108 bytes only.
+    # Not tmp_path of pytest: the path of the control socket is limited to 108 bytes.
     with tempfile.TemporaryDirectory(prefix="knot-") as folder:
         knot = Knot(Path(folder), port or free_port(), txt or {})
         try:
@@ -158,13 +158,13 @@ def running_knot(txt: Mapping[str, Sequence[Record]] | None = None, *, port: int
 
 @pytest.fixture(scope="session")
 def knot() -> Iterator[Knot]:
-    """One server for a suite, empty at first; a conftest.py imports it. Tests use a name of their own each."""
+    """Run one server for all tests; a conftest.py imports this fixture, and each test uses its own names."""
     with running_knot() as running:
         yield running
 
 
 def txt_text(record: Record) -> str:
-    """Write a TXT record in master-file form (RFC 1035, section 5.1); bytes are cut into strings of 255."""
+    """Return a TXT record in master-file format (RFC 1035, section 5.1); bytes are split into strings of 255."""
     strings = [record[i : i + 255] for i in range(0, len(record), 255)] if isinstance(record, bytes) else record
     return " ".join('"' + "".join(f"\\{byte:03d}" for byte in string) + '"' for string in strings)
 
@@ -172,7 +172,7 @@ def txt_text(record: Record) -> str:
 def free_port() -> int:
     """Return a loopback port that is free for both UDP and TCP.
 
-    None that the kernel gives to connections (32768 and up), one of which would take it from a server that is down.
+    It is below 32768, so that the kernel cannot assign it to a connection while the server is down.
     """
     for port in random.choices(range(20_000, 32_768), k=50):
         with socket.socket(type=socket.SOCK_DGRAM) as udp, socket.socket() as tcp:

@@ -1,4 +1,4 @@
-"""The real manager as processes of its own, on a free loopback port, in a folder that a test chose."""
+"""Runs the real manager as processes, on a free loopback port, in a folder of a test."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ _JSON = {"Content-Type": "application/json"}
 
 
 def now_ms() -> int:
-    """Return the moment in ms UTC, as the manager's clock says it."""
+    """Return the current time in ms UTC."""
     return time.time_ns() // 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a server answered; the names of `headers` are in lower case."""
+    """A response of the manager; the names of `headers` are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -58,21 +58,21 @@ class Reply:
 
     @property
     def kind(self) -> str:
-        """The last part of a problem's type."""
+        """The last part of the problem type."""
         return str(self.members["type"]).rpartition(":")[2]
 
     @property
     def is_signed(self) -> bool:
-        """Tell whether it claims to be signed; `verdict` tells whether it is."""
+        """Whether the response has a MAC; `verdict` verifies it."""
         return b'"hmac":' in self.body
 
     def verdict(self, nonce: str, ring: Ring = RING) -> Verdict:
-        """Return the verdict on the message of this nonce, its signature checked; raises Refusal."""
+        """Return the verified verdict on the message with this nonce; raises Refusal."""
         return verdict.unseal(self.body, ring, nonce)
 
 
 class Manager:
-    """`kattila-manager serve`, to be started, killed and started again in one folder."""
+    """`kattila-manager serve` in one folder, to be started, killed and started again."""
 
     def __init__(
         self,
@@ -87,10 +87,10 @@ class Manager:
         port: int = 0,
         **settings: str,
     ) -> None:
-        """Prepare the folder: with a ring, it was read from DNS just now; with None there is no ring file yet.
+        """Prepare the folder; `ring` is as if read from DNS just now, None means that there is no ring file yet.
 
-        The database and the ring lie in `data_folder`, else in the folder too. A manager `within` a network namespace
-        is not reached from here, and can have any `port`.
+        Database and ring file are in `data_folder`, by default in `folder`. A manager `within` a network namespace
+        cannot be reached from the test's namespace, and can have any `port`.
         """
         self.folder = folder
         self._listen = listen
@@ -108,14 +108,14 @@ class Manager:
 
     @property
     def ring_file(self) -> RingFile:
-        """The ring that the manager uses."""
+        """The ring file of the manager."""
         return RingFile(self.database.with_name("kattila_ring.json"))
 
     @property
     def environment(self) -> dict[str, str]:
-        """All that a command of the manager gets; nothing of whoever runs the tests, and a resolver that is dead."""
+        """The environment of all commands: no settings of the developer, and a resolver that does not answer."""
         keep = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        given = {
+        settings = {
             "PYTHONWARNINGS": "error",
             "DNS": "kattila.example.org",
             "DNS_SERVER": "127.0.0.1:9",
@@ -124,15 +124,15 @@ class Manager:
             "MANAGER_WORKERS": str(self._workers),
             "PAGES_DIR": str(self.folder / "pages"),
         }
-        return keep | given | self._settings
+        return keep | settings | self._settings
 
     @property
     def log(self) -> str:
-        """What it logged so far, in all its runs."""
+        """The log of all its runs so far."""
         return self.log_file.read_text(errors="replace")
 
     def start(self) -> None:
-        """Start it, and return when it answers and all its workers do."""
+        """Start the manager, and return when all its workers answer."""
         began_at = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
@@ -142,17 +142,17 @@ class Manager:
                 stdout=log,
                 stderr=log,
             )
-        wait_for(lambda: self._is_ready(began_at), lambda: f"an answer of the manager:\n{self.log}")
+        wait_for(lambda: self._is_ready(began_at), lambda: f"an answer from the manager:\n{self.log}")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Signal the parent, wait until no process of it is left, and return the exit code."""
+        """Send the parent a signal, wait until all processes have ended, and return the exit code."""
         assert self._process is not None
         tree = self.processes()
         self._process.send_signal(number)
         try:
             return self._process.wait(PATIENCE_SECONDS)
         finally:
-            alive = _not_gone(tree)
+            alive = _still_alive(tree)
             for process in alive:
                 process.kill()
             self._process.wait()
@@ -160,7 +160,7 @@ class Manager:
             assert not alive, f"{len(alive)} processes outlived the signal {number}"
 
     def kill(self) -> None:
-        """SIGKILL the parent and all workers, as a power cut would, and return when they are gone."""
+        """Kill the parent and all workers (SIGKILL), and return when they have ended."""
         if self._process is None:
             return
         tree = self.processes()
@@ -170,7 +170,7 @@ class Manager:
             except psutil.NoSuchProcess:
                 continue
         self._process.wait()
-        assert not _not_gone(tree)
+        assert not _still_alive(tree)
         self._process = None
 
     def processes(self) -> list[psutil.Process]:
@@ -189,7 +189,7 @@ class Manager:
         return max(worker.memory_info().rss for worker in self.workers())
 
     def command(self, *arguments: str, seconds: float = PATIENCE_SECONDS) -> subprocess.CompletedProcess[str]:
-        """Run another command of the manager to its end, with the same settings."""
+        """Run another command of the manager with the same settings, and wait for its end."""
         return subprocess.run(
             [*self._program, *arguments],
             cwd=self.folder,
@@ -201,24 +201,26 @@ class Manager:
         )
 
     def connect(self, seconds: float = PATIENCE_SECONDS) -> http.client.HTTPConnection:
-        """Return a connection of its own, for `exchange`."""
+        """Return a new connection, for `exchange`."""
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
 
-    def ask(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Reply:
-        """Make one request on a connection of its own."""
+    def request(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        """Send one request over a new connection."""
         with closing(self.connect()) as connection:
             return exchange(connection, method, path, body, headers)
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Reply:
-        """GET a path."""
-        return self.ask("GET", path, None, headers)
+        """Send a GET request."""
+        return self.request("GET", path, None, headers)
 
     def post(self, body: bytes, path: str = UPDATES, headers: Mapping[str, str] | None = None) -> Reply:
-        """POST a JSON body, as an agent does."""
-        return self.ask("POST", path, body, _JSON | dict(headers or {}))
+        """Send a POST request with a JSON body, as an agent does."""
+        return self.request("POST", path, body, _JSON | dict(headers or {}))
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        """Ask the database over a connection of its own, while the manager runs or does not."""
+        """Query the database over a new connection, whether the manager runs or not."""
         with closing(sqlite3.connect(self.database, timeout=PATIENCE_SECONDS)) as connection:
             return connection.execute(query, values).fetchall()
 
@@ -244,13 +246,13 @@ def exchange(
     body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Reply:
-    """Make one request on a connection that is kept."""
+    """Send one request over an open connection."""
     connection.request(method, path, body, dict(headers or {}))
     response = connection.getresponse()
     return Reply(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
 
 
-def _not_gone(processes: list[psutil.Process]) -> list[psutil.Process]:
+def _still_alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while (alive := [process for process in processes if is_alive(process)]) and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -259,7 +261,7 @@ def _not_gone(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 def is_alive(process: psutil.Process) -> bool:
     """Return whether a process still runs."""
-    # A killed orphan stays a zombie until init gets round to it; its files and its port are closed by then.
+    # A killed orphan stays a zombie until init reaps it, but its files and its port are closed.
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -278,7 +280,7 @@ def running_manager(
     port: int = 0,
     **settings: str,
 ) -> Iterator[Manager]:
-    """Run a manager; at the end all its processes are killed, whatever became of them."""
+    """Run a manager, and kill all its processes at the end."""
     manager = Manager(
         folder, ring=ring, workers=workers, listen=listen, within=within, data_folder=data_folder, port=port, **settings
     )
@@ -286,5 +288,5 @@ def running_manager(
         manager.start()
         yield manager
     finally:
-        # Not stopped: with a dead resolver that waits for its time-out.
+        # Killed, because with a dead resolver SIGTERM would wait for a timeout.
         manager.kill()

@@ -1,7 +1,6 @@
-"""A small real HTTP server in the manager's place: it verifies what the agent sends and answers with signed verdicts.
+"""A small HTTP server in the place of the manager: it verifies messages and answers with signed verdicts.
 
-It stands in only until the end-to-end tests run agent and manager against each other; it keeps no state beyond one
-test, knows one PSK, and can be told to answer anything.
+It knows one PSK, keeps no state, and can be set to give any answer. The end-to-end tests run the real manager.
 """
 
 from __future__ import annotations
@@ -28,23 +27,23 @@ REGISTER = "/status/register"
 
 @dataclass(frozen=True)
 class Request:
-    """One authentic message: the members that were signed, the key, and when it came (monotonic seconds)."""
+    """An authentic message: its signed members, the key, and its arrival (monotonic seconds)."""
 
     path: str
     members: dict[str, Any]
     key: Key
     body: bytes
-    came_at: float
+    arrived_at: float
 
 
-# Status and body, or None to close the connection without a word.
+# Status and body, or None to close the connection without an answer.
 Answer = tuple[int, bytes] | None
 Rule = Callable[[Request], Answer]
 
 
 @dataclass
 class StandIn:
-    """The running server: what it received, and how it answers from now on."""
+    """The running server: the messages it received, and the rules for its next answers."""
 
     psk: bytes
     url: str = ""
@@ -52,23 +51,23 @@ class StandIn:
     rules: dict[str, list[Rule]] = field(default_factory=lambda: {UPDATES: [], REGISTER: []})
 
     def next_answer(self, path: str, *rules: Rule) -> None:
-        """Answer the next messages on `path` by these rules, one each, and accept again afterwards."""
+        """Answer the next messages on `path` by these rules, one each; later ones are accepted."""
         self.rules[path] += rules
 
     def reports(self) -> list[Request]:
-        """Return the reports that came so far."""
+        """Return the reports received so far."""
         return [request for request in self.received if request.path == UPDATES]
 
     def registrations(self) -> list[Request]:
-        """Return the registrations that came so far."""
+        """Return the registrations received so far."""
         return [request for request in self.received if request.path == REGISTER]
 
     def wait_for(self, condition: Callable[[], object]) -> None:
         """Wait until the condition holds."""
-        wait_for(condition, lambda: f"something more than the {len(self.received)} messages received")
+        wait_for(condition, lambda: f"more than the {len(self.received)} messages received")
 
     def wait_for_reports(self, count: int) -> list[Request]:
-        """Wait until so many reports came, and return them."""
+        """Wait until `count` reports have arrived, and return them."""
         self.wait_for(lambda: len(self.reports()) >= count)
         return self.reports()
 
@@ -77,12 +76,12 @@ class StandIn:
         ring = Ring().with_current(self.psk, 0)
         try:
             if path == UPDATES:
-                cut = envelope.parse(body)
-                key = envelope.verify(cut, ring, "manager")
-                members = canonical.parse_object(cut.data)
+                parts = envelope.parse(body)
+                key = envelope.verify(parts, ring, "manager")
+                members = canonical.parse_object(parts.data)
             else:
-                asked, key = registration.unseal(body, ring)
-                members = canonical.parse_object(canonical.encode(asked))
+                request_sent, key = registration.unseal(body, ring)
+                members = canonical.parse_object(canonical.encode(request_sent))
         except Refusal as refusal:
             return refusal.status, json.dumps(refusal.members).encode()
         request = Request(path, members, key, body, time.monotonic())
@@ -92,29 +91,29 @@ class StandIn:
 
 
 def accept(**changes: Any) -> Rule:
-    """Make a rule that accepts, with these members of the verdict changed."""
-    return lambda request: (200, verdict.seal(said(request, ACCEPTED, **changes), request.key))
+    """Return a rule that accepts, with these members of the verdict changed."""
+    return lambda request: (200, verdict.seal(verdict_on(request, ACCEPTED, **changes), request.key))
 
 
 def refuse(refusal: Refusal, **changes: Any) -> Rule:
-    """Make a rule that refuses with a signed verdict."""
+    """Return a rule that refuses with a signed verdict."""
     return lambda request: (
         refusal.status,
-        verdict.seal(said(request, refusal.kind, detail=refusal.detail, **changes), request.key, refusal),
+        verdict.seal(verdict_on(request, refusal.kind, detail=refusal.detail, **changes), request.key, refusal),
     )
 
 
 def unsigned(status: int = 200, body: bytes = b'{"outcome":"accepted"}') -> Rule:
-    """Make a rule that answers without a signature."""
+    """Return a rule that answers without a signature."""
     return lambda request: (status, body)
 
 
 def signed_with(psk: bytes) -> Rule:
-    """Make a rule that accepts, but signs with another key."""
-    return lambda request: (200, verdict.seal(said(request, ACCEPTED), Key.from_psk(psk)))
+    """Return a rule that accepts, but signs with another key."""
+    return lambda request: (200, verdict.seal(verdict_on(request, ACCEPTED), Key.from_psk(psk)))
 
 
-def said(request: Request, outcome: str, **changes: Any) -> Verdict:
+def verdict_on(request: Request, outcome: str, **changes: Any) -> Verdict:
     """Return a verdict on a request."""
     members: dict[str, Any] = {
         "outcome": outcome,
@@ -132,7 +131,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Be silent: an agent that is stopped or refuses an answer closes its connection."""
+        """Ignore the error: an agent that stops or refuses an answer closes its connection."""
 
 
 @contextmanager

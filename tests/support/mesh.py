@@ -1,7 +1,7 @@
-"""Nodes in network namespaces, joined by an underlay and by real WireGuard tunnels, and a real manager among them.
+"""Runs nodes in network namespaces with an underlay and real WireGuard tunnels, and a real manager.
 
-The underlay is one segment: a bridge in a namespace of its own, where the manager is, too. Each node has a wireguard-go
-device with an address in one overlay, and a peer for each tunnel; agents run in the nodes' namespaces, as processes.
+The underlay is one segment: a bridge in its own namespace, where the manager also runs. Each node has a wireguard-go
+device with an address in one overlay, and a peer for each tunnel. The agents run as processes in the nodes' namespaces.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ AGENT_PORT = 5087
 # Fast enough for a test, slow enough for two cores and a few nodes.
 INTERVAL_SECONDS = 1
 
-# The first segment of a POST begins with that word, whatever its TCP options: "POST" in the payload's first 32 bits.
+# Matches the first segment of a POST request by the first 32 bits of its payload.
 _COUNT_POSTS = (
     "add table inet count; add counter inet count posts; "
     "add chain inet count in { type filter hook input priority 0; }; "
@@ -37,10 +37,10 @@ _COUNT_POSTS = (
 
 
 class MeshNode:
-    """One node: its namespace, its two addresses, its device, its state folder, and its agent once that runs."""
+    """A node: its namespace, its two addresses, its device, its state folder, and its agent while that runs."""
 
     def __init__(self, number: int, name: str, namespace: Namespace, device: Device, folder: Path) -> None:
-        """Take what was made for it; `number` tells its addresses."""
+        """Take the parts of the node; `number` determines its addresses."""
         self.name = name
         self.namespace = namespace
         self.device = device
@@ -51,23 +51,23 @@ class MeshNode:
 
     @property
     def agent_id(self) -> str:
-        """Return the id that it has now, empty while it has none."""
-        kept = self.folder / "agent_id.txt"
-        return kept.read_text().strip() if kept.exists() else ""
+        """The current agent id, empty if it has none."""
+        file = self.folder / "agent_id.txt"
+        return file.read_text().strip() if file.exists() else ""
 
     @property
     def waiting(self) -> list[int]:
-        """Return the numbers of the samples that wait on its disk."""
+        """The numbers of the samples in its spool."""
         return sorted(int(path.name) for path in (self.folder / "spool").glob("[0-9]" * 16))
 
     @property
     def last_sample(self) -> int:
-        """Return the number that its agent gave last, 0 before the first."""
+        """The number of its agent's last sample, 0 before the first."""
         return last_sample(self.folder)
 
     @property
     def log(self) -> str:
-        """Return what its agent logged since it was started last."""
+        """The log of its agent since its last start."""
         return self.daemon.log if self.daemon else ""
 
     def settings(self, **more: str) -> dict[str, str]:
@@ -81,7 +81,7 @@ class MeshNode:
         } | more
 
     def start(self, program: Sequence[str] = AGENT, **more: str) -> None:
-        """Start its agent, or another program in its place."""
+        """Start its agent, or another program instead."""
         under_its_name = ["unshare", "--uts", "sh", "-c", f'hostname {self.name}; exec "$@"', "sh"]
         command = self.namespace.command(*under_its_name, *program)
         self.daemon = Daemon(self.folder, program=command, **self.settings(**more))
@@ -93,15 +93,15 @@ class MeshNode:
             self.daemon.process.wait()
 
     def block(self, address: str = MANAGER_ADDRESS) -> None:
-        """Let it have no route to an address of the underlay."""
+        """Remove its route to an address of the underlay."""
         self.namespace.ip("route", "add", "blackhole", f"{address}/32")
 
     def unblock(self, address: str = MANAGER_ADDRESS) -> None:
-        """Take that back."""
+        """Restore the route that `block` removed."""
         self.namespace.ip("route", "del", "blackhole", f"{address}/32")
 
     def drop(self, address: str = MANAGER_ADDRESS) -> None:
-        """Let a firewall drop what it sends to an address, without a word."""
+        """Silently drop its packets to an address in a firewall."""
         rules = (
             "add table inet block; add chain inet block out { type filter hook output priority 0; }; "
             f"add rule inet block out ip daddr {address} drop"
@@ -109,15 +109,15 @@ class MeshNode:
         subprocess.run(self.namespace.command("nft", rules), check=True)
 
     def stop_dropping(self) -> None:
-        """Take that back."""
+        """Remove the firewall rule of `drop`."""
         subprocess.run(self.namespace.command("nft", "delete", "table", "inet", "block"), check=True)
 
     def count_posts(self) -> None:
-        """Let the kernel count from now on what is posted to its agent, whatever becomes of it there."""
+        """Start to count the POST requests to its agent in the kernel."""
         subprocess.run(self.namespace.command("nft", _COUNT_POSTS), check=True)
 
     def posts(self) -> int:
-        """Return how many POSTs came to its agent since then."""
+        """Return the number of POST requests since `count_posts`."""
         listed = subprocess.check_output(self.namespace.command("nft", "-j", "list", "counters"))
         [packets] = [entry["counter"]["packets"] for entry in json.loads(listed)["nftables"] if "counter" in entry]
         return int(packets)
@@ -127,7 +127,7 @@ class MeshNode:
         connection = http.client.HTTPConnection(address, port, timeout=PATIENCE_SECONDS)
         with self.namespace.entered():
             connection.connect()
-        # Opened anew it would be a connection from elsewhere.
+        # A reconnect would come from the namespace of the test.
         connection.auto_open = 0
         return connection
 
@@ -136,7 +136,7 @@ class Mesh:
     """The nodes by name, and the manager."""
 
     def __init__(self, folder: Path, middle: Namespace, nodes: Mapping[str, MeshNode], manager: Manager) -> None:
-        """Take what `new_mesh` made."""
+        """Take the parts that `new_mesh` created."""
         self.folder = folder
         self.middle = middle
         self.nodes = nodes
@@ -146,55 +146,55 @@ class Mesh:
         return self.nodes[name]
 
     def start(self, **more: str) -> None:
-        """Start the manager, and all agents."""
+        """Start the manager and all agents."""
         self.manager.start()
         for node in self.nodes.values():
             node.start(**more)
 
     def paths(self, name: str) -> dict[int, list[str]]:
-        """Return of each report of a node, by its sample, the names of the relays that it came through."""
+        """Return the relays of each report of a node, by sample number."""
         names = {node.agent_id: node.name for node in self.nodes.values()}
         rows = self._reports("sample, reports.relay_path", name)
         return {sample: [names[relay] for relay in path.split(",")] if path else [] for sample, path in rows}
 
-    def moments(self, name: str) -> dict[int, int | None]:
-        """Return when each sample that came late was measured, by the manager's clock; None of those in their order."""
+    def sampled_at(self, name: str) -> dict[int, int | None]:
+        """Return when each late sample was measured, by the manager's clock, and None for samples in order."""
         return dict(self._reports("sample, reports.sampled_at", name))
 
     def late(self, name: str) -> dict[int, bool]:
-        """Tell of each report of a node, by its sample, whether it came late."""
-        return {sample: sampled_at is not None for sample, sampled_at in self.moments(name).items()}
+        """Return whether each report of a node came late, by sample number."""
+        return {sample: moment is not None for sample, moment in self.sampled_at(name).items()}
 
     def _reports(self, columns: str, name: str) -> list[tuple[Any, ...]]:
         query = f"SELECT {columns} FROM reports JOIN agents ON ref = agent_ref WHERE agent_id = ? ORDER BY sample"
         return self.manager.rows(query, self[name].agent_id)
 
     def wait_until(self, condition: Any) -> None:
-        """Wait until something holds, and say what the agents logged if it does not."""
+        """Wait for a condition; a failure shows the logs of the agents."""
         wait_for(condition, self._logs)
 
     def _logs(self) -> str:
         return "".join(f"\n--- {node.name}\n{node.log[-3000:]}" for node in self.nodes.values())
 
     def has_all(self, name: str, last: int) -> None:
-        """Wait until the manager has every sample of a node up to the last, each once."""
+        """Wait until the manager has every sample of a node up to `last`, each once."""
         self.wait_until(lambda: set(self.paths(name)) >= set(range(1, last + 1)))
         samples = [sample for sample, _ in self._reports("sample, tick", name)]
         assert len(samples) == len(set(samples))
 
     def arrives(self, name: str, path: list[str]) -> int:
-        """Wait for a report newer than all there are that came this way, and return its sample."""
+        """Wait for a new report with this relay path, and return its sample number."""
         before = max(self.paths(name), default=0)
-        self.wait_until(lambda: path in [way for sample, way in self.paths(name).items() if sample > before])
-        return max(sample for sample, way in self.paths(name).items() if way == path)
+        self.wait_until(lambda: path in [used for sample, used in self.paths(name).items() if sample > before])
+        return max(sample for sample, used in self.paths(name).items() if used == path)
 
     def reports_directly(self, name: str, since: int = 0) -> bool:
-        """Tell whether the manager got a report of a node, newer than this sample, from the node itself."""
+        """Return whether the manager got a report newer than `since` directly from the node."""
         return any(sample > since and not path for sample, path in self.paths(name).items())
 
 
 def full_mesh(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Return a tunnel for each pair."""
+    """Return a tunnel for each pair of nodes."""
     ordered = sorted(names)
     return [(first, second) for first in ordered for second in ordered if first < second]
 
@@ -207,9 +207,9 @@ def new_mesh(
     data_folder: Path | None = None,
     **settings: str,
 ) -> Iterator[Mesh]:
-    """Make nodes and tunnels between them; nothing runs yet, and nothing stays.
+    """Create nodes with tunnels between them, and remove them at the end; no agent and no manager runs yet.
 
-    The manager's database lies in `data_folder`, else in a folder of the manager's; `settings` are the manager's.
+    The manager's database is in `data_folder`, by default in its own folder. `settings` are those of the manager.
     """
     with ExitStack() as stack:
         middle = stack.enter_context(new_namespace())
@@ -219,12 +219,12 @@ def new_mesh(
         middle.ip("link", "set", "lo", "up")
         nodes = {name: _new_node(stack, folder, middle, number, name) for number, name in enumerate(names, 1)}
         for first, second in tunnels:
-            _join(nodes[first], nodes[second])
-            _join(nodes[second], nodes[first])
-        place = folder / "manager"
-        place.mkdir()
+            _add_peer(nodes[first], nodes[second])
+            _add_peer(nodes[second], nodes[first])
+        manager_folder = folder / "manager"
+        manager_folder.mkdir()
         manager = Manager(
-            place,
+            manager_folder,
             within=middle,
             data_folder=data_folder,
             listen=MANAGER_ADDRESS,
@@ -254,6 +254,6 @@ def _new_node(stack: ExitStack, folder: Path, middle: Namespace, number: int, na
     return node
 
 
-def _join(node: MeshNode, peer: MeshNode) -> None:
+def _add_peer(node: MeshNode, peer: MeshNode) -> None:
     words = ("peer", peer.device.public_key, "endpoint", f"{peer.underlay}:51820", "allowed-ips", f"{peer.overlay}/32")
     node.device.set(*words)

@@ -1,6 +1,6 @@
-"""Bytes as rtnetlink(7) sends them, built by hand: of links that this kernel may lack, and malformed ones.
+"""Builds rtnetlink(7) messages by hand: for links that this kernel may lack, and malformed ones.
 
-May live here: the building blocks. Numbers are those of the kernel's headers, written down a second time on purpose.
+The numbers repeat those of the kernel headers on purpose: the tests must not take them from the code under test.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NEWLINK, NEWADDR, NEWROUTE, NEWNEIGH, NEWRULE, ERROR, DONE = 16, 20, 24, 28, 32,
 
 
 def nla(kind: int, value: bytes | int | str, size: int = 4) -> bytes:
-    """An attribute: a number of `size` bytes in this machine's order, a string with its NUL, or bytes."""
+    """Return an attribute: an integer of `size` bytes in native byte order, a string with its NUL, or bytes."""
     if isinstance(value, int):
         value = struct.pack({1: "=B", 2: "=H", 4: "=I", 8: "=Q"}[size], value)
     if isinstance(value, str):
@@ -30,45 +30,47 @@ def ip(address: str) -> bytes:
 
 
 def link(index: int, name: str, *more: bytes, kind: int = 1, flags: int = 0x11043, mtu: int | None = 1500) -> bytes:
-    """The body of RTM_NEWLINK; `kind` is its ARPHRD_*."""
-    said = [nla(3, name)] + ([nla(4, mtu)] if mtu is not None else [])
-    return struct.pack("=BxHiII", 0, kind, index, flags, 0) + b"".join(said) + b"".join(more)
+    """Return the body of RTM_NEWLINK; `kind` is its ARPHRD_* number."""
+    attributes = [nla(3, name)] + ([nla(4, mtu)] if mtu is not None else [])
+    return struct.pack("=BxHiII", 0, kind, index, flags, 0) + b"".join(attributes) + b"".join(more)
 
 
 def link_info(kind: str, *data: bytes) -> bytes:
     return nla(18, nla(1, kind) + nla(2, b"".join(data)))
 
 
-def address(index: int, length: int, *said: bytes, family: int = socket.AF_INET) -> bytes:
-    """The body of RTM_NEWADDR."""
-    return struct.pack("=BBBBi", family, length, 0, 0, index) + b"".join(said)
+def address(index: int, length: int, *attributes: bytes, family: int = socket.AF_INET) -> bytes:
+    """Return the body of RTM_NEWADDR."""
+    return struct.pack("=BBBBi", family, length, 0, 0, index) + b"".join(attributes)
 
 
-def route(*said: bytes, family: int = 2, length: int = 0, protocol: int = 3, kind: int = 1, table: int = 254) -> bytes:
-    """The body of RTM_NEWROUTE."""
-    return struct.pack("=BBBBBBBBI", family, length, 0, 0, table, protocol, 0, kind, 0) + b"".join(said)
+def route(
+    *attributes: bytes, family: int = 2, length: int = 0, protocol: int = 3, kind: int = 1, table: int = 254
+) -> bytes:
+    """Return the body of RTM_NEWROUTE."""
+    return struct.pack("=BBBBBBBBI", family, length, 0, 0, table, protocol, 0, kind, 0) + b"".join(attributes)
 
 
 def multipath(*gateways: int) -> bytes:
-    """RTA_MULTIPATH with a next hop over link 2 through each 192.0.2.x."""
+    """Return RTA_MULTIPATH with a next hop through each 192.0.2.x on link 2."""
     hops = [nla(5, ip(f"192.0.2.{gateway}")) for gateway in gateways]
     return nla(9, b"".join(struct.pack("=HBBi", 8 + len(hop), 0, 0, 2) + hop for hop in hops))
 
 
-def neighbour(index: int, state: int, *said: bytes, family: int = socket.AF_INET) -> bytes:
-    """The body of RTM_NEWNEIGH."""
-    return struct.pack("=BxxxiHBB", family, index, state, 0, 1) + b"".join(said)
+def neighbour(index: int, state: int, *attributes: bytes, family: int = socket.AF_INET) -> bytes:
+    """Return the body of RTM_NEWNEIGH."""
+    return struct.pack("=BxxxiHBB", family, index, state, 0, 1) + b"".join(attributes)
 
 
-def rule(*said: bytes, family: int = 2, to: int = 0, source: int = 0, action: int = 1, flags: int = 0) -> bytes:
-    """The body of RTM_NEWRULE."""
-    return struct.pack("=BBBBBxxBI", family, to, source, 0, 254, action, flags) + b"".join(said)
+def rule(*attributes: bytes, family: int = 2, to: int = 0, source: int = 0, action: int = 1, flags: int = 0) -> bytes:
+    """Return the body of RTM_NEWRULE."""
+    return struct.pack("=BBBBBxxBI", family, to, source, 0, 254, action, flags) + b"".join(attributes)
 
 
 def message(kind: int, body: bytes, *, sequence: int = 1, flags: int = 2, length: int | None = None) -> bytes:
-    """A whole message, padded; `length` lies about it."""
-    said = struct.pack("=IHHII", 16 + len(body) if length is None else length, kind, flags, sequence, 0)
-    return said + body + bytes(-len(body) % 4)
+    """Return a complete, padded message; `length` replaces the true length in its header."""
+    header = struct.pack("=IHHII", 16 + len(body) if length is None else length, kind, flags, sequence, 0)
+    return header + body + bytes(-len(body) % 4)
 
 
 def done(*, sequence: int = 1, code: int = 0) -> bytes:
@@ -76,8 +78,8 @@ def done(*, sequence: int = 1, code: int = 0) -> bytes:
 
 
 @contextmanager
-def kernel_that_says(*datagrams: bytes) -> Iterator[Channel]:
-    """A channel whose other end has said all that already, and says no more."""
+def channel_with(*datagrams: bytes) -> Iterator[Channel]:
+    """Yield a channel that has received these datagrams and receives nothing further."""
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     here.settimeout(0.2)
     for datagram in datagrams:

@@ -1,4 +1,4 @@
-"""A network namespace that a test made, with links, addresses and routes of its choice."""
+"""Creates network namespaces, with the links, addresses and routes that a test needs."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ _CLONE_NEWNET = 0x40000000
 
 
 def _escaped(error: UnicodeError) -> tuple[str, int]:
-    # As reports show them: a backslash, which JSON wants doubled.
+    # As in reports: a backslash, which JSON doubles.
     assert isinstance(error, UnicodeDecodeError)
     return "".join(f"\\\\x{byte:02x}" for byte in error.object[error.start : error.end]), error.end
 
 
-# ip takes the bytes of names into its JSON as they are.
+# ip writes the bytes of names into its JSON unchanged.
 codecs.register_error("backslashreplace_in_json", _escaped)
 
 
 class Namespace:
-    """A network namespace by name; what is done in it does not reach the host."""
+    """A network namespace by name; changes in it do not affect the host."""
 
     def __init__(self, name: str) -> None:
-        """Take the name of one that exists."""
+        """Take the name of an existing namespace."""
         self.name = name
 
     def ip(self, *words: str) -> None:
-        """Run `ip` in it; raises CalledProcessError with its message."""
+        """Run `ip` in the namespace; raises CalledProcessError."""
         subprocess.run(["ip", "-n", self.name, *words], check=True, capture_output=True, text=True)
 
     def has(self, *words: str) -> bool:
-        """Run `ip` in it and tell whether that worked: not every kernel has every kind of link."""
+        """Run `ip` and return whether it succeeded: not every kernel supports every kind of link."""
         return subprocess.run(["ip", "-n", self.name, *words], check=False, capture_output=True).returncode == 0
 
     def ip_lines(self, lines: str, *words: str) -> list[str]:
-        """Run `ip` with each of these lines, and return what it says of those that this kernel cannot do.
+        """Run `ip` with each of these lines, and return its errors, for kernels that lack a feature.
 
-        Where a line names a link that is not there, `ip` may leave out the rest of its paragraph.
+        If a line names a missing link, `ip` may skip the rest of its paragraph.
         """
         command = ["ip", "-n", self.name, *words, "-force", "-batch", "-"]
         return [
@@ -61,21 +61,21 @@ class Namespace:
         ]
 
     def listed(self, *words: str) -> list[dict[str, Any]]:
-        """Return what `ip -json -details` lists in it."""
+        """Return the entries that `ip -json -details` lists."""
         command = ["ip", "-n", self.name, "-json", "-details", *words]
-        said = subprocess.check_output(command).decode("utf-8", "backslashreplace_in_json")
-        # Of a member that stands twice the first counts: the "dst" of a route, then that of its encapsulation.
-        first = lambda members: dict(reversed(members))  # noqa: E731 - one line of another
-        listed: list[dict[str, Any]] = json.loads(said or "[]", strict=False, object_pairs_hook=first)
+        output = subprocess.check_output(command).decode("utf-8", "backslashreplace_in_json")
+        # If a member appears twice, the first counts: a route has a "dst", and its encapsulation has another.
+        first = lambda members: dict(reversed(members))  # noqa: E731 - a def would be three lines
+        listed: list[dict[str, Any]] = json.loads(output or "[]", strict=False, object_pairs_hook=first)
         return [entry for entry in listed if entry]
 
     def command(self, *words: str) -> list[str]:
-        """Return the command that runs these words in it."""
+        """Return the command line that runs these words in the namespace."""
         return ["ip", "netns", "exec", self.name, *words]
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Let this thread be in it: the sockets that it opens and the processes that it starts stay there."""
+        """Move this thread into the namespace; its sockets and child processes stay there."""
         with Path("/proc/thread-self/ns/net").open() as before, Path(f"/run/netns/{self.name}").open() as there:
             _set_network(there.fileno())
             try:
@@ -86,18 +86,18 @@ class Namespace:
 
 @contextmanager
 def new_namespace() -> Iterator[Namespace]:
-    """Make a namespace and remove it at the end. Skips where that is not allowed."""
+    """Create a namespace and remove it at the end; skips the test without permission."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
-        pytest.skip("making a network namespace needs root and iproute2")
+        pytest.skip("creating a network namespace requires root and iproute2")
     name = f"kattila-{uuid.uuid4().hex[:8]}"
     made = subprocess.run(["ip", "netns", "add", name], check=False, capture_output=True, text=True)
     if made.returncode != 0:
-        pytest.skip(f"no network namespace can be made here: {made.stderr.strip()}")
+        pytest.skip(f"cannot create a network namespace: {made.stderr.strip()}")
     try:
-        # In a chroot that is no mount point one can be made and not be entered.
+        # In a chroot that is not a mount point, a namespace can be created but not entered.
         entered = subprocess.run(["ip", "-n", name, "link"], check=False, capture_output=True, text=True)
         if entered.returncode != 0:
-            pytest.skip(f"no network namespace can be entered here: {entered.stderr.strip()}")
+            pytest.skip(f"cannot enter a network namespace: {entered.stderr.strip()}")
         yield Namespace(name)
     finally:
         subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)

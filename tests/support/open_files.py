@@ -1,4 +1,4 @@
-"""How many files this process has open."""
+"""Counts the open files of this process."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from pathlib import Path
 
 
 def open_files() -> int:
-    """Return how many files, sockets among them, are open; the one that looks is counted too."""
+    """Return the number of open files, including sockets and the descriptor of this check."""
     return len(list(Path("/proc/self/fd").iterdir()))

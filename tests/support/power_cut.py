@@ -1,4 +1,4 @@
-"""A disk of its own whose power can be cut: what was not synced by then is gone."""
+"""A disk whose power can be cut: data that is not synced by then is lost."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from support.mounting import mounted
+from support.mounts import mounted
 
-# Without the help that ext4 gives to programs that forget to sync before they rename (ext4(5)).
+# Disables the heuristic of ext4 for programs that rename without a sync (ext4(5)).
 _OPTIONS = "loop,noauto_da_alloc"
 
 
@@ -24,20 +24,20 @@ class Disk:
     path: Path
     image: Path
 
-    def cut(self, which: int) -> None:
-        """Keep what the disk would hold now without power: the kernel's cache is above the image, not in it."""
-        shutil.copyfile(self.image, f"{self.image}.{which}")
+    def cut(self, number: int) -> None:
+        """Save the content of the disk after a power cut at this moment: the image lacks the kernel's cache."""
+        shutil.copyfile(self.image, f"{self.image}.{number}")
 
-    def after_cut(self, which: int) -> AbstractContextManager[Path]:
-        """Mount what was kept under this number."""
-        return mounted(self.path.with_name(f"disk-{which}"), "ext4", _OPTIONS, f"{self.image}.{which}")
+    def after_cut(self, number: int) -> AbstractContextManager[Path]:
+        """Mount the content that `cut` saved under this number."""
+        return mounted(self.path.with_name(f"disk-{number}"), "ext4", _OPTIONS, f"{self.image}.{number}")
 
 
 @contextmanager
 def disk_with_a_plug(folder: Path) -> Iterator[Disk]:
-    """Make such a disk below a folder; skips where that is not allowed."""
+    """Create such a disk in a folder; skips the test without permission to mount."""
     if shutil.which("mke2fs") is None:
-        pytest.skip("no mke2fs: apt-get install e2fsprogs")
+        pytest.skip("mke2fs is missing: apt-get install e2fsprogs")
     image = folder / "image"
     with image.open("wb") as file:
         file.truncate(8 << 20)

@@ -1,4 +1,4 @@
-"""HTTP/1.1 on bare sockets (RFC 9112): for requests that no client library would send, and for many at once."""
+"""HTTP/1.1 on plain sockets (RFC 9112), for requests that no client library sends and for many at once."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ ATTEMPTS = 20
 
 
 def request(method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> bytes:
-    """Return a request, the last on its connection; a body gets its Content-Length unless `headers` say otherwise."""
-    given = {"Host": "localhost", "Connection": "close"} | dict(headers or {})
-    if body and not {"Content-Length", "Transfer-Encoding"} & set(given):
-        given["Content-Length"] = str(len(body))
-    lines = "".join(f"{name}: {value}\r\n" for name, value in given.items())
+    """Return a request that closes its connection; a body gets a Content-Length unless `headers` set its length."""
+    fields = {"Host": "localhost", "Connection": "close"} | dict(headers or {})
+    if body and not {"Content-Length", "Transfer-Encoding"} & set(fields):
+        fields["Content-Length"] = str(len(body))
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + body
 
 
 def updates(body: bytes, headers: Mapping[str, str] | None = None) -> bytes:
-    """Return the request that an agent makes."""
+    """Return the request with which an agent sends a report."""
     return request("POST", "/status/updates", body, JSON | dict(headers or {}))
 
 
 def speak(port: int, sent: bytes, *, quiet_seconds: float = PATIENCE_SECONDS) -> list[Reply]:
-    """Send bytes, read until the server closes or says nothing for a while, and return the responses."""
+    """Send bytes, read until the server closes or is silent for a while, and return its responses."""
     with socket.create_connection(("127.0.0.1", port), timeout=quiet_seconds) as connected:
-        # The server may refuse half-way and close; what it said before is still there to be read.
+        # The server may refuse and close before it received everything. Its answer can still be read.
         with suppress(ConnectionError):
             connected.sendall(sent)
         return replies(_all_of(connected))
 
 
 def replies(received: bytes) -> list[Reply]:
-    """Cut what a server sent into responses."""
+    """Split the bytes from a server into responses."""
     found = []
     while received:
         head, _, received = received.partition(b"\r\n\r\n")
@@ -72,10 +72,10 @@ def settled(port: int, requests: Iterable[bytes]) -> list[tuple[Reply, int]]:
 
 
 def allow_open_files(count: int) -> None:
-    """Raise this process's soft limit; the test fails here if the hard one is lower."""
+    """Raise the soft limit of open files; fails if the hard limit is lower."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(count, hard)), hard))
-    assert count <= hard, f"this needs {count} open files; the hard limit is {hard}"
+    assert count <= hard, f"the test needs {count} open files; the hard limit is {hard}"
 
 
 async def read_reply(reader: asyncio.StreamReader) -> Reply:

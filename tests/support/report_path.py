@@ -31,7 +31,7 @@ from support.function_trace import ENTERED, LEFT, Function, Step, python, read
 from support.manager import Manager
 from support.netns import Namespace
 from support.waiting import ENDLESS_SECONDS, wait_for
-from support.wireguard import joined_namespaces, new_device
+from support.wireguard import connected_namespaces, new_device
 
 # The function whose run is one measuring cycle of the agent: from reading the kernel to the verdict.
 CYCLE = "Reporter.cycle"
@@ -89,7 +89,7 @@ class Cycle:
 def trace() -> ReportPath:
     """Run an agent and a manager until enough reports have arrived, and return their path.
 
-    Skips, as tests do, where network namespaces or WireGuard devices cannot be made.
+    Skips, as tests do, if network namespaces or WireGuard devices cannot be created.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kattila-path-")))
@@ -113,7 +113,7 @@ def trace() -> ReportPath:
         return ReportPath(
             functions=_common(read(folder / "trace")),
             samples=tuple(sample for sample, _ in rows),
-            # In the database, only a sample out of order has a moment of its own.
+            # The database has this time only for samples that arrived late.
             late=sum(sampled_at is not None for _, sampled_at in rows),
             waiting=_waiting(spool),
         )
@@ -181,7 +181,7 @@ def main() -> int:
 @contextmanager
 def _node() -> Iterator[Namespace]:
     """Yield the namespace of a node with loopback, a veth link with a default route, and a tunnel with one peer."""
-    with joined_namespaces() as (namespace, other), new_device(namespace) as device, new_device(other) as peer:
+    with connected_namespaces() as (namespace, other), new_device(namespace) as device, new_device(other) as peer:
         namespace.ip("route", "add", "default", "via", "192.0.2.2")
         namespace.ip("address", "add", "203.0.113.1/24", "dev", device.name)
         namespace.ip("link", "set", device.name, "up")
@@ -237,7 +237,7 @@ def _common(steps: Sequence[Step]) -> tuple[Function, ...]:
     cycles = _cycles(steps)[_UNCOUNTED:REPORTS]
     assert len(cycles) == REPORTS - _UNCOUNTED, f"no function is called {CYCLE}, or it did not run {REPORTS} times"
     entered = [dict.fromkeys(cycle.entered(steps)) for cycle in cycles]
-    # The report beside which nothing else went on shows the order best.
+    # The cycle with the fewest functions is the least disturbed, so it shows the order best.
     return tuple(function for function in min(entered, key=len) if all(function in each for each in entered))
 
 

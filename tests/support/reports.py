@@ -1,7 +1,6 @@
-"""Agents as values, and the sealed messages they would send; equal arguments make equal bytes.
+"""Creates agents as values, and the sealed messages that they send.
 
-May live here: pure makers of bodies. The moment is an argument (`now`, ms UTC); nonces follow from the numbers unless
-a test gives its own. Not here: sending (support.manager).
+All functions are pure: the time is an argument (`now`, ms UTC), and nonces are derived from the numbers.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from kattila_protocol.report import Interface, Report, Route, System, Telemetry
 from kattila_protocol.ring import Ring, RingEntry
 from kattila_protocol.signing import Key
 
-# They protect nothing.
 PSK = b"psk of the tests, protects nothing"
 KEY = Key.from_psk(PSK)
 FOREIGN_KEY = Key.from_psk(b"psk of somebody else altogether")
@@ -28,7 +26,7 @@ RING = Ring((RingEntry(KEY, first_seen_at=0),))
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A machine in one boot: what an agent on it says of itself."""
+    """A machine in one boot: the identity that its agent reports."""
 
     agent_id: str
     boot_id: str
@@ -36,11 +34,11 @@ class Node:
     hardware: tuple[str, ...]
 
     def rebooted(self, times: int = 1) -> Node:
-        """Return the same machine after that many reboots."""
+        """Return the same machine after a number of reboots."""
         return replace(self, boot_id=_uuid("boot", self.boot_id, times))
 
     def cloned(self, number: int = 1, *, same_hardware: bool = False) -> Node:
-        """Return a machine that runs a copy of this one's disk."""
+        """Return a machine that runs a copy of the disk of this one."""
         return replace(
             self,
             boot_id=_uuid("clone", self.boot_id, number),
@@ -50,12 +48,12 @@ class Node:
 
 
 def node(number: int) -> Node:
-    """Return the machine of this number in its first boot."""
+    """Return the machine with this number in its first boot."""
     return Node(_uuid("agent", number), _uuid("boot", number), f"node-{number}.example.net", (_hardware(number),))
 
 
 def telemetry(sender: Node, *, seed: int = 0) -> Telemetry:
-    """Return what a small node has to tell; `seed` moves its counters, as time would."""
+    """Return the telemetry of a small node; `seed` changes its counters."""
     links = [Interface(1, "lo", None, ("LOOPBACK", "UP"), "UNKNOWN", 65536, "00:00:00:00:00:00", ("127.0.0.1/8",))]
     links += [
         Interface(2 + i, f"eth{i}", None, ("BROADCAST", "UP"), "UP", 1500, address, (f"192.0.2.{1 + i}/24",))
@@ -89,9 +87,9 @@ def report(
     nonce: str | None = None,
     sampled_at: int | None = None,
 ) -> Report:
-    """Return a report as signed at `now` (ms UTC), and measured then unless told; its tick is its sample unless given.
+    """Return a report signed at `now` (ms UTC); by default measured then, with a tick equal to its sample.
 
-    One out of the spool has another tick, and an earlier `sampled_at`.
+    A report from the spool has another tick and an earlier `sampled_at`.
     """
     number = sample if tick is None else tick
     return Report(
@@ -106,37 +104,37 @@ def report(
     )
 
 
-def sealed(said: Report, key: Key = KEY, recipient: str = MANAGER) -> bytes:
-    """Return the body that carries a report."""
-    return sealed_bytes(canonical.encode(said), key, recipient)
+def sealed(content: Report, key: Key = KEY, recipient: str = MANAGER) -> bytes:
+    """Return the request body of a report."""
+    return sealed_bytes(canonical.encode(content), key, recipient)
 
 
-def carried(said: Report, *way: str, key: Key = KEY) -> Envelope:
-    """Return a report addressed to the last of these ids, having passed those before it, and every hop is signed."""
-    parts = envelope.seal(canonical.encode(said), key, way[0])
-    for relay_id, following in pairwise(way):
+def forwarded(content: Report, *path: str, key: Key = KEY) -> Envelope:
+    """Return the envelope of a report to the last of these ids, forwarded by the relays before it."""
+    parts = envelope.seal(canonical.encode(content), key, path[0])
+    for relay_id, following in pairwise(path):
         parts = envelope.forward(parts, relay_id, key, following)
     return parts
 
 
-def relayed(said: Report, *relays: Node, key: Key = KEY) -> bytes:
-    """Return the body that carries a report to the manager through these relays, the origin's first one first."""
-    return carried(said, *(relay.agent_id for relay in relays), MANAGER, key=key).to_bytes()
+def relayed(content: Report, *relays: Node, key: Key = KEY) -> bytes:
+    """Return the request body of a report that these relays forwarded to the manager, in this order."""
+    return forwarded(content, *(relay.agent_id for relay in relays), MANAGER, key=key).to_bytes()
 
 
 def sealed_bytes(data: bytes, key: Key = KEY, recipient: str = MANAGER) -> bytes:
-    """Return the body that carries any bytes as DATA, properly signed: what a holder of the PSK can send."""
+    """Return a request body with any bytes as DATA, correctly signed, as a PSK holder can send it."""
     return envelope.seal(data, key, recipient).to_bytes()
 
 
 def body(sender: Node, sample: int, now: int, *, tick: int | None = None, nonce: str | None = None) -> bytes:
-    """Return the body of a report, see `report`."""
+    """Return the request body of a report, see `report`."""
     return sealed(report(sender, sample, now, tick=tick, nonce=nonce))
 
 
 def registering(sender: Node, now: int, *, attempt: int = 1, key: Key = KEY, to: str = MANAGER) -> bytes:
-    """Return the body of a registration; another attempt has another nonce."""
-    asked = Registration(
+    """Return the request body of a registration; each attempt has its own nonce."""
+    request = Registration(
         agent_id=sender.agent_id,
         boot_id=sender.boot_id,
         hostname=sender.hostname,
@@ -145,26 +143,26 @@ def registering(sender: Node, now: int, *, attempt: int = 1, key: Key = KEY, to:
         timestamp=now,
         to=to,
     )
-    return registration.seal(asked, key)
+    return registration.seal(request, key)
 
 
 def nonce_of(sender: Node, sample: int, tick: int) -> str:
-    """Return the nonce that `report` draws for these numbers."""
+    """Return the nonce that `report` derives from these numbers."""
     return _digest("nonce", sender, sample, tick)[:32]
 
 
 def registration_nonce(sender: Node, attempt: int = 1) -> str:
-    """Return the nonce that `registering` draws."""
+    """Return the nonce that `registering` derives."""
     return _digest("registration", sender, attempt)[:32]
 
 
 def ring_of(*keys: Key) -> Ring:
-    """Return a ring of these keys, the current one first."""
+    """Return a ring of these keys, current one first."""
     return Ring(tuple(RingEntry(key, first_seen_at=0) for key in keys))
 
 
 def _hardware(*parts: object) -> str:
-    # Locally administered (IEEE 802), so that it is no vendor's.
+    # Locally administered (IEEE 802), so it does not belong to a vendor.
     return ":".join(("02", *(_digest("hardware", *parts)[i : i + 2] for i in range(0, 10, 2))))
 
 

@@ -1,4 +1,4 @@
-"""Something in a sibling agent's place: a real HTTP server that answers as a test says."""
+"""A real HTTP server in the place of a sibling agent, with the behaviour that a test sets."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from kattila_protocol.peer import PeerAnswer
 from kattila_protocol.signing import Key
 from support.waiting import PATIENCE_SECONDS
 
-# Takes the handler of a request and answers it, or does not.
+# Takes the handler of a request, and answers or not.
 Behaviour = Callable[[BaseHTTPRequestHandler], None]
 
 
 def close(handler: BaseHTTPRequestHandler) -> None:
-    """Close the connection without a word."""
+    """Close the connection without an answer."""
     handler.close_connection = True
 
 
 @contextmanager
 def serving(behave: Behaviour, host: str = "127.0.0.1", port: int = 0, *, on_post: Behaviour = close) -> Iterator[int]:
-    """Run a server, which behaves so when it is asked and so when it is posted to, and yield its port."""
+    """Run a server and yield its port; `behave` handles GET and `on_post` handles POST."""
 
     class Handler(BaseHTTPRequestHandler):
         timeout = PATIENCE_SECONDS
@@ -52,12 +52,12 @@ def serving(behave: Behaviour, host: str = "127.0.0.1", port: int = 0, *, on_pos
 
 
 def parameters(handler: BaseHTTPRequestHandler) -> dict[str, str]:
-    """Return what was asked with."""
+    """Return the query parameters of a request."""
     return dict(parse_qsl(urlsplit(handler.path).query))
 
 
 def send(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, **headers: str) -> None:
-    """Answer; a header given here stands beside those that are right, or in their place."""
+    """Send an answer; `headers` are added to the usual ones or replace them."""
     handler.send_response(status)
     for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
         handler.send_header(name.replace("_", "-"), value)
@@ -65,29 +65,31 @@ def send(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, **head
     handler.wfile.write(body)
 
 
-def sends(body: bytes, status: int = 200, **headers: str) -> Behaviour:
-    """Answer always the same."""
+def responds(body: bytes, status: int = 200, **headers: str) -> Behaviour:
+    """Return a behaviour that always sends the same answer."""
     return lambda handler: send(handler, body, status, **headers)
 
 
-def says(key: Key, agent_id: str, distance: int | None = 0, next_hop: str | None = None, **members: Any) -> Behaviour:
-    """Answer each query as an agent does, with these members; a `nonce` replaces that of the query."""
+def answers_as(
+    key: Key, agent_id: str, distance: int | None = 0, next_hop: str | None = None, **members: Any
+) -> Behaviour:
+    """Return the behaviour of an agent with these members in its answers; a `nonce` replaces that of the query."""
 
     def behave(handler: BaseHTTPRequestHandler) -> None:
-        said = {"hostname": "sibling", "interfaces": (), "routes": (), "nonce": parameters(handler)["nonce"]} | members
-        answer = PeerAnswer(agent_id=agent_id, distance=distance, next_hop=next_hop, **said)
+        rest = {"hostname": "sibling", "interfaces": (), "routes": (), "nonce": parameters(handler)["nonce"]} | members
+        answer = PeerAnswer(agent_id=agent_id, distance=distance, next_hop=next_hop, **rest)
         send(handler, peer.seal_answer(answer, key))
 
     return behave
 
 
 def silence(handler: BaseHTTPRequestHandler) -> None:
-    """Say nothing until the other one goes."""
+    """Send nothing until the client closes the connection."""
     handler.rfile.read(1)
 
 
 def drip(handler: BaseHTTPRequestHandler) -> None:
-    """Answer a byte at a time."""
+    """Send an answer of one byte every 0.1 s."""
     for byte in b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000:
         handler.wfile.write(bytes([byte]))
         time.sleep(0.1)
@@ -101,4 +103,4 @@ class _Server(ThreadingHTTPServer):
         super().__init__(place, handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Be silent: whoever asked has gone."""
+        """Ignore the error: the client has closed the connection."""

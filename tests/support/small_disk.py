@@ -1,20 +1,20 @@
-"""A file system of its own, so small that it fills."""
+"""A small file system that a test can fill."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from support.mounting import mounted
+from support.mounts import mounted
 
 
 def small_disk(folder: Path, kilobytes: int) -> AbstractContextManager[Path]:
-    """Mount a file system of its own; skips where that is not allowed."""
+    """Mount a tmpfs of this size; skips the test without permission to mount."""
     return mounted(folder, "tmpfs", f"size={kilobytes}k")
 
 
 def fill(ballast: Path) -> None:
-    """Write a file until its file system is full."""
+    """Fill a file system with this file."""
     with ballast.open("wb", buffering=0) as stream:
         try:
             while True:

@@ -1,7 +1,4 @@
-"""Snapshots as values, for what is a pure function of one.
-
-May live here: makers with defaults for all that a test does not care about.
-"""
+"""Creates snapshots and their parts, with defaults for all members that a test does not set."""
 
 from __future__ import annotations
 
@@ -62,18 +59,18 @@ def snapshot(*agents: Agent, **changes: Any) -> Snapshot:
 
 
 def watch(snapshot: Snapshot, now: int = NOON) -> Watch:
-    """Return who listens at `now`."""
+    """Return the watch on the agents at `now`."""
     return Watch(INTERVAL_MS, now, snapshot.listening)
 
 
 def seen(snapshot: Snapshot, now: int = NOON) -> Seen:
-    """Return all that a page is made of."""
+    """Return the input of a page."""
     return Seen(snapshot, KEYS, watch(snapshot, now), SOURCE)
 
 
 def refusal(kind: str, agent_id: str | None, count: int, last_at: int, **changes: Any) -> RefusalCount:
-    """Return a counter that began an hour before noon."""
-    members: dict[str, Any] = {"first_at": NOON - HOUR, "detail": "as it was"}
+    """Return a refusal counter that started an hour before noon."""
+    members: dict[str, Any] = {"first_at": NOON - HOUR, "detail": "a detail"}
     return RefusalCount(kind, agent_id, count, last_at=last_at, **members | changes)
 
 
@@ -85,7 +82,7 @@ def alarm(kind: str, agent_id: str | None, **changes: Any) -> Alarm:
         "closed_at": None,
         "last_at": NOON - 10 * MINUTE,
         "count": 1,
-        "detail": "as it was",
+        "detail": "a detail",
         "counter": None,
     }
     return Alarm(kind=kind, agent_id=agent_id, **members | changes)

@@ -1,4 +1,4 @@
-"""The manager's store without its server: a database in a folder, and the writer that files into it."""
+"""Runs the manager's store without its server: a database in a folder, and the writer."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from support.waiting import PATIENCE_SECONDS
 
 
 def opened(body: bytes, now: int) -> Incoming:
-    """Return what a sealed report is after the inbox."""
+    """Return a sealed report as the server passes it to the writer."""
     parts, _ = reply_address.open_envelope(body, RING)
     return reply_address.read(parts, KEY, now)
 
 
 def new_database(folder: Path) -> Path:
-    """Make a database with the newest schema."""
+    """Create a database with the newest schema."""
     path = folder / "kattila_manager.db"
     migrating.migrate(path, folder, 0)
     return path
 
 
 def older_database(folder: Path, revision: str) -> Path:
-    """Make a database as an older version of the manager made it."""
+    """Create a database with the schema of an older version."""
     path = folder / "kattila_manager.db"
     with database.connected(path) as connection:
         migrating.upgrade(connection, revision)
@@ -43,32 +43,32 @@ def older_database(folder: Path, revision: str) -> Path:
 
 
 def copy_rows(source: Path, target: Path) -> None:
-    """Fill the tables of an older database with what a newer one holds, as far as they have columns for it."""
+    """Copy the rows of a newer database into an older one, for the columns that both have."""
     with sqlite(target) as connection, connection:
         connection.execute("ATTACH ? AS source", (str(source),))
         tables = [name for (name,) in connection.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'")]
-        # Agents first, which the others refer to.
+        # Agents first: other tables refer to them.
         for table in sorted(set(tables) - {"alembic_version"}, key=lambda name: (name != "agents", name)):
             columns = ", ".join(f'"{row[1]}"' for row in connection.execute(f"PRAGMA main.table_info({table})"))
             connection.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM source.{table}")
 
 
 def resolve(answers: Sequence[tuple[Any, Filed]]) -> None:
-    """Deliver as a synchronous server does."""
+    """Deliver results as a synchronous server does."""
     for future, filed in answers:
         future.set_result(filed)
 
 
-def nothing_beside(_: Connection) -> None:
-    """Write nothing beside reports."""
+def write_nothing(_: Connection) -> None:
+    """Write nothing in addition to reports."""
 
 
 class Filer:
-    """One process's way into the database: its own connections, its own memory of what it filed."""
+    """A writer that has separate connections and caches, like one worker process of the server."""
 
     def __init__(self, path: Path) -> None:
         self.store = Store(path)
-        self.writer = Writer(self.store.engine, self.store.lock, resolve, nothing_beside)
+        self.writer = Writer(self.store.engine, self.store.lock, resolve, write_nothing)
         self.writer.start()
 
     def submit(self, incoming: Incoming) -> Future[Filed]:
@@ -82,14 +82,14 @@ class Filer:
         return self.submit(incoming).result(PATIENCE_SECONDS)
 
     def close(self) -> None:
-        """End its thread and its connections."""
+        """Stop the thread and close the connections."""
         self.writer.stop()
         self.store.close()
 
 
 @contextmanager
 def filing(path: Path) -> Iterator[Filer]:
-    """Run a filer on a database."""
+    """Run a `Filer` on a database."""
     filer = Filer(path)
     try:
         yield filer
@@ -109,7 +109,7 @@ def all_records(store: Store) -> list[Record]:
 
 @contextmanager
 def sqlite(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open the file as any other program would."""
+    """Open the database as any other program would."""
     connection = sqlite3.connect(path, timeout=PATIENCE_SECONDS)
     try:
         yield connection

@@ -1,4 +1,4 @@
-"""Real WireGuard tunnels for tests, wireguard-go in network namespaces, and the helper behind a real socket."""
+"""Creates real WireGuard tunnels (wireguard-go in network namespaces), and runs the helper behind a real socket."""
 
 from __future__ import annotations
 
@@ -21,44 +21,44 @@ from support.waiting import PATIENCE_SECONDS, wait_for
 SOCKETS = Path("/var/run/wireguard")
 
 
-def wg(*words: str, given: str = "", prefix: Sequence[str] = ()) -> str:
-    """Run `wg`, behind the words of a prefix, and return what it prints; fails with what it complains of."""
-    done = subprocess.run([*prefix, "wg", *words], input=given, check=False, capture_output=True, text=True)
+def wg(*words: str, stdin: str = "", prefix: Sequence[str] = ()) -> str:
+    """Run `wg` after `prefix` and return its output; fails with its error message."""
+    done = subprocess.run([*prefix, "wg", *words], input=stdin, check=False, capture_output=True, text=True)
     assert done.returncode == 0, f"wg {words[0]}: {done.stderr.strip()}"
     return done.stdout
 
 
 def skip_without_wireguard_go() -> None:
-    """Skip the test where no userspace device can be made."""
+    """Skip the test if no userspace device can be created."""
     missing = [program for program in ("wg", "wireguard-go") if shutil.which(program) is None]
     if missing or os.geteuid() != 0 or not Path("/dev/net/tun").exists():
-        pytest.skip(f"a userspace tunnel needs root, /dev/net/tun, wg and wireguard-go (missing: {missing})")
+        pytest.skip(f"a userspace tunnel requires root, /dev/net/tun, wg and wireguard-go (missing: {missing})")
 
 
 class Device:
-    """A wireguard-go device in a namespace; `private_key` is its secret, `public_key` tells who it is."""
+    """A wireguard-go device in a namespace, with its key pair in base64."""
 
     def __init__(self, namespace: Namespace, name: str) -> None:
-        """Start it and wait for its socket."""
+        """Start the device and wait for its socket."""
         self.namespace, self.name = namespace, name
         self.private_key = wg("genkey").strip()
-        self.public_key = wg("pubkey", given=self.private_key).strip()
+        self.public_key = wg("pubkey", stdin=self.private_key).strip()
         self.process = subprocess.Popen(
             namespace.command("wireguard-go", "-f", name), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
         wait_for(self._has_socket, f"the socket of wireguard-go {name}")
-        self.set("private-key", "/dev/stdin", given=self.private_key)
+        self.set("private-key", "/dev/stdin", stdin=self.private_key)
 
     def _has_socket(self) -> bool:
         assert self.process.poll() is None, self.process.stderr.read() if self.process.stderr else b""
         return (SOCKETS / f"{self.name}.sock").exists()
 
-    def set(self, *words: str, given: str = "") -> None:
-        """Run `wg set` on it, in its namespace, where the scope of a link-local endpoint has a name."""
-        wg("set", self.name, *words, given=given, prefix=self.namespace.command())
+    def set(self, *words: str, stdin: str = "") -> None:
+        """Run `wg set` in the namespace, which knows the scope of a link-local endpoint."""
+        wg("set", self.name, *words, stdin=stdin, prefix=self.namespace.command())
 
     def close(self) -> None:
-        """Stop it; its link goes with it."""
+        """Stop the device; its link disappears with it."""
         self.process.terminate()
         self.process.communicate(timeout=PATIENCE_SECONDS)
         (SOCKETS / f"{self.name}.sock").unlink(missing_ok=True)
@@ -66,7 +66,7 @@ class Device:
 
 @contextmanager
 def new_device(namespace: Namespace) -> Iterator[Device]:
-    """Make a device under a name that nobody else has: their sockets lie in one folder for all namespaces."""
+    """Create a device with a unique name: all namespaces share the folder of sockets."""
     skip_without_wireguard_go()
     device = Device(namespace, f"k{uuid.uuid4().hex[:9]}")
     try:
@@ -76,8 +76,8 @@ def new_device(namespace: Namespace) -> Iterator[Device]:
 
 
 @contextmanager
-def joined_namespaces() -> Iterator[tuple[Namespace, Namespace]]:
-    """Make two namespaces joined by a veth pair: 192.0.2.1 and .2, 2001:db8::1 and ::2, fe80::1 and ::2 on "up0"."""
+def connected_namespaces() -> Iterator[tuple[Namespace, Namespace]]:
+    """Create two namespaces with a veth pair "up0": 192.0.2.1 and .2, 2001:db8::1 and ::2, fe80::1 and ::2."""
     with ExitStack() as stack:
         both = (stack.enter_context(new_namespace()), stack.enter_context(new_namespace()))
         both[0].ip("link", "add", "up0", "type", "veth", "peer", "name", "up0", "netns", both[1].name)
@@ -92,7 +92,7 @@ def joined_namespaces() -> Iterator[tuple[Namespace, Namespace]]:
 
 @contextmanager
 def helper_socket(path: Path, *prefix: str) -> Iterator[Path]:
-    """Run the helper for each connection to a unix socket, as systemd does with Accept=yes; `prefix` goes before it."""
+    """Run the helper for each connection to a Unix socket, as systemd does with Accept=yes, after `prefix`."""
     command = [*prefix, sys.executable, "-m", "kattila_agent.helpers.wireguard_helper"]
 
     def serve_one(connection: socket.socket) -> None:
@@ -104,7 +104,7 @@ def helper_socket(path: Path, *prefix: str) -> Iterator[Path]:
 
 @contextmanager
 def serving(path: Path, serve_one: Callable[[socket.socket], None]) -> Iterator[Path]:
-    """Listen on a unix socket and give each connection to a function, in one thread, until the end."""
+    """Listen on a Unix socket and pass each connection to a function, in one thread."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listening.bind(str(path))
     listening.listen(8)

@@ -1,4 +1,4 @@
-"""The kernel's answers as bytes, built after linux/wireguard.h: what a test wants the kernel to have said."""
+"""Builds the kernel's WireGuard messages (linux/wireguard.h) with the content that a test needs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def attribute(kind: int, payload: bytes) -> bytes:
 
 
 def message(*attributes: bytes) -> bytes:
-    """A message as the channel gives it: from its generic header on."""
+    """Return a message as the channel returns it: from the generic netlink header on."""
     return struct.pack("=BBH", 0, 1, 0) + b"".join(attributes)
 
 
-def peers(*several: bytes) -> bytes:
-    # The kernel gives every element of a list the type 0.
-    return attribute(8 | 0x8000, b"".join(attribute(0x8000, one) for one in several))
+def peers(*encoded: bytes) -> bytes:
+    # In the kernel's lists every element has the type 0.
+    return attribute(8 | 0x8000, b"".join(attribute(0x8000, one) for one in encoded))
 
 
 def allowed_ip(text: str) -> bytes:
@@ -47,7 +47,7 @@ def sockaddr(address: str, port: int, scope: int = 0) -> bytes:
 
 
 class Parts(NamedTuple):
-    """The attributes of a peer one by one, so that a test may change or leave out one."""
+    """The attributes of a peer, so that a test can change or omit one."""
 
     public_key: bytes
     preshared_key: bytes = attribute(2, bytes(32))
@@ -70,7 +70,7 @@ def peer(public_key: bytes, **changed: bytes) -> bytes:
 
 
 def device(private_key: bytes, public_key: bytes, *, listen_port: int = 51820, fwmark: int = 0) -> bytes:
-    """What the first message begins with."""
+    """Return the attributes at the start of the first message."""
     return b"".join(
         (
             attribute(1, struct.pack("=I", INDEX)),

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from support import ip_says
+from support import iproute2
 from support.agent_process import AGENT, environment
 from support.netns import Namespace
 from support.waiting import PATIENCE_SECONDS
-from support.wireguard import joined_namespaces, new_device, wg
+from support.wireguard import connected_namespaces, new_device, wg
 
 # What the agent of another machine would have, and one that never answers.
 ENDPOINTS = ("192.0.2.2:51820", "[2001:db8::2]:51820", "[fe80::2%up0]:51820", "198.51.100.7:4")
@@ -24,7 +24,7 @@ NO_SCOPE = "the interface of the link-local address is unknown"
 
 @pytest.mark.parametrize("mark", [0, 51820])
 def test_endpoints_are_looked_up_under_the_mark_of_their_interface(mark: int, tmp_path: Path) -> None:
-    with joined_namespaces() as (here, _), new_device(here) as device:
+    with connected_namespaces() as (here, _), new_device(here) as device:
         here.ip("link", "set", device.name, "up")
         # A full tunnel as wg-quick makes it: without the mark, the tunnel would go through itself.
         here.ip("route", "add", "default", "via", "192.0.2.2")
@@ -32,7 +32,7 @@ def test_endpoints_are_looked_up_under_the_mark_of_their_interface(mark: int, tm
         here.ip("rule", "add", "not", "fwmark", "51820", "lookup", "51820", "prio", "200")
         here.ip("rule", "add", "lookup", "main", "suppress_prefixlength", "0", "prio", "199")
         for endpoint in ENDPOINTS:
-            device.set("peer", wg("pubkey", given=wg("genkey")).strip(), "endpoint", endpoint)
+            device.set("peer", wg("pubkey", stdin=wg("genkey")).strip(), "endpoint", endpoint)
         device.set("fwmark", str(mark))
         found = sysinfo(here, tmp_path)
         (interface,) = found["wireguard"]
@@ -46,12 +46,12 @@ def test_endpoints_are_looked_up_under_the_mark_of_their_interface(mark: int, tm
         assert "[fe80::2]:51820" in [peer["endpoint"] for peer in interface["peers"]]
         assert (scopeless["interface"], scopeless["error"]) == (None, NO_SCOPE)
         for lookup in lookups.values():
-            assert lookup == ip_says.lookup(here, lookup)
+            assert lookup == iproute2.lookup(here, lookup)
         assert lookups["198.51.100.7"]["interface"] == ("up0" if mark else device.name)
 
 
 def test_rules_for_ports_hold_for_the_ports_of_a_tunnel(tmp_path: Path) -> None:
-    with joined_namespaces() as (here, _), new_device(here) as device:
+    with connected_namespaces() as (here, _), new_device(here) as device:
         here.ip("link", "set", device.name, "up")
         device.set("listen-port", "51820")
         for table, gateway in ((78, 78), (79, 79)):
@@ -64,12 +64,12 @@ def test_rules_for_ports_hold_for_the_ports_of_a_tunnel(tmp_path: Path) -> None:
             here.ip(family, "rule", "add", "ipproto", "17", "dport", "2000-2100", "lookup", "79", "prio", "9")
         peers = ("198.51.100.7:2000", "198.51.100.7:2001", "198.51.100.7:2002", "[2001:db8:7::7]:2000")
         for endpoint in (*peers, "203.0.113.9:9"):
-            device.set("peer", wg("pubkey", given=wg("genkey")).strip(), "endpoint", endpoint)
+            device.set("peer", wg("pubkey", stdin=wg("genkey")).strip(), "endpoint", endpoint)
         lookups = sysinfo(here, tmp_path)["lookups"]
         ports = ["ipproto", "17", "sport", "51820", "dport"]
         for lookup in lookups:
             port = {"192.0.2.79": "2001", None: "9"}.get(lookup["gateway"], "2000")
-            assert lookup == ip_says.lookup(here, lookup, *ports, port)
+            assert lookup == iproute2.lookup(here, lookup, *ports, port)
     # Of two ports with the same way there is one row.
     assert sorted((lookup["destination"], lookup["gateway"], lookup["error"]) for lookup in lookups) == [
         ("198.51.100.7", "192.0.2.78", None),
@@ -90,7 +90,7 @@ def sysinfo(namespace: Namespace, folder: Path) -> dict[str, Any]:
 
 def test_a_link_local_endpoint_is_looked_up_on_its_interface() -> None:
     """As the kernel's devices tell it, which this kernel may not have."""
-    with joined_namespaces() as (here, _):
+    with connected_namespaces() as (here, _):
         # Without the scope, the kernel would take the other one.
         here.ip("link", "add", "up1", "type", "veth", "peer", "name", "far1")
         here.ip("link", "set", "up1", "up")

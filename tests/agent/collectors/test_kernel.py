@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from support import ip_says
+from support import iproute2
 from support.agent_process import AGENT, environment
-from support.ip_says import Said
+from support.iproute2 import Entries
 from support.netns import Namespace, new_namespace
 from support.waiting import PATIENCE_SECONDS
 
@@ -147,19 +147,19 @@ def add_rules(namespace: Namespace) -> None:
 
 
 @pytest.fixture(scope="module")
-def told(namespace: Namespace) -> tuple[dict[str, Said], dict[str, Any]]:
+def told(namespace: Namespace) -> tuple[dict[str, Entries], dict[str, Any]]:
     """What `ip` says, and what -sysinfo says."""
-    return ip_says.agreed(namespace, lambda: sysinfo(namespace))
+    return iproute2.stable_reading(namespace, lambda: sysinfo(namespace))
 
 
 @pytest.fixture(scope="module")
-def seen(told: tuple[dict[str, Said], dict[str, Any]]) -> dict[str, Any]:
+def seen(told: tuple[dict[str, Entries], dict[str, Any]]) -> dict[str, Any]:
     """What -sysinfo says."""
     return told[1]
 
 
 @pytest.mark.parametrize("member", MEMBERS)
-def test_every_column_is_as_ip_shows_it(told: tuple[dict[str, Said], dict[str, Any]], member: str) -> None:
+def test_every_column_is_as_ip_shows_it(told: tuple[dict[str, Entries], dict[str, Any]], member: str) -> None:
     expected, found = told
     assert found[member] == expected[member]
 
@@ -177,7 +177,7 @@ def test_links_tell_what_they_belong_to(seen: dict[str, Any]) -> None:
 def test_counters_move_with_the_traffic(namespace: Namespace, seen: dict[str, Any]) -> None:
     code = "import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.sendto(bytes(1000), ('127.0.0.1', 9))"
     subprocess.check_call(namespace.command(sys.executable, "-c", code))
-    expected, found = ip_says.agreed(namespace, lambda: sysinfo(namespace))
+    expected, found = iproute2.stable_reading(namespace, lambda: sysinfo(namespace))
     assert found["interfaces"] == expected["interfaces"]
     before, after = (next(link for link in each["interfaces"] if link["name"] == "lo") for each in (seen, found))
     assert after["rx_bytes"] - before["rx_bytes"] >= 1000
@@ -262,7 +262,7 @@ def test_lookups_of_tunnels_and_the_manager(namespace: Namespace, manager: str) 
         ("manager", None),
     ]
     for lookup, tunnel in zip(found["lookups"], [*tunnels, {}], strict=True):
-        assert lookup == ip_says.lookup(namespace, lookup, *ip_says.bound(tunnel))
+        assert lookup == iproute2.lookup(namespace, lookup, *iproute2.lookup_words(tunnel))
     # Towards that one there is only an unreachable route.
     assert (found["lookups"][-1]["error"] is None) == (manager != "2001:db8:dead::1")
 
@@ -282,7 +282,7 @@ def test_a_lookup_obeys_the_rules_of_a_full_tunnel(
     namespace: Namespace, address: str, mark: int, gateway: str | None, mtu: int, in_table: int
 ) -> None:
     found = looked_up(namespace, address, mark)
-    assert found == ip_says.lookup(namespace, found)
+    assert found == iproute2.lookup(namespace, found)
     assert (found["gateway"], found["mtu"], found["table"], found["error"]) == (gateway, mtu, in_table, None)
 
 

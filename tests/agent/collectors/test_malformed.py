@@ -12,21 +12,21 @@ from kattila_agent.collectors import link_table, nexthops
 from kattila_agent.collectors.netlink import rtnetlink
 from kattila_agent.collectors.netlink.rtnetlink import Channel, Interrupted, Listed, Refused
 from support import netlink
-from support.netlink import done, kernel_that_says, link, link_info, message, nla
-from support.parsed import (
+from support.collector_messages import (
     ETHERNET,
     LOCAL,
     LOCAL6,
     ROUTE,
     STATS,
-    looked_up,
     one,
     parsed_links,
+    parsed_lookups,
     parsed_neighbours,
     parsed_routes,
     parsed_rules,
     parsed_tunnels,
 )
+from support.netlink import channel_with, done, link, link_info, message, nla
 
 
 def nexthop(*said: bytes) -> bytes:
@@ -90,8 +90,8 @@ BAD_BODIES: list[tuple[str, Callable[[bytes], object], bytes, str]] = [
     ("VNI of two bytes", parsed_tunnels, link(9, "t0", link_info("vxlan", nla(1, 5, 2))), "attribute 1 has 2 bytes"),
     ("tunnel data that is cut", parsed_tunnels, link(9, "t0", link_info("sit", b"\x08\0\x02\0\xc0")),
      "attribute of 8 bytes where"),
-    ("lookup with metrics of nonsense", looked_up, netlink.route(nla(8, b"\x03\0\0\0")), "attribute of 3 bytes"),
-    ("lookup that is cut", looked_up, ROUTE[:8], SHORT),
+    ("lookup with metrics of nonsense", parsed_lookups, netlink.route(nla(8, b"\x03\0\0\0")), "attribute of 3 bytes"),
+    ("lookup that is cut", parsed_lookups, ROUTE[:8], SHORT),
 ]  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def test_malformed_bodies(parse: Callable[[bytes], object], body: bytes, reason:
 
 
 def dumped(*datagrams: bytes) -> Listed:
-    with kernel_that_says(*datagrams) as channel:
+    with channel_with(*datagrams) as channel:
         return channel.dump(18, b"", 2, least=1, wanted=lambda body: body[:1] in (b"a", b"b", b"c"))
 
 
@@ -145,20 +145,20 @@ def test_malformed_answers(datagrams: tuple[bytes, ...], error: type[Exception],
 
 
 def test_a_question_without_an_answer_fails() -> None:
-    with kernel_that_says(done()) as channel, pytest.raises(ValueError, match="without a message"):
+    with channel_with(done()) as channel, pytest.raises(ValueError, match="without a message"):
         channel.ask(26, b"")
 
 
 def test_if_links_keep_changing_some_names_are_better_than_none(monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted = message(16, link(2, "eth0"), flags=0x12) + message(16, link(3, "eth1")) + done()
-    with kernel_that_says(interrupted) as channel, pytest.raises(Interrupted):
+    with channel_with(interrupted) as channel, pytest.raises(Interrupted):
         list(channel.each(18, b""))
     attempts = []
 
     @contextmanager
     def opened() -> Iterator[Channel]:
         attempts.append(1)
-        with kernel_that_says(interrupted) as channel:
+        with channel_with(interrupted) as channel:
             yield channel
 
     monkeypatch.setattr(rtnetlink, "opened", opened)

@@ -30,8 +30,7 @@ from kattila_protocol.report import (
     WireguardPeer,
 )
 from support import netlink
-from support.netlink import ip, link, link_info, nla
-from support.parsed import (
+from support.collector_messages import (
     ADDRESS,
     ETHERNET,
     GRE,
@@ -44,14 +43,15 @@ from support.parsed import (
     REMOTE6,
     ROUTE,
     WIREGUARD,
-    looked_up,
     one,
     parsed_links,
+    parsed_lookups,
     parsed_neighbours,
     parsed_routes,
     parsed_rules,
     parsed_tunnels,
 )
+from support.netlink import ip, link, link_info, nla
 
 # --- Links
 
@@ -222,8 +222,8 @@ def test_neighbours() -> None:
 
 def test_a_lookup_has_the_mtu_of_its_route_else_of_its_interface() -> None:
     said = nla(5, ip("192.0.2.254")), nla(4, 2), nla(7, ip("192.0.2.1"))
-    (plain,) = looked_up(netlink.route(*said, length=32, table=252) + nla(15, 51820))
-    (bound,) = looked_up(netlink.route(*said, nla(8, nla(2, 1280)), length=32))
+    (plain,) = parsed_lookups(netlink.route(*said, length=32, table=252) + nla(15, 51820))
+    (bound,) = parsed_lookups(netlink.route(*said, nla(8, nla(2, 1280)), length=32))
     about = ("wireguard", "wg0", "198.51.100.7", 0, "eth0", "192.0.2.254", "192.0.2.1")
     assert (plain, bound) == (Lookup(*about, 1500, 51820, None), Lookup(*about, 1280, 254, None))
 

@@ -14,11 +14,11 @@ import pytest
 from kattila_agent.collectors import policy_routes, rules
 from kattila_agent.collectors.netlink.rtnetlink import Listed
 from kattila_protocol.report import Cut, Rule
-from support import ip_says, netlink
+from support import iproute2, netlink
 from support.agent_process import AGENT, environment
-from support.netlink import done, ip, kernel_that_says, message, multipath, nla
+from support.collector_messages import NAMES, listed
+from support.netlink import channel_with, done, ip, message, multipath, nla
 from support.netns import Namespace, new_namespace
-from support.parsed import NAMES, listed
 from support.waiting import PATIENCE_SECONDS
 
 NOBODY = 65534
@@ -68,7 +68,7 @@ def test_default_routes_of_the_tables_that_rules_look_up(namespace: Namespace) -
     found = sysinfo(namespace)
     assert found["failures"] == found["cuts"] == []
     told = found["policy_routes"]
-    assert told == ip_says.policy_routes(namespace)
+    assert told == iproute2.policy_routes(namespace)
     assert len(told) == 5
     assert {51820, 300, 99} == {route["table"] for route in told}
 
@@ -166,7 +166,7 @@ def test_a_rule_for_vrfs_leads_to_the_tables_of_all() -> None:
 
 def defaults(*bodies: bytes, family: int = 2, table: int = 77, limit: int = 9) -> Listed:
     said = (message(24, body, sequence=1) for body in bodies)
-    with kernel_that_says(*said, done()) as channel:
+    with channel_with(*said, done()) as channel:
         return policy_routes.defaults(channel, b"", family=family, table=table, limit=limit)
 
 

@@ -13,9 +13,9 @@ from kattila_agent.collectors.netlink.rtnetlink import Listed
 from kattila_agent.collectors.nexthops import Hop, Hops
 from kattila_protocol.report import Cut, Rule
 from support import netlink
-from support.netlink import done, ip, kernel_that_says, message, multipath, nla
+from support.collector_messages import NAMES, ROUTE, listed
+from support.netlink import channel_with, done, ip, message, multipath, nla
 from support.netns import Namespace, new_namespace
-from support.parsed import NAMES, ROUTE, listed
 
 
 def test_the_same_route_follows_its_interface_and_its_nexthop_object() -> None:
@@ -47,7 +47,7 @@ def test_twice_as_many_default_routes_are_read_and_others_are_only_counted() -> 
     for_some_sources = default[:2] + b"\x30" + default[3:]
     other_table, other_family = netlink.route(table=77), netlink.route(family=10)
     bodies = [narrow] * 3 + [for_some_sources] + [default] * 4 + [narrow, other_table, other_family]
-    with kernel_that_says(*(message(24, body) for body in bodies), done()) as channel:
+    with channel_with(*(message(24, body) for body in bodies), done()) as channel:
         found = routes._main_table(channel, b"", family=2, limit=2)
     assert found == Listed([narrow] * 2 + [default] * 2, 9)
 

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from support import ip_says
+from support import iproute2
 from support.agent_process import AGENT, environment
-from support.ip_says import Said
+from support.iproute2 import Entries
 from support.netns import Namespace, new_namespace
 from support.waiting import PATIENCE_SECONDS
 
@@ -180,12 +180,12 @@ TOLD = ("interfaces", "tunnels", "routes", "rules", "policy_routes", "neighbours
 class Node(NamedTuple):
     """What `ip` says of a namespace, and what the agent says, member by member."""
 
-    expected: dict[str, Said]
+    expected: dict[str, Entries]
     found: dict[str, Any]
 
 
 def told(namespace: Namespace) -> Node:
-    return Node(*ip_says.agreed(namespace, lambda: sysinfo(namespace)))
+    return Node(*iproute2.stable_reading(namespace, lambda: sysinfo(namespace)))
 
 
 def sysinfo(namespace: Namespace) -> dict[str, Any]:
@@ -290,8 +290,8 @@ def test_nexthop_objects_are_looked_up_where_routes_name_them_alone() -> None:
             namespace.ip("link", "set", link, "addrgenmode", "none", "up")
         assert namespace.ip_lines(OBJECTS) == namespace.ip_lines(OBJECTS6, "-6") == []
         spelled_out = sysinfo(namespace)
-        assert spelled_out["routes"] == ip_says.routes(namespace)
-        assert spelled_out["policy_routes"] == ip_says.policy_routes(namespace)
+        assert spelled_out["routes"] == iproute2.routes(namespace)
+        assert spelled_out["policy_routes"] == iproute2.policy_routes(namespace)
         off = ("sh", "-c", "echo 0 > /proc/sys/net/ipv4/nexthop_compat_mode")
         subprocess.run(namespace.command(*off), check=True)
         assert [route for route in namespace.listed("route") if "nhid" in route and "dev" not in route]

@@ -36,7 +36,7 @@ from support.manager import now_ms
 from support.mesh import INTERVAL_SECONDS, MANAGER_ADDRESS, MANAGER_PORT, Mesh, MeshNode, new_mesh
 from support.netns import Namespace, new_namespace
 from support.reports import KEY, PSK, RING
-from support.sibling import Behaviour, close, drip, says, sends, serving, silence
+from support.sibling import Behaviour, answers_as, close, drip, responds, serving, silence
 from support.waiting import PATIENCE_SECONDS
 from support.wireguard import new_device, wg
 
@@ -45,14 +45,14 @@ NAMES = ("here", "near", "behind", "far", "other")
 # Peers of the one who asks: one that never answers, and those that another node has in an agent's place.
 NOBODY = "203.0.113.200"
 HOSTILE: dict[str, tuple[Behaviour, str]] = {
-    "203.0.113.50": (sends(b"\0garbage"), "what answers is no agent of this fleet"),
-    "203.0.113.51": (says(KEY, OTHER, nonce="f" * 32), "the answer has the nonce of another query"),
+    "203.0.113.50": (responds(b"\0garbage"), "what answers is no agent of this fleet"),
+    "203.0.113.51": (answers_as(KEY, OTHER, nonce="f" * 32), "the answer has the nonce of another query"),
     "203.0.113.52": (silence, "no whole answer within 2 s"),
     "203.0.113.53": (drip, "no whole answer within 2 s"),
-    "203.0.113.54": (sends(b"x" * 300_000), "its answer is over 262144 bytes"),
-    "203.0.113.55": (sends(b"", 302, Location=f"http://203.0.113.12:{PORT}/status/peer"), "it refuses (HTTP 302)"),
-    "203.0.113.56": (says(KEY, HERE), "it has the id of this node"),
-    "203.0.113.57": (says(Key.from_psk(OTHER_PSK), OTHER), "matches none of the 1 keys"),
+    "203.0.113.54": (responds(b"x" * 300_000), "its answer is over 262144 bytes"),
+    "203.0.113.55": (responds(b"", 302, Location=f"http://203.0.113.12:{PORT}/status/peer"), "it refuses (HTTP 302)"),
+    "203.0.113.56": (answers_as(KEY, HERE), "it has the id of this node"),
+    "203.0.113.57": (answers_as(Key.from_psk(OTHER_PSK), OTHER), "matches none of the 1 keys"),
     "203.0.113.58": (close, "the connection was closed before an answer came"),
 }
 BOASTER = "203.0.113.60"
@@ -135,7 +135,7 @@ def join_v6(mesh: Mesh) -> None:
 
 def place_others(stack: ExitStack, here: MeshNode, there: MeshNode) -> None:
     """Let a node have more addresses, and on each of them what is no agent; and a peer that never was."""
-    here.device.set("peer", wg("pubkey", given=wg("genkey")).strip(), "allowed-ips", f"{NOBODY}/32")
+    here.device.set("peer", wg("pubkey", stdin=wg("genkey")).strip(), "allowed-ips", f"{NOBODY}/32")
     addresses = [*HOSTILE, BOASTER]
     allowed = ",".join(f"{address}/32" for address in (there.overlay, *addresses))
     here.device.set("peer", there.device.public_key, "allowed-ips", allowed)
@@ -144,7 +144,7 @@ def place_others(stack: ExitStack, here: MeshNode, there: MeshNode) -> None:
     with there.namespace.entered():
         for address, (behave, _) in HOSTILE.items():
             stack.enter_context(serving(behave, address, PORT))
-        stack.enter_context(serving(says(KEY, OTHER, 10**9, hostname="\x1b[2Jloud"), BOASTER, PORT))
+        stack.enter_context(serving(answers_as(KEY, OTHER, 10**9, hostname="\x1b[2Jloud"), BOASTER, PORT))
 
 
 def test_who_answers_and_who_does_not_and_why(fleet: Fleet) -> None:

@@ -131,9 +131,9 @@ class FleetMachine(RuleBasedStateMachine):
     def the_manager_goes_comes_or_is_busy(self, is_there: bool, room: int | None) -> None:
         self.world.manager.room = room
         if is_there:
-            self.world.manager_comes()
+            self.world.start_manager()
         else:
-            self.world.manager_goes()
+            self.world.stop_manager()
 
     @rule(number=machines)
     def an_agent_is_reset(self, number: int) -> None:
@@ -192,7 +192,7 @@ class FleetMachine(RuleBasedStateMachine):
         world.network.cut.clear()
         world.network.faults.clear()
         world.manager.room = None
-        world.manager_comes()
+        world.start_manager()
         for node in self.on:
             node.offset, node.steps_left = 0, None
         # Which of two machines an id belongs to shows within some minutes.

@@ -53,10 +53,10 @@ def fleet(*, meshed: bool) -> Iterator[World]:
 
 def made_per_interval(world: World, path: str, intervals: int) -> list[int]:
     """Let time pass, and return how many requests were made in each interval."""
-    counts = [world.network.made[path]]
+    counts = [world.network.requests[path]]
     for _ in range(intervals):
         world.run(INTERVAL_SECONDS)
-        counts.append(world.network.made[path])
+        counts.append(world.network.requests[path])
     return [after - before for before, after in itertools.pairwise(counts)]
 
 
@@ -75,15 +75,15 @@ def assert_stored_once(world: World) -> None:
 
 
 def the_manager_is_away(world: World) -> None:
-    asked = world.network.made[PEER]
-    world.manager_goes()
+    asked = world.network.requests[PEER]
+    world.stop_manager()
     attempts, busiest = list[int](), 0.0
     for _ in range(AWAY_INTERVALS):
         measured = len(world.book.measured)
         attempts += made_per_interval(world, RELAY, 1)
         busiest = max(busiest, attempts[-1] / (len(world.book.measured) - measured))
-    asked = world.network.made[PEER] - asked
-    world.manager_comes()
+    asked = world.network.requests[PEER] - asked
+    world.start_manager()
     intervals = intervals_until_drained(world, 10)
     assert_stored_once(world)
     per_agent = asked / STORM_AGENTS / AWAY_INTERVALS
@@ -100,11 +100,11 @@ def half_of_the_fleet_is_cut_off(world: World) -> None:
     cut, others = world.nodes[: STORM_AGENTS // 2], world.nodes[STORM_AGENTS // 2 :]
     world.network.cut |= {(node.address, MANAGER) for node in cut}
     attempts = made_per_interval(world, RELAY, 4)
-    before = {node: world.network.made_of[node.address, RELAY] for node in world.nodes}
-    asked = world.network.made[PEER]
+    before = {node: world.network.requests_to[node.address, RELAY] for node in world.nodes}
+    asked = world.network.requests[PEER]
     attempts += made_per_interval(world, RELAY, 4)
-    asked = world.network.made[PEER] - asked
-    loads = sorted((world.network.made_of[node.address, RELAY] - before[node]) / 4 for node in others)
+    asked = world.network.requests[PEER] - asked
+    loads = sorted((world.network.requests_to[node.address, RELAY] - before[node]) / 4 for node in others)
     intervals_until_drained(world, 3)
     assert_stored_once(world)
     print(f"relay attempts in each interval, of {len(cut)} agents that are cut off: {attempts}")
@@ -123,18 +123,18 @@ def test_attempts_do_not_multiply_without_the_manager_nor_in_a_fleet_of_which_ha
 def test_a_manager_that_takes_few_at_once_gets_all() -> None:
     room_per_second = 10
     with fleet(meshed=False) as world:
-        world.manager_goes()
+        world.stop_manager()
         world.run(AWAY_INTERVALS * INTERVAL_SECONDS)
-        world.manager_comes()
+        world.start_manager()
 
         def make_room() -> None:
             world.manager.room = room_per_second
             world.at(world.time + 1, make_room)
 
         make_room()
-        posts = world.network.made[UPDATES]
+        posts = world.network.requests[UPDATES]
         intervals = intervals_until_drained(world, 40)
-        posts = world.network.made[UPDATES] - posts
+        posts = world.network.requests[UPDATES] - posts
         world.manager.room = None
         assert_stored_once(world)
     print(f"{room_per_second} reports taken in a second: drained in {intervals} intervals with {posts} posts")

@@ -14,7 +14,7 @@ import pytest
 from kattila_agent.spool import SpoolInUseError, Waiting
 from kattila_agent.spool.sample import Sample
 from support.small_disk import small_disk
-from support.spooled import BLOCK, BOOT, CLOCK, NOW, OTHER_BOOT, filled, later, opened, reopened, sample
+from support.spool_samples import BLOCK, BOOT, CLOCK, NOW, OTHER_BOOT, filled, later, opened, reopened, sample
 from support.waiting import PATIENCE_SECONDS
 
 

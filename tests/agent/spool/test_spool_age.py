@@ -10,7 +10,7 @@ import pytest
 from kattila_agent.spool import Spool
 from kattila_agent.spool.bounds import FIRST_DATE
 from kattila_agent.spool.sample import Clock, Sample
-from support.spooled import BOOT, CLOCK, DAY_SECONDS, NOW, OTHER_BOOT, filled, later, opened, reopened, sample
+from support.spool_samples import BOOT, CLOCK, DAY_SECONDS, NOW, OTHER_BOOT, filled, later, opened, reopened, sample
 
 DAY = 1000 * DAY_SECONDS
 # A clock that nobody has set yet, ten seconds after the start.

@@ -13,16 +13,16 @@ import pytest
 from kattila_agent.spool.sample import Sample
 from kattila_agent.spool.sample_file import encode
 from kattila_agent.spool.spool import RESERVE_BYTES
-from support.letting_in import let_everybody_in
+from support.folder_access import make_world_readable
 from support.small_disk import small_disk
-from support.spooled import BOOT, CLOCK, NOW, filled, later, opened, reopened, sample
+from support.spool_samples import BOOT, CLOCK, NOW, filled, later, opened, reopened, sample
 from support.waiting import PATIENCE_SECONDS
 
 AS_NOBODY = """
 import os, pathlib, sys
 from kattila_agent.spool import Spool
 from support.waiting import PATIENCE_SECONDS
-from support.spooled import CLOCK, sample
+from support.spool_samples import CLOCK, sample
 from support.waiting import PATIENCE_SECONDS
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 spool = Spool(pathlib.Path(sys.argv[1]), 1 << 20, 60)
@@ -144,7 +144,7 @@ def test_a_folder_of_somebody_else_says_what_to_do(tmp_path: Path, mode: int) ->
         pytest.skip("taking another user's place needs root")
     filled(tmp_path / "spool", 1).close()
     (tmp_path / "spool").chmod(mode)
-    let_everybody_in(tmp_path)
+    make_world_readable(tmp_path)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     told = subprocess.run(
         [sys.executable, "-c", AS_NOBODY, str(tmp_path / "spool")],

@@ -17,13 +17,13 @@ import pytest
 from kattila_agent.spool import Spool
 from kattila_agent.spool.sample import Sample
 from support.counts import SPOOL_KILLS
-from support.killed import killed_at_each_step
-from support.spooled import BOOT, CLOCK, DAY_SECONDS, NOW, OTHER_BOOT, filled, later, opened, sample
+from support.kill_points import killed_at_each_step
+from support.spool_samples import BOOT, CLOCK, DAY_SECONDS, NOW, OTHER_BOOT, filled, later, opened, sample
 
 # Announces each change before it is made, and tells when it is done.
 WORKER = """
 import pathlib, random, sys
-from support.spooled import CLOCK, opened, sample
+from support.spool_samples import CLOCK, opened, sample
 spool, chance = opened(pathlib.Path(sys.argv[1]), blocks=8), random.Random(int(sys.argv[3]))
 for number in range(int(sys.argv[2]), 1 << 40):
     changes = [("put", number)]

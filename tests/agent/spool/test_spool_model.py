@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from kattila_agent.spool.sample import Clock, Sample
 from support.counts import FULL_DISK_SEQUENCES, SPOOL_SEQUENCES
 from support.small_disk import small_disk
-from support.spooled import BLOCK, NOW, opened, sample
+from support.spool_samples import BLOCK, NOW, opened, sample
 
 BLOCKS = 12
 MAX_AGE_SECONDS = 100

@@ -9,9 +9,9 @@ import pytest
 
 from kattila_agent.spool import Spool
 from support.counts import POWER_CUTS
-from support.killed import watched
+from support.kill_points import run_watched
 from support.power_cut import Disk, disk_with_a_plug
-from support.spooled import BOOT, CLOCK, filled, opened, sample
+from support.spool_samples import BOOT, CLOCK, filled, opened, sample
 
 Found = tuple[tuple[int, ...], int]
 
@@ -29,7 +29,7 @@ def found_after(disk: Disk, change: Callable[[Spool], object], blocks: int = 100
         change(opened(disk.path / "spool", blocks))
         disk.cut(0)
 
-    assert watched(work, disk.cut) == 0
+    assert run_watched(work, disk.cut) == 0
     steps = len(list(disk.image.parent.glob("image.*"))) - 1
     assert steps > 3
     cuts = min(steps, POWER_CUTS)

@@ -94,7 +94,7 @@ def test_what_waited_arrives_without_a_gap_once_there_is_a_way_and_is_marked_lat
 
 
 def test_what_was_measured_in_1970_is_filed_under_its_true_moment(chain: Chain) -> None:
-    moments = chain.mesh.moments("e")
+    moments = chain.mesh.sampled_at("e")
     waited = [moments[sample] or 0 for sample in range(1, chain.last_alone)]
     assert len(chain.in_1970) > 2
     assert waited == sorted(waited)

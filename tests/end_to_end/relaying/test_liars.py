@@ -87,7 +87,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         for name, lie in LIES.items():
             with mesh[name].namespace.entered():
                 on_post = noting(handed, name, lie)
-                says = sibling.says(KEY, str(uuid.uuid4()))
+                says = sibling.answers_as(KEY, str(uuid.uuid4()))
                 stack.enter_context(sibling.serving(says, "0.0.0.0", AGENT_PORT, on_post=on_post))
         mesh[HONEST].block()
         mesh[VICTIM].block()

@@ -21,7 +21,7 @@ from kattila_protocol.names import MANAGER
 from kattila_protocol.signing import Key, Purpose
 from support.manager import UPDATES, Reply, exchange, now_ms
 from support.mesh import INTERVAL_SECONDS, MANAGER_ADDRESS, MANAGER_PORT, Mesh, MeshNode, new_mesh
-from support.reports import FOREIGN_KEY, KEY, Node, carried, node, nonce_of, report, sealed
+from support.reports import FOREIGN_KEY, KEY, Node, forwarded, node, nonce_of, report, sealed
 from support.small_disk import fill, small_disk
 
 RING = [("a", "b"), ("b", "c"), ("c", "d"), ("a", "d")]
@@ -185,7 +185,7 @@ Forged = Callable[[Node, str], Envelope]
 
 
 def signed(sender: Node, *way: str, key: Key = KEY) -> Envelope:
-    return carried(report(sender, 1, now_ms()), *way, key=key)
+    return forwarded(report(sender, 1, now_ms()), *way, key=key)
 
 
 def looped(sender: Node, a: str) -> Envelope:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.fleet import DAY, NOON, SECOND, Fleet, fleet_in
-from support.publishing import ONE, TWO, listen
+from support.publisher import ONE, TWO, listen
 from support.reports import report
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from kattila_manager.store.admin.retention import Limits, prune, used_bytes
 from kattila_manager.store.read import queries
 from support.fleet import DAY, HOUR, MINUTE, NOON, SECOND, Fleet, fleet_in
-from support.publishing import MIB, ONE, TWO, cycle, page, publisher
+from support.publisher import MIB, ONE, TWO, cycle, page, publisher
 from support.reports import node, report
 from support.store import all_records
 from support.waiting import wait_for

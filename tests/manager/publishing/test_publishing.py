@@ -12,7 +12,7 @@ import pytest
 from kattila_manager.publishing.publisher import Done
 from kattila_protocol.report import Interface
 from support.fleet import DAY, MINUTE, NOON, SECOND, Fleet, damage
-from support.publishing import ONE, TWO, cycle, listen, opened, page, publisher
+from support.publisher import ONE, TWO, cycle, listen, opened, page, publisher
 from support.reports import report
 
 # --- Alarms and the page

@@ -18,7 +18,7 @@ from kattila_manager.store.ingest.writer import MAX_PENDING, Writer
 from kattila_manager.store.store import Store
 from kattila_protocol.errors import Overloaded
 from support.reports import body, node
-from support.store import Filer, filing, new_database, nothing_beside, opened, resolve, sqlite
+from support.store import Filer, filing, new_database, opened, resolve, sqlite, write_nothing
 from support.waiting import PATIENCE_SECONDS, join_all
 
 NOW = 1_760_000_000_000
@@ -53,7 +53,7 @@ def test_an_answer_is_given_after_its_commit(tmp_path: Path) -> None:
         resolve(answers)
 
     store = Store(path)
-    writer = Writer(store.engine, store.lock, look_then_resolve, nothing_beside)
+    writer = Writer(store.engine, store.lock, look_then_resolve, write_nothing)
     writer.start()
     futures: list[Future[Filed]] = [Future() for _ in range(300)]
     for number, future in enumerate(futures):

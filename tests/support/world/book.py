@@ -1,6 +1,6 @@
-"""All that was measured, sent and stored, and what must hold of it at every message.
+"""Records everything that was measured, sent and stored, and checks the invariants at every message.
 
-Who keeps the book sees what no machine sees: each measurement bears a label of its own, and each moment is true.
+It knows more than any machine: each measurement has a unique label, and all times are true.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from kattila_protocol.errors import Refusal
 from support.world.wsgi import Answer
 
 _HEAD = re.compile(rb'\{"agent_id":"([^"]+)","sample":(\d+),"tick":(\d+),')
-# The members before the telemetry have less.
+# The members before the telemetry are shorter.
 _HEAD_BYTES = 400
 _MOST_HOPS = 3
 _LABEL = re.compile(rb'"measurement":"([^"]+)"')
-# The manager calls late what was signed more than a minute after it was measured; either clock may be a second off.
+# A sample is late if it was signed more than a minute after its measurement. Both clocks may be a second off.
 _LATE_SECONDS = 60
 _EXACT_SECONDS = 2
 
 
 @dataclass(frozen=True)
 class Measured:
-    """When a measurement was made, truly (seconds), and in which boot."""
+    """The true time of a measurement (seconds), and its boot."""
 
     at: float
     boot_id: str
@@ -38,7 +38,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Stored:
-    """Where the manager has a measurement, and whether it has to be marked late (None: who can tell)."""
+    """The number of a stored measurement, and whether it must be marked late (None: either is right)."""
 
     agent_id: str
     sample: int
@@ -46,32 +46,32 @@ class Stored:
 
 
 class Book:
-    """What was measured and what the manager said of it; methods assert what must hold."""
+    """All measurements and the verdicts on them; the methods assert the invariants."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self.measured: dict[str, Measured] = {}
-        # MACs of reports to which somebody on the way gave the answer on another.
+        # MACs of reports that got the answer to another report from an attacker on the path.
         self.tampered: set[str] = set()
         self.sent: set[str] = set()
         self.stored: dict[str, Stored] = {}
         self.is_replay = False
-        # What may bear the number of another measurement that the manager has already, as a disk was set back or
-        # copied (see docs/PROTOCOL.md, Delivery). What was lost that way is `excused`.
+        # Labels that may have the number of another, stored measurement, because a disk was restored or copied (see
+        # docs/PROTOCOL.md, Delivery). Measurements that were lost for that reason are `excused`.
         self.may_be_numbered_twice: set[str] = set()
         self.excused: set[str] = set()
         self._places: dict[tuple[str, int], str] = {}
         self._highest: dict[str, int] = {}
-        # (MAC, who sends it on) of all requests that are under way inside of each other.
-        self._under_way: list[tuple[str, str]] = []
+        # (MAC, sender) of all nested requests in progress.
+        self._in_progress: list[tuple[str, str]] = []
 
     def label_at(self, agent_id: str, sample: int) -> str:
-        """Return which measurement the manager has under this number."""
+        """Return the label of the measurement that is stored under this number."""
         return self._places[agent_id, sample]
 
     @contextmanager
     def sending(self, path: str, body: bytes) -> Iterator[None]:
-        """Look at a request before it leaves, and know of it while it is under way."""
+        """Check a request before it is sent, and record it while it is in progress."""
         if path not in (UPDATES, RELAY):
             yield
             return
@@ -80,32 +80,32 @@ class Book:
         self.sent.add(label)
         sender = parts.relay_path[-1] if parts.relay_path else origin
         self._check_hop(parts, sender, origin)
-        self._under_way.append((parts.mac, sender))
+        self._in_progress.append((parts.mac, sender))
         try:
             yield
         finally:
-            self._under_way.pop()
+            self._in_progress.pop()
 
     def _check_hop(self, parts: Envelope, sender: str, origin: str) -> None:
         path = parts.relay_path
         assert len(path) <= _MOST_HOPS, f"{len(path)} hops"
-        assert len(set(path)) == len(path), "one relay stands twice in the path"
-        assert (parts.mac, sender) not in self._under_way, f"{sender} passes on what it passed on already: a loop"
-        # Somebody may send an old report again, through others; only a manager knows then whose it is.
+        assert len(set(path)) == len(path), "a relay is in the path twice"
+        assert (parts.mac, sender) not in self._in_progress, f"{sender} relays a report again: a loop"
+        # An attacker may replay an old report through other relays; only the manager checks its origin.
         assert self.is_replay or origin not in path, f"{origin} relays its own report"
 
     def tamper(self, path: str, body: bytes) -> None:
-        """Note that the answer to a request is replaced."""
+        """Record that the answer to a request is replaced."""
         if path in (UPDATES, RELAY):
             self.tampered.add(envelope.parse(body).mac)
 
-    def handed_back(self, body: bytes, answer: Answer) -> None:
-        """Look at what a relay answers: a verdict on this report, or none, unless somebody put another into its way."""
+    def check_relay_answer(self, body: bytes, answer: Answer) -> None:
+        """Check that a relay returned no verdict on another report, unless an attacker replaced its answer."""
         nonce = None if envelope.parse(body).mac in self.tampered else verdict_of(answer).get("nonce")
-        assert nonce is None or f'"nonce":"{nonce}"'.encode() in body, "a relay hands out the verdict on another report"
+        assert nonce is None or f'"nonce":"{nonce}"'.encode() in body, "a relay returned the verdict on another report"
 
-    def answered(self, body: bytes, answer: Answer) -> None:
-        """Take note of what the manager says of a report."""
+    def record_verdict(self, body: bytes, answer: Answer) -> None:
+        """Record the verdict of the manager on a report."""
         try:
             parts = envelope.parse(body)
         except Refusal:
@@ -121,7 +121,7 @@ class Book:
         if label not in self.stored and label in self.may_be_numbered_twice:
             self.excused.add(label)
             return
-        assert label in self.stored, f"{label} is said to be there already, and is not"
+        assert label in self.stored, f"{label} is called a duplicate, but is not stored"
 
     def _accepted(self, label: str, data: bytes) -> None:
         agent_id, sample = _members(data)
@@ -137,11 +137,11 @@ class Book:
         if not is_newest:
             return True
         measured = self.measured[label]
-        waited = self._now() - measured.at
+        age = self._now() - measured.at
         is_same_boot = measured.boot_id.encode() in data[:_HEAD_BYTES]
-        if not is_same_boot or self.is_replay or abs(waited - _LATE_SECONDS) <= _EXACT_SECONDS:
+        if not is_same_boot or self.is_replay or abs(age - _LATE_SECONDS) <= _EXACT_SECONDS:
             return None
-        return waited > _LATE_SECONDS
+        return age > _LATE_SECONDS
 
 
 def label_of(data: bytes) -> str:
@@ -152,7 +152,7 @@ def label_of(data: bytes) -> str:
 
 
 def tick_of(data: bytes) -> tuple[str, int]:
-    """Return the id and the tick in DATA."""
+    """Return the agent id and the tick in DATA."""
     match = _HEAD.match(data)
     assert match is not None
     return match[1].decode(), int(match[3])
@@ -169,7 +169,7 @@ def _origin(parts: Envelope) -> str:
 
 
 def verdict_of(answer: Answer) -> dict[str, Any]:
-    """Return the members of a verdict, of nothing if an answer is none."""
+    """Return the members of a verdict; empty if the answer is not a verdict."""
     try:
         return dict(json.loads(answer.body)["data"])
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""The real manager behind its WSGI application, with a clock of the test's, which can be up, down, or busy."""
+"""Runs the real manager as a WSGI application, with the clock of the simulation; it can be up, down, or busy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kattila_manager.store.ingest.refusal_counters import Counters
 from kattila_manager.store.ingest.writer import Waiting, Writer
 from kattila_manager.store.store import Store
 from support.reports import RING
-from support.store import nothing_beside, resolve
+from support.store import resolve, write_nothing
 from support.world.wsgi import Answer, call
 
 _DATABASE = "kattila_manager.db"
@@ -26,7 +26,7 @@ _DATABASE = "kattila_manager.db"
 
 @dataclass(frozen=True)
 class Stored:
-    """A report as the database has it, by its row; `late`: it was filed as one that came late."""
+    """A report in the database; `late` is whether it was filed as late."""
 
     row: int
     agent_id: str
@@ -36,8 +36,8 @@ class Stored:
     relay_path: tuple[str, ...]
 
 
-class _AtOnce(Writer):
-    """Files in the thread that asks: with nobody beside it, a thread of its own only takes time."""
+class _SynchronousWriter(Writer):
+    """A writer that files in the calling thread: the simulation has only one."""
 
     def start(self) -> None:
         pass
@@ -51,12 +51,12 @@ class _AtOnce(Writer):
 
 
 class Manager:
-    """One manager and its database; `restart` forgets all that is not in that."""
+    """A manager and its database; `restart` keeps only the database."""
 
     def __init__(self, folder: Path, clock: Callable[[], int], empty: Path | None = None) -> None:
-        """Start with a copy of an empty database, or make one; `clock` is ms UTC."""
+        """Start with a copy of an empty database, or create one; `clock` returns ms UTC."""
         self._folder, self._clock = folder, clock
-        # How many reports it takes before it says 503, None for all.
+        # The number of reports that it accepts before it answers 503; None: all.
         self.room: int | None = None
         if empty is None:
             migrating.migrate(folder / _DATABASE, folder, 0)
@@ -67,7 +67,7 @@ class Manager:
 
     def _start(self) -> None:
         self._store = Store(self._folder / _DATABASE)
-        self._writer = _AtOnce(self._store.engine, self._store.lock, resolve, nothing_beside)
+        self._writer = _SynchronousWriter(self._store.engine, self._store.lock, resolve, write_nothing)
         self._writer.start()
         keys = Keys(RingFile(self._folder / "kattila_ring.json"), lambda: (), lambda: 0.5)
         services = Services(
@@ -86,17 +86,17 @@ class Manager:
         self._app.catchall = False
 
     def close(self) -> None:
-        """End its thread and its connections."""
+        """Stop the thread and close the connections."""
         self._writer.stop()
         self._store.close()
 
     def restart(self) -> None:
-        """Come up anew."""
+        """Start again with the same database."""
         self.close()
         self._start()
 
     def post(self, path: str, body: bytes, source: str) -> Answer:
-        """Answer a request that reached it."""
+        """Return the answer to a request."""
         if self.room is not None:
             if self.room == 0:
                 return Answer(503, {"retry-after": "5"}, b'{"type":"urn:kattila:problem:overloaded"}')
@@ -104,7 +104,7 @@ class Manager:
         return call(self._app, "POST", path, source, body)
 
     def stored(self, above: int = 0) -> list[Stored]:
-        """Return what is in the audit log above a row."""
+        """Return the reports in the database after a row."""
         query = (
             "SELECT id, agent_id, sample, tick, reports.sampled_at, reports.relay_path FROM reports "
             f"JOIN agents ON ref = agent_ref WHERE id > {above} ORDER BY id"

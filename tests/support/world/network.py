@@ -1,4 +1,4 @@
-"""What carries requests between machines: who reaches whom, what gets lost on the way, what a listener remembers."""
+"""The simulated network: reachability, lost messages, and an attacker who records and replays requests."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from support.world.book import Book
 from support.world.wsgi import Answer
 
 MANAGER = "192.0.2.250"
-# What somebody on the way keeps, to send it again.
+# The number of requests and answers that the attacker remembers.
 _REMEMBERED = 300
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request as it travels; `source` and `target` are addresses."""
+    """A request in transit; `source` and `target` are addresses."""
 
     source: str
     target: str
@@ -32,44 +32,44 @@ class Request:
 
 
 class Fault(Enum):
-    """What happens to one request, or to its answer."""
+    """A fault of one request or of its answer."""
 
     REQUEST_LOST = auto()
     ANSWER_LOST = auto()
     ANSWER_OF_ANOTHER = auto()
     GARBAGE = auto()
-    COMES_TWICE = auto()
+    DUPLICATED = auto()
 
 
 class Network:
-    """Carries requests at once, or not at all. `hosts` says what answers at an address."""
+    """Delivers requests immediately or not at all; `hosts` maps addresses to their servers."""
 
     def __init__(self, book: Book) -> None:
         self._book = book
         self.hosts: dict[str, Callable[[Request], Answer]] = {}
-        # (source, target): no connection can be opened in this direction.
+        # (source, target) pairs without a route in this direction.
         self.cut: set[tuple[str, str]] = set()
         self.faults: defaultdict[str, deque[Fault]] = defaultdict(deque)
         self.overheard: deque[Request] = deque(maxlen=_REMEMBERED)
         self._answers: deque[Answer] = deque(maxlen=_REMEMBERED)
-        # How many requests were made, by path and by (target, path).
-        self.made: Counter[str] = Counter()
-        self.made_of: Counter[tuple[str, str]] = Counter()
+        # The number of requests, by path and by (target, path).
+        self.requests: Counter[str] = Counter()
+        self.requests_to: Counter[tuple[str, str]] = Counter()
 
-    def carry(self, request: Request) -> Answer:
-        """Take a request to its target; raises UnreachableError."""
-        self.made[request.path] += 1
-        self.made_of[request.target, request.path] += 1
+    def deliver(self, request: Request) -> Answer:
+        """Return the answer of the target; raises UnreachableError."""
+        self.requests[request.path] += 1
+        self.requests_to[request.target, request.path] += 1
         if (request.source, request.target) in self.cut:
             raise UnreachableError("no route to host")
         if request.method == "GET":
             return self._delivered(request)
         self.overheard.append(request)
         with self._book.sending(request.path, request.body):
-            return self._disturbed(request)
+            return self._with_fault(request)
 
     def replay(self, request: Request) -> None:
-        """Send once more what was overheard."""
+        """Send a recorded request again."""
         self._book.is_replay = True
         try:
             self._delivered(request)
@@ -78,15 +78,15 @@ class Network:
         finally:
             self._book.is_replay = False
 
-    def _disturbed(self, request: Request) -> Answer:
+    def _with_fault(self, request: Request) -> Answer:
         faults = self.faults[request.source]
         fault = faults.popleft() if faults else None
         if fault is Fault.REQUEST_LOST:
             raise UnreachableError("it does not answer in time")
         answer = self._delivered(request)
         if request.path == RELAY:
-            self._book.handed_back(request.body, answer)
-        if fault is Fault.COMES_TWICE:
+            self._book.check_relay_answer(request.body, answer)
+        if fault is Fault.DUPLICATED:
             answer = self._delivered(request)
         if fault is Fault.ANSWER_LOST:
             raise UnreachableError("it does not answer in time")
@@ -106,6 +106,6 @@ class Network:
 
 
 def as_reply(answer: Answer) -> Reply:
-    """Return an answer as the agent's connection gives it."""
+    """Return an answer as the agent's connection returns it."""
     busy: Any = answer.headers.get("retry-after")
     return Reply(answer.status, answer.body, None if busy is None else int(busy))

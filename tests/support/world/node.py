@@ -1,4 +1,4 @@
-"""One machine of the world: its disk, its boots, its clock, and the real agent on it while one runs."""
+"""A machine of the simulation: its disk, its boots, its clock, and the real agent while it runs."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from support.world.wsgi import Answer, call
 INTERVAL_SECONDS = 30
 # 2025-10-09.
 BEGAN_AT = 1_760_000_000_000
-# Of two relays that are equally far the nearer in time is taken.
-MOST_SECONDS_OF_A_QUERY = 0.002
+# An agent prefers the faster of two relays with the same distance.
+MAX_QUERY_SECONDS = 0.002
 
 
 class KilledError(BaseException):
-    """The process of this machine got a SIGKILL; nothing of the agent may catch that."""
+    """The process of this machine got a SIGKILL; the agent must not catch this."""
 
     def __init__(self, node: Node) -> None:
         super().__init__(node.name)
@@ -50,7 +50,7 @@ class KilledError(BaseException):
 
 @dataclass(frozen=True)
 class Disk:
-    """A copy of a machine's state folder, and which measurements it is to account for."""
+    """A copy of a machine's state folder, and the measurements that it must account for."""
 
     node: Node
     folder: Path
@@ -58,8 +58,8 @@ class Disk:
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What all machines share: the true time in seconds, chance, the network, and the book."""
+class Shared:
+    """The parts that all machines share: the true time in seconds, randomness, the network, and the book."""
 
     now: Callable[[], float]
     take_time: Callable[[float], None]
@@ -70,27 +70,27 @@ class Surroundings:
 
 
 class Node:
-    """One machine. `peers` are the addresses behind its tunnels."""
+    """A machine; `peers` are the addresses behind its tunnels."""
 
-    def __init__(self, number: int, folder: Path, shared: Surroundings, settings: Mapping[str, str]) -> None:
+    def __init__(self, number: int, folder: Path, shared: Shared, settings: Mapping[str, str]) -> None:
         self.name, self.address = f"node-{number}", f"198.51.100.{number}"
         self.folder, self._shared, self._number = folder, shared, number
         folder.mkdir()
         self.settings = {"STATE_DIR": str(folder), "MANAGER_URL": f"http://{MANAGER}:5086", **settings}
         self._boots, self._booted_at = 0, 0.0
         self.peers: tuple[str, ...] = ()
-        # What the wall clock is off (ms).
+        # The error of the wall clock (ms).
         self.offset = 0
-        # The measurements that this disk has to account for: each was delivered, or waits, or was counted as dropped.
+        # The measurements that this disk must account for: each is delivered, in the spool, or counted as dropped.
         self.owed: list[str] = []
-        self._made = count(1)
-        # After so many looks at a clock, draws, and messages the process is killed; None: not.
+        self._measurements = count(1)
+        # The number of steps (clock readings, random numbers, messages) until the process is killed; None: never.
         self.steps_left: int | None = None
-        # Whether it may number a measurement as the manager knows another: its disk is an older copy, or was cloned.
+        # Whether a measurement may get the number of a stored one, because the disk is an older copy or was cloned.
         self.may_number_twice = False
-        # By id: the tick and the MAC of the message before.
+        # The tick and the MAC of the previous message, by agent id.
         self._last_ticks: dict[str, tuple[int, str]] = {}
-        # Whether a cycle is under way, in which nothing but the newest measurement is sent.
+        # Whether a cycle is in progress, in which only the newest measurement is sent.
         self._is_reporting = False
         self.starts = 0
         self.on_death: Callable[[], None] = lambda: None
@@ -107,13 +107,13 @@ class Node:
         return (self.folder / "agent_id.txt").read_text().strip()
 
     def clock(self) -> int:
-        """Return what the wall clock shows (ms UTC)."""
+        """Return the time of the wall clock (ms UTC)."""
         return max(0, BEGAN_AT + round(1000 * self._shared.now()) + self.offset)
 
     # --- power
 
     def start(self) -> None:
-        """Start the agent, in the boot that lasts."""
+        """Start the agent in the current boot."""
         ring = RingFile(self.folder / "ring.json")
         if not (self.folder / "ring.json").exists():
             ring.update(lambda _: StoredRing(RING, BEGAN_AT, BEGAN_AT))
@@ -126,28 +126,28 @@ class Node:
         self._changes = Changes()
         loop = self.loop
         app = make_app(self.agent.node(after_reset=lambda: loop.ask(loop.hurry)))
-        # A mistake is to fail the test instead of being answered with status 500.
+        # An exception fails the test instead of becoming an answer with status 500.
         app.catchall = False
         self.starts += 1
         self._shared.network.hosts[self.address] = lambda request: self._serve(app, request)
 
     def kill(self) -> None:
-        """End the process at once."""
+        """Kill the process."""
         if self.agent is not None:
             self.agent.reporter.spool.close()
         self.agent = self.loop = self.steps_left = None
         self._shared.network.hosts.pop(self.address, None)
         if self.owed and self.owed[-1] not in self._shared.book.sent and self.owed[-1] not in self.waiting():
-            # It was killed before the measurement was on the disk: there is none.
+            # Killed before the measurement was on the disk.
             self.owed.pop()
 
     def die(self) -> None:
-        """Be killed, and started again by systemd."""
+        """Kill the process, and let systemd restart it."""
         self.kill()
         self.on_death()
 
     def boot(self) -> None:
-        """Begin another boot, without an agent."""
+        """Reboot the machine, without starting the agent."""
         self.kill()
         self._boots += 1
         self._booted_at = self._shared.now()
@@ -155,7 +155,7 @@ class Node:
     # --- the disk
 
     def waiting(self) -> dict[str, int]:
-        """Return the labels of all that waits on the disk, with the numbers."""
+        """Return the samples in the spool: numbers by label."""
         found = {}
         for path in sorted((self.folder / "spool").glob("[0-9]*")):
             number = sample_file.number_of(path.name)
@@ -164,31 +164,31 @@ class Node:
         return found
 
     def dropped(self) -> int:
-        """Return how many samples this disk counts as dropped."""
+        """Return the number of samples that this disk counts as dropped."""
         return Folder(self.folder / "spool").read_ledger().dropped
 
     def copy_disk(self, to: Path) -> Disk:
-        """Copy the state folder; no agent must run."""
+        """Copy the state folder; the agent must not run."""
         shutil.copytree(self.folder, to)
         return Disk(self, to, tuple(self.owed))
 
     def put_clone(self, disk: Disk) -> None:
-        """Take the copy of another machine's disk; what that one has measured is its own to account for."""
+        """Replace the state folder by that of another machine, which stays accountable for its measurements."""
         self.put_disk(disk)
         self.owed, disk.node.may_number_twice = [], True
         self._shared.book.may_be_numbered_twice.update(disk.node.owed)
 
     def put_disk(self, disk: Disk) -> None:
-        """Replace the state folder by a copy of one."""
+        """Replace the state folder by a saved copy."""
         shutil.rmtree(self.folder)
         shutil.copytree(disk.folder, self.folder)
         self.owed, self._last_ticks = list(disk.owed), {}
         self.may_number_twice = True
 
-    # --- what the daemon's threads do
+    # --- the daemon's threads
 
     def report(self) -> None:
-        """Do one cycle."""
+        """Run one cycle of the agent."""
         assert self.loop is not None
         self._is_reporting = True
         try:
@@ -215,7 +215,7 @@ class Node:
             self.die()
             raise UnreachableError("the connection was closed before an answer came") from None
 
-    # --- what the agent sees of the world
+    # --- the environment of the agent
 
     def _step(self) -> None:
         if self.steps_left is not None:
@@ -243,14 +243,14 @@ class Node:
         )
 
     def _measure(self, now: int, _address: str | None, _offset: int | None) -> Measurement:
-        label = f"{self.name}-{next(self._made)}"
+        label = f"{self.name}-{next(self._measurements)}"
         self._shared.book.measured[label] = Measured(self._shared.now(), self.boot_id)
         self.owed.append(label)
         if self.may_number_twice:
             self._shared.book.may_be_numbered_twice.add(label)
-        return Measurement(replace(self._told(), system=_system(self.name, label)), now, self.boot_id)
+        return Measurement(replace(self._telemetry(), system=_system(self.name, label)), now, self.boot_id)
 
-    def _told(self) -> Telemetry:
+    def _telemetry(self) -> Telemetry:
         address = f"02:00:00:00:00:{self._number:02x}"
         links = (
             Interface(1, "eth0", None, ("UP",), "UP", 1500, address, (f"203.0.113.{self._number}/24",)),
@@ -270,15 +270,15 @@ class Node:
         )
 
     def post(self, target: str, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> Reply:
-        """Send a request, and be killed before it left or before the answer came, if it is time."""
+        """Send a request; the process may be killed before it is sent or before the answer arrives."""
         self._step()
         self._check_order(path, body)
-        answer = self._shared.network.carry(Request(self.address, target, "POST", path, body, headers=headers or {}))
+        answer = self._shared.network.deliver(Request(self.address, target, "POST", path, body, headers=headers or {}))
         self._step()
         return as_reply(answer)
 
     def _check_order(self, path: str, body: bytes) -> None:
-        """Ticks only go up, and nothing that waited goes out before the newest measurement has arrived."""
+        """Check that ticks increase, and that the newest measurement is sent before the spooled ones."""
         if path == REGISTER or (parts := envelope.parse(body)).relay_path:
             return
         agent_id, tick = tick_of(parts.data)
@@ -287,19 +287,21 @@ class Node:
         self._last_ticks[agent_id] = tick, parts.mac
         newest, book = self.owed[-1], self._shared.book
         if self._is_reporting:
-            assert label_of(parts.data) == newest, "what waited goes out before the newest"
+            assert label_of(parts.data) == newest, "a spooled sample was sent before the newest"
         else:
-            assert newest in book.stored.keys() | book.excused, "what waited goes out, and the newest has not arrived"
+            assert newest in book.stored.keys() | book.excused, (
+                "a spooled sample was sent although the newest has not arrived"
+            )
 
     def _get(self, address: str, parameters: Mapping[str, str]) -> Page:
-        self._shared.take_time(MOST_SECONDS_OF_A_QUERY * self._shared.chance.random())
-        answer = self._shared.network.carry(Request(self.address, address, "GET", PATH, parameters=parameters))
+        self._shared.take_time(MAX_QUERY_SECONDS * self._shared.chance.random())
+        answer = self._shared.network.deliver(Request(self.address, address, "GET", PATH, parameters=parameters))
         return Page(answer.status, "", answer.body)
 
 
 @dataclass(frozen=True)
 class _ToManager:
-    """In the place of a keep-alive connection."""
+    """Replaces the keep-alive connection to the manager."""
 
     node: Node
     address = MANAGER

@@ -1,6 +1,6 @@
-"""The whole fleet and its manager, and the one clock that moves them.
+"""A discrete-event simulation of a fleet with its manager, driven by one clock.
 
-Time passes from event to event: each agent's cycles, what it drains, and whom it asks come when its own loop says.
+The events are the cycles, deliveries and peer queries of each agent, at the times that its own loop computes.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from support.reports import KEY
 from support.world.book import Book
 from support.world.manager import Manager
 from support.world.network import MANAGER, Network, Request
-from support.world.node import BEGAN_AT, INTERVAL_SECONDS, KilledError, Node, Surroundings
+from support.world.node import BEGAN_AT, INTERVAL_SECONDS, KilledError, Node, Shared
 from support.world.wsgi import Answer
 
-# systemd starts an agent again after this.
+# The delay after which systemd restarts an agent.
 RESTART_SECONDS = 2.0
 
 
 class World:
-    """Machines 1 to `size`, each with a tunnel to each, and the manager."""
+    """Machines 1 to `size` in a full mesh of tunnels, and the manager."""
 
     def __init__(self, folder: Path, size: int, *, seed: int = 0, empty: Path | None = None, **settings: str) -> None:
         self.time = 0.0
@@ -39,26 +39,26 @@ class World:
         self.network = Network(self.book)
         (folder / "manager").mkdir()
         self.manager = Manager(folder / "manager", lambda: BEGAN_AT + round(1000 * self.time), empty)
-        self.manager_comes()
-        self.shared = Surroundings(lambda: self.time, self.take_time, self.chance, self.network, self.book, count(1))
+        self.start_manager()
+        self.shared = Shared(lambda: self.time, self.take_time, self.chance, self.network, self.book, count(1))
         self.nodes = [Node(n, folder / f"node-{n}", self.shared, settings) for n in range(1, size + 1)]
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
         self._seen = 0
-        # How long a discoverer looks away if nobody is due; longer, and the world needs less of ours.
+        # The pause of an idle discoverer. A longer one speeds up the simulation.
         self.look_seconds = LOOK_SECONDS
         for node in self.nodes:
             node.on_death = partial(self.start, node, RESTART_SECONDS)
         self.connect(*combinations(range(size), 2))
 
     def connect(self, *tunnels: tuple[int, int]) -> None:
-        """Lay these tunnels, and no others."""
+        """Replace all tunnels by these."""
         for number, node in enumerate(self.nodes):
             others = [b if a == number else a for a, b in tunnels if number in (a, b)]
             node.peers = tuple(self.nodes[other].address for other in others)
 
     def close(self) -> None:
-        """End all that runs."""
+        """Stop all agents and the manager."""
         for node in self.nodes:
             node.kill()
         self.manager.close()
@@ -66,50 +66,50 @@ class World:
     # --- time
 
     def take_time(self, seconds: float) -> None:
-        """Have what is under way take so long; whatever else was due meanwhile comes a little late."""
+        """Let the current operation take some time; events that become due meanwhile run afterwards."""
         self.time += seconds
 
-    def at(self, moment: float, event: Callable[[], None]) -> None:
-        """Have something happen at a moment."""
-        heapq.heappush(self._events, (moment, next(self._order), event))
+    def at(self, time: float, event: Callable[[], None]) -> None:
+        """Schedule an event."""
+        heapq.heappush(self._events, (time, next(self._order), event))
 
     def run(self, seconds: float) -> None:
-        """Let time pass."""
+        """Run all events of the next seconds."""
         until = self.time + seconds
         while self._events and self._events[0][0] <= until:
-            moment, _, event = heapq.heappop(self._events)
-            self.time = max(self.time, moment)
+            time, _, event = heapq.heappop(self._events)
+            self.time = max(self.time, time)
             event()
         self.time = max(self.time, until)
 
     def start_all(self) -> None:
-        """Start all machines, spread over one interval as a fleet's are."""
+        """Start all agents, spread over one interval."""
         for node in self.nodes:
             self.start(node, self.chance.random() * INTERVAL_SECONDS)
 
-    def manager_goes(self) -> None:
-        """Have the manager's machine refuse all connections."""
+    def stop_manager(self) -> None:
+        """Let the manager's machine refuse all connections."""
         self.network.hosts.pop(MANAGER, None)
 
-    def manager_comes(self) -> None:
-        """Have the manager answer again."""
+    def start_manager(self) -> None:
+        """Let the manager answer again."""
         self.network.hosts[MANAGER] = self._manager
 
     def start(self, node: Node, after: float = 0.0) -> None:
-        """Start a machine's agent, unless one runs by then."""
+        """Schedule the start of an agent, unless it runs by then."""
 
         def begin() -> None:
             if node.agent is None:
                 node.start()
                 self._cycle(node, node.starts, self.time)
-                self._ask(node, node.starts)
+                self._query_peers(node, node.starts)
 
         self.at(self.time + after, begin)
 
     def reset(self, node: Node) -> None:
-        """Have a running agent forget itself, as its operator asks it on the machine."""
-        asked = reset.Reset(node.agent_id, f"{self.chance.getrandbits(128):032x}", node.clock())
-        request = Request("127.0.0.1", node.address, "POST", "/status/reset", reset.seal(asked, KEY))
+        """Reset a running agent, as its operator does on the machine."""
+        request_body = reset.seal(reset.Reset(node.agent_id, f"{self.chance.getrandbits(128):032x}", node.clock()), KEY)
+        request = Request("127.0.0.1", node.address, "POST", "/status/reset", request_body)
         with suppress(UnreachableError):
             if self.network.hosts[node.address](request).status == 200:
                 node.owed.clear()
@@ -143,18 +143,18 @@ class World:
             self._do(node, node.loop.send_waiting)
             self._plan_draining(node, start)
 
-    def _ask(self, node: Node, start: int) -> None:
+    def _query_peers(self, node: Node, start: int) -> None:
         if not self._lives(node, start) or node.agent is None:
             return
-        asked: list[bool] = []
+        queried: list[bool] = []
         discoverer = node.agent.discoverer
-        self._do(node, lambda: asked.append(discoverer.ask_one()))
-        pause = PACE_SECONDS * (1 + self.chance.random() / 2) + (0 if asked == [True] else self.look_seconds)
-        self.at(self.time + pause, lambda: self._ask(node, start))
+        self._do(node, lambda: queried.append(discoverer.ask_one()))
+        pause = PACE_SECONDS * (1 + self.chance.random() / 2) + (0 if queried == [True] else self.look_seconds)
+        self.at(self.time + pause, lambda: self._query_peers(node, start))
 
-    def _do(self, node: Node, what: Callable[[], object]) -> None:
+    def _do(self, node: Node, action: Callable[[], object]) -> None:
         try:
-            what()
+            action()
         except KilledError as killed:
             assert killed.node is node
             node.die()
@@ -164,13 +164,13 @@ class World:
     def _manager(self, request: Request) -> Answer:
         answer = self.manager.post(request.path, request.body, request.source)
         if request.path == UPDATES:
-            self.book.answered(request.body, answer)
+            self.book.record_verdict(request.body, answer)
         return answer
 
-    # --- what must hold
+    # --- invariants
 
     def check(self) -> None:
-        """Compare disks, book and database."""
+        """Compare the disks, the book and the database."""
         for row in self.manager.stored(self._seen):
             self._seen = row.row
             label = self.book.label_at(row.agent_id, row.sample)
@@ -180,7 +180,7 @@ class World:
             self.check_disk(node)
 
     def check_disk(self, node: Node) -> None:
-        """Nothing that this disk has to account for is lost uncounted."""
+        """Check that every lost sample of this disk is counted as dropped."""
         waiting = node.waiting()
         known = waiting.keys() | self.book.stored.keys() | self.book.excused
         missing = [label for label in node.owed if label not in known]
@@ -188,5 +188,5 @@ class World:
 
     @property
     def backlog(self) -> int:
-        """How many samples wait, on all disks."""
+        """The number of samples in all spools."""
         return sum(len(node.waiting()) for node in self.nodes)

@@ -1,4 +1,4 @@
-"""One request to a WSGI application, without a server (PEP 3333)."""
+"""Calls a WSGI application without a server (PEP 3333)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 @dataclass(frozen=True)
 class Answer:
-    """A response; the names of the headers are in lower case."""
+    """A response; header names are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -29,7 +29,7 @@ def call(
     parameters: Mapping[str, str] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Answer:
-    """Ask an application; `source` is the address that the request comes from."""
+    """Return the response of an application; `source` is the client's address."""
     environ = {
         "REQUEST_METHOD": method,
         "SCRIPT_NAME": "",
@@ -50,8 +50,8 @@ def call(
         "wsgi.run_once": False,
         **{f"HTTP_{name.upper().replace('-', '_')}": value for name, value in (headers or {}).items()},
     }
-    said: list[tuple[str, list[tuple[str, str]]]] = []
-    parts = app(environ, lambda status, named, _error=None: said.append((status, named)))
-    whole = b"".join(parts)
-    status, named = said[-1]
-    return Answer(int(status.split()[0]), {name.lower(): value for name, value in named}, whole)
+    started: list[tuple[str, list[tuple[str, str]]]] = []
+    parts = app(environ, lambda status, fields, _error=None: started.append((status, fields)))
+    content = b"".join(parts)
+    status, fields = started[-1]
+    return Answer(int(status.split()[0]), {name.lower(): value for name, value in fields}, content)

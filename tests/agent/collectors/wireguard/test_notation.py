@@ -37,7 +37,7 @@ def test_a_public_key_is_that_of_the_rfc_and_of_wg() -> None:
         pytest.skip("only the RFC's vector was compared: there is no wg")
     for number in range(20):
         private = bytes([number * 13]) * 16 + hashlib.sha256(bytes([number])).digest()[:16]
-        assert text(curve25519.public_key(private)) == wg("pubkey", given=text(private)).strip()
+        assert text(curve25519.public_key(private)) == wg("pubkey", stdin=text(private)).strip()
 
 
 def text(key: bytes) -> str:

@@ -20,8 +20,8 @@ import pytest
 
 from kattila_keys.ring_file import RingFile
 from support.agent_process import AGENT, environment
+from support.folder_access import make_world_readable
 from support.knot import free_port
-from support.letting_in import let_everybody_in
 from support.manager import now_ms, running_manager
 from support.netns import Namespace, new_namespace
 from support.reports import RING
@@ -29,8 +29,8 @@ from support.waiting import PATIENCE_SECONDS
 from support.wireguard import (
     SOCKETS,
     Device,
+    connected_namespaces,
     helper_socket,
-    joined_namespaces,
     new_device,
     serving,
     skip_without_wireguard_go,
@@ -55,7 +55,7 @@ class Mesh(NamedTuple):
 def mesh() -> Iterator[Mesh]:
     skip_without_wireguard_go()
     with ExitStack() as stack:
-        one, two = stack.enter_context(joined_namespaces())
+        one, two = stack.enter_context(connected_namespaces())
         near, far = stack.enter_context(new_device(one)), stack.enter_context(new_device(two))
         wide = stack.enter_context(new_device(one))
         preshared = wg("genpsk").strip()
@@ -68,7 +68,7 @@ def live_tunnel(near: Device, far: Device, preshared: str) -> None:
     for number, (device, other) in enumerate(((near, far), (far, near)), 1):
         words = ("listen-port", "51820", "fwmark", "0xca6c" if device is near else "0")
         peer = ("peer", other.public_key, "preshared-key", "/dev/stdin", "endpoint", f"[2001:db8::{3 - number}]:51820")
-        device.set(*words, *peer, "allowed-ips", "10.99.0.0/24,fd00:99::/64", given=preshared)
+        device.set(*words, *peer, "allowed-ips", "10.99.0.0/24,fd00:99::/64", stdin=preshared)
         device.namespace.ip("address", "add", f"10.99.0.{number}/24", "dev", device.name)
         device.namespace.ip("link", "set", device.name, "up")
     echo = """
@@ -103,7 +103,7 @@ def fill(device: Device) -> None:
     """Give it 300 peers, one of them with 2,000 allowed IPs; none is ever reached."""
     words: list[str] = []
     for number in range(MANY_PEERS):
-        key = wg("pubkey", given=wg("genkey")).strip()
+        key = wg("pubkey", stdin=wg("genkey")).strip()
         words += ["peer", key, "persistent-keepalive", "off", "allowed-ips"]
         if number == 7:
             words += [",".join(f"10.{100 + (at >> 8)}.{at & 255}.0/24" for at in range(MANY_PREFIXES))]
@@ -192,7 +192,7 @@ def test_the_helper_says_the_same_to_an_agent_without_privilege(mesh: Mesh, tmp_
     with helper_socket(tmp_path / "wireguard.sock", *mesh.one.command()) as path:
         agree(mesh, str(path))
         alone = as_nobody(mesh.one, NO_HELPER)
-        let_everybody_in(tmp_path)
+        make_world_readable(tmp_path)
         path.chmod(0o777)
         helped = as_nobody(mesh.one, str(path))
     assert helped == [[mesh.near.name, mesh.wide.name], []]

@@ -15,7 +15,7 @@ from kattila_agent.outbound.discovery.directory import (
     jittered,
 )
 from kattila_protocol.peer import PeerAnswer
-from support.directory import INTERVAL, OWN, A, B, C, answer, asked_until, directory_of, name_of
+from support.sibling_directory import INTERVAL, OWN, A, B, C, answer, directory_of, name_of, queries_until
 
 
 def ids(directory: Directory, now: float = 1.0) -> list[str]:
@@ -30,27 +30,27 @@ def test_everybody_is_asked_once_in_order_and_nobody_twice_at_a_time() -> None:
 
 
 def test_who_answered_is_asked_again_in_ten_minutes() -> None:
-    moments = asked_until(directory_of("a"), 1900, lambda *_: answer(A))
+    moments = queries_until(directory_of("a"), 1900, lambda *_: answer(A))
     assert moments == [0, REFRESH_SECONDS, 2 * REFRESH_SECONDS, 3 * REFRESH_SECONDS]
 
 
 @pytest.mark.parametrize(("hurried", "first", "last"), [(False, 60, 3600), (True, 30, 600)])
 def test_who_does_not_answer_is_asked_ever_less_often(hurried: bool, first: int, last: int) -> None:
-    moments = asked_until(directory_of("a"), 30_000, lambda *_: None, hurried=hurried)
+    moments = queries_until(directory_of("a"), 30_000, lambda *_: None, hurried=hurried)
     pauses = [later - before for before, later in pairwise(moments)]
     assert pauses == [min(first * 2**times, last) for times in range(len(pauses))]
     assert pauses[-1] == last
 
 
 def test_who_has_no_way_is_asked_ever_less_often_while_one_is_needed() -> None:
-    moments = asked_until(directory_of("a"), 4_000, lambda *_: answer(A, None), hurried=True)
+    moments = queries_until(directory_of("a"), 4_000, lambda *_: answer(A, None), hurried=True)
     assert moments == [0, 30, 90, 210, 450, 930, 1530, 2130, 2730, 3330, 3930]
 
 
 def test_back_off_begins_anew_with_an_answer() -> None:
     directory = directory_of("a")
-    asked_until(directory, 500, lambda *_: None)
-    assert asked_until(directory, 2500, lambda _, now: answer(A) if now < 1000 else None, start=500) == [
+    queries_until(directory, 500, lambda *_: None)
+    assert queries_until(directory, 2500, lambda _, now: answer(A) if now < 1000 else None, start=500) == [
         900,
         1500,
         1560,
@@ -85,35 +85,35 @@ def test_in_a_hurry_a_few_fresh_ways_are_enough() -> None:
     directory = directory_of(*addresses)
     said = {address: answer(name_of(number)) for number, address in enumerate(addresses)}
     reply = lambda address, _: said[address]  # noqa: E731 - three places use it
-    assert len(asked_until(directory, 1, reply)) == 99
-    assert len(asked_until(directory, 61, reply, start=60, hurried=True)) == ENOUGH_WAYS
+    assert len(queries_until(directory, 1, reply)) == 99
+    assert len(queries_until(directory, 61, reply, start=60, hurried=True)) == ENOUGH_WAYS
     # While a way works, no other is looked for.
     directory.passed_on(said[addresses[5]].agent_id, 95.0)
-    assert asked_until(directory, 150, reply, start=95, hurried=True) == []
+    assert queries_until(directory, 150, reply, start=95, hurried=True) == []
     directory.refused(said[addresses[5]].agent_id, 150.0, 0.0, knows_no_way=True)
-    assert len(asked_until(directory, 151, reply, start=150, hurried=True)) == ENOUGH_WAYS
+    assert len(queries_until(directory, 151, reply, start=150, hurried=True)) == ENOUGH_WAYS
 
 
 def test_an_outage_begins_with_fresh_questions_if_the_manager_was_reached_before() -> None:
     directory = directory_of("a")
-    asked_until(directory, 1000, lambda *_: answer(A, None), hurried=True)
-    assert asked_until(directory, 1010, lambda *_: answer(A, None), start=1000) == []
+    queries_until(directory, 1000, lambda *_: answer(A, None), hurried=True)
+    assert queries_until(directory, 1010, lambda *_: answer(A, None), start=1000) == []
     # After ten seconds it is still the same outage, after a minute another one.
-    assert asked_until(directory, 1100, lambda *_: answer(A, None), start=1010, hurried=True) == []
-    assert asked_until(directory, 1160, lambda *_: answer(A, None), start=1100) == []
-    assert asked_until(directory, 1170, lambda *_: answer(A, None), start=1160, hurried=True) == [1160]
+    assert queries_until(directory, 1100, lambda *_: answer(A, None), start=1010, hurried=True) == []
+    assert queries_until(directory, 1160, lambda *_: answer(A, None), start=1100) == []
+    assert queries_until(directory, 1170, lambda *_: answer(A, None), start=1160, hurried=True) == [1160]
 
 
 def test_what_siblings_said_while_nobody_needed_a_way_puts_nothing_off() -> None:
     directory = directory_of("a")
-    asked_until(directory, 6001, lambda *_: answer(A, None))
-    assert asked_until(directory, 6100, lambda *_: answer(A, None), start=6001, hurried=True) == [6030, 6090]
+    queries_until(directory, 6001, lambda *_: answer(A, None))
+    assert queries_until(directory, 6100, lambda *_: answer(A, None), start=6001, hurried=True) == [6030, 6090]
 
 
 def test_a_short_interval_makes_the_first_pauses_short() -> None:
     directory = Directory(2.0)
     directory.update(("a",))
-    assert asked_until(directory, 32, lambda *_: answer(A, None), hurried=True) == [0, 2, 6, 14, 30]
+    assert queries_until(directory, 32, lambda *_: answer(A, None), hurried=True) == [0, 2, 6, 14, 30]
 
 
 def test_the_nearest_is_the_first() -> None:
@@ -220,8 +220,8 @@ def test_two_addresses_of_one_agent_are_one_relay_with_something_to_fall_back_on
 
 def test_in_a_hurry_one_address_speaks_for_an_agent() -> None:
     directory = directory_of("192.0.2.1", "2001:db8::1")
-    asked_until(directory, 1, lambda *_: answer(A, None))
-    assert asked_until(directory, 31, lambda *_: answer(A, None), start=1, hurried=True) == [30]
+    queries_until(directory, 1, lambda *_: answer(A, None))
+    assert queries_until(directory, 31, lambda *_: answer(A, None), start=1, hurried=True) == [30]
 
 
 def test_what_is_no_candidate_any_more_is_forgotten() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kattila_agent.outbound.discovery.directory import CALM, HURRIED
 from kattila_protocol.envelope import MAX_HOPS
 from support.counts import examples
-from support.directory import INTERVAL, OWN, A, B, C, answer, directory_of, name_of
+from support.sibling_directory import INTERVAL, OWN, A, B, C, answer, directory_of, name_of
 
 
 def test_thousands_of_candidates_stay_small_whatever_they_answer() -> None:

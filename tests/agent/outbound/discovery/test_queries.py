@@ -29,9 +29,9 @@ from support.agent_folder import OTHER_PSK, PSK, ring_of
 from support.counts import PEER_QUERIES
 from support.knot import free_port
 from support.open_files import open_files
-from support.sibling import Behaviour, close, drip, parameters, send, sends, serving, silence
+from support.sibling import Behaviour, close, drip, parameters, responds, send, serving, silence
 from support.waiting import ENDLESS_SECONDS, join_all, not_waiting_for, wait_for
-from support.wireguard import joined_namespaces
+from support.wireguard import connected_namespaces
 
 OWN = "00000000-0000-4000-8000-000000000000"
 SIBLING = "11111111-1111-4111-8111-111111111111"
@@ -62,7 +62,7 @@ def test_a_query_is_signed_and_its_answer_read() -> None:
 
 @pytest.mark.parametrize("key", [ring_of(PSK, OTHER_PSK).current, Key.from_psk(OTHER_PSK)])
 def test_all_keys_of_the_ring_are_good(key: Key) -> None:
-    with serving(sends(sealed(key=key))) as port:
+    with serving(responds(sealed(key=key))) as port:
         assert asked_at(port, ring_of(PSK, OTHER_PSK)) == SAID
 
 
@@ -75,21 +75,25 @@ PROBLEM = b'{"type":"urn:kattila:problem:foreign_source","detail":"192.0.2.1 may
         (silence, UnreachableError, "no whole answer within 2 s"),
         (drip, UnreachableError, "no whole answer within 2 s"),
         (close, UnreachableError, "the connection was closed before an answer came"),
-        (sends(b"x" * 300_000), UnreachableError, "its answer is over 262144 bytes"),
-        (sends(sealed(), Content_Length="100000000"), UnreachableError, "closed before"),
-        (sends(b"\x00\xff garbage"), Malformed, "what answers is no agent of this fleet"),
-        (sends(b""), Malformed, "what answers is no agent of this fleet"),
-        (sends(b"[" * 200_000), Malformed, "what answers is no agent of this fleet"),
-        (sends(message.seal(Purpose.VERDICT, RING.current, [])), Malformed, "what answers is no agent of this fleet"),
-        (sends(sealed(replace(SAID, nonce="f" * 32))), Malformed, "the answer has the nonce of another query"),
-        (sends(sealed(key=Key.from_psk(OTHER_PSK))), BadSignature, "matches none of the 1 keys"),
-        (sends(message.seal(Purpose.RESET, RING.current, SAID)), BadSignature, "matches none of the 1 keys"),
-        (sends(message.seal(Purpose.VERDICT, RING.current, {"nonce": NONCE})), Malformed, "agent_id is missing"),
-        (sends(sealed(replace(SAID, agent_id="../../x"))), Malformed, "agent_id is not a UUID"),
-        (sends(sealed(replace(SAID, distance=-1))), Malformed, "distance is not an integer"),
-        (sends(b"", 302, Location="http://127.0.0.1:1/status/peer"), Malformed, "it refuses (HTTP 302)"),
-        (sends(PROBLEM, 403), Malformed, r"it refuses (HTTP 403): '192.0.2.1 may not\x1b[2J'"),
-        (sends(b"<html>", 404), Malformed, "it refuses (HTTP 404)"),
+        (responds(b"x" * 300_000), UnreachableError, "its answer is over 262144 bytes"),
+        (responds(sealed(), Content_Length="100000000"), UnreachableError, "closed before"),
+        (responds(b"\x00\xff garbage"), Malformed, "what answers is no agent of this fleet"),
+        (responds(b""), Malformed, "what answers is no agent of this fleet"),
+        (responds(b"[" * 200_000), Malformed, "what answers is no agent of this fleet"),
+        (
+            responds(message.seal(Purpose.VERDICT, RING.current, [])),
+            Malformed,
+            "what answers is no agent of this fleet",
+        ),
+        (responds(sealed(replace(SAID, nonce="f" * 32))), Malformed, "the answer has the nonce of another query"),
+        (responds(sealed(key=Key.from_psk(OTHER_PSK))), BadSignature, "matches none of the 1 keys"),
+        (responds(message.seal(Purpose.RESET, RING.current, SAID)), BadSignature, "matches none of the 1 keys"),
+        (responds(message.seal(Purpose.VERDICT, RING.current, {"nonce": NONCE})), Malformed, "agent_id is missing"),
+        (responds(sealed(replace(SAID, agent_id="../../x"))), Malformed, "agent_id is not a UUID"),
+        (responds(sealed(replace(SAID, distance=-1))), Malformed, "distance is not an integer"),
+        (responds(b"", 302, Location="http://127.0.0.1:1/status/peer"), Malformed, "it refuses (HTTP 302)"),
+        (responds(PROBLEM, 403), Malformed, r"it refuses (HTTP 403): '192.0.2.1 may not\x1b[2J'"),
+        (responds(b"<html>", 404), Malformed, "it refuses (HTTP 404)"),
     ],
 )  # fmt: skip
 def test_what_is_no_answer(behave: Behaviour, error: type[Exception], said: str) -> None:
@@ -116,7 +120,7 @@ def test_either_family_is_reached(address: str) -> None:
         told.append(parameters(handler)["to"])
         send(handler, sealed())
 
-    with joined_namespaces() as (one, two), ExitStack() as stack:
+    with connected_namespaces() as (one, two), ExitStack() as stack:
         with one.entered():
             port = stack.enter_context(serving(behave, address))
         with two.entered():
@@ -125,7 +129,7 @@ def test_either_family_is_reached(address: str) -> None:
 
 
 def test_many_queries_leave_nothing_behind() -> None:
-    answers = [sends(sealed()), sends(b"garbage"), sends(b"", 302), close, sends(b"x" * 300_000)]
+    answers = [responds(sealed()), responds(b"garbage"), responds(b"", 302), close, responds(b"x" * 300_000)]
     turn = iter(range(10_000))
 
     def behave(handler: BaseHTTPRequestHandler) -> None:

@@ -1,4 +1,4 @@
-"""Work that is disturbed at each step: killed, as SIGKILL may come at any, or watched by who pulls the plug."""
+"""Runs work in a child process and interferes at each of its steps, for example with SIGKILL."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-# What changes a folder and is told of (sys.addaudithook), beside opening a file to write. Between two of these nothing
-# happens that a kill could leave half done; a sync is of no matter to it.
+# The audit events (sys.addaudithook) that change a folder, besides opening a file to write. A kill between two of them
+# leaves the same state as one right after the first; a sync makes no difference to a kill.
 _STEPS = {"os.chmod", "os.chown", "os.mkdir", "os.remove", "os.rename"}
 
 
 def killed_at_each_step(prepare: Callable[[int], Path], work: Callable[[Path], object]) -> Iterator[Path]:
-    """Have `work` killed before its first step, before its second, and so on, each time in a folder of its own.
+    """Kill `work` before its first step, before its second, and so on, each time in a new folder.
 
-    `prepare` makes the folder of a number; each is yielded after that. In the last one the work came to its end.
+    `prepare` creates the folder for a number. Yields each folder after the kill; in the last one the work completed.
     """
     for step in count(1):
         folder = prepare(step)
-        status = watched(partial(work, folder), partial(_kill_at, step))
+        status = run_watched(partial(work, folder), partial(_kill_at, step))
         yield folder
         if status == 0:
             return
         assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
-def watched(work: Callable[[], object], before_step: Callable[[int], object]) -> int:
-    """Do work in a process of its own and call `before_step` with 1, 2 … there; return the process's exit status.
+def run_watched(work: Callable[[], object], before_step: Callable[[int], object]) -> int:
+    """Run work in a child process and call `before_step` there with 1, 2 …; return its wait status (waitpid(2)).
 
-    A failure is shown, and is the status 256 (1 in the words of a shell).
+    An exception is printed and gives the status 256 (exit code 1).
     """
     process = os.fork()
     if process == 0:
@@ -56,7 +56,7 @@ def _hook(before_step: Callable[[int], object]) -> Callable[[str, tuple[Any, ...
         nonlocal is_watching
         if is_watching or not (event in _STEPS or (event == "open" and arguments[2] & os.O_CREAT)):
             return
-        # What the watcher does is no step.
+        # Ignore the steps of the watcher itself.
         is_watching = True
         before_step(next(steps))
         is_watching = False
@@ -64,6 +64,6 @@ def _hook(before_step: Callable[[int], object]) -> Callable[[str, tuple[Any, ...
     return on_event
 
 
-def _kill_at(which: int, step: int) -> None:
-    if step == which:
+def _kill_at(target: int, step: int) -> None:
+    if step == target:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Samples for a spool, with as many blocks on the disk as a test wants, and moments to put them at."""
+"""Creates spools, and samples of a given size and time."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ DAY_SECONDS = 86_400
 NOW = 1_760_000_000_000
 BOOT = "b0000000-0000-4000-8000-000000000001"
 OTHER_BOOT = "b0000000-0000-4000-8000-000000000002"
-# Two hours into the boot.
+# Two hours after boot.
 CLOCK = Clock(NOW, BOOT, 7_200_000)
 
 
 def later(seconds: float, clock: Clock = CLOCK) -> Clock:
-    """Return a clock that went on, undisturbed."""
+    """Return the clock after some seconds, without a step."""
     milliseconds = int(seconds * 1000)
     return replace(clock, now=clock.now + milliseconds, since_boot_ms=clock.since_boot_ms + milliseconds)
 
 
 def sample(number: int, clock: Clock = CLOCK, blocks: int = 1) -> Sample:
-    """Return a sample measured at a moment, whose file takes so many blocks of 4 KiB; another one for each number."""
+    """Return the sample with this number, whose file takes `blocks` of 4 KiB."""
     noise = random.Random(number).randbytes(blocks * BLOCK - 2000)
     return Sample(number, clock.now, clock.boot_id, clock.since_boot_ms, noise)
 
 
 def opened(folder: Path, blocks: int = 1000, max_age_seconds: int = DAY_SECONDS) -> Spool:
-    """Open the spool in a folder with room for so many blocks."""
+    """Open the spool in a folder; its limit is `blocks` of 4 KiB."""
     return Spool(folder, blocks * BLOCK, max_age_seconds)
 
 
 def filled(folder: Path, *numbers: int, blocks: int = 1000) -> Spool:
-    """Open a spool and put samples of one block each, measured one second after the other."""
+    """Open a spool and add samples of one block each, measured a second apart."""
     spool = opened(folder, blocks)
     for number in numbers:
         clock = later(number)
@@ -45,6 +45,6 @@ def filled(folder: Path, *numbers: int, blocks: int = 1000) -> Spool:
 
 
 def reopened(spool: Spool, folder: Path, blocks: int = 1000) -> Spool:
-    """Return what a new start finds."""
+    """Return the spool after a restart of the agent."""
     spool.close()
     return opened(folder, blocks)

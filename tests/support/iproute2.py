@@ -1,7 +1,6 @@
-"""The judge of collectors: all that `ip` and `bridge` say of a namespace, in the words of a report.
+"""Reads a namespace with `ip` and `bridge` in the format of a report: the reference for the collectors.
 
-May live here: one function for each member of a report, which gives every column of it, so that a comparison leaves
-none out. Not here: what a test expects beyond that.
+Each function returns one member of a report with all its columns, so that a comparison covers every one.
 """
 
 from __future__ import annotations
@@ -16,29 +15,31 @@ from typing import Any
 from support.netns import Namespace
 
 FAMILIES = {4: "inet", 6: "inet6"}
-# Of links with two ends; not asked of the agent, which might have forgotten one.
+# Kinds of links with two ends. Not imported from the agent, which might lack one.
 TUNNELS = {
     *("vxlan", "geneve", "ipip", "sit", "ip6tnl", "vti", "vti6"),
     *("gre", "gretap", "erspan", "ip6gre", "ip6gretap", "ip6erspan"),
 }
 
-Said = list[dict[str, Any]]
+Entries = list[dict[str, Any]]
 
 
-def agreed(namespace: Namespace, read: Callable[[], dict[str, Any]]) -> tuple[dict[str, Said], dict[str, Any]]:
-    """Return what `ip` says of every table and what was read, at a moment at which `ip` said it before and after.
+def stable_reading(
+    namespace: Namespace, read: Callable[[], dict[str, Any]]
+) -> tuple[dict[str, Entries], dict[str, Any]]:
+    """Return all tables from `ip`, and the result of `read`, while the output of `ip` did not change.
 
-    Counters and states of links move by themselves, after links were made above all.
+    Counters and states of links change by themselves, in particular after links were created.
     """
     for _ in range(20):
-        before, found = everything(namespace), read()
-        if everything(namespace) == before:
+        before, found = all_tables(namespace), read()
+        if all_tables(namespace) == before:
             return before, found
-    raise AssertionError("it never stood still")
+    raise AssertionError("the tables changed during each of 20 readings")
 
 
-def everything(namespace: Namespace) -> dict[str, Said]:
-    """What `ip` says of all tables, by the member of the report that tells them."""
+def all_tables(namespace: Namespace) -> dict[str, Entries]:
+    """Return all tables from `ip`, by the name of the member in a report."""
     tables = (interfaces, tunnels, routes, rules, policy_routes, neighbours)
     return {table.__name__: table(namespace) for table in tables}
 
@@ -46,8 +47,8 @@ def everything(namespace: Namespace) -> dict[str, Said]:
 # --- Links, addresses, tunnels
 
 
-def interfaces(namespace: Namespace) -> Said:
-    """What `ip link`, `ip address` and ethtool's ioctl say, of every link, in the kernel's order."""
+def interfaces(namespace: Namespace) -> Entries:
+    """Return all links from `ip link`, `ip address` and the ethtool ioctl, in the kernel's order."""
     listed = namespace.listed("-statistics", "link")
     indexes = {link["ifname"]: link["ifindex"] for link in listed}
     addresses = {link["ifname"]: link["addr_info"] for link in namespace.listed("address")}
@@ -55,14 +56,14 @@ def interfaces(namespace: Namespace) -> Said:
     return [_interface(link, indexes, addresses.get(link["ifname"], []), permanent) for link in listed]
 
 
-def _interface(link: dict[str, Any], indexes: dict[str, int], addresses: Said, permanent: dict[str, str]) -> Any:
+def _interface(link: dict[str, Any], indexes: dict[str, int], addresses: Entries, permanent: dict[str, str]) -> Any:
     info, stats = link.get("linkinfo", {}), link["stats64"]
     is_vlan = info.get("info_kind") == "vlan"
     return {
         "index": link["ifindex"],
         "name": link["ifname"],
         "kind": info.get("info_kind"),
-        # ip derives M-DOWN from the other end's state.
+        # ip derives M-DOWN from the state of the other end.
         "flags": [flag for flag in link["flags"] if flag != "M-DOWN"],
         "operstate": link["operstate"],
         "mtu": link["mtu"],
@@ -70,7 +71,7 @@ def _interface(link: dict[str, Any], indexes: dict[str, int], addresses: Said, p
         "addresses": [f"{address['local']}/{address['prefixlen']}" for address in addresses],
         "master": link.get("master"),
         "link": link.get("link"),
-        **{f"{way}_{what}": stats[way][what] for what in ("bytes", "errors", "dropped") for way in ("rx", "tx")},
+        **{f"{way}_{unit}": stats[way][unit] for unit in ("bytes", "errors", "dropped") for way in ("rx", "tx")},
         "permanent_address": _as_ip_shows(permanent.get(str(link["ifindex"])), link["link_type"]),
         "link_index": link.get("link_index") or indexes.get(link.get("link", "")),
         "link_netnsid": link.get("link_netnsid"),
@@ -80,17 +81,17 @@ def _interface(link: dict[str, Any], indexes: dict[str, int], addresses: Said, p
     }
 
 
-# ETHTOOL_GPERMADDR: `ip` shows a permanent address only where it is another than the present one.
-_ASK_ETHTOOL = """
+# ETHTOOL_GPERMADDR: `ip` shows a permanent address only if it differs from the current one.
+_QUERY_ETHTOOL = """
 import array, fcntl, glob, json, socket, struct
 found = {}
-with socket.socket(type=socket.SOCK_DGRAM) as asked:
+with socket.socket(type=socket.SOCK_DGRAM) as query:
     for path in glob.glob(b"/sys/class/net/*/ifindex"):
         name, index = path.split(b"/")[4], int(open(path).read())
         answer = array.array("B", struct.pack("II", 0x20, 32) + bytes(32))
-        fcntl.ioctl(asked, 0x8946, struct.pack("16sP16x", name, answer.buffer_info()[0]))
-        said = answer.tobytes()
-        address = said[8 : 8 + int.from_bytes(said[4:8], "little")]
+        fcntl.ioctl(query, 0x8946, struct.pack("16sP16x", name, answer.buffer_info()[0]))
+        data = answer.tobytes()
+        address = data[8 : 8 + int.from_bytes(data[4:8], "little")]
         if any(address):
             found[index] = address.hex(":")
 print(json.dumps(found))
@@ -98,8 +99,8 @@ print(json.dumps(found))
 
 
 def _permanent_addresses(namespace: Namespace) -> dict[str, str]:
-    said = subprocess.check_output(namespace.command(sys.executable, "-c", _ASK_ETHTOOL))
-    found: dict[str, str] = json.loads(said)
+    output = subprocess.check_output(namespace.command(sys.executable, "-c", _QUERY_ETHTOOL))
+    found: dict[str, str] = json.loads(output)
     return found
 
 
@@ -109,14 +110,14 @@ def _as_ip_shows(address: str | None, link_type: str) -> str | None:
     return str(ipaddress.ip_address(bytes.fromhex(address.replace(":", ""))))
 
 
-def tunnels(namespace: Namespace) -> Said:
-    """What `ip link` says of the ends of tunnels, and `bridge fdb` of the further remotes of a vxlan."""
+def tunnels(namespace: Namespace) -> Entries:
+    """Return the ends of tunnels from `ip link`, with the further remotes of a vxlan from `bridge fdb`."""
     return [
         {
             "interface": link["ifname"],
             "kind": link["linkinfo"]["info_kind"],
             **_ends(link["linkinfo"]["info_data"]),
-            # ip looks for the number of a link in another namespace in this one.
+            # ip looks up the index of a link in another namespace in this one.
             **({"link": None} if "link_netnsid" in link else {}),
             "remotes": _flooded(namespace, link),
             "peer_id": None,
@@ -127,7 +128,7 @@ def tunnels(namespace: Namespace) -> Said:
 
 
 def _ends(data: dict[str, Any]) -> dict[str, Any]:
-    """What `ip` says of a tunnel; it names IPv6 ends and a group apart, and keys as IPv4 addresses."""
+    """Return the ends of a tunnel; `ip` names IPv6 ends and groups separately, and prints keys as IPv4 addresses."""
 
     def one(*names: str) -> Any:
         found = next((data[name] for name in names if name in data), None)
@@ -158,8 +159,8 @@ def _flooded(namespace: Namespace, link: dict[str, Any]) -> list[str]:
 # --- Routes, rules, neighbours
 
 
-def routes(namespace: Namespace) -> Said:
-    """What `ip route` says of the main table of both families, one for each next hop."""
+def routes(namespace: Namespace) -> Entries:
+    """Return the main table of both families from `ip route`, one entry for each next hop."""
     return [
         _route(route, hop, version)
         for version in FAMILIES
@@ -185,8 +186,8 @@ def _destination(text: str, version: int) -> str:
     return str(ipaddress.ip_network(default if text == "default" else text))
 
 
-def policy_routes(namespace: Namespace) -> Said:
-    """What `ip route` says of the default routes of the tables that `ip rule` names, main and local aside."""
+def policy_routes(namespace: Namespace) -> Entries:
+    """Return the default routes of all tables in `ip rule` except main and local."""
     found = {
         (version, table): None
         for version in FAMILIES
@@ -209,14 +210,14 @@ def _tables(namespace: Namespace, rule: dict[str, Any]) -> list[int]:
     return [] if table in (254, 255) else [table]
 
 
-def _default_routes(namespace: Namespace, version: int, table: int) -> Said:
+def _default_routes(namespace: Namespace, version: int, table: int) -> Entries:
     words = (f"-{version}", "route", "show", "table", str(table))
-    # ip fails where a table has no route yet.
+    # ip fails for a table without routes.
     return [each for each in namespace.listed(*words) if each["dst"] == "default"] if namespace.has(*words) else []
 
 
-def rules(namespace: Namespace) -> Said:
-    """What `ip rule` says of both families."""
+def rules(namespace: Namespace) -> Entries:
+    """Return the rules of both families from `ip rule`."""
     return [
         _rule(family, rule, numeric)
         for version, family in FAMILIES.items()
@@ -232,27 +233,27 @@ def _rule(family: str, rule: dict[str, Any], numeric: dict[str, Any]) -> dict[st
         "priority": rule["priority"],
         "action": "goto" if "goto" in rule else "nop" if "nop" in rule else rule.get("action", "lookup"),
         "table": _table(rule.get("table", "0")),
-        "source": _selected(rule, "src"),
-        "destination": _selected(rule, "dst"),
+        "source": _prefix(rule, "src"),
+        "destination": _prefix(rule, "dst"),
         "fwmark": int(rule["fwmark"], 0) if "fwmark" in rule else None,
-        # ip leaves a mask of all bits out.
+        # ip omits a mask of all bits.
         "fwmask": int(rule.get("fwmask", "0xffffffff"), 0) if "fwmark" in rule else None,
         "iif": rule.get("iif"),
         "oif": rule.get("oif"),
         "inverted": "not" in rule,
         "suppress_prefixlength": rule.get("suppress_prefixlen"),
         "goto": rule.get("goto"),
-        "other": [shown for shown in map(_shown, _OTHERS, [numeric] * len(_OTHERS)) if shown is not None],
+        "other": [text for text in map(_other_selector, _OTHERS, [numeric] * len(_OTHERS)) if text is not None],
     }
 
 
-def _selected(rule: dict[str, Any], which: str) -> str | None:
-    if rule.get(which, "all") == "all":
+def _prefix(rule: dict[str, Any], name: str) -> str | None:
+    if rule.get(name, "all") == "all":
         return None
-    return str(ipaddress.ip_network(f"{rule[which]}/{rule[f'{which}len']}" if f"{which}len" in rule else rule[which]))
+    return str(ipaddress.ip_network(f"{rule[name]}/{rule[f'{name}len']}" if f"{name}len" in rule else rule[name]))
 
 
-# Each selector that has no column of its own: its word in a report, and what of `ip -Numeric` says it.
+# The selectors without a column: the name in a report, and the value in the output of `ip -Numeric`.
 _OTHERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "tos": lambda rule: rule.get("tos"),
     "ipproto": lambda rule: rule["ipproto"].removeprefix("ipproto-") if "ipproto" in rule else None,
@@ -270,13 +271,13 @@ def _range(rule: dict[str, Any], first: str, last: str) -> str | None:
     return f"{rule[first]}-{rule[last]}" if first in rule else None
 
 
-def _shown(word: str, rule: dict[str, Any]) -> str | None:
+def _other_selector(word: str, rule: dict[str, Any]) -> str | None:
     value = _OTHERS[word](rule)
     return None if value is None else f"{word} {value}".strip()
 
 
-def neighbours(namespace: Namespace) -> Said:
-    """What `ip neighbour` says of both families."""
+def neighbours(namespace: Namespace) -> Entries:
+    """Return the neighbours of both families from `ip neighbour`."""
     return [
         {
             "destination": neighbour["dst"],
@@ -291,33 +292,33 @@ def neighbours(namespace: Namespace) -> Said:
 # --- Lookups
 
 
-def lookup(namespace: Namespace, told: dict[str, Any], *words: str) -> dict[str, Any]:
-    """What `ip route get` says to the same question, with these words beside its destination and mark."""
-    command = ["ip", "-n", namespace.name, "-json", "-details", "route", "get", told["destination"]]
-    command += ["mark", str(told["fwmark"]), *words]
+def lookup(namespace: Namespace, reported: dict[str, Any], *words: str) -> dict[str, Any]:
+    """Return the answer of `ip route get` for a reported lookup, with these words after its destination and mark."""
+    command = ["ip", "-n", namespace.name, "-json", "-details", "route", "get", reported["destination"]]
+    command += ["mark", str(reported["fwmark"]), *words]
     answer = subprocess.run(command, check=False, capture_output=True, text=True)
-    about = {name: told[name] for name in ("purpose", "tunnel", "destination", "fwmark")}
+    about = {name: reported[name] for name in ("purpose", "tunnel", "destination", "fwmark")}
     if answer.returncode:
         error = answer.stderr.removeprefix("RTNETLINK answers: ").strip()
         return about | dict.fromkeys(("interface", "gateway", "source", "mtu", "table")) | {"error": error}
-    (said,) = json.loads(answer.stdout)
-    (link,) = namespace.listed("link", "show", "dev", said["dev"])
+    (route,) = json.loads(answer.stdout)
+    (link,) = namespace.listed("link", "show", "dev", route["dev"])
     source = dict(zip(words[::2], words[1::2], strict=True)).get("from")
     return about | {
-        "interface": said["dev"],
-        "gateway": said.get("gateway"),
-        "source": source or said.get("prefsrc"),
-        "mtu": said.get("metrics", [{}])[0].get("mtu", link["mtu"]),
-        "table": _table(said.get("table", "main")),
+        "interface": route["dev"],
+        "gateway": route.get("gateway"),
+        "source": source or route.get("prefsrc"),
+        "mtu": route.get("metrics", [{}])[0].get("mtu", link["mtu"]),
+        "table": _table(route.get("table", "main")),
         "error": None,
     }
 
 
-def bound(tunnel: dict[str, Any]) -> tuple[str, ...]:
-    """The words that say of a tunnel's packets what a question does beside their destination."""
+def lookup_words(tunnel: dict[str, Any]) -> tuple[str, ...]:
+    """Return the arguments of `ip route get` that describe the outer packets of a tunnel, besides the destination."""
     words = {"from": tunnel.get("local"), "oif": tunnel.get("link"), "dport": tunnel.get("port")}
-    said = [word for name, value in words.items() if value is not None for word in (name, str(value))]
-    return (*said, "ipproto", "17") if "dport" in said else tuple(said)
+    given = [word for name, value in words.items() if value is not None for word in (name, str(value))]
+    return (*given, "ipproto", "17") if "dport" in given else tuple(given)
 
 
 def _table(name: str) -> int:

@@ -1,4 +1,4 @@
-"""What siblings answer, and a directory that knows where they may be."""
+"""Creates sibling directories and the answers of siblings."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def directory_of(*addresses: str) -> Directory:
     return directory
 
 
-def asked_until(
+def queries_until(
     directory: Directory, end: float, reply: Callable[[str, float], PeerAnswer | None], **state: Any
 ) -> list[float]:
-    """Ask whoever is due each second until `end`, without jitter, and return when that was."""
-    moments = []
+    """Query every due address each second until `end`, without jitter; return the times of the queries."""
+    times = []
     for now in map(float, range(int(state.get("start", 0)), int(end))):
         while (address := directory.due(now, hurried=state.get("hurried", False))) is not None:
-            moments.append(now)
-            said = reply(address, now)
-            if said is None:
+            times.append(now)
+            received = reply(address, now)
+            if received is None:
                 directory.failed(address, now, 0.0)
             else:
-                directory.answered(address, said, 0.01, now, 0.0)
-    return moments
+                directory.answered(address, received, 0.01, now, 0.0)
+    return times

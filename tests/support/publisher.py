@@ -1,4 +1,4 @@
-"""The publisher as it is after its start, and what it left."""
+"""Runs the publisher on a test database, and reads its page and its alarms."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def publisher(fleet: Fleet, limits: Limits = PLENTY, templates: Path | None = No
 
 
 def cycle(fleet: Fleet, now: int = NOON, limits: Limits = PLENTY) -> Done:
-    """Publish as a process that was just started."""
+    """Run the first cycle of a new publisher."""
     return publisher(fleet, limits).cycle(now, lambda: True)
 
 
@@ -39,5 +39,5 @@ def opened(fleet: Fleet) -> tuple[Alarm, ...]:
 
 
 def listen(fleet: Fleet, now: int) -> None:
-    """The server's heartbeats went on until `now`."""
+    """Set the last heartbeat of the server to `now`."""
     fleet.change("UPDATE receivers SET alive_at = ?", now)

@@ -1,4 +1,4 @@
-"""File systems that a test mounts for itself."""
+"""Mounts file systems for tests."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import pytest
 
 @contextmanager
 def mounted(path: Path, kind: str, options: str, source: str = "none") -> Iterator[Path]:
-    """Mount a file system on a new folder; skips where that is not allowed."""
+    """Mount a file system on a new folder; skips the test without permission to mount."""
     if os.geteuid() != 0:
-        pytest.skip("mounting a file system needs root")
+        pytest.skip("mounting a file system requires root")
     path.mkdir()
     done = subprocess.run(
         ["mount", "-t", kind, "-o", options, source, str(path)], check=False, capture_output=True, text=True
     )
     if done.returncode != 0:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+        pytest.skip(f"cannot mount a file system: {done.stderr.strip()}")
     try:
         yield path
     finally:

@@ -1,7 +1,4 @@
-"""Some messages of the kernel, and each collector's parser as a function of such messages.
-
-May live here: what several tests of the collectors parse. Not here: how the bytes are built (support.netlink).
-"""
+"""Sample kernel messages, and the parser of each collector as a function of such messages."""
 
 from __future__ import annotations
 
@@ -71,7 +68,7 @@ def parsed_tunnels(*bodies: bytes) -> tuple[Tunnel, ...]:
     return tunnels.parse(bodies, NAMES)
 
 
-def looked_up(body: bytes) -> tuple[Lookup, ...]:
+def parsed_lookups(body: bytes) -> tuple[Lookup, ...]:
     outgoing = {2: OutgoingLink("eth0", 1500), 3: OutgoingLink("eth1", None)}
     answer = RouteAnswer(RouteQuery("wireguard", "wg0", "198.51.100.7"), body)
     return lookups.parse(LookupReadings((answer,), outgoing))
