@@ -2,8 +2,8 @@
 
 The call needs no privilege, but the filter that stops a service from setting the clock (ProtectClock= of systemd) stops
 this call as well. Only the standard library is used. systemd starts the helper for each connection (Accept=yes,
-StandardInput=socket), so its standard output goes to the agent. DESIGN.md specifies the output. Exit codes: 0 success,
-1 failure, 2 wrong usage.
+StandardInput=socket), so its standard output goes to the agent. docs/ARCHITECTURE.md specifies the output.
+Exit codes: 0 success, 1 failure, 2 wrong usage.
 """
 
 from __future__ import annotations

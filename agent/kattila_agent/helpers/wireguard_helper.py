@@ -2,7 +2,7 @@
 
 It uses only the standard library and imports nothing from the agent, so that all code that runs as root can be read in
 one sitting. systemd starts it for each connection (Accept=yes, StandardInput=socket), so its standard output goes to
-the agent. DESIGN.md specifies the output. Exit codes: 0 success, 1 failure, 2 wrong usage.
+the agent. docs/ARCHITECTURE.md specifies the output. Exit codes: 0 success, 1 failure, 2 wrong usage.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reads the dump of all interfaces from the WireGuard helper, a root program behind a unix socket.
 
-DESIGN.md specifies the protocol; kattila_agent.helpers.wireguard_helper is the other side.
+docs/ARCHITECTURE.md specifies the protocol; kattila_agent.helpers.wireguard_helper is the other side.
 """
 
 from __future__ import annotations
