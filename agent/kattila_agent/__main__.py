@@ -1,13 +1,11 @@
-"""The agent's command line: flags to parts, errors to exit codes.
+"""The agent's command line: flags, the real clock and randomness, and exit codes.
 
-May live here: the only reading of the clock, of chance, of the environment and of the working folder. Exit codes:
-0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted.
+Exit codes: 0 success, 1 failure, 2 wrong usage or configuration, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import logging
 import os
 import platform
@@ -20,30 +18,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kattila_agent import __version__, config
-from kattila_agent.commands import once
+from kattila_agent.commands.errors import CommandError
 from kattila_agent.config import Config
 from kattila_agent.identity import Identity, StateError
 from kattila_agent.runtime import Runtime
-from kattila_agent.sampling.collect import Given, measure
 from kattila_agent.sampling.fitting import TooMuchError
-from kattila_agent.sampling.measurement import Measurement
-from kattila_agent.spool.sample import Clock
 from kattila_keys.dns_server import TxtRecords
 from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFile, RingFileError
-from kattila_protocol.names import is_id
-from kattila_protocol.peer import PeerAnswer
 from kattila_settings.settings import ConfigError, settings_help
-from kattila_settings.values import ALL_ADDRESSES, Listen, listen
+
+# Commands are imported when they run: requests needs 20 MB and dnspython 10 MB, which most of them do without.
+# ruff: noqa: PLC0415
 
 _RING_FILE = "ring.json"
 _DNS_SECONDS = 5.0
 
-_log = logging.getLogger("kattila.agent")
-
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the agent with these arguments, else with the command line's, and return the exit code."""
+    """Run the agent with these arguments, by default those of the command line, and return the exit code."""
     parser = _parser()
     flags = parser.parse_args(arguments)
     if flags.json and not (flags.check or flags.discover):
@@ -54,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"kattila-agent: {error}", file=sys.stderr)
         return 2
-    except (StateError, RingFileError, TooMuchError, once.CommandError, OSError) as error:
+    except (StateError, RingFileError, TooMuchError, CommandError, OSError) as error:
         print(f"kattila-agent: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -63,159 +56,97 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(flags: argparse.Namespace) -> int:
     if flags.wireguard_helper:
-        from kattila_agent.helpers import wireguard_helper  # noqa: PLC0415 - one of the two runs, never both
+        from kattila_agent.helpers import wireguard_helper
 
         return wireguard_helper.main([])
     if flags.clock_helper:
-        from kattila_agent.helpers import clock_helper  # noqa: PLC0415 - see above
+        from kattila_agent.helpers import clock_helper
 
         return clock_helper.main([])
     runtime = _runtime()
     if flags.sysinfo:
-        sys.stdout.buffer.write(once.show(_measure_once(_given(flags.env), runtime)).encode())
-        return 0
+        return _sysinfo(flags, runtime)
     if flags.check:
         return _check(flags)
-    settings = config.read(flags.env, os.environ, Path.cwd())
-    return _with_settings(flags, settings, runtime, Identity(settings.state_dir, runtime.new_id))
+    settings = _settings(flags)
+    return _run_with_identity(flags, settings, runtime, Identity(settings.state_dir, runtime.new_id))
 
 
-def _with_settings(flags: argparse.Namespace, settings: Config, runtime: Runtime, identity: Identity) -> int:
+def _run_with_identity(flags: argparse.Namespace, settings: Config, runtime: Runtime, identity: Identity) -> int:
     if flags.dump is not None:
         return _dump(flags.dump, settings, runtime, identity)
     if flags.reset is not None:
         return _reset(flags.reset, settings, runtime, identity)
     if flags.discover:
         return _discover(flags, settings, runtime, identity)
-    return _serve(settings, runtime, identity)
+    from kattila_agent import daemon
+
+    return daemon.run(settings, runtime, identity, _keys(settings, runtime))
 
 
-def _serve(settings: Config, runtime: Runtime, identity: Identity) -> int:
-    from kattila_agent import daemon  # noqa: PLC0415 - the server and requests, which the commands are spared
+def _sysinfo(flags: argparse.Namespace, runtime: Runtime) -> int:
+    from kattila_agent.commands import measuring, sysinfo
 
-    def measured(now: int, manager_address: str | None, clock_offset: int | None) -> Measurement:
-        return measure(_given_by(settings, manager_address, clock_offset), now, runtime.monotonic)
-
-    return daemon.run(settings, runtime, identity, _keys(settings, runtime), measured)
+    settings = None
+    try:
+        settings = _settings(flags)
+    except ConfigError as error:
+        print(f"kattila-agent: shown without settings: {error}", file=sys.stderr)
+    sys.stdout.buffer.write(sysinfo.as_json(measuring.measure_once(settings, runtime)).encode())
+    return 0
 
 
 def _check(flags: argparse.Namespace) -> int:
-    from kattila_agent.commands import check  # noqa: PLC0415 - see _serve
+    from kattila_agent.commands import check
 
-    found = check.check(
-        lambda: config.read(flags.env, os.environ, Path.cwd()),
-        lambda settings: _asking(settings)(),
-        platform.python_version(),
-    )
+    found = check.check(lambda: _settings(flags), lambda settings: _txt_query(settings)(), platform.python_version())
     sys.stdout.write(check.as_json(found) if flags.json else check.as_table(found))
     return found.exit_code
 
 
-def _discover(flags: argparse.Namespace, settings: Config, runtime: Runtime, identity: Identity) -> int:
-    from kattila_agent.commands import discover  # noqa: PLC0415 - see _serve
-    from kattila_agent.outbound import discovery  # noqa: PLC0415 - see _serve
-
-    measurement = _measure_once(_given_once(settings), runtime)
-    addresses = discover.whom_to_ask(measurement.telemetry)
-    ring = once.usable_ring(_keys(settings, runtime), runtime.now())
-    own_id = identity.agent_id()
-
-    def ask(address: str) -> PeerAnswer:
-        return discovery.ask(discovery.over_http, own_id, address, ring, runtime.nonce(), runtime.now())
-
-    progress = discover.progress_on(sys.stderr)
-    found = discover.survey(addresses, own_id, measurement.hostname, ask, runtime.monotonic, progress)
-    sys.stdout.write(discover.as_json(found) if flags.json else discover.as_table(found))
-    return 0
-
-
 def _dump(target: str, settings: Config, runtime: Runtime, identity: Identity) -> int:
-    ring = once.usable_ring(_keys(settings, runtime), runtime.now())
-    measurement = _measure_once(_given_once(settings), runtime)
-    numbers = identity.take()
-    clock = Clock(runtime.now(), measurement.boot_id, runtime.since_boot_ms())
-    report = once.signed_once(measurement, numbers, runtime.nonce(), clock, ring)
-    once.write_dump(report, target)
-    _log.info(
-        "wrote %d bytes to %s: agent %s, sample %d, tick %d, key %s",
-        len(report),
-        target,
-        numbers.agent_id,
-        numbers.sample,
-        numbers.tick,
-        ring.current.fingerprint,
-    )
+    from kattila_agent.commands import dump, measuring, ring
+
+    usable = ring.usable_ring(_keys(settings, runtime), runtime.now())
+    dump.dump(target, measuring.measure_once(settings, runtime), identity, usable, runtime)
     return 0
 
 
 def _reset(words: list[str], settings: Config, runtime: Runtime, identity: Identity) -> int:
-    where, agent_id = _whom_to_reset(words, settings)
-    ring = once.usable_ring(_keys(settings, runtime), runtime.now())
-    print(once.reset_agent(runtime, ring, where, agent_id or identity.agent_id()))
+    from kattila_agent.commands import reset, ring
+
+    where, agent_id = reset.parse_target(words, settings.listen[0])
+    usable = ring.usable_ring(_keys(settings, runtime), runtime.now())
+    print(reset.reset(runtime, usable, where, agent_id or identity.agent_id()))
     return 0
 
 
-def _whom_to_reset(words: list[str], settings: Config) -> tuple[Listen, str | None]:
-    """Return where to ask, and which id to end if it is not the one of the state folder."""
-    if not words:
-        return settings.listen[0], None
-    try:
-        where = listen(config.PORT)(words[0])
-    except ValueError as error:
-        raise ConfigError(f"-reset: {error}") from error
-    agent_id = words[1].lower() if len(words) == 2 else None
-    if len(words) > 2 or (agent_id is not None and not is_id(agent_id)):
-        raise ConfigError("-reset takes an ADDRESS and an AGENT_ID, which is a UUID")
-    if agent_id is None and not _is_loopback(where):
-        raise ConfigError(f"-reset {words[0]} needs the id of the agent there: -reset {words[0]} AGENT_ID")
-    return where, agent_id
+def _discover(flags: argparse.Namespace, settings: Config, runtime: Runtime, identity: Identity) -> int:
+    from kattila_agent.commands import discover, measuring, ring
 
-
-def _is_loopback(where: Listen) -> bool:
-    return where.host != ALL_ADDRESSES and ipaddress.ip_address(where.host).is_loopback
-
-
-def _measure_once(given: Given, runtime: Runtime) -> Measurement:
-    return measure(given, runtime.now(), runtime.monotonic)
-
-
-def _given(env_file: str | None) -> Given:
-    """Return what the settings say; what this machine looks like is worth showing without them."""
-    try:
-        return _given_once(config.read(env_file, os.environ, Path.cwd()))
-    except ConfigError as error:
-        print(f"kattila-agent: shown without settings: {error}", file=sys.stderr)
-        return Given({}, config.default_limits())
-
-
-def _given_once(settings: Config) -> Given:
-    return _given_by(settings, once.resolved(settings.manager_url) if settings.manager_url else None)
-
-
-def _given_by(settings: Config, manager_address: str | None, clock_offset: int | None = None) -> Given:
-    return Given(
-        settings.labels,
-        settings.limits,
-        manager_address,
-        clock_offset,
-        settings.wireguard_helper,
-        settings.clock_helper,
-        settings.boot_id,
-        config.port_of(settings.manager_url) if settings.manager_url else None,
-    )
+    measurement = measuring.measure_once(settings, runtime)
+    addresses = discover.query_addresses(measurement.telemetry)
+    usable = ring.usable_ring(_keys(settings, runtime), runtime.now())
+    found = discover.discover(addresses, identity.agent_id(), measurement.hostname, usable, runtime)
+    sys.stdout.write(discover.as_json(found) if flags.json else discover.as_table(found))
+    return 0
 
 
 def _keys(settings: Config, runtime: Runtime) -> Keys:
-    return Keys(RingFile(settings.state_dir / _RING_FILE), _asking(settings), runtime.share)
+    return Keys(RingFile(settings.state_dir / _RING_FILE), _txt_query(settings), runtime.share)
 
 
-def _asking(settings: Config) -> Callable[[], TxtRecords]:
-    """Return the question to DNS that the settings ask for; raises ConfigError."""
+def _settings(flags: argparse.Namespace) -> Config:
+    return config.read(flags.env, os.environ, Path.cwd())
+
+
+def _txt_query(settings: Config) -> Callable[[], TxtRecords]:
+    """Return a function that queries the TXT record as the settings say; raises ConfigError if they name none."""
     name = settings.required_dns()
 
-    def ask() -> TxtRecords:
-        # dnspython weighs 10 MB and 0.05 s, which the first report with a cached key does not wait for.
-        from kattila_keys.dns import query_txt  # noqa: PLC0415 - dnspython, only to ask
+    def query() -> TxtRecords:
+        # dnspython takes 0.05 s to load, which the first report with a cached key need not wait for.
+        from kattila_keys.dns import query_txt
 
         return query_txt(
             name,
@@ -224,7 +155,7 @@ def _asking(settings: Config) -> Callable[[], TxtRecords]:
             require_ad=settings.dns_require_ad,
         )
 
-    return ask
+    return query
 
 
 def _runtime() -> Runtime:
@@ -251,48 +182,51 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Measure this node and report to the manager, until stopped. Flags take one or two dashes.",
-        epilog="settings, from .env in the working folder and, above it, from the environment:\n"
+        epilog="settings, from the environment or else from .env in the working folder:\n"
         + settings_help(config.SETTINGS),
     )
-    once = parser.add_mutually_exclusive_group()
-    once.add_argument("-sysinfo", "--sysinfo", action="store_true", help="print all telemetry as JSON")
-    once.add_argument(
-        "-dump", "--dump", metavar="FILE", help='write one signed report, as it would be sent, to FILE ("-": stdout)'
+    commands = parser.add_mutually_exclusive_group()
+    commands.add_argument("-sysinfo", "--sysinfo", action="store_true", help="print all telemetry of this node as JSON")
+    commands.add_argument(
+        "-dump",
+        "--dump",
+        metavar="FILE",
+        help='write one signed report to FILE, as it would be sent ("-": stdout)',
     )
-    once.add_argument(
+    commands.add_argument(
         "-reset",
         "--reset",
         nargs="*",
         metavar="ADDRESS [AGENT_ID]",
-        help="make the agent at ADDRESS, else the one on this machine, forget itself and take a new id",
+        help="make the agent at ADDRESS, by default the one on this machine, forget itself and take a new id",
     )
-    once.add_argument(
+    commands.add_argument(
         "-discover",
         "--discover",
         action="store_true",
-        help="show which agents answer behind this node's tunnels, and how far from the manager each of them is",
+        help="show the agents that answer behind this node's tunnels, with their distance to the manager",
     )
-    once.add_argument(
+    commands.add_argument(
         "-check",
         "--check",
         action="store_true",
-        help="tell whether settings, DNS record, manager and own port are in order; changes nothing",
+        help="check the settings, the DNS record, the manager and the agent's own port; changes nothing",
     )
-    once.add_argument(
+    commands.add_argument(
         "-wireguard-helper",
         "--wireguard-helper",
         action="store_true",
-        help="tell the agent what WireGuard says, without its keys; for systemd to start, as root, behind a socket",
+        help="send the output of wg, without its secrets, to the agent; systemd starts this as root behind a socket",
     )
-    once.add_argument(
+    commands.add_argument(
         "-clock-helper",
         "--clock-helper",
         action="store_true",
-        help="tell the agent how well the kernel's clock is disciplined; for systemd to start behind a socket",
+        help="send the kernel's clock error to the agent; systemd starts this behind a socket",
     )
-    once.add_argument("-version", "--version", action="version", version=f"kattila-agent {__version__}")
+    commands.add_argument("-version", "--version", action="version", version=f"kattila-agent {__version__}")
     parser.add_argument("-env", "--env", metavar="FILE", help="read the settings from FILE (also KATTILA_ENV=FILE)")
-    parser.add_argument("-json", "--json", action="store_true", help="of -check and -discover: print JSON")
+    parser.add_argument("-json", "--json", action="store_true", help="print JSON (with -check and -discover)")
     parser.add_argument("-v", "-debug", "--debug", action="store_true", help="log more")
     return parser
 

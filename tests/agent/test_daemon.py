@@ -137,7 +137,7 @@ def test_a_replay_heals(knot: Knot, tmp_path: Path) -> None:
     assert [(report["tick"], report["sample"]) for report in members[:4]] == [(1, 1), (2, 2), (701, 301), (702, 302)]
     assert members[1]["sampled_at"] == members[2]["sampled_at"]
     assert members[1]["nonce"] != members[2]["nonce"]
-    assert daemon.log.count("going on above tick 700") == 1
+    assert daemon.log.count("continuing above tick 700") == 1
 
 
 def test_registration_raises_the_numbers(knot: Knot, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_an_issued_id_is_adopted(knot: Knot, tmp_path: Path) -> None:
     assert {report.members["agent_id"] for report in reports} == {OTHER_ID}
     assert (tmp_path / "agent_id.txt").read_text() == f"{OTHER_ID}\n"
     assert len(manager.registrations()) == 1
-    assert f"registered as {OTHER_ID}; the manager issued it" in daemon.log
+    assert f"registered as {OTHER_ID}; the manager issued this id" in daemon.log
 
 
 def test_an_identity_conflict_leads_to_a_new_id(knot: Knot, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_failed_registration_never_stops_reporting(knot: Knot, tmp_path: Path)
 
 def test_an_answer_without_a_signature_is_no_delivery(knot: Knot, tmp_path: Path) -> None:
     answers: list[tuple[Rule, str]] = [
-        (unsigned(), "no key known here signed the manager's answer (HTTP 200), which says: "),
+        (unsigned(), "no known key signed the manager's answer (HTTP 200), which says: "),
         (unsigned(403, b'{"detail":"\\u001b[31mgo away"}'), "(HTTP 403), which says: '\\x1b[31mgo away'"),
         (unsigned(302, b""), "(HTTP 302)"),
         (signed_with(OTHER_PSK), "which says: the MAC matches none of the 1 keys"),

@@ -13,6 +13,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
+from kattila_agent.outbound import clients
 from kattila_agent.outbound.discovery import addresses, directory, queries
 from kattila_agent.peer_api.app import ForeignSource
 from kattila_agent.peer_api.server import MAX_AGE_SECONDS
@@ -221,7 +222,7 @@ def test_the_limits_match() -> None:
         f"{txt.MIN_PSK_BYTES} bytes",
         str(registration.MAX_HARDWARE_ADDRESSES),
         f"{peer.MAX_LISTED} each",
-        f"{queries.ANSWER_SECONDS:g} s",
+        f"{clients.ANSWER_SECONDS:g} s",
         f"{addresses.MAX_SUBNET_ADDRESSES}, in all {addresses.MAX_GUESSES}",
         f"{BODY_SECONDS:.0f} s, then `{BodyTimeout.kind}`",
         f"{COMMIT_SECONDS:.0f} s, then `{Overloaded.kind}`",

@@ -1,43 +1,43 @@
-"""-discover: which agents answer behind this node's tunnels, and how far from the manager each of them is.
-
-May live here: asking all candidates at once, and how what they said is shown. Not here: whom to ask and how a query is
-made (discovery).
-"""
+"""-discover: which agents answer behind this node's tunnels, and how far from the manager each of them is."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from typing import TextIO
 
-from kattila_agent.commands.once import CommandError
+from kattila_agent.commands.errors import CommandError
+from kattila_agent.outbound.clients import AgentClient
 from kattila_agent.outbound.connection import UnreachableError
-from kattila_agent.outbound.discovery import candidates, unread
+from kattila_agent.outbound.discovery import candidates, query, unread
+from kattila_agent.runtime import Runtime
 from kattila_protocol.errors import Refusal
 from kattila_protocol.peer import PeerAnswer
 from kattila_protocol.report import Telemetry
+from kattila_protocol.ring import Ring
 
 THREADS = 16
-# Enough for 720 addresses of which none answers. Whoever was not asked by then is told of.
+# Enough for 720 addresses that do not answer. The result lists the addresses that were not queried by then.
 TOTAL_SECONDS = 90.0
 MAX_SHOWN_SILENT = 6
 
-_ITSELF = "it has the id of this node: an address of its own, or a clone of its disk"
+_ITSELF = "it has the id of this node: one of its own addresses, or a clone of its disk"
 
 _log = logging.getLogger("kattila.agent")
 
 
 @dataclass(frozen=True, slots=True)
-class Sibling:
-    """An agent that answered at an address; the rest is what it said.
+class FoundAgent:
+    """An agent that answered at an address, with its answer.
 
-    `distance` is None while it has no way to the manager; `next_hop_name` is known where that agent answered as well,
-    or is this node.
+    `distance` is None while it has no path to the manager. `next_hop_name` is known if that agent answered as well, or
+    is this node.
     """
 
     address: str
@@ -59,31 +59,41 @@ class Silent:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """All that was found; the names are those of the JSON. `agent_id` and `hostname` are this node's."""
+    """The result; its names are those of the JSON. `agent_id` and `hostname` are this node's."""
 
     agent_id: str
     hostname: str
-    agents: tuple[Sibling, ...]
+    agents: tuple[FoundAgent, ...]
     silent: tuple[Silent, ...]
     not_asked: tuple[str, ...]
 
 
-def whom_to_ask(telemetry: Telemetry) -> tuple[str, ...]:
-    """Return the addresses to ask; logs what could not be read.
+def query_addresses(telemetry: Telemetry) -> tuple[str, ...]:
+    """Return the addresses to query; logs which sources could not be read.
 
     Raises:
-        CommandError: no WireGuard interface is there, or none can be read.
+        CommandError: there is no WireGuard interface, or none can be read.
     """
     reasons = [f"{each.collector}: {each.reason}" for each in unread(telemetry)]
     if not telemetry.wireguard:
         why = "; ".join(reasons) or "this node has no WireGuard interface"
-        raise CommandError(f"nobody can be asked: {why}")
+        raise CommandError(f"there is no address to query: {why}")
     for reason in reasons:
-        _log.warning("not all can be asked, as not all could be read: %s", reason)
+        _log.warning("some addresses are missing, because a source could not be read: %s", reason)
     found = candidates(telemetry)
     if not found:
-        _log.warning("nobody to ask: the peers' AllowedIPs hold neither single addresses nor small subnets")
+        _log.warning("there is no address to query: the AllowedIPs hold neither single addresses nor small subnets")
     return found
+
+
+def discover(addresses: Sequence[str], own_id: str, hostname: str, ring: Ring, runtime: Runtime) -> Survey:
+    """Query all addresses over HTTP, and show the progress on a terminal."""
+    client = AgentClient()
+
+    def ask(address: str) -> PeerAnswer:
+        return query(client.query, own_id, address, ring, runtime.nonce(), runtime.now())
+
+    return survey(addresses, own_id, hostname, ask, runtime.monotonic, progress_on(sys.stderr))
 
 
 def survey(
@@ -94,14 +104,14 @@ def survey(
     monotonic: Callable[[], float],
     progress: Callable[[int, int], None],
 ) -> Survey:
-    """Ask at all addresses, several at a time; takes TOTAL_SECONDS and one answer at most.
+    """Query all addresses, several at a time; takes TOTAL_SECONDS and one answer at most.
 
-    `own_id` and `hostname` are this node's; `ask` raises what discovery.ask does; `progress` is told how many of how
-    many are done.
+    `own_id` and `hostname` are this node's; `ask` raises what discovery.query raises; `progress` is called with the
+    number of finished queries and the number of all.
     """
     until = monotonic() + TOTAL_SECONDS
 
-    def ask_one(address: str) -> _Outcome:
+    def ask_one(address: str) -> _Finding:
         began_at = monotonic()
         if began_at >= until:
             return None
@@ -109,26 +119,26 @@ def survey(
             answer = ask(address)
         except (UnreachableError, Refusal) as error:
             return Silent(address, str(error))
-        return _understood(address, answer, own_id, monotonic() - began_at)
+        return _finding(address, answer, own_id, monotonic() - began_at)
 
-    outcomes = _all(ask_one, addresses, progress)
-    siblings = [each for each in outcomes if isinstance(each, Sibling)]
+    findings = _all(ask_one, addresses, progress)
+    agents = [each for each in findings if isinstance(each, FoundAgent)]
     return Survey(
         agent_id=own_id,
         hostname=hostname,
-        agents=_named(siblings, own_id, hostname),
-        silent=tuple(each for each in outcomes if isinstance(each, Silent)),
-        not_asked=tuple(address for address, each in zip(addresses, outcomes, strict=True) if each is None),
+        agents=_named(agents, own_id, hostname),
+        silent=tuple(each for each in findings if isinstance(each, Silent)),
+        not_asked=tuple(address for address, each in zip(addresses, findings, strict=True) if each is None),
     )
 
 
 def as_json(found: Survey) -> str:
-    """Return what was found for programs."""
+    """Return the survey for programs."""
     return json.dumps(asdict(found), indent=2) + "\n"
 
 
 def as_table(found: Survey) -> str:
-    """Return what was found for people: a line for each agent, then who did not answer, those alike together."""
+    """Return the survey for people: a line for each agent, then the silent addresses, grouped by reason."""
     rows = [("ADDRESS", "NAME", "DISTANCE", "ROUND TRIP", "NEXT HOP", "ID"), *map(_row, found.agents)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows] if found.agents else []
@@ -136,28 +146,28 @@ def as_table(found: Survey) -> str:
     lines.append(f"{len(found.agents)} of {asked} addresses answered")
     lines += [f"  {_some(addresses)}: {_printable(reason)}" for reason, addresses in _by_reason(found.silent).items()]
     if found.not_asked:
-        lines.append(f"  {_some(found.not_asked)}: not asked, as {TOTAL_SECONDS:g} s were over")
+        lines.append(f"  {_some(found.not_asked)}: not queried, because {TOTAL_SECONDS:g} s were over")
     return "\n".join(lines) + "\n"
 
 
 def progress_on(stream: TextIO) -> Callable[[int, int], None]:
-    """Return a counter that a terminal shows while it grows; anything else than a terminal gets nothing."""
+    """Return a function that shows the progress on a terminal, and nothing elsewhere."""
 
     def show(done: int, of: int) -> None:
-        # The last one wipes the line.
-        stream.write(f"\r{done} of {of} asked" if done < of else "\r\x1b[K")
+        # The last call erases the line.
+        stream.write(f"\r{done} of {of} queried" if done < of else "\r\x1b[K")
         stream.flush()
 
     return show if stream.isatty() else lambda _done, _of: None
 
 
-# None: there was no time left.
-_Outcome = Sibling | Silent | None
+# None: there was no time left to query the address.
+_Finding = FoundAgent | Silent | None
 
 
 def _all(
-    ask_one: Callable[[str], _Outcome], addresses: Sequence[str], progress: Callable[[int, int], None]
-) -> list[_Outcome]:
+    ask_one: Callable[[str], _Finding], addresses: Sequence[str], progress: Callable[[int, int], None]
+) -> list[_Finding]:
     pool = ThreadPoolExecutor(THREADS)
     try:
         futures = [pool.submit(ask_one, address) for address in addresses]
@@ -165,30 +175,30 @@ def _all(
             progress(done, len(futures))
         return [future.result() for future in futures]
     finally:
-        # Interrupted, it does not go through the rest.
+        # If the user interrupts, the remaining addresses are not queried.
         pool.shutdown(cancel_futures=True)
 
 
-def _understood(address: str, answer: PeerAnswer, own_id: str, seconds: float) -> Sibling | Silent:
+def _finding(address: str, answer: PeerAnswer, own_id: str, seconds: float) -> FoundAgent | Silent:
     if answer.agent_id == own_id:
         return Silent(address, _ITSELF)
-    return Sibling(
+    return FoundAgent(
         address, answer.agent_id, answer.hostname, answer.distance, round(seconds * 1000, 1), answer.next_hop
     )
 
 
-def _named(siblings: Iterable[Sibling], own_id: str, hostname: str) -> tuple[Sibling, ...]:
-    """Name the next hops; the nearest agents first."""
-    nearest = sorted(siblings, key=lambda each: (math.inf if each.distance is None else each.distance, each.hostname))
+def _named(agents: Iterable[FoundAgent], own_id: str, hostname: str) -> tuple[FoundAgent, ...]:
+    """Add the names of the next hops; sort the agents by distance."""
+    nearest = sorted(agents, key=lambda each: (math.inf if each.distance is None else each.distance, each.hostname))
     names = {each.agent_id: each.hostname for each in nearest} | {own_id: hostname}
     return tuple(replace(each, next_hop_name=names.get(each.next_hop or "")) for each in nearest)
 
 
-def _row(sibling: Sibling) -> tuple[str, ...]:
-    distance = "none" if sibling.distance is None else str(sibling.distance)
-    next_hop = "manager" if sibling.distance == 0 else sibling.next_hop_name or sibling.next_hop or "-"
-    round_trip = f"{sibling.round_trip_ms:.1f} ms"
-    shown = (sibling.address, sibling.hostname, distance, round_trip, next_hop, sibling.agent_id)
+def _row(agent: FoundAgent) -> tuple[str, ...]:
+    distance = "none" if agent.distance is None else str(agent.distance)
+    next_hop = "manager" if agent.distance == 0 else agent.next_hop_name or agent.next_hop or "-"
+    round_trip = f"{agent.round_trip_ms:.1f} ms"
+    shown = (agent.address, agent.hostname, distance, round_trip, next_hop, agent.agent_id)
     return tuple(map(_printable, shown))
 
 
@@ -205,5 +215,5 @@ def _some(addresses: Sequence[str]) -> str:
 
 
 def _printable(text: str) -> str:
-    """Return a text of somebody else's as a terminal can show it."""
+    """Return a text from another machine without characters that could control the terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)

@@ -1,8 +1,4 @@
-"""Send what waited: after the newest report arrived, in order, spread over the interval.
-
-May live here: which sample is next, when, and what its verdict means for the others. Not here: how one is signed and
-carried (reporting, delivery) or kept (spool).
-"""
+"""Deliver the samples that waited: in order, after the newest report arrived, and spread over the interval."""
 
 from __future__ import annotations
 
@@ -15,14 +11,13 @@ from kattila_agent.runtime import Runtime
 from kattila_agent.spool import Spool
 from kattila_agent.spool.sample import Sample
 from kattila_protocol.errors import ClockSkew, IdentityConflict, IdentityUnproven, Overloaded, Replay
-from kattila_protocol.verdict import Disposition, Verdict
 
-# A backlog shrinks by a quarter in each interval, so that one of a day is gone after some minutes; a short one goes at
-# once.
+# A backlog shrinks by a quarter in each interval, so that even one of a day is gone after some minutes. A short backlog
+# is sent within one interval.
 SHARE_PER_INTERVAL = 4
 LEAST_PER_INTERVAL = 10
-# What these say holds for every sample: the newest report, in the next interval, finds out whether it still does.
-_ABOUT_ALL = (ClockSkew.kind, IdentityConflict.kind, IdentityUnproven.kind, Overloaded.kind, Replay.kind)
+# These refusals hold for every sample. The newest report of the next interval shows whether they still do.
+_HOLD_FOR_ALL = (ClockSkew.kind, IdentityConflict.kind, IdentityUnproven.kind, Overloaded.kind, Replay.kind)
 
 
 def per_interval(waiting: int) -> int:
@@ -31,9 +26,9 @@ def per_interval(waiting: int) -> int:
 
 
 class Draining:
-    """The samples that wait, on their way out. For one thread.
+    """Sends the waiting samples one by one. For one thread.
 
-    `send` signs a sample anew, carries it the way that the newest report went, and returns what became of it.
+    `send` signs a sample, delivers it on the path of the newest report, and returns the outcome.
     """
 
     def __init__(
@@ -51,64 +46,52 @@ class Draining:
         self._interval_seconds = interval_seconds
         self._journal = journal
         self._gap_seconds = interval_seconds
-        # They had their turn and did not arrive: so that a bad one holds up none, the others come first.
-        self._behind: set[int] = set()
+        # Samples that were sent and did not arrive. The others come first, so that a bad one delays none of them.
+        self._failed: set[int] = set()
         self.due_at: float | None = None
 
     def begin(self) -> None:
-        """Go on for one interval, now that the newest report has arrived."""
+        """Drain for one interval, now that the newest report has arrived."""
         waiting = len(self._spool.numbers())
         if waiting == 0:
             self.due_at = None
-            self._journal.has_drained()
+            self._journal.note_drained()
             return
-        self._journal.sends_what_waited(waiting)
+        self._journal.note_backlog(waiting)
         self._gap_seconds = self._interval_seconds / per_interval(waiting)
-        self._put_off()
+        self._schedule_next()
 
     def stop(self) -> None:
         """Send nothing until the newest report arrives again."""
         self.due_at = None
 
     def step(self) -> None:
-        """Send the next one, and choose when the one after it is due."""
-        number = next((each for each in self._spool.numbers() if each not in self._behind), None)
+        """Send the next sample, and decide when the one after it is due."""
+        number = next((each for each in self._spool.numbers() if each not in self._failed), None)
         if number is None:
-            self._behind.clear()
+            self._failed.clear()
             self.stop()
             return
         sample = self._spool.read(number)
         if sample is None:
-            # What is damaged is gone by now. What the disk does not give stays, and holds up nothing.
-            self._behind.add(number)
-        if sample is None or self._is_settled(number, self._send(sample)):
-            self._put_off()
+            # A damaged sample is gone by now. One that the disk cannot read stays, and delays no other.
+            self._failed.add(number)
+        if sample is None or self._handle(number, self._send(sample)):
+            self._schedule_next()
 
-    def _is_settled(self, number: int, outcome: Outcome) -> bool:
-        """Do what the outcome asks for; tell whether the next sample is worth sending."""
+    def _handle(self, number: int, outcome: Outcome) -> bool:
+        """Act on an outcome; return whether the next sample is worth sending."""
         if not isinstance(outcome, Answered):
-            # Perhaps none gets through at the moment, perhaps only this one does not, for its size say.
-            self._behind.add(number)
-        if not isinstance(outcome, Answered) or outcome.verdict.outcome in _ABOUT_ALL:
-            self._journal.has_paused(outcome)
+            # Perhaps no sample gets through at the moment, perhaps only this one does not, for example for its size.
+            self._failed.add(number)
+        if not isinstance(outcome, Answered) or outcome.verdict.outcome in _HOLD_FOR_ALL:
+            self._journal.note_paused(outcome)
             self.stop()
             return False
-        if not settle(self._spool, number, outcome.verdict):
-            self._behind.add(number)
+        if not self._spool.settle(number, outcome.verdict.disposition):
+            self._failed.add(number)
         return True
 
-    def _put_off(self) -> None:
-        # A fleet that comes back together does not send together.
+    def _schedule_next(self) -> None:
+        # The random share keeps the agents of a fleet that comes back together from sending together.
         self.due_at = self._runtime.monotonic() + self._gap_seconds * (0.5 + self._runtime.share())
-
-
-def settle(spool: Spool, number: int, verdict: Verdict) -> bool:
-    """Take a sample out of the spool if the verdict allows it; tell whether it did."""
-    match verdict.disposition:
-        case Disposition.DELIVERED:
-            spool.remove(number)
-        case Disposition.DROPPED:
-            spool.drop(number)
-        case Disposition.KEPT:
-            return False
-    return True

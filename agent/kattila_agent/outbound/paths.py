@@ -1,8 +1,4 @@
-"""Which way this node's own reports go at the moment: what it tells its siblings, and where it sends their reports.
-
-May live here: the one value that the reporting thread finds and the API's threads use, and lose where it fails them.
-Not here: who may relay (discovery), or how a way is tried (delivery).
-"""
+"""The delivery path of this node's own reports: found by the reporting thread, used by the threads of the peer API."""
 
 from __future__ import annotations
 
@@ -13,44 +9,62 @@ from kattila_agent.outbound.discovery import Relay
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """A way that a report of this node went: to the manager itself (`relay` is None), or to a relay first."""
+class DeliveryPath:
+    """A path on which a report of this node arrived: straight to the manager (`relay` is None), or to a relay first."""
 
     relay: Relay | None
 
     @property
     def distance(self) -> int:
-        """How many relays stand between this node and the manager."""
+        """The number of relays between this node and the manager."""
         return 0 if self.relay is None else self.relay.distance + 1
 
     @property
     def next_hop(self) -> str | None:
-        """The id of the first of them; None for the manager."""
+        """The id of the first relay; None if the path leads straight to the manager."""
         return None if self.relay is None else self.relay.agent_id
 
 
-class Ways:
-    """The way that the newest report went, for as long as that is news. Safe for several threads."""
+class Uplink:
+    """What this node knows about reaching the manager. Safe for several threads.
 
-    def __init__(self, lasts_seconds: float) -> None:
-        """Know none yet; `lasts_seconds` is how long one holds without being found anew."""
-        self._lasts_seconds = lasts_seconds
+    `report_mac` is the MAC of the report that this node sent last, by which a relay recognises its own report.
+    """
+
+    def __init__(self, valid_seconds: float) -> None:
+        """Start without a path; a path expires `valid_seconds` after the last report that arrived on it."""
+        self.report_mac = ""
+        self._valid_seconds = valid_seconds
         self._lock = threading.Lock()
-        self._way: Way | None = None
+        self._path: DeliveryPath | None = None
         self._found_at = 0.0
+        self._busy_until = 0.0
 
-    def current(self, now: float) -> Way | None:
-        """Return the way at `now` (monotonic seconds), None if there is none, or none that is still known to work."""
+    def path(self, now: float) -> DeliveryPath | None:
+        """Return the path at `now` (monotonic seconds), or None if there is none or it has expired."""
         with self._lock:
-            return self._way if now - self._found_at <= self._lasts_seconds else None
+            return self._path if now - self._found_at <= self._valid_seconds else None
 
-    def found(self, way: Way, now: float) -> None:
-        """Remember that a report arrived this way."""
+    def found(self, path: DeliveryPath, now: float) -> None:
+        """Remember that a report arrived on this path."""
         with self._lock:
-            self._way, self._found_at = way, now
+            self._path, self._found_at = path, now
 
-    def lost(self, way: Way | None = None) -> None:
-        """Forget a way by which a report did not arrive, unless another was found meanwhile; None: whichever it is."""
+    def lost(self, path: DeliveryPath | None = None) -> None:
+        """Forget a path on which a report failed, unless another one was found since; None forgets any path."""
         with self._lock:
-            if way is None or way == self._way:
-                self._way = None
+            if path is None or path == self._path:
+                self._path = None
+
+    def needs_relay(self, now: float) -> bool:
+        """Return whether this node's reports need a relay to reach the manager."""
+        path = self.path(now)
+        return path is None or path.relay is not None
+
+    def pause(self, seconds: float, now: float) -> None:
+        """Remember that the manager asked for a pause of so many seconds."""
+        self._busy_until = now + seconds
+
+    def pause_seconds(self, now: float) -> float:
+        """Return how much of the manager's pause is left, 0 if none."""
+        return max(0.0, self._busy_until - now)

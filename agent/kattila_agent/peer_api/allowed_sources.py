@@ -1,51 +1,47 @@
-"""Who is near: which sources may query this node, hand it reports, and reset it.
+"""The source addresses whose requests the peer API answers.
 
-May live here: the rule. A MAC is asked for in any case; this keeps strangers from even trying.
+Every request needs a valid MAC as well; this check turns strangers away before that.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
 
 from kattila_agent.config import Network
 from kattila_agent.sampling.measurement import Measurement
 from kattila_protocol.report import Telemetry
 
-# Of a prefix that tells who is there, by the version of IP.
-_LEAST_LENGTH = {4: 8, 6: 16}
+# The shortest prefix that says who is there, by IP version.
+_MIN_PREFIX_LENGTH = {4: 8, 6: 16}
 
 
-class Near:
-    """The networks from which callers are served. Safe for several threads."""
+class AllowedSources:
+    """The networks from which requests are answered. Safe for several threads."""
 
-    def __init__(self, configured: tuple[Network, ...], latest: Callable[[], Measurement | None]) -> None:
-        """Take the networks of the settings, and what tells the newest measurement."""
+    def __init__(self, configured: tuple[Network, ...]) -> None:
+        """Take the networks of the settings."""
         self._configured = configured
-        self._latest = latest
-        self._known: tuple[Measurement | None, tuple[Network, ...]] = (None, ())
+        self._tunnels: tuple[Measurement | None, tuple[Network, ...]] = (None, ())
 
-    def includes(self, source: str) -> bool:
-        """Tell whether an address is near; loopback always is."""
+    def includes(self, source: str, latest: Measurement | None) -> bool:
+        """Return whether an address may send requests: loopback, configured, or in a tunnel of `latest`."""
         address = ipaddress.ip_address(source)
-        return address.is_loopback or any(address in network for network in (*self._configured, *self._tunnelled()))
-
-    def _tunnelled(self) -> tuple[Network, ...]:
-        # Read once for each measurement, and only if somebody asks.
-        latest = self._latest()
-        known = self._known
-        if latest is not None and known[0] is not latest:
-            known = self._known = (latest, tunnelled(latest.telemetry))
-        return known[1]
+        if address.is_loopback:
+            return True
+        measurement, networks = self._tunnels
+        if latest is not None and latest is not measurement:
+            networks = tunnel_networks(latest.telemetry)
+            self._tunnels = latest, networks
+        return any(address in network for network in (*self._configured, *networks))
 
 
-def tunnelled(telemetry: Telemetry) -> tuple[Network, ...]:
-    """Return the prefixes that a node's WireGuard tunnels lead to: their own subnets, and their peers' AllowedIPs.
+def tunnel_networks(telemetry: Telemetry) -> tuple[Network, ...]:
+    """Return the prefixes behind a node's WireGuard tunnels: their own subnets, and the AllowedIPs of their peers.
 
-    A default route is none of them, nor are its halves and quarters: they say where packets go, not who is there.
+    Default routes and their halves and quarters are left out: they say where packets go, not who is there.
     """
     names = {interface.name for interface in telemetry.wireguard}
     own = [prefix for interface in telemetry.interfaces if interface.name in names for prefix in interface.addresses]
     allowed = [prefix for interface in telemetry.wireguard for peer in interface.peers for prefix in peer.allowed_ips]
     networks = {ipaddress.ip_network(prefix, strict=False) for prefix in (*own, *allowed)}
-    return tuple(network for network in networks if network.prefixlen >= _LEAST_LENGTH[network.version])
+    return tuple(network for network in networks if network.prefixlen >= _MIN_PREFIX_LENGTH[network.version])

@@ -26,7 +26,7 @@ from kattila_agent.collectors.limits import Bounded, cut
 from kattila_agent.collectors.link_table import LinkSummary
 from kattila_agent.collectors.wireguard import collector as wireguard
 from kattila_agent.collectors.wireguard.builder import PeerLimits
-from kattila_agent.config import Limits
+from kattila_agent.config import Config, Limits, port_of
 from kattila_agent.sampling.measurement import Measurement
 from kattila_protocol.report import CollectorFailure, CollectorRun, Telemetry, Tunnel
 
@@ -34,12 +34,12 @@ _MAX_REASON = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """What the collectors are told: the node's labels and limits, and what the rest of the agent knows.
+class Inputs:
+    """What the collectors need besides the system: settings, and what the rest of the agent knows.
 
-    `manager_address` is the IP address that reports go to, `manager_port` their TCP port, `clock_offset` that of the
-    last verdict in ms; None while unknown. `wireguard_helper` and `clock_helper` are where their sockets are, if there
-    are helpers. `boot_id` is that of this boot where the kernel's own word for it may not be seen.
+    `manager_address` is the IP address that reports go to, `manager_port` its TCP port, and `clock_offset` that of the
+    last verdict in ms; they are None while unknown. `wireguard_helper` and `clock_helper` are the helpers' sockets.
+    `boot_id` identifies this boot where the agent may not read the kernel's own file.
     """
 
     labels: Mapping[str, str]
@@ -50,6 +50,19 @@ class Given:
     clock_helper: Path = config.CLOCK_HELPER
     boot_id: str | None = None
     manager_port: int | None = None
+
+    @classmethod
+    def of(cls, settings: Config, manager_address: str | None = None) -> Inputs:
+        """Return the inputs that the settings define."""
+        return cls(
+            labels=settings.labels,
+            limits=settings.limits,
+            manager_address=manager_address,
+            wireguard_helper=settings.wireguard_helper,
+            clock_helper=settings.clock_helper,
+            boot_id=settings.boot_id,
+            manager_port=port_of(settings.manager_url) if settings.manager_url else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,50 +75,52 @@ class Collector:
 
     name: str
     member: str
-    collect: Callable[[Given, Telemetry], Any]
+    collect: Callable[[Inputs, Telemetry], Any]
 
 
 COLLECTORS: tuple[Collector, ...] = (
-    Collector("system", "system", lambda given, _: system.parse(system.read(), given.labels)),
-    Collector("clock", "clock", lambda given, _: clock.parse(clock.read(given.clock_helper), given.clock_offset)),
+    Collector("system", "system", lambda inputs, _: system.parse(system.read(), inputs.labels)),
+    Collector("clock", "clock", lambda inputs, _: clock.parse(clock.read(inputs.clock_helper), inputs.clock_offset)),
     Collector(
         "links",
         "interfaces",
-        lambda given, _: links.parse(links.read(given.limits.interfaces, given.limits.addresses)),
+        lambda inputs, _: links.parse(links.read(inputs.limits.interfaces, inputs.limits.addresses)),
     ),
-    Collector("tunnels", "tunnels", lambda given, found: _tunnels(found, given.limits)),
-    Collector("routes", "routes", lambda given, _: routes.parse(routes.read(given.limits.routes), given.limits.routes)),
-    Collector("rules", "rules", lambda given, _: rules.parse(rules.read(given.limits.rules), given.limits.rules)),
+    Collector("tunnels", "tunnels", lambda inputs, found: _tunnels(found, inputs.limits)),
+    Collector(
+        "routes", "routes", lambda inputs, _: routes.parse(routes.read(inputs.limits.routes), inputs.limits.routes)
+    ),
+    Collector("rules", "rules", lambda inputs, _: rules.parse(rules.read(inputs.limits.rules), inputs.limits.rules)),
     Collector(
         "policy routes",
         "policy_routes",
-        lambda given, found: policy_routes.parse(
-            policy_routes.read(found.rules, given.limits.routes), given.limits.routes
+        lambda inputs, found: policy_routes.parse(
+            policy_routes.read(found.rules, inputs.limits.routes), inputs.limits.routes
         ),
     ),
     Collector(
         "neighbours",
         "neighbours",
-        lambda given, _: neighbours.parse(neighbours.read(given.limits.neighbours), given.limits.neighbours),
+        lambda inputs, _: neighbours.parse(neighbours.read(inputs.limits.neighbours), inputs.limits.neighbours),
     ),
     Collector(
         "wireguard",
         "wireguard",
-        lambda given, _: wireguard.collect(
-            given.wireguard_helper, PeerLimits(given.limits.peers, given.limits.allowed_ips)
+        lambda inputs, _: wireguard.collect(
+            inputs.wireguard_helper, PeerLimits(inputs.limits.peers, inputs.limits.allowed_ips)
         ),
     ),
     # Last, because it looks up what the others found.
     Collector(
         "lookups",
         "lookups",
-        lambda given, found: lookups.parse(lookups.read(found, given.manager_address, given.manager_port)),
+        lambda inputs, found: lookups.parse(lookups.read(found, inputs.manager_address, inputs.manager_port)),
     ),
 )
 
 
 def measure(
-    given: Given, now: int, monotonic: Callable[[], float], collectors: tuple[Collector, ...] = COLLECTORS
+    inputs: Inputs, now: int, monotonic: Callable[[], float], collectors: tuple[Collector, ...] = COLLECTORS
 ) -> Measurement:
     """Run all collectors; a failure is reported as data, and the other collectors still run.
 
@@ -118,7 +133,7 @@ def measure(
     allowed_ips: dict[tuple[str, str], int] = {}
     for collector in collectors:
         started = monotonic()
-        result = _collected(collector, given, telemetry)
+        result = _collected(collector, inputs, telemetry)
         run = CollectorRun(collector.name, round((monotonic() - started) * 1_000_000))
         failures = tuple(CollectorFailure(collector.name, reason[:_MAX_REASON]) for reason in result.failures)
         members: dict[str, Any] = {collector.member: result.items}
@@ -130,13 +145,13 @@ def measure(
             **members,
         )
         allowed_ips |= result.allowed_ips
-    return Measurement(telemetry, now, given.boot_id or system.read_boot_id(), allowed_ips)
+    return Measurement(telemetry, now, inputs.boot_id or system.read_boot_id(), allowed_ips)
 
 
-def _collected(collector: Collector, given: Given, found: Telemetry) -> Bounded[Any]:
+def _collected(collector: Collector, inputs: Inputs, found: Telemetry) -> Bounded[Any]:
     """Return what a collector found; after a failure, the member keeps its value."""
     try:
-        value = collector.collect(given, found)
+        value = collector.collect(inputs, found)
     except Exception as error:
         text = str(error)
         reason = f"{type(error).__name__}: {text}" if text else type(error).__name__

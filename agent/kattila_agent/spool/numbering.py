@@ -1,41 +1,61 @@
-"""What the numbers of samples that wait have to do with the node's identity.
-
-May live here: the two events that touch both: the manager knows higher numbers than this node, and the node gets
-another id. Not here: the files of either (identity, spool).
-"""
+"""Keep the numbers of waiting samples consistent with the node's identity when either of them changes."""
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
+
 from kattila_agent.identity import Identity
 from kattila_agent.spool import Spool
+from kattila_agent.spool.sample import Sample
+
+_log = logging.getLogger("kattila.agent")
 
 
-def catch_up(identity: Identity, spool: Spool) -> None:
-    """Go on above the highest number that waits, as after the counters were lost; raises StateError."""
+def start_above_spool(identity: Identity, spool: Spool) -> None:
+    """Continue above the highest number that waits, in case the counters were lost; raises StateError."""
     identity.raise_above(identity.agent_id(), 0, spool.waiting().highest)
 
 
-def go_on_above(identity: Identity, spool: Spool, agent_id: str, tick: int, sample: int, boot_id: str) -> None:
-    """Go on above the numbers that the manager knows of an id.
+def continue_above(identity: Identity, spool: Spool, agent_id: str, tick: int, sample: int, newest: Sample) -> Sample:
+    """Continue above the numbers that the manager has seen of an id; return the newest sample under its new number.
 
-    If the manager knows a sample that this node has not numbered yet, the state folder was set back, and what was
-    measured since then carries numbers of other measurements. That can only be samples of this boot.
+    If the manager has seen a sample that this node has not numbered yet, the state folder was restored from a copy, and
+    everything measured since then has numbers that belong to other measurements. Only samples of this boot can be
+    affected.
 
     Raises:
         StateError: the state folder cannot be used.
     """
+    number: int | None = newest.number
+    is_seen = sample >= newest.number
     if sample > identity.last().sample:
-        sample = spool.renumber(boot_id, sample + 1) - 1
+        number = spool.renumber(newest.boot_id, sample + 1).get(newest.number)
+        sample = max(sample, spool.waiting().highest)
     identity.raise_above(agent_id, tick, sample)
+    if is_seen and number not in spool.numbers():
+        # The newest sample is not on the disk, which is full or broken, and its number may be that of another sample.
+        number = identity.take().sample
+    return newest if number is None else replace(newest, number=number)
 
 
-def leave(identity: Identity, spool: Spool, old_id: str, issued_id: str | None, boot_id: str) -> str:
-    """Take another id, since another machine holds this one, and return it.
+def take_other_id(identity: Identity, spool: Spool, old_id: str, issued_id: str | None, boot_id: str) -> str:
+    """Return the id that replaces one held by another machine: `issued_id`, else a new one.
 
-    What another boot has measured is then the other machine's, which has it too and delivers it itself.
+    Samples of other boots belong to that machine, which has them as well and delivers them itself; they are dropped.
 
     Raises:
-        StateError: see `go_on_above`.
+        StateError: the state folder cannot be used.
     """
     spool.keep_only_boot(boot_id)
     return identity.replace(old_id, issued_id)
+
+
+def reset(identity: Identity, spool: Spool, old_id: str) -> str:
+    """End an id, drop its samples, and return the new id; raises StateError."""
+    # Before, so that no sample of the old id is sent under the new one; after, for those that came meanwhile.
+    spool.clear()
+    new_id = identity.replace(old_id)
+    spool.clear()
+    _log.warning("reset: %s is now %s", old_id, new_id)
+    return new_id

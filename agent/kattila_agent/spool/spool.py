@@ -20,6 +20,7 @@ from kattila_agent.spool.folder import Folder, SpoolInUseError
 from kattila_agent.spool.ledger import Ledger, Renumbering
 from kattila_agent.spool.sample import Clock, Sample
 from kattila_agent.spool.sample_file import DamagedError
+from kattila_protocol.verdict import Disposition
 
 # The spool does not take the last of a disk: the ledger, the counters and the ring are replaced by writing a new file
 # beside the old one.
@@ -108,6 +109,17 @@ class Spool:
         with self._guard:
             self._drop([number] if number in self._entries else [])
 
+    def settle(self, number: int, disposition: Disposition) -> bool:
+        """Remove a sample if the manager's verdict allows that; return whether it did."""
+        match disposition:
+            case Disposition.DELIVERED:
+                self.remove(number)
+            case Disposition.DROPPED:
+                self.drop(number)
+            case Disposition.KEPT:
+                return False
+        return True
+
     def numbers(self) -> tuple[int, ...]:
         """Return the numbers of all that waits, ascending."""
         with self._guard:
@@ -134,13 +146,12 @@ class Spool:
             self._drop(too_old)
             return len(too_old)
 
-    def renumber(self, boot_id: str, first: int) -> int:
-        """Give the samples of a boot new numbers in their order, and return the number after the last of them.
+    def renumber(self, boot_id: str, first: int) -> dict[int, int]:
+        """Give the samples of a boot new numbers in their order; return the new number of each old one.
 
         They begin with `first`, or above all that waits if that is more. For a state folder that was restored: what the
-        node has measured since bears numbers that the manager knows from before. Killed at any point, it is completed
-        by the next start. Whoever counts samples has to go on from the result, and at a start above
-        `waiting().highest`.
+        node has measured since has numbers that the manager knows from before. Killed at any point, it is completed by
+        the next start. Whoever counts samples has to continue above `waiting().highest`.
         """
         with self._guard:
             plan = Renumbering(boot_id, max([first, *(number + 1 for number in self._entries)]))
@@ -286,19 +297,21 @@ class Spool:
         if self._folder.is_entered and self._try(lambda: self._folder.write_ledger(counted)):
             self._ledger, self._uncounted = counted, 0
 
-    def _renumber(self, plan: Renumbering) -> int:
+    def _renumber(self, plan: Renumbering) -> dict[int, int]:
+        renumbered: dict[int, int] = {}
         free = max([plan.first, *(number + 1 for number in self._entries)])
         try:
             for number in self._to_renumber(plan):
                 self._folder.rename(number, free)
                 self._entries[free] = self._entries.pop(number)
+                renumbered[number] = free
                 free += 1
             if self._ledger.renumbering is not None:
                 self._folder.sync()
                 self._save(replace(self._ledger, renumbering=None))
         except OSError as error:
             self._note(error)
-        return free
+        return renumbered
 
     def _to_renumber(self, plan: Renumbering) -> list[int]:
         of_boot = (number for number, entry in self._entries.items() if entry.boot_id == plan.boot_id)

@@ -217,11 +217,11 @@ TWICE = """
 import json, os, time
 import psutil
 from kattila_agent import config
-from kattila_agent.sampling.collect import Given, measure
+from kattila_agent.sampling.collect import Inputs, measure
 from kattila_protocol import canonical
 
 def told():
-    given = Given({}, config.default_limits(), "198.51.100.200")
+    given = Inputs({}, config.default_limits(), "198.51.100.200")
     return json.loads(canonical.encode(measure(given, 0, time.monotonic).telemetry))
 
 as_root = told()

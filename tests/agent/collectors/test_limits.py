@@ -23,12 +23,12 @@ import json, sys, time
 from dataclasses import replace
 from kattila_agent import config
 from kattila_agent.sampling import fitting
-from kattila_agent.sampling.collect import Given, measure
+from kattila_agent.sampling.collect import Inputs, measure
 from kattila_protocol import canonical
 
 def cycle():
     started, before = time.monotonic(), time.process_time()
-    found = measure(Given({}, LIMITS), 0, time.monotonic)
+    found = measure(Inputs({}, LIMITS), 0, time.monotonic)
     encoded = fitting.encode(found.telemetry, found.allowed_ips)
     return encoded, time.monotonic() - started, time.process_time() - before
 
@@ -253,7 +253,7 @@ def test_what_belongs_together_is_torn_apart_only_where_nothing_else_would_be_to
 def test_links_that_come_and_go_meanwhile_never_fail_a_report() -> None:
     code = MEASURE.split("cycle()\nencoded", maxsplit=1)[0] + (
         "for _ in range(600):\n"
-        "    found = measure(Given({}, config.default_limits(), '192.0.2.77'), 0, time.monotonic).telemetry\n"
+        "    found = measure(Inputs({}, config.default_limits(), '192.0.2.77'), 0, time.monotonic).telemetry\n"
         "    print(json.dumps([[f.reason for f in found.failures], [i.name for i in found.interfaces]]))\n"
     )
     with new_namespace() as namespace:

@@ -14,7 +14,7 @@ import pytest
 from kattila_agent.collectors import links, lookups, system
 from kattila_agent.collectors.lookups import RouteQuery
 from kattila_agent.config import default_limits
-from kattila_agent.sampling.collect import COLLECTORS, Collector, Given, measure
+from kattila_agent.sampling.collect import COLLECTORS, Collector, Inputs, measure
 from kattila_agent.sampling.measurement import Measurement
 from kattila_protocol import canonical
 from kattila_protocol.report import (
@@ -257,7 +257,7 @@ def test_what_is_looked_up() -> None:
 
 # --- The machine, and failures as data
 
-GIVEN = Given({}, default_limits())
+GIVEN = Inputs({}, default_limits())
 
 
 def clock() -> float:

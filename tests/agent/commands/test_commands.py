@@ -53,6 +53,7 @@ def test_sysinfo_without_privileges(tmp_path: Path) -> None:
         pytest.skip("giving up privileges needs root; -sysinfo without them is what the other tests run")
     code = (
         "import kattila_agent.__main__ as agent, psutil, dotenv, os, platform\n"
+        "import kattila_agent.commands.measuring, kattila_agent.commands.sysinfo\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "agent.main(['-sysinfo'])"
     )

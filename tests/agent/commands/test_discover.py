@@ -23,10 +23,11 @@ import pytest
 
 from kattila_agent.commands import discover
 from kattila_agent.config import PORT, default_limits
+from kattila_agent.outbound.clients import AgentClient
 from kattila_agent.outbound.connection import UnreachableError
-from kattila_agent.outbound.discovery import Directory, Discoverer, Relay, candidates, over_http
+from kattila_agent.outbound.discovery import Directory, Discoverer, Relay, candidates
 from kattila_agent.runtime import Runtime
-from kattila_agent.sampling.collect import Given, measure
+from kattila_agent.sampling.collect import Inputs, measure
 from kattila_protocol.peer import PeerAnswer
 from kattila_protocol.signing import Key
 from support.agent_folder import OTHER_PSK, keep_id, keep_ring, settings
@@ -45,7 +46,7 @@ NAMES = ("here", "near", "behind", "far", "other")
 # Peers of the one who asks: one that never answers, and those that another node has in an agent's place.
 NOBODY = "203.0.113.200"
 HOSTILE: dict[str, tuple[Behaviour, str]] = {
-    "203.0.113.50": (responds(b"\0garbage"), "what answers is no agent of this fleet"),
+    "203.0.113.50": (responds(b"\0garbage"), "the answer is not from an agent of this fleet"),
     "203.0.113.51": (answers_as(KEY, OTHER, nonce="f" * 32), "the answer has the nonce of another query"),
     "203.0.113.52": (silence, "no whole answer within 2 s"),
     "203.0.113.53": (drip, "no whole answer within 2 s"),
@@ -219,13 +220,13 @@ def test_progress_is_for_terminals(fleet: Fleet) -> None:
     with at_a_terminal(fleet) as (process, read_until):
         shown = read_until(b"\x1b[K")
         assert process.wait(PATIENCE_SECONDS) == 0
-    assert b"\r1 of 16 asked\r2 of 16 asked" in shown
+    assert b"\r1 of 16 queried\r2 of 16 queried" in shown
     assert shown.endswith(b"\r\x1b[K")
 
 
 def test_an_interrupt_ends_it_quietly(fleet: Fleet) -> None:
     with at_a_terminal(fleet) as (process, read_until):
-        read_until(b"1 of 16 asked")
+        read_until(b"1 of 16 queried")
         process.send_signal(signal.SIGINT)
         shown, _ = process.communicate(timeout=PATIENCE_SECONDS)
         assert (process.returncode, shown) == (130, b"")
@@ -237,7 +238,7 @@ def test_without_wireguard_nobody_can_be_asked(fleet: Fleet, tmp_path: Path, fla
     with new_namespace() as bare:
         code, shown, said = fleet.run(flag=flag, namespace=bare, folder=tmp_path)
     assert (code, shown) == (1, "")
-    assert "nobody can be asked: this node has no WireGuard interface" in said
+    assert "there is no address to query: this node has no WireGuard interface" in said
 
 
 def test_without_peers_there_is_nobody_to_ask(fleet: Fleet, tmp_path: Path) -> None:
@@ -246,7 +247,7 @@ def test_without_peers_there_is_nobody_to_ask(fleet: Fleet, tmp_path: Path) -> N
         bare.ip("link", "set", device.name, "up")
         code, shown, said = fleet.run("-json", namespace=bare, folder=tmp_path)
     assert code == 0
-    assert "nobody to ask: the peers' AllowedIPs hold neither single addresses nor small subnets" in said
+    assert "there is no address to query: the AllowedIPs hold neither single addresses nor small subnets" in said
     found = json.loads(shown)
     assert (found["agents"], found["silent"]) == ([], [])
 
@@ -254,7 +255,8 @@ def test_without_peers_there_is_nobody_to_ask(fleet: Fleet, tmp_path: Path) -> N
 def test_an_agent_that_may_not_read_wireguard_says_what_to_do(fleet: Fleet) -> None:
     code = (
         "import os, sys\n"
-        "import kattila_agent.__main__ as agent, kattila_agent.commands.discover, psutil, dotenv, platform\n"
+        "import kattila_agent.__main__ as agent, psutil, dotenv, platform\n"
+        "import kattila_agent.commands.discover, kattila_agent.commands.measuring\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "sys.exit(agent.main(['-discover']))"
     )
@@ -279,7 +281,7 @@ def test_real_siblings_become_relays_and_a_way_that_opens_is_found(fleet: Fleet)
     directory, stop = Directory(INTERVAL_SECONDS), threading.Event()
     with fleet.here.entered(), ExitStack() as stack:
         stack.callback(stop.set)
-        telemetry = measure(Given({}, default_limits()), now_ms(), time.monotonic).telemetry
+        telemetry = measure(Inputs({}, default_limits()), now_ms(), time.monotonic).telemetry
         asked = candidates(telemetry)
         # On the own subnets all; after a handshake first, the one that never shook hands last.
         assert {V6["near"], *(fleet.overlay(name) for name in NAMES[1:])} <= set(asked[:-1])
@@ -292,8 +294,10 @@ def test_real_siblings_become_relays_and_a_way_that_opens_is_found(fleet: Fleet)
             new_id=lambda: HERE,
             share=random.random,
         )
-        discoverer = Discoverer(runtime, directory, over_http, lambda: RING, lambda: HERE, lambda: True, stop)
-        discoverer.observe(telemetry)
+        discoverer = Discoverer(
+            runtime, directory, AgentClient().query, lambda: RING, lambda: HERE, lambda now: True, stop
+        )
+        directory.update(asked)
         discoverer.start()
         fleet.mesh.wait_until(lambda: [each.agent_id for each in relays(directory)] == [NEAR, BEHIND])
         near, behind = relays(directory)
@@ -324,7 +328,7 @@ def test_when_the_time_is_over_the_rest_is_not_asked() -> None:
     )
     assert (found.agents, len(found.silent) + len(found.not_asked)) == ((), 100)
     assert 0 < len(found.silent) < 10
-    assert "not asked, as 90 s were over" in discover.as_table(found)
+    assert "not queried, because 90 s were over" in discover.as_table(found)
 
 
 def test_no_more_than_sixteen_are_asked_at_a_time() -> None:

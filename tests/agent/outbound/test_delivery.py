@@ -11,28 +11,29 @@ from typing import cast
 
 import pytest
 
-from kattila_agent.outbound.connection import Connection, Reply, UnreachableError
+from kattila_agent.outbound.clients import RELAY, AgentClient, Clients
+from kattila_agent.outbound.connection import Connection, Connections, Reply, UnreachableError
 from kattila_agent.outbound.delivery import (
     MAX_RELAYS_TRIED,
     RELAY_SECONDS,
     Answered,
     Busy,
-    Courier,
-    Manager,
+    Delivery,
     Outcome,
+    OutgoingReport,
     Unreachable,
     Unsigned,
 )
 from kattila_agent.outbound.discovery import Directory, Relay
-from kattila_agent.outbound.paths import Way, Ways
-from kattila_agent.outbound.reporting import parcel
+from kattila_agent.outbound.paths import DeliveryPath, Uplink
+from kattila_agent.runtime import Runtime
 from kattila_protocol import canonical, envelope, verdict
 from kattila_protocol.errors import ClockSkew, NoWay, Overloaded, Refusal
 from kattila_protocol.peer import PeerAnswer
 from kattila_protocol.verdict import ACCEPTED, Verdict
 from protocol.samples import AGENT, FOREIGN_KEY, KEY, NONCE, NOW, OTHER_NONCE, RELAYS, REPORT, RING
 
-PARCEL = parcel(canonical.encode(REPORT), NONCE, RING)
+OUTGOING = OutgoingReport(canonical.encode(REPORT), NONCE, RING)
 
 
 def verdict_reply(outcome: str = ACCEPTED, refusal: Refusal | None = None, nonce: str = NONCE) -> Reply:
@@ -50,7 +51,7 @@ def gone(*_: object) -> Reply:
 
 @dataclass
 class Scene:
-    """A courier, the manager's answer, the answers of relays by address, and who was asked with which body."""
+    """A delivery, the manager's answer, the answers of relays by address, and who was asked with which body."""
 
     manager: Callable[..., Reply] = lambda *_: verdict_reply()
     relays: dict[str, Callable[..., Reply]] = field(default_factory=dict)
@@ -58,31 +59,33 @@ class Scene:
     moment: float = 1000.0
 
     def __post_init__(self) -> None:
-        self.ways, self.directory = Ways(120), Directory()
+        self.uplink, self.directory = Uplink(120), Directory()
         self.directory.update(tuple(self.relays))
         for number, address in enumerate(self.relays):
             answer = PeerAnswer(RELAYS[number], f"relay-{number}", 0, None, (), (), NONCE)
             self.directory.answered(address, answer, 0.01 * (number + 1), self.moment, 0.0)
-        self.courier = Courier(
-            manager=Manager(cast(Connection, self)),
-            post=self.post_to_relay,
-            directory=self.directory,
-            ways=self.ways,
+        runtime = Runtime(
+            now=lambda: NOW,
             monotonic=lambda: self.moment,
+            since_boot_ms=lambda: 0,
+            nonce=lambda: NONCE,
+            new_id=lambda: AGENT,
             share=lambda: 0.0,
         )
+        clients = Clients(cast(Connection, self), Connections("http://192.0.2.99"), cast(AgentClient, self))
+        self.delivery = Delivery(clients, self.directory, self.uplink, runtime)
 
     def post(self, path: str, body: bytes, *, total_seconds: float | None = None) -> Reply:
         self.asked.append(("manager", body, 0))
         return self.manager(path, body)
 
-    def post_to_relay(self, address: str, path: str, body: bytes, seconds: float) -> Reply:
+    def relay(self, address: str, body: bytes, seconds: float) -> Reply:
         self.asked.append((address, body, seconds))
-        return self.relays[address](path, body)
+        return self.relays[address](RELAY, body)
 
     def deliver(self) -> tuple[Outcome, Relay | None]:
-        carried = self.courier.deliver(PARCEL, AGENT)
-        return carried.outcome, carried.relay
+        result = self.delivery.deliver(OUTGOING, AGENT)
+        return result.outcome, result.relay
 
     @property
     def names(self) -> list[str]:
@@ -94,7 +97,7 @@ def test_the_manager_comes_first_and_is_enough() -> None:
     outcome, relay = scene.deliver()
     assert isinstance(outcome, Answered)
     assert (relay, scene.names) == (None, ["manager"])
-    assert scene.ways.current(scene.moment) == Way(None)
+    assert scene.uplink.path(scene.moment) == DeliveryPath(None)
     envelope.verify(envelope.parse(scene.asked[0][1]), RING, "manager")
 
 
@@ -106,9 +109,9 @@ def test_where_the_manager_gives_no_verdict_the_nearest_relay_is_asked(manager: 
     assert relay == Relay("192.0.2.1", RELAYS[0], "relay-0", 0)
     assert scene.names == ["manager", "192.0.2.1"]
     envelope.verify(envelope.parse(scene.asked[1][1]), RING, RELAYS[0])
-    way = scene.ways.current(scene.moment)
-    assert way is not None
-    assert (way.distance, way.next_hop) == (1, RELAYS[0])
+    path = scene.uplink.path(scene.moment)
+    assert path is not None
+    assert (path.distance, path.next_hop) == (1, RELAYS[0])
 
 
 LIES: dict[str, Callable[..., Reply]] = {
@@ -144,7 +147,7 @@ def test_with_nobody_to_pass_it_on_the_report_waits() -> None:
     scene = Scene(gone)
     outcome, relay = scene.deliver()
     assert (outcome, relay) == (Unreachable("no route to host"), None)
-    assert scene.ways.current(scene.moment) is None
+    assert scene.uplink.path(scene.moment) is None
 
 
 def test_no_more_than_three_relays_are_asked_for_one_report() -> None:
@@ -174,7 +177,7 @@ def test_a_busy_manager_is_left_alone_as_long_as_it_asks_and_no_relay_troubles_i
     answers = [problem(Overloaded("full", retry_after_seconds=20)), verdict_reply()]
     scene = Scene(lambda *_: answers.pop(0), {"192.0.2.1": lambda *_: verdict_reply()})
     assert scene.deliver() == (Busy(20, "'full'"), None)
-    assert scene.courier.busy_seconds() == 20
+    assert scene.uplink.pause_seconds(scene.moment) == 20
     scene.moment += 30
     assert isinstance(scene.deliver()[0], Answered)
     assert scene.names == ["manager", "manager"]
@@ -185,7 +188,7 @@ def test_what_says_so_again_and_again_is_believed_once() -> None:
         lambda *_: problem(Overloaded("full", retry_after_seconds=3600)), {"192.0.2.1": lambda *_: verdict_reply()}
     )
     assert scene.deliver() == (Busy(30, "'full'"), None)
-    assert scene.ways.current(scene.moment) is None, "nobody has reached the manager this way"
+    assert scene.uplink.path(scene.moment) is None, "nobody has reached the manager this way"
     for _ in range(3):
         scene.moment += 29
         assert scene.deliver()[1] is not None
@@ -198,18 +201,17 @@ def test_what_says_503_without_a_time_is_no_manager_that_is_busy() -> None:
 
 def test_what_waited_goes_the_way_of_the_newest_report() -> None:
     scene = Scene(gone, {"192.0.2.1": lambda *_: verdict_reply()})
-    assert isinstance(scene.courier.deliver_again(PARCEL), Unreachable)
+    assert isinstance(scene.delivery.deliver_again(OUTGOING), Unreachable)
     scene.deliver()
     scene.asked.clear()
-    assert isinstance(scene.courier.deliver_again(PARCEL), Answered)
+    assert isinstance(scene.delivery.deliver_again(OUTGOING), Answered)
     assert scene.names == ["192.0.2.1"]
 
 
 def test_it_knows_its_own_report() -> None:
     scene = Scene()
-    assert not scene.courier.has_made(PARCEL.mac)
     scene.deliver()
-    assert scene.courier.has_made(PARCEL.mac)
+    assert scene.uplink.report_mac == envelope.parse(scene.asked[0][1]).mac
 
 
 def test_an_unsigned_answer_says_what_it_claims_to_be() -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from kattila_agent.outbound.changes import Changes
 from kattila_agent.outbound.delivery import Answered, Outcome, Unreachable
 from kattila_agent.outbound.draining import LEAST_PER_INTERVAL, Draining, per_interval
 from kattila_agent.outbound.journal import Journal
+from kattila_agent.outbound.state_log import StateLog
 from kattila_agent.runtime import Runtime
 from kattila_agent.spool import Spool
 from kattila_agent.spool.sample import Clock, Sample
@@ -50,7 +50,7 @@ class Scene:
             new_id=lambda: AGENT,
             share=lambda: 0.5,
         )
-        self.draining = Draining(self.spool, self._send, runtime, INTERVAL, Journal(Changes()))
+        self.draining = Draining(self.spool, self._send, runtime, INTERVAL, Journal(StateLog()))
 
     def _send(self, sample: Sample) -> Outcome:
         self.sent.append((sample.number, self.moment))
@@ -177,6 +177,6 @@ def test_what_an_earlier_run_left_is_told_once_and_once_that_it_has_arrived(
             scene.drain_one_interval()
         scene.draining.begin()
     assert caplog.messages == [
-        "12 samples of before wait on disk, to be sent beside the reports",
-        "nothing waits on disk any more",
+        "12 samples of an earlier run wait on disk and will be sent",
+        "no sample waits on disk any more",
     ]

@@ -16,8 +16,7 @@ from statistics import fmean
 
 import pytest
 
-from kattila_agent.outbound.delivery import RELAY, UPDATES
-from kattila_agent.outbound.discovery.queries import PATH as PEER
+from kattila_agent.outbound.clients import PEER, RELAY, UPDATES
 from support.counts import STORM_AGENTS
 from support.world.network import MANAGER
 from support.world.node import INTERVAL_SECONDS

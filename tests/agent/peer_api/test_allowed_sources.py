@@ -7,7 +7,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from kattila_agent.peer_api.allowed_sources import Near, tunnelled
+from kattila_agent.peer_api.allowed_sources import AllowedSources, tunnel_networks
 from kattila_agent.sampling.measurement import Measurement
 from kattila_protocol.report import Interface, Telemetry, WireguardInterface, WireguardPeer
 from protocol.samples import BOOT, NOW
@@ -30,7 +30,7 @@ MEASUREMENT = Measurement(TELEMETRY, NOW, BOOT)
 
 
 @pytest.mark.parametrize(
-    ("source", "is_near"),
+    ("source", "is_allowed"),
     [
         ("127.0.0.1", True),
         ("::1", True),
@@ -43,24 +43,23 @@ MEASUREMENT = Measurement(TELEMETRY, NOW, BOOT)
         ("8.8.8.8", False),
     ],
 )
-def test_who_is_near(source: str, is_near: bool) -> None:
-    assert Near((), lambda: MEASUREMENT).includes(source) == is_near
+def test_which_sources_are_allowed(source: str, is_allowed: bool) -> None:
+    assert AllowedSources(()).includes(source, MEASUREMENT) == is_allowed
 
 
 def test_a_setting_widens_it() -> None:
-    near = Near((ip_network("198.51.100.0/24"),), lambda: None)
-    assert near.includes("198.51.100.7")
-    assert not near.includes("192.0.2.200")
+    allowed = AllowedSources((ip_network("198.51.100.0/24"),))
+    assert allowed.includes("198.51.100.7", None)
+    assert not allowed.includes("192.0.2.200", None)
 
 
 def test_what_was_measured_last_counts() -> None:
-    measured = [MEASUREMENT]
-    near = Near((), lambda: measured[-1])
-    assert near.includes("192.0.2.200")
-    measured.append(replace(MEASUREMENT, telemetry=replace(TELEMETRY, wireguard=())))
-    assert not near.includes("192.0.2.200")
+    allowed = AllowedSources(())
+    assert allowed.includes("192.0.2.200", MEASUREMENT)
+    later = replace(MEASUREMENT, telemetry=replace(TELEMETRY, wireguard=()))
+    assert not allowed.includes("192.0.2.200", later)
 
 
 @pytest.mark.parametrize("prefix", ["0.0.0.0/0", "::/0", "0.0.0.0/1", "128.0.0.0/1", "8000::/1", "2000::/3"])
-def test_a_default_route_or_a_part_of_one_makes_nobody_near(prefix: str) -> None:
-    assert tunnelled(replace(TELEMETRY, interfaces=(), wireguard=(tunnel("wg0", prefix),))) == ()
+def test_a_default_route_or_a_part_of_one_allows_nobody(prefix: str) -> None:
+    assert tunnel_networks(replace(TELEMETRY, interfaces=(), wireguard=(tunnel("wg0", prefix),))) == ()

@@ -10,13 +10,19 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from kattila_agent.outbound.connection import Reply, UnreachableError
+from kattila_agent.identity import Identity
+from kattila_agent.outbound.clients import AgentClient, Clients
+from kattila_agent.outbound.connection import Connection, Connections, Reply, UnreachableError
 from kattila_agent.outbound.discovery import Relay
-from kattila_agent.outbound.paths import Way, Ways
-from kattila_agent.peer_api.relay import SLOTS, Relaying, Surroundings
+from kattila_agent.outbound.paths import DeliveryPath, Uplink
+from kattila_agent.peer_api.relay import SLOTS, ReportRelay
+from kattila_agent.runtime import Runtime
+from kattila_keys.refresh import Keys
 from kattila_protocol import canonical, envelope, verdict
 from kattila_protocol.errors import (
     BadSignature,
@@ -37,7 +43,8 @@ from support.waiting import PATIENCE_SECONDS
 
 OWN, NEXT, FARTHER, FARTHEST = RELAYS[:4]
 SIGNED = canonical.encode(REPORT)
-THROUGH_NEXT = Way(Relay("192.0.2.7", NEXT, "next", 0))
+DIRECT = DeliveryPath(None)
+THROUGH_NEXT = DeliveryPath(Relay("192.0.2.7", NEXT, "next", 0))
 
 
 def verdict_reply(outcome: str = ACCEPTED, key: Key = KEY, refusal: Refusal | None = None) -> Reply:
@@ -51,36 +58,42 @@ def refusal_reply(refusal: Refusal) -> Reply:
 
 @dataclass
 class Scene:
-    """A relay, the way on, and the bodies that went there with the seconds that they were given."""
+    """A relay, the answer of its next hop, and the bodies sent there: to whom, and with how many seconds."""
 
     answer: Callable[[float], Reply] = lambda seconds: verdict_reply()
-    sent: list[tuple[Way, bytes, float]] = field(default_factory=list)
-    ways: Ways = field(default_factory=lambda: Ways(90))
+    sent: list[tuple[str, bytes, float]] = field(default_factory=list)
+    uplink: Uplink = field(default_factory=lambda: Uplink(90))
     moment: float = 1000.0
-    made: str = ""
-    busy_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self.ways.found(Way(None), self.moment)
-        self.relaying = Relaying(
-            Surroundings(
-                agent_id=lambda: OWN,
-                verify=lambda operation, now: operation(RING),
-                has_made=lambda mac: mac == self.made,
-                busy_seconds=lambda: self.busy_seconds,
-                ways=self.ways,
-                onward=self.onward,
-                now=lambda: NOW,
-                monotonic=lambda: self.moment,
-            )
+        self.uplink.found(DIRECT, self.moment)
+        keys = SimpleNamespace(verify=lambda operation, now: operation(RING))
+        runtime = Runtime(
+            now=lambda: NOW,
+            monotonic=lambda: self.moment,
+            since_boot_ms=lambda: 0,
+            nonce=lambda: NONCE,
+            new_id=lambda: OWN,
+            share=lambda: 0.0,
+        )
+        self.report_relay = ReportRelay(
+            cast(Identity, SimpleNamespace(agent_id=lambda: OWN)),
+            cast(Keys, keys),
+            self.uplink,
+            Clients(Connection("http://192.0.2.99"), cast(Connections, self), cast(AgentClient, self)),
+            runtime,
         )
 
-    def onward(self, way: Way, body: bytes, seconds: float) -> Reply:
-        self.sent.append((way, body, seconds))
+    def post(self, path: str, body: bytes, seconds: float) -> Reply:
+        self.sent.append((MANAGER, body, seconds))
+        return self.answer(seconds)
+
+    def relay(self, address: str, body: bytes, seconds: float) -> Reply:
+        self.sent.append((address, body, seconds))
         return self.answer(seconds)
 
     def pass_on(self, body: bytes | None = None, seconds: float | None = None) -> Reply:
-        return self.relaying.pass_on(sealed() if body is None else body, seconds)
+        return self.report_relay.pass_on(sealed() if body is None else body, seconds)
 
 
 def sealed(*path: str, recipient: str = OWN) -> bytes:
@@ -103,9 +116,9 @@ def fails(seconds: float) -> Reply:
 def test_a_report_goes_on_with_one_hop_more_and_the_verdict_comes_back_unchanged() -> None:
     scene = Scene()
     reply = scene.pass_on()
-    ((way, body, _),) = scene.sent
+    ((recipient, body, _),) = scene.sent
     assert reply == verdict_reply()
-    assert way == Way(None)
+    assert recipient == MANAGER
     onward = envelope.parse(body)
     assert (onward.data, onward.relay_path) == (SIGNED, (OWN,))
     assert envelope.verify(onward, RING, MANAGER) == KEY
@@ -118,7 +131,7 @@ def test_a_signed_refusal_comes_back_unchanged() -> None:
 
 def test_through_another_relay_it_is_addressed_to_that_one() -> None:
     scene = Scene()
-    scene.ways.found(THROUGH_NEXT, scene.moment)
+    scene.uplink.found(THROUGH_NEXT, scene.moment)
     scene.pass_on(sealed(FARTHER))
     onward = envelope.parse(scene.sent[0][1])
     assert onward.relay_path == (FARTHER, OWN)
@@ -166,14 +179,15 @@ def test_a_report_that_was_here_is_a_loop() -> None:
 
 def test_a_report_that_came_from_where_it_would_go_is_a_loop() -> None:
     scene = Scene()
-    scene.ways.found(THROUGH_NEXT, scene.moment)
+    scene.uplink.found(THROUGH_NEXT, scene.moment)
     with pytest.raises(RelayLoop):
         scene.pass_on(sealed(NEXT))
     assert scene.sent == []
 
 
 def test_its_own_report_coming_back_is_a_loop() -> None:
-    scene = Scene(made=envelope.parse(sealed()).mac)
+    scene = Scene()
+    scene.uplink.report_mac = envelope.parse(sealed()).mac
     with pytest.raises(RelayLoop, match="made the report itself"):
         scene.pass_on()
 
@@ -184,8 +198,8 @@ def test_its_own_report_coming_back_is_a_loop() -> None:
 )
 def test_it_looks_ahead_how_many_relays_are_still_to_come(path: tuple[str, ...], distance: int, fits: bool) -> None:
     scene = Scene()
-    way = Way(None) if distance == 0 else Way(Relay("192.0.2.7", NEXT, "next", distance - 1))
-    scene.ways.found(way, scene.moment)
+    onward = DIRECT if distance == 0 else DeliveryPath(Relay("192.0.2.7", NEXT, "next", distance - 1))
+    scene.uplink.found(onward, scene.moment)
     if fits:
         scene.pass_on(sealed(*path))
     else:
@@ -196,7 +210,7 @@ def test_it_looks_ahead_how_many_relays_are_still_to_come(path: tuple[str, ...],
 
 def test_without_a_way_of_its_own_it_says_so_and_looks_for_none() -> None:
     scene = Scene()
-    scene.ways.lost()
+    scene.uplink.lost()
     with pytest.raises(NoWay):
         scene.pass_on()
     assert scene.sent == []
@@ -213,22 +227,23 @@ def test_a_way_that_fails_is_lost_until_its_own_next_report() -> None:
     scene = Scene(fails)
     with pytest.raises(NoWay, match="the manager does not answer: it does not answer in time"):
         scene.pass_on()
-    assert scene.ways.current(scene.moment) is None
+    assert scene.uplink.path(scene.moment) is None
 
 
 def test_a_way_that_was_found_meanwhile_is_not_lost_with_the_one_that_failed() -> None:
     def fails_late(seconds: float) -> Reply:
-        scene.ways.found(THROUGH_NEXT, scene.moment)
+        scene.uplink.found(THROUGH_NEXT, scene.moment)
         raise UnreachableError("it does not answer in time")
 
     scene = Scene(fails_late)
     with pytest.raises(NoWay):
         scene.pass_on()
-    assert scene.ways.current(scene.moment) == THROUGH_NEXT
+    assert scene.uplink.path(scene.moment) == THROUGH_NEXT
 
 
 def test_a_manager_that_asked_to_be_left_alone_is_left_alone_by_others_as_well() -> None:
-    scene = Scene(busy_seconds=3.2)
+    scene = Scene()
+    scene.uplink.pause(3.2, scene.moment)
     with pytest.raises(Overloaded) as raised:
         scene.pass_on()
     assert (raised.value.retry_after_seconds, scene.sent) == (4, [])
@@ -238,7 +253,7 @@ def test_a_way_that_failed_for_want_of_time_is_not_lost() -> None:
     scene = Scene(fails)
     with pytest.raises(NoWay):
         scene.pass_on(seconds=1.0)
-    assert scene.ways.current(scene.moment) == Way(None)
+    assert scene.uplink.path(scene.moment) == DIRECT
 
 
 @pytest.mark.parametrize(
@@ -256,7 +271,7 @@ def test_what_is_no_verdict_is_not_handed_back(reply: Reply, is_lost: bool) -> N
     scene = Scene(answers(reply))
     with pytest.raises(NoWay):
         scene.pass_on()
-    assert (scene.ways.current(scene.moment) is None) == is_lost
+    assert (scene.uplink.path(scene.moment) is None) == is_lost
 
 
 def test_that_the_next_one_is_busy_is_handed_back() -> None:

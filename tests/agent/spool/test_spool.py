@@ -131,7 +131,7 @@ def test_a_clone_keeps_what_it_measured_itself_and_counts_the_rest(tmp_path: Pat
 def test_after_a_restored_snapshot_the_samples_of_this_boot_get_new_numbers_in_order(tmp_path: Path) -> None:
     spool = filled(tmp_path / "spool", 101, 102)
     spool.put(Sample(100, NOW - 10**6, OTHER_BOOT, 5, b"{}"), CLOCK)
-    assert spool.renumber(BOOT, 501) == 503
+    assert spool.renumber(BOOT, 501) == {101: 501, 102: 502}
     assert spool.numbers() == (100, 501, 502)
     moments = [sample(number, later(number)).sampled_at for number in (101, 102)]
     found = reopened(spool, tmp_path / "spool")
@@ -143,13 +143,13 @@ def test_after_a_restored_snapshot_the_samples_of_this_boot_get_new_numbers_in_o
 def test_new_numbers_take_the_place_of_no_sample(tmp_path: Path) -> None:
     spool = filled(tmp_path / "spool", 101)
     spool.put(Sample(600, NOW, OTHER_BOOT, 5, b"{}"), CLOCK)
-    assert spool.renumber(BOOT, 501) == 602
+    assert spool.renumber(BOOT, 501) == {101: 601}
     assert spool.numbers() == (600, 601)
 
 
 def test_where_nothing_waits_nothing_is_renumbered(tmp_path: Path) -> None:
     spool = opened(tmp_path / "spool")
-    assert spool.renumber(BOOT, 501) == 501
+    assert spool.renumber(BOOT, 501) == {}
     assert list((tmp_path / "spool").iterdir()) == []
 
 

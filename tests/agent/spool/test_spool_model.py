@@ -6,7 +6,7 @@ import os
 import random
 import tempfile
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, count
 from pathlib import Path
 from typing import ClassVar
 
@@ -138,7 +138,7 @@ class SpoolMachine(RuleBasedStateMachine):
         for to, number in enumerate(mine, first):
             kept = self.kept.pop(number)
             self.kept[to] = replace(kept, sample=replace(kept.sample, number=to))
-        assert self.spool.renumber(self.clock.boot_id, first) == first + len(mine)
+        assert self.spool.renumber(self.clock.boot_id, first) == dict(zip(mine, count(first), strict=False))
         self.number = first + len(mine) - 1
 
     @rule()

@@ -74,7 +74,7 @@ def test_within_two_intervals_reports_go_through_the_neighbour_and_mended_direct
     said = said_of_delivery(mesh["b"].log[said_before:])
     assert sorted(said) == sorted(set(said))
     # In the first report it may still have to find out that A has a way to the manager by now.
-    assert [line for line in said if "no relay is known" not in line and "waits" not in line] == [
+    assert [line for line in said if "no relay is known" not in line and "on disk" not in line] == [
         f"the manager cannot be reached: {why}; reports go through a at 203.0.113.11",
         "the manager takes the reports",
     ]
@@ -115,4 +115,4 @@ def fingerprint(mesh: Mesh, name: str) -> str:
 def said_of_delivery(log: str) -> list[str]:
     """Return the lines of a log that say how reports fare, without their time and level."""
     lines = (re.split(r" (?:INFO|WARNING|ERROR) ", line, maxsplit=1)[-1] for line in log.splitlines())
-    return [line for line in lines if "manager" in line or "reports" in line or "waits" in line]
+    return [line for line in lines if "manager" in line or "reports" in line or "on disk" in line]

@@ -9,14 +9,17 @@ import random
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from kattila_agent import config
-from kattila_agent.compose import Agent, over_http_to
+from kattila_agent.compose import Agent
 from kattila_agent.identity import Identity
+from kattila_agent.outbound.clients import Clients
 from kattila_agent.runtime import Runtime
+from kattila_agent.sampling.collect import Inputs
 from kattila_agent.sampling.measurement import Measurement
 from kattila_keys.dns_server import DnsError, TxtRecords
 from kattila_keys.refresh import Keys
@@ -54,16 +57,16 @@ class Driven:
         self.identity = Identity(folder, runtime.new_id)
         keys = Keys(RingFile(folder / "ring.json"), no_dns, chance.random)
 
-        def measured(now: int, _address: str | None, _offset: int | None) -> Measurement:
+        def measured(_inputs: Inputs, now: int, _monotonic: Callable[[], float]) -> Measurement:
             return Measurement(telemetry(node(number)), now, node(number).boot_id)
 
-        self.agent = Agent(settings, runtime, self.identity, keys, measured, over_http_to(url))
+        self.agent = Agent(settings, runtime, self.identity, keys, Clients.of(url), measured)
         self.failure: BaseException | None = None
 
     @property
     def waiting(self) -> tuple[int, ...]:
         """The numbers of what waits."""
-        return self.agent.reporter.spool.numbers()
+        return self.agent.spool.numbers()
 
     def report_until_all_arrived(self, proxy: CuttingProxy, deadline: float) -> None:
         """Report, and send what waits, until enough answers were lost and nothing waits any more."""
@@ -106,7 +109,7 @@ def test_lost_answers_double_nothing_and_leave_nothing_behind(tmp_path: Path, ch
         assert proxy.cuts == LOST_ANSWERS
         for agent in agents:
             assert agent.waiting == ()
-            assert agent.agent.reporter.spool.waiting().dropped == 0
+            assert agent.agent.spool.waiting().dropped == 0
             assert stored(manager, agent.agent_id) == list(range(1, agent.identity.last().sample + 1))
 
 

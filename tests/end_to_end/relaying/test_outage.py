@@ -88,7 +88,7 @@ def suffered(mesh: Mesh, disk: Path) -> Outage:
     for each in mesh.nodes.values():
         mesh.wait_until(lambda each=each: not each.waiting)
     for name in "ad":
-        mesh.wait_until(lambda name=name: "nothing waits on disk" in mesh[name].log)
+        mesh.wait_until(lambda name=name: "no sample waits on disk" in mesh[name].log)
     return Outage(mesh, began, silent, ended, full, {name: mesh[name].log for name in "ad"})
 
 
@@ -166,7 +166,7 @@ def test_the_manager_says_when_it_can_take_more(outage: Outage) -> None:
 @pytest.mark.parametrize("name", "ad")
 def test_the_journal_says_each_change_once(outage: Outage, name: str) -> None:
     said = [re.sub(r"^\S+ \S+ ", "", line) for line in outage.logs[name].splitlines()]
-    # Which relays passed nothing on is said behind the reason.
+    # The relays that failed are listed after the reason.
     assert [line.partition(";")[0] for line in said if "the manager" in line] == [
         "INFO the manager takes the reports",
         "WARNING the manager cannot be reached: it does not answer in time",
@@ -174,9 +174,9 @@ def test_the_journal_says_each_change_once(outage: Outage, name: str) -> None:
         "WARNING the manager refuses the reports (overloaded): the report could not be stored",
         "INFO the manager takes the reports",
     ]
-    assert [line for line in said if "waits" in line] == [
-        "WARNING what is measured waits on disk (1 sample)",
-        "INFO nothing waits on disk any more",
+    assert [line for line in said if "on disk" in line] == [
+        "WARNING undelivered samples wait on disk (1 sample)",
+        "INFO no sample waits on disk any more",
     ]
 
 

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from kattila_agent import config
-from kattila_agent.compose import Agent, Wire
+from kattila_agent.compose import Agent
 from kattila_agent.daemon import Loop
 from kattila_agent.identity import Identity
-from kattila_agent.outbound.changes import Changes
-from kattila_agent.outbound.connection import Connection, Page, Reply, UnreachableError
-from kattila_agent.outbound.delivery import BUDGET, REGISTER
-from kattila_agent.outbound.discovery.queries import PATH
-from kattila_agent.peer_api.app import make_app
+from kattila_agent.outbound.clients import BUDGET, PEER, REGISTER, RELAY, AgentClient, Clients
+from kattila_agent.outbound.connection import Connection, Connections, Page, Reply, UnreachableError
+from kattila_agent.outbound.state_log import StateLog
 from kattila_agent.runtime import Runtime
+from kattila_agent.sampling.collect import Inputs
 from kattila_agent.sampling.measurement import Measurement
 from kattila_agent.spool import sample_file
 from kattila_agent.spool.folder import Folder
@@ -96,7 +95,7 @@ class Node:
         self.on_death: Callable[[], None] = lambda: None
         self.loop: Loop | None = None
         self.agent: Agent | None = None
-        self._changes = Changes()
+        self._log = StateLog()
 
     @property
     def boot_id(self) -> str:
@@ -121,11 +120,11 @@ class Node:
         runtime = self._runtime()
         keys = Keys(ring, lambda: (), runtime.share)
         identity = Identity(self.folder, runtime.new_id)
-        self.agent = Agent(settings, runtime, identity, keys, self._measure, self._wire())
+        self.agent = Agent(settings, runtime, identity, keys, self._clients(), self._measure)
         self.loop = Loop(runtime, keys, self.agent.reporter, self.agent.draining, settings.interval_seconds)
-        self._changes = Changes()
+        self._log = StateLog()
         loop = self.loop
-        app = make_app(self.agent.node(after_reset=lambda: loop.ask(loop.hurry)))
+        app = self.agent.api(on_reset=lambda: loop.request(loop.hurry)).app()
         # An exception fails the test instead of becoming an answer with status 500.
         app.catchall = False
         self.starts += 1
@@ -134,7 +133,7 @@ class Node:
     def kill(self) -> None:
         """Kill the process."""
         if self.agent is not None:
-            self.agent.reporter.spool.close()
+            self.agent.spool.close()
         self.agent = self.loop = self.steps_left = None
         self._shared.network.hosts.pop(self.address, None)
         if self.owed and self.owed[-1] not in self._shared.book.sent and self.owed[-1] not in self.waiting():
@@ -192,10 +191,10 @@ class Node:
         assert self.loop is not None
         self._is_reporting = True
         try:
-            self.loop.report(self._changes)
+            self.loop.report(self._log)
         finally:
             self._is_reporting = False
-        assert not self._changes.was_said("cycle"), "the cycle failed"
+        assert not self._log.is_abnormal("cycle"), "the cycle failed"
 
     def _serve(self, app: Callable[..., Any], request: Request) -> Answer:
         try:
@@ -242,7 +241,7 @@ class Node:
             share=shared.chance.random,
         )
 
-    def _measure(self, now: int, _address: str | None, _offset: int | None) -> Measurement:
+    def _measure(self, _inputs: Inputs, now: int, _monotonic: Callable[[], float]) -> Measurement:
         label = f"{self.name}-{next(self._measurements)}"
         self._shared.book.measured[label] = Measured(self._shared.now(), self.boot_id)
         self.owed.append(label)
@@ -259,14 +258,11 @@ class Node:
         peers = tuple(WireguardPeer(peer, None, (f"{peer}/32",), 1, 0, 0, 0, False) for peer in self.peers)
         return Telemetry(None, links, wireguard=(WireguardInterface("wg0", self.name, 51820, 0, peers),))
 
-    def _wire(self) -> Wire:
-        return Wire(
+    def _clients(self) -> Clients:
+        return Clients(
             manager=cast(Connection, _ToManager(self)),
-            onward=lambda path, body, _seconds: self.post(MANAGER, path, body),
-            relay=lambda address, path, body, seconds: self.post(
-                address, path, body, {BUDGET: str(round(seconds * 1000))}
-            ),
-            peer=self._get,
+            forwarding=cast(Connections, _Forwarding(self)),
+            agents=_ToAgents(self),
         )
 
     def post(self, target: str, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> Reply:
@@ -293,9 +289,10 @@ class Node:
                 "a spooled sample was sent although the newest has not arrived"
             )
 
-    def _get(self, address: str, parameters: Mapping[str, str]) -> Page:
+    def query(self, address: str, parameters: Mapping[str, str]) -> Page:
+        """Query another machine's agent."""
         self._shared.take_time(MAX_QUERY_SECONDS * self._shared.chance.random())
-        answer = self._shared.network.deliver(Request(self.address, address, "GET", PATH, parameters=parameters))
+        answer = self._shared.network.deliver(Request(self.address, address, "GET", PEER, parameters=parameters))
         return Page(answer.status, "", answer.body)
 
 
@@ -308,6 +305,30 @@ class _ToManager:
 
     def post(self, path: str, body: bytes, *, total_seconds: float | None = None) -> Reply:
         return self.node.post(MANAGER, path, body)
+
+
+@dataclass(frozen=True)
+class _Forwarding:
+    """In the place of the connections for the reports of others."""
+
+    node: Node
+
+    def post(self, path: str, body: bytes, total_seconds: float) -> Reply:
+        return self.node.post(MANAGER, path, body)
+
+
+class _ToAgents(AgentClient):
+    """Requests to the other machines of the world."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__()
+        self.node = node
+
+    def query(self, address: str, parameters: Mapping[str, str]) -> Page:
+        return self.node.query(address, parameters)
+
+    def relay(self, address: str, body: bytes, seconds: float) -> Reply:
+        return self.node.post(address, RELAY, body, {BUDGET: str(round(seconds * 1000))})
 
 
 def _system(name: str, label: str) -> System:

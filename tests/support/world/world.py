@@ -14,9 +14,9 @@ from itertools import combinations, count
 from pathlib import Path
 
 from kattila_agent.daemon import JITTER, next_due
+from kattila_agent.outbound.clients import UPDATES
 from kattila_agent.outbound.connection import UnreachableError
-from kattila_agent.outbound.delivery import UPDATES
-from kattila_agent.outbound.discovery.queries import LOOK_SECONDS, PACE_SECONDS
+from kattila_agent.outbound.discovery.queries import CHECK_SECONDS, PACE_SECONDS
 from kattila_protocol import reset
 from support.reports import KEY
 from support.world.book import Book
@@ -46,7 +46,7 @@ class World:
         self._order = count()
         self._seen = 0
         # The pause of an idle discoverer. A longer one speeds up the simulation.
-        self.look_seconds = LOOK_SECONDS
+        self.look_seconds = CHECK_SECONDS
         for node in self.nodes:
             node.on_death = partial(self.start, node, RESTART_SECONDS)
         self.connect(*combinations(range(size), 2))
@@ -140,7 +140,7 @@ class World:
 
     def _drain(self, node: Node, start: int, due: float) -> None:
         if self._lives(node, start) and node.loop and node.agent and node.agent.draining.due_at == due:
-            self._do(node, node.loop.send_waiting)
+            self._do(node, node.loop.drain)
             self._plan_draining(node, start)
 
     def _query_peers(self, node: Node, start: int) -> None:
@@ -148,7 +148,7 @@ class World:
             return
         queried: list[bool] = []
         discoverer = node.agent.discoverer
-        self._do(node, lambda: queried.append(discoverer.ask_one()))
+        self._do(node, lambda: queried.append(discoverer.query_next()))
         pause = PACE_SECONDS * (1 + self.chance.random() / 2) + (0 if queried == [True] else self.look_seconds)
         self.at(self.time + pause, lambda: self._query_peers(node, start))
 

@@ -1,11 +1,11 @@
-"""Who on this node's tunnels is an agent, and how far from the manager.
+"""Discovery of sibling agents behind this node's tunnels, and of their distance to the manager.
 
-`addresses` says where one may answer, `asking` asks there, `directory` remembers what was said and when to ask again.
-None of them knows what an agent that was found is good for (delivery).
+`addresses` lists where siblings may answer, `queries` asks them, and `directory` remembers the answers and schedules
+the next queries.
 """
 
 from kattila_agent.outbound.discovery.addresses import candidates, unread
 from kattila_agent.outbound.discovery.directory import Directory, Relay
-from kattila_agent.outbound.discovery.queries import Discoverer, Get, ask, over_http, url_of
+from kattila_agent.outbound.discovery.queries import Discoverer, Get, query
 
-__all__ = ["Directory", "Discoverer", "Get", "Relay", "ask", "candidates", "over_http", "unread", "url_of"]
+__all__ = ["Directory", "Discoverer", "Get", "Relay", "candidates", "query", "unread"]

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from http.server import BaseHTTPRequestHandler
 from itertools import pairwise
 from typing import Any
@@ -15,8 +14,9 @@ from typing import Any
 import pytest
 
 from kattila_agent.identity import StateError
+from kattila_agent.outbound.clients import AgentClient
 from kattila_agent.outbound.connection import Page, UnreachableError
-from kattila_agent.outbound.discovery import Directory, Discoverer, Get, ask, over_http
+from kattila_agent.outbound.discovery import Directory, Discoverer, Get, candidates, query, unread
 from kattila_agent.outbound.discovery.queries import PACE_SECONDS
 from kattila_agent.runtime import Runtime
 from kattila_protocol import message, peer
@@ -46,7 +46,7 @@ def sealed(said: PeerAnswer = SAID, key: Key = RING.current) -> bytes:
 
 
 def asked_at(port: int, ring: Ring = RING, address: str = "127.0.0.1") -> PeerAnswer:
-    return ask(partial(over_http, port=port), OWN, address, ring, NONCE, NOW)
+    return query(AgentClient(port).query, OWN, address, ring, NONCE, NOW)
 
 
 def test_a_query_is_signed_and_its_answer_read() -> None:
@@ -66,6 +66,7 @@ def test_all_keys_of_the_ring_are_good(key: Key) -> None:
         assert asked_at(port, ring_of(PSK, OTHER_PSK)) == SAID
 
 
+NOT_OURS = "the answer is not from an agent of this fleet"
 PROBLEM = b'{"type":"urn:kattila:problem:foreign_source","detail":"192.0.2.1 may not\\u001b[2J"}'
 
 
@@ -77,14 +78,10 @@ PROBLEM = b'{"type":"urn:kattila:problem:foreign_source","detail":"192.0.2.1 may
         (close, UnreachableError, "the connection was closed before an answer came"),
         (responds(b"x" * 300_000), UnreachableError, "its answer is over 262144 bytes"),
         (responds(sealed(), Content_Length="100000000"), UnreachableError, "closed before"),
-        (responds(b"\x00\xff garbage"), Malformed, "what answers is no agent of this fleet"),
-        (responds(b""), Malformed, "what answers is no agent of this fleet"),
-        (responds(b"[" * 200_000), Malformed, "what answers is no agent of this fleet"),
-        (
-            responds(message.seal(Purpose.VERDICT, RING.current, [])),
-            Malformed,
-            "what answers is no agent of this fleet",
-        ),
+        (responds(b"\x00\xff garbage"), Malformed, NOT_OURS),
+        (responds(b""), Malformed, NOT_OURS),
+        (responds(b"[" * 200_000), Malformed, NOT_OURS),
+        (responds(message.seal(Purpose.VERDICT, RING.current, [])), Malformed, NOT_OURS),
         (responds(sealed(replace(SAID, nonce="f" * 32))), Malformed, "the answer has the nonce of another query"),
         (responds(sealed(key=Key.from_psk(OTHER_PSK))), BadSignature, "matches none of the 1 keys"),
         (responds(message.seal(Purpose.RESET, RING.current, SAID)), BadSignature, "matches none of the 1 keys"),
@@ -166,7 +163,7 @@ def discoverer(directory: Directory, get: Get, **parts: Any) -> Discoverer:
     given: dict[str, Any] = {
         "ring": lambda: RING,
         "own_id": lambda: OWN,
-        "hurried": lambda: True,
+        "hurried": lambda now: True,
         "stop": threading.Event(),
     }
     return Discoverer(runtime, directory, get, **(given | parts))
@@ -200,15 +197,18 @@ def run_until(asking: Discoverer, is_done: Callable[[], object]) -> None:
 
 def test_a_measurement_that_failed_makes_nobody_forgotten() -> None:
     directory = Directory()
-    asking = discoverer(directory, Asked(lambda address, nonce: SAID))
+
+    def observe(telemetry: Telemetry) -> None:
+        directory.update(candidates(telemetry), are_all=not unread(telemetry))
+
     peer_of_wg0 = WireguardPeer("key", None, ("192.0.2.1/32",), 1, 0, 0, 0, False)
     read = Telemetry(system=None, wireguard=(WireguardInterface("wg0", "key", 51820, 0, (peer_of_wg0,)),))
-    asking.observe(read)
+    observe(read)
     assert directory.due(0.0, hurried=False) == "192.0.2.1"
     directory.answered("192.0.2.1", SAID, 0.01, 0.0, 0.0)
-    asking.observe(Telemetry(system=None, failures=(CollectorFailure("wireguard", "wg0: it hangs"),)))
+    observe(Telemetry(system=None, failures=(CollectorFailure("wireguard", "wg0: it hangs"),)))
     assert directory.relays(OWN, 1.0) != ()
-    asking.observe(Telemetry(system=None, failures=(CollectorFailure("rules", "not this one"),)))
+    observe(Telemetry(system=None, failures=(CollectorFailure("rules", "not this one"),)))
     assert directory.relays(OWN, 1.0) == ()
 
 

@@ -1,0 +1,77 @@
+"""-dump: write one signed report, as the daemon would send it, to a file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import sys
+from pathlib import Path
+
+from kattila_agent.commands.errors import CommandError
+from kattila_agent.identity import Identity
+from kattila_agent.runtime import Runtime
+from kattila_agent.sampling import fitting
+from kattila_agent.sampling.measurement import Measurement
+from kattila_agent.spool import sample
+from kattila_agent.spool.sample import Clock, Sample, Signing
+from kattila_protocol import envelope
+from kattila_protocol.ring import Ring
+
+_MODE = 0o600
+
+_log = logging.getLogger("kattila.agent")
+
+
+def dump(target: str, measurement: Measurement, identity: Identity, ring: Ring, runtime: Runtime) -> None:
+    """Sign a report under the next numbers and write it to `target`.
+
+    Raises:
+        CommandError: the file cannot be written.
+        StateError: the state folder cannot be used.
+        TooMuchError: the measurement does not fit into a report.
+    """
+    numbers = identity.take()
+    clock = Clock(runtime.now(), measurement.boot_id, runtime.since_boot_ms())
+    telemetry = fitting.encode(measurement.telemetry, measurement.allowed_ips)
+    measured = Sample(numbers.sample, measurement.sampled_at, clock.boot_id, clock.since_boot_ms, telemetry)
+    data = sample.encode(measured, Signing(numbers.agent_id, numbers.tick, runtime.nonce(), clock))
+    report = envelope.seal(data, ring.current).to_bytes()
+    _write(report, target)
+    _log.info(
+        "wrote %d bytes to %s: agent %s, sample %d, tick %d, key %s",
+        len(report),
+        target,
+        numbers.agent_id,
+        numbers.sample,
+        numbers.tick,
+        ring.current.fingerprint,
+    )
+
+
+def _write(report: bytes, target: str) -> None:
+    """Write to a new file of mode 0600 in the place of `target`; to stdout for "-", or into a device or a pipe."""
+    if target == "-":
+        sys.stdout.buffer.write(report)
+        sys.stdout.buffer.flush()
+        return
+    try:
+        path = Path(target)
+        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+            path.open("wb").write(report)
+        else:
+            _replace(path, report)
+    except OSError as error:
+        raise CommandError(f"cannot write {target}: {error.strerror}") from error
+
+
+def _replace(path: Path, report: bytes) -> None:
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
+    try:
+        with os.fdopen(file, "wb") as stream:
+            stream.write(report)
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise

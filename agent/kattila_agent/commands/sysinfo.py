@@ -1,0 +1,24 @@
+"""-sysinfo: print all telemetry of this node."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from kattila_agent.sampling.measurement import Measurement
+from kattila_protocol import canonical
+
+
+def as_json(measurement: Measurement) -> str:
+    """Return all telemetry as formatted JSON, cleaned as in a report, but with names for the columns of rows."""
+    cleaned = json.loads(canonical.encode(_named(measurement.telemetry)))
+    return json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n"
+
+
+def _named(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _named(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {name: _named(column) for name, column in value._asdict().items()}
+    return [_named(item) for item in value] if isinstance(value, tuple) else value
