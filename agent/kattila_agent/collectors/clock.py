@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from kattila_agent.collectors.unix_socket import UnreadableError, ask
+from kattila_agent.collectors.unix_socket import UnreadableError, exchange
 from kattila_agent.helpers.clock_helper import GREETING, read_kernel
 from kattila_protocol.report import Clock
 
@@ -28,7 +28,7 @@ def read(helper: Path) -> tuple[int, int]:
     except PermissionError:
         if not helper.exists():
             raise
-    return parse_helper(ask(helper, b"", timeout_seconds=_HELPER_SECONDS, max_bytes=_MAX_ANSWER_BYTES))
+    return parse_helper(exchange(helper, b"", timeout_seconds=_HELPER_SECONDS, max_bytes=_MAX_ANSWER_BYTES))
 
 
 def parse_helper(answer: bytes) -> tuple[int, int]:

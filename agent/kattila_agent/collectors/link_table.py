@@ -112,7 +112,7 @@ def read_each(indexes: Iterable[int]) -> Iterator[bytes]:
     with rtnetlink.opened() as channel:
         for index in indexes:
             try:
-                yield channel.ask(RTM_GETLINK, request(index=index))
+                yield channel.request(RTM_GETLINK, request(index=index))
             except Refused as refusal:
                 if refusal.errno != errno.ENODEV:
                     raise

@@ -76,7 +76,7 @@ def read(found: Telemetry, manager_address: str | None, manager_port: int | None
     """
     # Read again: an endpoint may be behind a link that was made after the interfaces were read.
     links = link_table.read_by_index(link_table.outgoing)
-    return ask(queries(found, manager_address, manager_port, _read_moved(found, links)), links)
+    return look_up(queries(found, manager_address, manager_port, _read_moved(found, links)), links)
 
 
 def queries(
@@ -104,8 +104,8 @@ def queries(
     return tuple(queried)
 
 
-def ask(queried: Iterable[RouteQuery], links: Mapping[int, OutgoingLink]) -> LookupReadings:
-    """Ask the kernel for these routes (RTM_GETROUTE); a refusal is an answer, too. `links` are all links.
+def look_up(queried: Iterable[RouteQuery], links: Mapping[int, OutgoingLink]) -> LookupReadings:
+    """Return the kernel's answers to these queries (RTM_GETROUTE), refusals included. `links` are all links.
 
     Raises:
         OSError: the kernel does not answer.
@@ -117,7 +117,7 @@ def ask(queried: Iterable[RouteQuery], links: Mapping[int, OutgoingLink]) -> Loo
 
 
 def parse(readings: LookupReadings) -> tuple[Lookup, ...]:
-    """Return the lookups without repetition; a route without an MTU of its own has that of its link.
+    """Return the lookups without repetition; a route without its own MTU has that of its link.
 
     Raises:
         ValueError: a message is malformed.
@@ -167,7 +167,7 @@ def _answer(channel: Channel, query: RouteQuery, indexes: Mapping[str, int]) -> 
     if link is not None and index is None:
         return RouteAnswer(query, None, f"there is no interface {link}")
     try:
-        return RouteAnswer(query, channel.ask(_RTM_GETROUTE, _request(query, index)))
+        return RouteAnswer(query, channel.request(_RTM_GETROUTE, _request(query, index)))
     except Refused as refusal:
         return RouteAnswer(query, None, refusal.strerror)
 

@@ -13,7 +13,7 @@ from kattila_agent.collectors.netlink import rtnetlink
 from kattila_agent.collectors.netlink.rtnetlink import Channel, Listed
 from kattila_protocol.report import PolicyRoute, Rule
 
-# Each table takes a dump of its own.
+# Each table takes a separate dump.
 _MAX_TABLES = 64
 _LOCAL_TABLE = 255
 _REPORTED_ELSEWHERE = frozenset((0, routes.MAIN_TABLE, _LOCAL_TABLE))

@@ -99,7 +99,7 @@ def _rule(body: bytes) -> Rule:
 
 
 def _others(found: Attributes, tos: int) -> Iterator[str]:
-    """Yield what has no member of its own in a report, in the words of `ip rule`."""
+    """Yield the selectors that have no member in a report, as `ip rule` shows them."""
     if tos:
         yield f"tos {tos:#x}"
     if (protocol := rtnetlink.number(found, _IP_PROTO, 1)) is not None:

@@ -18,7 +18,7 @@ class UnreadableError(Exception):
     """A source cannot be read, or not completely; the text says why, and contains no part of a key."""
 
 
-def ask(
+def exchange(
     path: Path,
     request: bytes,
     end: bytes = b"",

@@ -104,7 +104,7 @@ def _row_list(telemetry: Telemetry, name: str) -> _List:
 
 
 def _with_peers(telemetry: Telemetry, max_peers: int, max_allowed_ips: int) -> Telemetry:
-    """Keep so many peers and AllowedIPs of all interfaces together."""
+    """Keep at most this many peers and AllowedIPs of all interfaces together."""
     granted = shares(max_peers, [len(each.peers) for each in telemetry.wireguard])
     kept = [each.peers[:most] for each, most in zip(telemetry.wireguard, granted, strict=True)]
     allowed_ips = iter(shares(max_allowed_ips, [len(peer.allowed_ips) for peers in kept for peer in peers]))

@@ -1,4 +1,4 @@
-"""The clock, which is the machine's, asked where that is allowed and where it is not."""
+"""The clock of this machine, read where the kernel allows it and where it does not."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from kattila_agent.helpers.clock_helper import Timex, read_kernel
 from support.wireguard import serving
 
 NOWHERE = Path("/nonexistent.sock")
-# The numbers of adjtimex(2) and clock_adjtime(2), one of which the C library calls.
+# The system calls adjtimex(2) and clock_adjtime(2); the C library uses one of them.
 CALLS = {"x86_64": (159, 305), "aarch64": (171, 266)}
-# Installs a filter (seccomp(2)) that answers the two calls with EPERM, as a service has it that may not set the clock.
+# Installs a filter (seccomp(2)) that refuses both calls with EPERM, like that of a service that must not set the clock.
 REFUSED = """
 import ctypes, pathlib, struct, sys
 load, equal, give = 0x20, 0x15, 0x06
@@ -34,7 +34,7 @@ print(*clock.read(pathlib.Path(sys.argv[1])))
 
 
 def refused(helper: Path) -> subprocess.CompletedProcess[str]:
-    """Read the clock where the kernel refuses to tell."""
+    """Read the clock where the kernel refuses."""
     if platform.machine() not in CALLS:
         pytest.skip(f"the numbers of the calls on {platform.machine()} are not known here")
     code = REFUSED.format(*CALLS[platform.machine()])
@@ -55,20 +55,20 @@ def test_the_clock_is_read_as_c_reads_it(tmp_path: Path) -> None:
     estimated, maximum, size = map(int, subprocess.check_output([tmp_path / "clock"]).split())
     found = clock.parse(clock.read(NOWHERE), -20)
     assert found.estimated_error_us == estimated
-    # It grows by 500 a second while nobody corrects the clock.
+    # It grows by 500 each second while nobody corrects the clock.
     assert 0 <= found.maximum_error_us - maximum <= 5000
     assert found.synchronised == (maximum < 16_000_000)
     assert found.clock_offset == -20
     assert ctypes.sizeof(Timex) >= size
 
 
-def test_where_the_kernel_refuses_the_helper_tells(tmp_path: Path) -> None:
-    def tell(connection: socket.socket) -> None:
+def test_if_the_kernel_refuses_the_helper_answers(tmp_path: Path) -> None:
+    def answer(connection: socket.socket) -> None:
         subprocess.run(
             [sys.executable, "-m", "kattila_agent.helpers.clock_helper"], stdout=connection.fileno(), check=True
         )
 
-    with serving(tmp_path / "clock.sock", tell) as path:
+    with serving(tmp_path / "clock.sock", answer) as path:
         found = refused(path)
     assert found.returncode == 0, found.stderr
     estimated, maximum = map(int, found.stdout.split())
@@ -76,14 +76,14 @@ def test_where_the_kernel_refuses_the_helper_tells(tmp_path: Path) -> None:
     assert 0 <= read_kernel()[1] - maximum <= 60_000
 
 
-def test_where_the_kernel_refuses_and_nobody_tells() -> None:
+def test_if_the_kernel_refuses_and_there_is_no_helper() -> None:
     assert "PermissionError: [Errno 1] Operation not permitted" in refused(NOWHERE).stderr
 
 
 @pytest.mark.parametrize(
     "answer", [b"", b"kattila-clock 1 5 6", b"kattila-clock 2 5 6\n", b"kattila-clock 1 5 -6\n", b"x" * 127 + b"\n"]
 )
-def test_what_is_no_answer_of_the_helper(answer: bytes) -> None:
+def test_malformed_answers_of_the_helper(answer: bytes) -> None:
     with pytest.raises(UnreadableError, match="the clock helper failed, or has another version"):
         clock.parse_helper(answer)
 

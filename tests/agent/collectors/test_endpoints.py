@@ -1,4 +1,4 @@
-"""Which way packets to the endpoints of a real tunnel leave: what -sysinfo tells is what `ip route get` tells."""
+"""Route lookups for the endpoints of a real tunnel: -sysinfo shows the same as `ip route get`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.netns import Namespace
 from support.waiting import PATIENCE_SECONDS
 from support.wireguard import connected_namespaces, new_device, wg
 
-# What the agent of another machine would have, and one that never answers.
+# Endpoints on another node, and one that never answers.
 ENDPOINTS = ("192.0.2.2:51820", "[2001:db8::2]:51820", "[fe80::2%up0]:51820", "198.51.100.7:4")
 
 NO_SCOPE = "the interface of the link-local address is unknown"
@@ -26,7 +26,7 @@ NO_SCOPE = "the interface of the link-local address is unknown"
 def test_endpoints_are_looked_up_under_the_mark_of_their_interface(mark: int, tmp_path: Path) -> None:
     with connected_namespaces() as (here, _), new_device(here) as device:
         here.ip("link", "set", device.name, "up")
-        # A full tunnel as wg-quick makes it: without the mark, the tunnel would go through itself.
+        # The rules of wg-quick for a full tunnel: without the mark, the tunnel would run through itself.
         here.ip("route", "add", "default", "via", "192.0.2.2")
         here.ip("route", "add", "default", "dev", device.name, "table", "51820")
         here.ip("rule", "add", "not", "fwmark", "51820", "lookup", "51820", "prio", "200")
@@ -42,7 +42,7 @@ def test_endpoints_are_looked_up_under_the_mark_of_their_interface(mark: int, tm
         for lookup in lookups.values():
             assert (lookup["purpose"], lookup["tunnel"], lookup["fwmark"]) == ("wireguard", device.name, mark)
         scopeless = lookups.pop("fe80::2")
-        # wireguard-go forgets the scope, as `wg` shows as well; without it the kernel would name any interface.
+        # wireguard-go forgets the scope, as `wg` shows, too. Without it, the kernel would choose any interface.
         assert "[fe80::2]:51820" in [peer["endpoint"] for peer in interface["peers"]]
         assert (scopeless["interface"], scopeless["error"]) == (None, NO_SCOPE)
         for lookup in lookups.values():
@@ -50,7 +50,7 @@ def test_endpoints_are_looked_up_under_the_mark_of_their_interface(mark: int, tm
         assert lookups["198.51.100.7"]["interface"] == ("up0" if mark else device.name)
 
 
-def test_rules_for_ports_hold_for_the_ports_of_a_tunnel(tmp_path: Path) -> None:
+def test_rules_for_ports_apply_to_the_ports_of_a_tunnel(tmp_path: Path) -> None:
     with connected_namespaces() as (here, _), new_device(here) as device:
         here.ip("link", "set", device.name, "up")
         device.set("listen-port", "51820")
@@ -70,7 +70,7 @@ def test_rules_for_ports_hold_for_the_ports_of_a_tunnel(tmp_path: Path) -> None:
         for lookup in lookups:
             port = {"192.0.2.79": "2001", None: "9"}.get(lookup["gateway"], "2000")
             assert lookup == iproute2.lookup(here, lookup, *ports, port)
-    # Of two ports with the same way there is one row.
+    # Two ports with the same route have one row.
     assert sorted((lookup["destination"], lookup["gateway"], lookup["error"]) for lookup in lookups) == [
         ("198.51.100.7", "192.0.2.78", None),
         ("198.51.100.7", "192.0.2.79", None),
@@ -80,7 +80,7 @@ def test_rules_for_ports_hold_for_the_ports_of_a_tunnel(tmp_path: Path) -> None:
 
 
 def sysinfo(namespace: Namespace, folder: Path) -> dict[str, Any]:
-    """What -sysinfo says to an agent that has no helper."""
+    """What -sysinfo shows without a helper."""
     command = namespace.command(*AGENT, "-sysinfo")
     settings = environment(WIREGUARD_HELPER=str(folder / "none.sock"))
     found: dict[str, Any] = json.loads(subprocess.check_output(command, env=settings, timeout=PATIENCE_SECONDS))
@@ -89,9 +89,9 @@ def sysinfo(namespace: Namespace, folder: Path) -> dict[str, Any]:
 
 
 def test_a_link_local_endpoint_is_looked_up_on_its_interface() -> None:
-    """As the kernel's devices tell it, which this kernel may not have."""
+    """Devices of the kernel report the scope, but this kernel may have none."""
     with connected_namespaces() as (here, _):
-        # Without the scope, the kernel would take the other one.
+        # Without the scope, the kernel would choose the other interface.
         here.ip("link", "add", "up1", "type", "veth", "peer", "name", "far1")
         here.ip("link", "set", "up1", "up")
         here.ip("link", "set", "far1", "up")
@@ -100,8 +100,11 @@ def test_a_link_local_endpoint_is_looked_up_on_its_interface() -> None:
             "query = lambda link: lookups.RouteQuery('wireguard', 'wg0', 'fe80::2', link=link)\n"
             "asked = map(query, ('up0', 'up1', 'gone0'))\n"
             "links = link_table.read_by_index(link_table.outgoing)\n"
-            "print(json.dumps([each._asdict() for each in lookups.parse(lookups.ask(asked, links))]))"
+            "print(json.dumps([each._asdict() for each in lookups.parse(lookups.look_up(asked, links))]))"
         )
         found = json.loads(subprocess.check_output(here.command(sys.executable, "-c", code)))
-    told = [(each["interface"], each["error"]) for each in found]
-    assert told == [("up0", None), ("up1", None), (None, "there is no interface gone0")]
+    assert [(each["interface"], each["error"]) for each in found] == [
+        ("up0", None),
+        ("up1", None),
+        (None, "there is no interface gone0"),
+    ]

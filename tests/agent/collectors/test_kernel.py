@@ -1,4 +1,4 @@
-"""What the collectors read is what `ip` reads, field by field, in a network namespace of the test's own."""
+"""The collectors read the same as `ip`, field by field, in a network namespace made for the test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.iproute2 import Entries
 from support.netns import Namespace, new_namespace
 from support.waiting import PATIENCE_SECONDS
 
-# Kinds that a kernel may lack; what it has is compared.
+# Kinds that a kernel may lack; those that it has are compared.
 OPTIONAL = {
     "dummy": ("link", "add", "d0", "type", "dummy"),
     "vlan": ("link", "add", "link", "veth0", "name", "veth0.7", "type", "vlan", "id", "7"),
@@ -72,7 +72,7 @@ def build(namespace: Namespace, other: Namespace) -> None:
     namespace.ip("link", "add", "br0", "type", "bridge")
     namespace.ip("link", "set", "veth1", "master", "br0")
     for name in ("veth0", "veth1", "br0"):
-        # Else their link-local addresses come and change while they are compared.
+        # Otherwise their link-local addresses appear and change during the comparison.
         namespace.ip("link", "set", name, "addrgenmode", "none")
     namespace.ip("link", "add", "out0", "type", "veth", "peer", "name", "in0", "netns", other.name)
     namespace.ip("address", "add", "192.0.2.1/24", "dev", "veth0")
@@ -127,7 +127,7 @@ def add_routes(namespace: Namespace) -> None:
 
 def add_rules(namespace: Namespace) -> None:
     for family in ("-4", "-6"):
-        # As wg-quick adds them.
+        # The rules that wg-quick adds.
         namespace.ip(family, "rule", "add", "not", "fwmark", "51820", "lookup", "51820", "prio", "200")
         namespace.ip(family, "rule", "add", "table", "main", "suppress_prefixlength", "0", "prio", "199")
     namespace.ip(
@@ -147,29 +147,29 @@ def add_rules(namespace: Namespace) -> None:
 
 
 @pytest.fixture(scope="module")
-def told(namespace: Namespace) -> tuple[dict[str, Entries], dict[str, Any]]:
-    """What `ip` says, and what -sysinfo says."""
+def both(namespace: Namespace) -> tuple[dict[str, Entries], dict[str, Any]]:
+    """What `ip` shows, and what -sysinfo shows."""
     return iproute2.stable_reading(namespace, lambda: sysinfo(namespace))
 
 
 @pytest.fixture(scope="module")
-def seen(told: tuple[dict[str, Entries], dict[str, Any]]) -> dict[str, Any]:
-    """What -sysinfo says."""
-    return told[1]
+def seen(both: tuple[dict[str, Entries], dict[str, Any]]) -> dict[str, Any]:
+    """What -sysinfo shows."""
+    return both[1]
 
 
 @pytest.mark.parametrize("member", MEMBERS)
-def test_every_column_is_as_ip_shows_it(told: tuple[dict[str, Entries], dict[str, Any]], member: str) -> None:
-    expected, found = told
+def test_every_column_is_as_ip_shows_it(both: tuple[dict[str, Entries], dict[str, Any]], member: str) -> None:
+    expected, found = both
     assert found[member] == expected[member]
 
 
-def test_links_tell_what_they_belong_to(seen: dict[str, Any]) -> None:
+def test_links_show_their_master_and_the_link_below(seen: dict[str, Any]) -> None:
     by_name = {link["name"]: link for link in seen["interfaces"]}
     assert (by_name["veth1"]["master"], by_name["veth1"]["slave_kind"]) == ("br0", "bridge")
     assert by_name["veth1"]["slave_state"] in ("forwarding", "learning", "listening", "blocking")
     assert "198.51.100.1/32" in by_name["veth0"]["addresses"]
-    # A number of another namespace names nothing here.
+    # An index in another namespace must not be taken for a link here.
     assert (by_name["out0"]["link"], by_name["out0"]["link_netnsid"]) == (None, 0)
     assert by_name["out0"]["link_index"] is not None
 
@@ -200,19 +200,19 @@ def test_routes_of_the_main_table(seen: dict[str, Any]) -> None:
 
 def test_selectors_that_have_no_column(seen: dict[str, Any]) -> None:
     rules = seen["rules"]
-    # A vrf brings a rule of its own.
+    # A VRF adds its own rule.
     others = {rule["priority"]: rule["other"] for rule in rules if rule["other"] not in ([], ["l3mdev"])}
     assert others == {60: ["tos 0x10", "ipproto 6", "sport 100-200", "dport 53", "uidrange 70000-70001"]}
     assert len(rules) >= 13
 
 
-def test_multicast_is_no_neighbour(seen: dict[str, Any]) -> None:
+def test_multicast_is_not_a_neighbour(seen: dict[str, Any]) -> None:
     destinations = {neighbour["destination"] for neighbour in seen["neighbours"]}
     assert {"192.0.2.9", "192.0.2.8", "2001:db8::9"} <= destinations
     assert "192.0.2.7" not in destinations
 
 
-# Measures as root, then as nobody.
+# Measures as root, then as the user nobody.
 TWICE = """
 import json, os, time
 import psutil
@@ -220,23 +220,23 @@ from kattila_agent import config
 from kattila_agent.sampling.collect import Inputs, measure
 from kattila_protocol import canonical
 
-def told():
+def measured():
     given = Inputs({}, config.default_limits(), "198.51.100.200")
     return json.loads(canonical.encode(measure(given, 0, time.monotonic).telemetry))
 
-as_root = told()
+as_root = measured()
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
-print(json.dumps([as_root, told()]))
+print(json.dumps([as_root, measured()]))
 """
 
 
-def test_an_agent_without_privilege_is_told_the_same(namespace: Namespace) -> None:
+def test_an_agent_without_privilege_sees_the_same(namespace: Namespace) -> None:
     command = namespace.command(sys.executable, "-c", TWICE)
     as_root, as_nobody = json.loads(subprocess.check_output(command, timeout=PATIENCE_SECONDS))
     for member in (*MEMBERS, "lookups"):
         assert len(as_root[member]) > 0
         assert without_counters(as_nobody[member]) == without_counters(as_root[member])
-    # Of a kernel that has it.
+    # If the kernel has WireGuard.
     assert {failure["collector"] for failure in as_nobody["failures"]} <= {"wireguard"}
 
 
@@ -248,7 +248,7 @@ def without_counters(rows: list[Any]) -> list[Any]:
     ]
 
 
-# --- Which way packets go
+# --- Route lookups
 
 
 @pytest.mark.parametrize("manager", ["198.51.100.200", "2001:db8:77::1", "192.0.2.77", "2001:db8:dead::1"])
@@ -263,7 +263,7 @@ def test_lookups_of_tunnels_and_the_manager(namespace: Namespace, manager: str) 
     ]
     for lookup, tunnel in zip(found["lookups"], [*tunnels, {}], strict=True):
         assert lookup == iproute2.lookup(namespace, lookup, *iproute2.lookup_words(tunnel))
-    # Towards that one there is only an unreachable route.
+    # This address only has an unreachable route.
     assert (found["lookups"][-1]["error"] is None) == (manager != "2001:db8:dead::1")
 
 
@@ -292,7 +292,7 @@ def looked_up(namespace: Namespace, address: str, mark: int) -> dict[str, Any]:
         "import json; from kattila_agent.collectors import link_table, lookups\n"
         f"asked = [lookups.RouteQuery('wireguard', 'wg0', {address!r}, {mark})]\n"
         "links = link_table.read_by_index(link_table.outgoing)\n"
-        "print(json.dumps(lookups.parse(lookups.ask(asked, links))[0]._asdict()))"
+        "print(json.dumps(lookups.parse(lookups.look_up(asked, links))[0]._asdict()))"
     )
     found: dict[str, Any] = json.loads(subprocess.check_output(namespace.command(sys.executable, "-c", code)))
     return found

@@ -1,6 +1,6 @@
-"""Ethernet over L2TPv3: what -sysinfo tells is what `ip l2tp show` tells; and the parser, where no kernel is asked.
+"""Ethernet over L2TPv3: -sysinfo shows the same as `ip l2tp show`; and the parser, without a kernel.
 
-Runs in the virtual machine of `make test-kernel` as well, since few kernels have l2tp.
+Also runs in the virtual machine of `make test-kernel`, since few kernels have l2tp.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def sysinfo(namespace: Namespace, *how: str) -> Any:
     )
 
 
-def judged(namespace: Namespace) -> list[dict[str, Any]]:
-    """What `ip l2tp show` says, in the words of a report."""
+def shown_by_ip(namespace: Namespace) -> list[dict[str, Any]]:
+    """What `ip l2tp show` shows, with the names of a report."""
     tunnels = {each["tunnel_id"]: each for each in namespace.listed("l2tp", "show", "tunnel")}
     sessions = namespace.listed("l2tp", "show", "session")
     return [
@@ -80,12 +80,12 @@ def judged(namespace: Namespace) -> list[dict[str, Any]]:
     ]
 
 
-def test_root_is_told_the_ends(namespace: Namespace) -> None:
+def test_root_sees_the_ends(namespace: Namespace) -> None:
     found = sysinfo(namespace)
     assert found["failures"] == []
-    expected = judged(namespace)
-    told = [each for each in found["tunnels"] if each["kind"] == "l2tp"]
-    by_name = {each["interface"]: {name: each[name] for name in expected[0]} for each in told}
+    expected = shown_by_ip(namespace)
+    tunnels = [each for each in found["tunnels"] if each["kind"] == "l2tp"]
+    by_name = {each["interface"]: {name: each[name] for name in expected[0]} for each in tunnels}
     assert by_name == {each["interface"]: each for each in expected}
     assert set(by_name) == {"l2tpeth0", "branch", "six"}
     assert (by_name["l2tpeth0"]["port"], by_name["six"]["port"], by_name["branch"]["okey"]) == (6000, None, 2**32 - 1)
@@ -94,15 +94,15 @@ def test_root_is_told_the_ends(namespace: Namespace) -> None:
     assert COOKIE not in json.dumps(found)
 
 
-def test_others_are_told_that_there_is_one(namespace: Namespace) -> None:
+def test_other_users_only_see_that_there_is_one(namespace: Namespace) -> None:
     found = sysinfo(namespace, "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
-    told = {each["interface"]: each["remote"] for each in found["tunnels"] if each["kind"] == "l2tp"}
-    assert told == dict.fromkeys(("l2tpeth0", "branch", "six"))
+    remotes = {each["interface"]: each["remote"] for each in found["tunnels"] if each["kind"] == "l2tp"}
+    assert remotes == dict.fromkeys(("l2tpeth0", "branch", "six"))
     (reason,) = (each["reason"] for each in found["failures"] if each["collector"] == "tunnels")
-    assert reason == f"the ends of {', '.join(told)} (l2tp): Operation not permitted"
+    assert reason == f"the ends of {', '.join(remotes)} (l2tp): Operation not permitted"
 
 
-# --- Where no kernel is asked
+# --- Without a kernel
 
 
 def attribute(kind: int, value: bytes) -> bytes:
@@ -119,7 +119,7 @@ ENDS = attribute(24, bytes([192, 0, 2, 1])) + attribute(25, bytes([192, 0, 2, 2]
 TUNNEL = HEADER + uint(9, 3000) + uint(10, 4000) + ENDS + attribute(27, struct.pack("=H", 6000))
 
 
-def test_a_session_is_told_with_its_tunnel() -> None:
+def test_a_session_gets_the_ends_of_its_tunnel() -> None:
     found = l2tp.parse(L2tpReadings(("l2tpeth0",), (SESSION,), (TUNNEL,)))
     assert found.items == (
         Tunnel("l2tpeth0", "l2tp", "192.0.2.1", "192.0.2.2", 3000, 1000, 2000, 6000, peer_id=4000),
@@ -128,7 +128,9 @@ def test_a_session_is_told_with_its_tunnel() -> None:
 
 
 @pytest.mark.parametrize("readings", [((), (TUNNEL,)), ((SESSION,), ())], ids=["no session", "no tunnel"])
-def test_what_went_between_two_answers_has_no_ends(readings: tuple[tuple[bytes, ...], tuple[bytes, ...]]) -> None:
+def test_a_link_whose_session_or_tunnel_is_missing_has_no_ends(
+    readings: tuple[tuple[bytes, ...], tuple[bytes, ...]],
+) -> None:
     assert l2tp.parse(L2tpReadings(("l2tpeth0",), *readings)).items == (Tunnel("l2tpeth0", "l2tp"),)
 
 
@@ -150,23 +152,23 @@ def test_malformed_answers(session: bytes, tunnel: bytes, reason: str) -> None:
         l2tp.parse(L2tpReadings(("l2tpeth0",), (session,), (tunnel,)))
 
 
-def test_nobody_is_asked_where_there_is_no_such_link(tmp_path: Path) -> None:
+def test_the_kernel_is_not_queried_without_such_a_link(tmp_path: Path) -> None:
     def link(name: str, kind: str | None = None) -> LinkSummary:
         return LinkSummary(2, name, kind)
 
-    for name, said in (
+    for name, text in (
         ("eth0", "INTERFACE=eth0\nIFINDEX=2\n"),
         ("br0", "DEVTYPE=bridge\n"),
         ("v0", "DEVTYPE=l2tpeth\n"),
     ):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "uevent").write_text(said)
+        (tmp_path / name / "uevent").write_text(text)
     links = [link("eth0"), link("br0", "bridge"), link("v0", "veth"), link("gone0"), link("a" * 300), link("nul\0")]
     assert l2tp.read(links, 10, tmp_path) == L2tpReadings(())
 
 
-def test_a_link_of_that_type_is_asked_for(tmp_path: Path) -> None:
-    """As an unprivileged user, or on a kernel without l2tp, the kernel's word is in the readings."""
+def test_the_kernel_is_queried_for_such_a_link(tmp_path: Path) -> None:
+    """For an unprivileged user, or on a kernel without l2tp, the readings contain the kernel's refusal."""
     (tmp_path / "l2tpeth0").mkdir()
     (tmp_path / "l2tpeth0" / "uevent").write_text("DEVTYPE=l2tpeth\nINTERFACE=l2tpeth0\n")
     readings = l2tp.read([LinkSummary(2, "l2tpeth0", None)], 10, tmp_path)

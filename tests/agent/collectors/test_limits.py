@@ -1,4 +1,4 @@
-"""Nodes with too much of something, or with what does not hold still, in network namespaces of the tests' own."""
+"""Nodes with too many routes, links and the like, or with links that keep changing, in their own network namespaces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.agent_process import AGENT, environment
 from support.netns import Namespace, new_namespace
 from support.waiting import PATIENCE_SECONDS
 
-# Measures in its own process, twice: the second time has nothing to import.
+# Measures twice in its own process: the second time, nothing is left to import.
 MEASURE = """
 import json, sys, time
 from dataclasses import replace
@@ -62,7 +62,7 @@ def veth(namespace: Namespace) -> None:
     namespace.ip("address", "add", "2001:db8::1/64", "dev", "veth0", "nodad")
 
 
-def test_50000_routes_give_a_report_that_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_50000_routes_are_cut_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
     with new_namespace() as namespace:
         veth(namespace)
         batch(
@@ -71,14 +71,14 @@ def test_50000_routes_give_a_report_that_says_so(capsys: pytest.CaptureFixture[s
         )
         batch(namespace, "".join(f"route add 2001:db8:1::{n:x}/128 dev veth0\n" for n in range(1000)), "-6")
         namespace.ip("route", "add", "default", "via", "192.0.2.254")
-        # Of IPv6 the kernel tells the default route last.
+        # The kernel lists the default route of IPv6 last.
         namespace.ip("-6", "route", "add", "default", "via", "2001:db8::fe")
         found = measured(namespace)
     routes = found["telemetry"]["routes"]
     (cut,) = found["telemetry"]["cuts"]
     assert cut["what"] == "routes"
     assert cut["kept"] == len(routes) == 2001
-    # Beside those of the test the kernel's own, of the two prefixes.
+    # The routes of the test, and those that the kernel added for the two prefixes.
     assert cut["of"] == 49_000 + 1000 + 2 + 2
     destinations = [route[0] for route in routes]
     assert {"0.0.0.0/0", "::/0"} <= set(destinations)
@@ -87,8 +87,8 @@ def test_50000_routes_give_a_report_that_says_so(capsys: pytest.CaptureFixture[s
         print("50,000 routes:", ", ".join(f"{name} {found[name]}" for name in ("bytes", "ms", "cpu_ms", "rss_mb")))
 
 
-def test_thousands_of_default_routes_are_cut_as_others_are() -> None:
-    """Who floods a segment with router advertisements makes that many."""
+def test_thousands_of_default_routes_are_cut_like_others() -> None:
+    """A flood of router advertisements makes that many."""
     with new_namespace() as namespace:
         veth(namespace)
         batch(namespace, "".join(f"route add default via 2001:db8::fe metric {n}\n" for n in range(1, 5001)), "-6")
@@ -102,7 +102,7 @@ def test_thousands_of_default_routes_are_cut_as_others_are() -> None:
     assert {"0.0.0.0/0", "192.0.2.0/24", "::/0"} <= set(destinations)
 
 
-def test_a_limit_of_routes_bounds_the_next_hops_that_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_limit_of_routes_applies_to_next_hops(capsys: pytest.CaptureFixture[str]) -> None:
     hops = "".join(f" nexthop via 192.0.2.{n}" for n in range(2, 18))
     with new_namespace() as namespace:
         veth(namespace)
@@ -111,18 +111,18 @@ def test_a_limit_of_routes_bounds_the_next_hops_that_are_told(capsys: pytest.Cap
         found = measured(namespace)
     (cut,) = found["telemetry"]["cuts"]
     routes = found["telemetry"]["routes"]
-    told = Counter(route[0] for route in routes if route[0].startswith("10."))
+    hops_by_route = Counter(route[0] for route in routes if route[0].startswith("10."))
     assert (cut["what"], cut["kept"]) == ("routes", len(routes))
-    assert set(told.values()) == {16}
-    # No other one would have fitted; the IPv6 prefix is one of these rows.
+    assert set(hops_by_route.values()) == {16}
+    # Another route would not have fitted. The IPv6 prefix is one of these rows.
     assert 2000 - 16 < len(routes) <= 2000
-    # The first 2,000 messages of IPv4 were read, the default route among them, and not that of the prefix.
+    # The first 2,000 messages of IPv4 were kept: with the default route, without the route of the prefix.
     assert cut["of"] == 1 + 1999 * 16 + 501 + 1 + 1
     with capsys.disabled():
         print("2,500 routes of 16:", ", ".join(f"{name} {found[name]}" for name in ("bytes", "ms", "cpu_ms", "rss_mb")))
 
 
-# Many links would be quicker read than removed: a hundred show what a thousand would.
+# Removing many links takes longer than reading them; a hundred show the same as a thousand.
 def test_neighbours_interfaces_addresses_and_rules_are_cut() -> None:
     with new_namespace() as namespace:
         veth(namespace)
@@ -139,19 +139,19 @@ def test_neighbours_interfaces_addresses_and_rules_are_cut() -> None:
     telemetry = found["telemetry"]
     assert {cut["what"]: (cut["kept"], cut["of"]) for cut in telemetry["cuts"]} == {
         "interfaces": (50, links),
-        # Of IPv4 the first 10, and the one of IPv6.
+        # The first 10 of IPv4, and the only one of IPv6.
         "addresses": (11, 22),
         "neighbours": (100, 205),
         "rules": (40, 100 + 3 + 2),
     }
     assert [len(telemetry[name]) for name in ("interfaces", "neighbours", "rules")] == [50, 100, 40]
-    # Both families are told of, the smaller one whole.
+    # Both families are reported, the smaller one completely.
     assert sum(":" in neighbour[0] for neighbour in telemetry["neighbours"]) == 5
     assert sum(rule["family"] == "inet6" for rule in telemetry["rules"]) == 2
 
 
-def test_a_link_with_thousands_of_addresses_leaves_others_theirs() -> None:
-    """As kube-ipvs0, which has the address of every service of a cluster."""
+def test_a_link_with_thousands_of_addresses_leaves_room_for_other_links() -> None:
+    """kube-ipvs0, for example, has the addresses of all services of a cluster."""
     with new_namespace() as namespace:
         batch(namespace, "".join(f"link add {name} type bridge\n" for name in ("ipvs0", "w0")))
         namespace.ip("link", "set", "w0", "addrgenmode", "none")
@@ -166,7 +166,7 @@ def test_a_link_with_thousands_of_addresses_leaves_others_theirs() -> None:
     assert found["telemetry"]["cuts"] == [{"what": "addresses", "kept": 2016, "of": 2018, "where": ""}]
 
 
-def test_addresses_of_links_that_are_not_told_take_no_place_and_are_counted() -> None:
+def test_addresses_of_cut_links_take_no_room_and_are_counted() -> None:
     with new_namespace() as namespace:
         batch(namespace, "".join(f"link add {name} type bridge\n" for name in ("b0", "b1", "b2")))
         batch(namespace, "".join(f"address add 2001:db8::{n}/128 dev b0 nodad\n" for n in range(1, 21)))
@@ -179,7 +179,7 @@ def test_addresses_of_links_that_are_not_told_take_no_place_and_are_counted() ->
     }
 
 
-def test_tunnels_and_lookups_do_not_hang_on_which_links_are_told() -> None:
+def test_tunnels_and_lookups_do_not_depend_on_which_links_are_cut() -> None:
     with new_namespace() as namespace, new_namespace() as other:
         veth(namespace)
         namespace.ip("link", "set", "veth0", "mtu", "1400")
@@ -192,18 +192,18 @@ def test_tunnels_and_lookups_do_not_hang_on_which_links_are_told() -> None:
         other.ip("link", "set", "moved0", "netns", namespace.name)
         whole, few, fewest = (sysinfo(namespace, MAX_INTERFACES=most) for most in ("1000", "2", "1"))
     assert [each["name"] for each in few["interfaces"]] == ["lo", "veth1"]
-    assert few["cuts"] == [told_of("interfaces", 2, 5), told_of("addresses", 0, 2)]
+    assert few["cuts"] == [cut_of("interfaces", 2, 5), cut_of("addresses", 0, 2)]
     assert [(each["interface"], each["link"]) for each in few["tunnels"]] == [("vx0", "veth0"), ("moved0", None)]
     assert [each["remotes"] for each in few["tunnels"]] == [["192.0.2.10"], []]
-    # None of the one that was moved here.
+    # None for the tunnel that was moved here.
     expected = [(name, f"192.0.2.{host}", 1400) for name, host in (("vx0", 9), ("vx0", 10), (None, 77))]
     assert [(each["tunnel"], each["destination"], each["mtu"]) for each in few["lookups"]] == expected
     assert (few["tunnels"], few["lookups"]) == (whole["tunnels"], whole["lookups"])
     assert fewest["tunnels"] == whole["tunnels"][:1]
-    assert fewest["cuts"] == [told_of("interfaces", 1, 5), told_of("addresses", 0, 2), told_of("tunnels", 1, 2)]
+    assert fewest["cuts"] == [cut_of("interfaces", 1, 5), cut_of("addresses", 0, 2), cut_of("tunnels", 1, 2)]
 
 
-def told_of(what: str, kept: int, of: int) -> dict[str, Any]:
+def cut_of(what: str, kept: int, of: int) -> dict[str, Any]:
     return {"what": what, "kept": kept, "of": of, "where": ""}
 
 
@@ -244,13 +244,11 @@ def test_a_limit_is_shared(limit: int, counts: list[int], granted: list[int]) ->
         ([], 5, []),
     ],
 )
-def test_what_belongs_together_is_torn_apart_only_where_nothing_else_would_be_told(
-    sizes: list[int], limit: int, taken: list[int]
-) -> None:
+def test_a_group_is_only_split_if_no_group_fits(sizes: list[int], limit: int, taken: list[int]) -> None:
     assert whole(sizes, limit) == taken
 
 
-def test_links_that_come_and_go_meanwhile_never_fail_a_report() -> None:
+def test_links_that_come_and_go_never_make_a_report_fail() -> None:
     code = MEASURE.split("cycle()\nencoded", maxsplit=1)[0] + (
         "for _ in range(600):\n"
         "    found = measure(Inputs({}, config.default_limits(), '192.0.2.77'), 0, time.monotonic).telemetry\n"
@@ -279,7 +277,7 @@ def test_links_that_come_and_go_meanwhile_never_fail_a_report() -> None:
 
 
 def come_and_go(namespace: Namespace, stop: threading.Event, changes: list[str]) -> None:
-    """Make and remove links with addresses, routes, neighbours, and rules and tunnels over them, until told to stop."""
+    """Make and remove links with addresses, routes, neighbours and tunnels, until `stop` is set."""
     make = (
         "link add t{0} type veth peer name p{0}\nlink set t{0} up\naddress add 198.51.100.{0}/24 dev t{0}\n"
         "route add 203.0.113.{0} dev t{0}\nneighbour add 198.51.100.99 lladdr 02:00:00:00:00:09 dev t{0}\n"
@@ -295,7 +293,7 @@ def come_and_go(namespace: Namespace, stop: threading.Event, changes: list[str])
         stop.wait(0.02)
 
 
-def test_names_of_any_bytes_arrive_whole() -> None:
+def test_names_of_any_bytes_are_reported_completely() -> None:
     with new_namespace() as namespace:
         odd = b"w\xc3\xa4g\xff\x01"
         for words in (

@@ -1,4 +1,4 @@
-"""What the kernel never sends: a reason each, no value and no crash."""
+"""Bytes that the kernel never sends: each gives an error with a reason, never a value or a crash."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def parsed_objects(body: bytes) -> object:
     return nexthops.parse([body])
 
 
-# --- Malformed bodies: each a reason, none a value
+# --- Malformed bodies
 
 SHORT = "shorter than its header"
 BAD_BODIES: list[tuple[str, Callable[[bytes], object], bytes, str]] = [
@@ -83,7 +83,7 @@ BAD_BODIES: list[tuple[str, Callable[[bytes], object], bytes, str]] = [
     ("rule with half a port range", parsed_rules, netlink.rule(nla(24, 53, 2)), "range of 2 bytes"),
     ("fwmark of one byte", parsed_rules, netlink.rule(nla(10, 1, 1)), "attribute 10 has 1 bytes"),
     ("cut neighbour", parsed_neighbours, netlink.neighbour(2, 2)[:-1], SHORT),
-    ("neighbour of nobody", parsed_neighbours, netlink.neighbour(2, 2), "without an address"),
+    ("neighbour without an address", parsed_neighbours, netlink.neighbour(2, 2), "without an address"),
     ("neighbour of five bytes", parsed_neighbours, netlink.neighbour(2, 2, nla(1, bytes(5))), "address of 5 bytes"),
     ("tunnel with an end of two bytes", parsed_tunnels,
      link(9, "t0", link_info("gre", nla(6, b"ab"))), "address of 2 bytes"),
@@ -116,7 +116,7 @@ def test_a_dump_in_several_datagrams_is_bounded_and_counted() -> None:
     assert dumped(*said) == Listed([b"a" * 5, b"b"], 4)
 
 
-def test_what_answers_an_earlier_question_is_skipped() -> None:
+def test_answers_to_an_earlier_request_are_skipped() -> None:
     assert dumped(message(16, b"a", sequence=0), done(sequence=0), message(16, b"b") + done()) == Listed([b"b"], 1)
 
 
@@ -144,9 +144,9 @@ def test_malformed_answers(datagrams: tuple[bytes, ...], error: type[Exception],
         dumped(*datagrams)
 
 
-def test_a_question_without_an_answer_fails() -> None:
+def test_a_request_without_an_answer_fails() -> None:
     with channel_with(done()) as channel, pytest.raises(ValueError, match="without a message"):
-        channel.ask(26, b"")
+        channel.request(26, b"")
 
 
 def test_if_links_keep_changing_some_names_are_better_than_none(monkeypatch: pytest.MonkeyPatch) -> None:

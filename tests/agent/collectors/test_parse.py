@@ -1,4 +1,4 @@
-"""Parsing alone: messages of links that this kernel may lack, malformed ones, and failures as data."""
+"""The parsers without a kernel: messages about links that this kernel may lack, and failures as data."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_counters() -> None:
     assert (found.rx_errors, found.tx_errors, found.rx_dropped, found.tx_dropped) == (3, 4, 5, 6)
 
 
-def test_a_counter_that_fell_below_zero_is_the_largest_number_that_a_report_may_hold() -> None:
+def test_a_counter_that_fell_below_zero_becomes_the_largest_number_of_a_report() -> None:
     stats = struct.pack("=8Q", 1, 2, 2**64 - 1, 2**63, 3, 2**63 - 1, 2**64 - 7, 6)
     found = one(link(2, "eth0", nla(23, stats)))
     most = 2**63 - 1
@@ -109,7 +109,7 @@ def test_links_and_addresses_are_joined_by_index() -> None:
     assert (gre.addresses, gre.link) == ((), "eth0")
 
 
-def test_a_port_of_a_bond_as_some_kernels_have_it() -> None:
+def test_a_port_of_a_bond() -> None:
     slave = nla(18, nla(4, "bond") + nla(5, nla(1, 1, 1)))
     below = link(2, "eth0", nla(10, 7), slave, nla(54, bytes.fromhex("020000000002")))
     port, bond = parsed_links((below, link(7, "bond0", link_info("bond"))))
@@ -136,7 +136,7 @@ def test_flags(flags: int, names: tuple[str, ...]) -> None:
     assert links.flag_names(flags) == names
 
 
-# --- Tunnels, of kinds that this kernel may lack: numbers as in linux/if_link.h and linux/if_tunnel.h
+# --- Tunnels of kinds that this kernel may lack, with numbers from linux/if_link.h and linux/if_tunnel.h
 
 KEYED = b"\x20\x00"
 ENDS: dict[str, Any] = {"local": "192.0.2.1", "remote": "198.51.100.9"}
@@ -170,7 +170,7 @@ def test_tunnels(kind: str, data: tuple[bytes, ...], tunnel: Tunnel) -> None:
     assert parsed_tunnels(ETHERNET, link(9, "t0", link_info(kind, *data)), WIREGUARD) == (tunnel,)
 
 
-def test_a_tunnel_bound_to_another_namespace_names_nothing_here() -> None:
+def test_a_tunnel_bound_to_another_namespace_has_no_link_here() -> None:
     (tunnel,) = parsed_tunnels(link(9, "t0", nla(37, 1), link_info("vxlan", nla(1, 5), nla(3, 2))))
     assert tunnel.link is None
 
@@ -220,7 +220,7 @@ def test_neighbours() -> None:
     )
 
 
-def test_a_lookup_has_the_mtu_of_its_route_else_of_its_interface() -> None:
+def test_a_lookup_has_the_mtu_of_its_route_or_of_its_interface() -> None:
     said = nla(5, ip("192.0.2.254")), nla(4, 2), nla(7, ip("192.0.2.1"))
     (plain,) = parsed_lookups(netlink.route(*said, length=32, table=252) + nla(15, 51820))
     (bound,) = parsed_lookups(netlink.route(*said, nla(8, nla(2, 1280)), length=32))
@@ -228,7 +228,7 @@ def test_a_lookup_has_the_mtu_of_its_route_else_of_its_interface() -> None:
     assert (plain, bound) == (Lookup(*about, 1500, 51820, None), Lookup(*about, 1280, 254, None))
 
 
-def test_what_is_looked_up() -> None:
+def test_lookups_are_made_for_endpoints_remotes_and_the_manager() -> None:
     def peer(endpoint: str | None) -> WireguardPeer:
         return WireguardPeer("k", endpoint, (), 0, 0, 0, 0, False)
 
@@ -312,7 +312,7 @@ def test_no_boot_id_is_an_error(tmp_path: Path) -> None:
         system.read_boot_id(tmp_path)
 
 
-def test_a_failing_collector_is_data_and_the_others_go_on() -> None:
+def test_a_failing_collector_is_data_and_the_others_still_run() -> None:
     def broken(*_: Any) -> Any:
         return parsed_links((link(2, "eth0", mtu=None),))
 
@@ -328,7 +328,7 @@ def test_a_failing_collector_is_data_and_the_others_go_on() -> None:
     assert found.telemetry.system is not None
 
 
-def test_this_boot_is_called_what_the_unit_calls_it() -> None:
+def test_the_boot_id_of_the_unit_is_used() -> None:
     boot_id = "9d3b6c21-5e7f-4a80-b1c2-fedcba987654"
     assert measure(replace(GIVEN, boot_id=boot_id), 5, clock, ()).boot_id == boot_id
     assert measure(GIVEN, 5, clock, ()).boot_id == system.read_boot_id()
@@ -349,7 +349,7 @@ def measured_links(*bodies: bytes) -> Measurement:
     return measure(GIVEN, 0, clock, (Collector("links", "interfaces", lambda *_: parsed_links(bodies)),))
 
 
-def test_hardware_tells_the_machine_and_software_only_where_there_is_none() -> None:
+def test_hardware_identifies_the_machine_and_software_only_without_hardware() -> None:
     bridge = link(7, "br0", nla(1, bytes.fromhex("0242ac110001")), link_info("bridge"))
     loopback = link(1, "lo", nla(1, bytes(6)), flags=0x10049)
     assert measured_links(loopback, bridge, ETHERNET).hardware_addresses == ("02:00:00:00:00:01",)

@@ -1,4 +1,4 @@
-"""Policy routing: the default routes that rules lead to, and rules for single users, as `ip` tells them."""
+"""The default routes of tables that rules look up, and rules for single users, compared with `ip`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from support.netns import Namespace, new_namespace
 from support.waiting import PATIENCE_SECONDS
 
 NOBODY = 65534
-# A small machine has no names of services.
+# A small machine has no /etc/services.
 HIDING = '[ ! -e /etc/services ] || mount --bind /dev/null /etc/services; exec "$@"'
 SMALL = ("unshare", "--mount", "sh", "-c", HIDING, "sh")
 
@@ -67,13 +67,13 @@ def sysinfo(namespace: Namespace, manager_url: str = "") -> dict[str, Any]:
 def test_default_routes_of_the_tables_that_rules_look_up(namespace: Namespace) -> None:
     found = sysinfo(namespace)
     assert found["failures"] == found["cuts"] == []
-    told = found["policy_routes"]
-    assert told == iproute2.policy_routes(namespace)
-    assert len(told) == 5
-    assert {51820, 300, 99} == {route["table"] for route in told}
+    reported = found["policy_routes"]
+    assert reported == iproute2.policy_routes(namespace)
+    assert len(reported) == 5
+    assert {51820, 300, 99} == {route["table"] for route in reported}
 
 
-def test_the_way_to_the_manager_is_that_of_tcp_to_its_port(namespace: Namespace) -> None:
+def test_the_lookup_of_the_manager_is_for_tcp_to_its_port(namespace: Namespace) -> None:
     # By number: a small machine has no /etc/protocols.
     rule = ("ipproto", "6", "dport", "5086", "lookup", "77", "prio", "8")
     namespace.ip("rule", "add", *rule)
@@ -84,7 +84,7 @@ def test_the_way_to_the_manager_is_that_of_tcp_to_its_port(namespace: Namespace)
     assert [[each["table"] for each in lookups] for lookups in found.values()] == [[77], [254]]
 
 
-# What the agent of an unprivileged user asks, with a rule that sends this user's own packets another way.
+# Lookups by an agent of an unprivileged user, with a rule that routes this user's own packets differently.
 LOOKED_UP = f"""
 import json, os
 from kattila_agent.collectors import link_table, lookups
@@ -94,11 +94,11 @@ asked = [lookups.RouteQuery(*words) for words in (
     ("wireguard", "wg0", "2001:db8:7::7"), ("manager", None, "2001:db8:7::7"),
 )]
 links = link_table.read_by_index(link_table.outgoing)
-print(json.dumps([lookup._asdict() for lookup in lookups.parse(lookups.ask(asked, links))]))
+print(json.dumps([lookup._asdict() for lookup in lookups.parse(lookups.look_up(asked, links))]))
 """
 
 
-def test_a_tunnels_packets_are_not_looked_up_as_the_agents_own(namespace: Namespace) -> None:
+def test_packets_of_a_tunnel_are_not_looked_up_as_the_agents_own(namespace: Namespace) -> None:
     command = namespace.command(sys.executable, "-c", LOOKED_UP)
     found = json.loads(subprocess.check_output(command, timeout=PATIENCE_SECONDS))
     assert [(each["purpose"], each["gateway"], each["error"]) for each in found] == [
@@ -116,10 +116,10 @@ def as_ip_says(namespace: Namespace, destination: str, uid: int) -> tuple[str | 
     return json.loads(answer.stdout)[0].get("gateway"), None
 
 
-# --- The parser, where no kernel is asked
+# --- Without a kernel
 
 
-def test_tables_beyond_the_bound_and_routes_beyond_the_limit_are_counted() -> None:
+def test_tables_and_routes_beyond_their_limits_are_counted() -> None:
     bodies = [netlink.route(nla(15, table.to_bytes(4, sys.byteorder)), table=252) for table in (300, 301, 302)]
     readings = policy_routes.PolicyRouteReadings((listed(*bodies[:2]), listed(*bodies[2:], total=5)), 2, 3, NAMES)
     found = policy_routes.parse(readings, 2)
@@ -127,7 +127,7 @@ def test_tables_beyond_the_bound_and_routes_beyond_the_limit_are_counted() -> No
     assert found.cuts == (Cut("policy_routes", 2, 7), Cut("policy_tables", 2, 3))
 
 
-def test_a_limit_bounds_the_next_hops_of_default_routes_that_rules_lead_to() -> None:
+def test_the_limit_applies_to_next_hops() -> None:
     bodies = [netlink.route(multipath(*hops), table=77) for hops in ((1, 2, 3), (4, 5, 6), (7,))]
     readings = policy_routes.PolicyRouteReadings((listed(*bodies, total=9),), 1, 1, NAMES)
     found = policy_routes.parse(readings, 4)
@@ -135,23 +135,23 @@ def test_a_limit_bounds_the_next_hops_of_default_routes_that_rules_lead_to() -> 
     assert found.cuts == (Cut("policy_routes", 4, 3 + 3 + 1 + 6),)
 
 
-def test_a_kernel_without_ipv6_tells_the_rules_of_ipv4(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_without_ipv6_has_the_rules_of_ipv4(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     with namespace.entered():
         both = rules.parse(rules.read(100), 100)
-        # This kernel has IPv6, and answers for DECnet as one with ipv6.disable=1 does for IPv6.
+        # This kernel has IPv6. It answers for DECnet what a kernel with ipv6.disable=1 answers for IPv6.
         monkeypatch.setattr(rules, "_FAMILIES", {socket.AF_INET: "inet", 12: "decnet"})
         found = rules.parse(rules.read(100), 100)
     assert found.items == tuple(rule for rule in both.items if rule.family == "inet") != ()
     assert found.cuts == ()
 
 
-def test_more_tables_than_the_bound_are_not_asked_for(namespace: Namespace) -> None:
+def test_at_most_64_tables_are_read(namespace: Namespace) -> None:
     many = [Rule("inet", priority, "lookup", table=1000 + priority) for priority in range(65)]
     readings = policy_routes.read(many, 9)
     assert (len(readings.defaults), readings.read_tables, readings.tables) == (64, 64, 65)
 
 
-def test_a_rule_for_vrfs_leads_to_the_tables_of_all() -> None:
+def test_a_rule_for_vrfs_looks_up_all_their_tables() -> None:
     rules = [
         Rule("inet", 1, "lookup", table=77),
         *(Rule(family, 1000, "lookup", table=0, other=("l3mdev",)) for family in ("inet", "inet6")),
@@ -170,7 +170,7 @@ def defaults(*bodies: bytes, family: int = 2, table: int = 77, limit: int = 9) -
         return policy_routes.defaults(channel, b"", family=family, table=table, limit=limit)
 
 
-def test_what_is_no_default_route_of_the_table_is_passed_over() -> None:
+def test_other_routes_and_other_tables_are_skipped() -> None:
     ours = netlink.route(table=77)
     others = [netlink.route(table=78), netlink.route(table=252) + nla(15, 300), netlink.route(family=10, table=77)]
     cloned = ours[:8] + (0x200).to_bytes(4, sys.byteorder) + ours[12:]
@@ -179,7 +179,7 @@ def test_what_is_no_default_route_of_the_table_is_passed_over() -> None:
     assert defaults(*others, far, table=300) == Listed([others[1], far], 2)
 
 
-def test_of_ipv4_a_table_is_read_as_far_as_default_routes_may_come() -> None:
+def test_an_ipv4_table_is_read_up_to_its_last_default_route() -> None:
     default, narrow = netlink.route(table=77), netlink.route(nla(1, bytes(4)), length=8, table=77)
     another, beyond = (netlink.route(nla(1, ip("192.0.2.0")), length=24, table=table) for table in (78, 77))
     assert defaults(narrow, another, default, beyond, default) == Listed([default], 1)

@@ -1,4 +1,4 @@
-"""A second witness beside `ip`: pyroute2 reads the same namespace, made through pyroute2 as well."""
+"""The collectors and pyroute2 read the same from a namespace that was set up by pyroute2."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from support.netns import new_namespace
 from support.waiting import PATIENCE_SECONDS
 
-# Runs inside of the namespace: prints what both say of links, addresses and routes, one line for each that differs.
+# Runs in the namespace, and prints a line for each kind of object: how many there are, and whether both agree.
 COMPARE = """
 from pyroute2 import IPRoute
 from kattila_agent.collectors import links, neighbours, routes
@@ -42,7 +42,7 @@ with IPRoute() as kernel:
     their_neighbours = {
         (entry.get("dst"), entry.get("lladdr"))
         for entry in kernel.get_neighbours(family=2)
-        if entry.get("lladdr") and not entry.get("state") & 0x40  # NUD_NOARP: multicast, which nobody answered
+        if entry.get("lladdr") and not entry.get("state") & 0x40  # NUD_NOARP: multicast
     }
 found = links.parse(links.read(100, 100)).items
 ours = {one.name: (one.index, one.mtu, one.address, one.operstate) for one in found}

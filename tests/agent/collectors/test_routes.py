@@ -1,4 +1,4 @@
-"""Which routes are told where there are more than a report may hold, and what they are told to be."""
+"""Which routes are reported if there are more than the limit, and with which columns."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_same_route_follows_its_interface_and_its_nexthop_object() -> None:
     ]
 
 
-def test_default_routes_are_told_beyond_the_limit_and_both_families_have_their_share() -> None:
+def test_default_routes_are_reported_beyond_the_limit_which_both_families_share() -> None:
     inet = [netlink.route(nla(1, bytes((10, 0, 0, number))), length=32) for number in range(3)]
     inet6 = [netlink.route(nla(1, ip(f"2001:db8::{number}")), family=10, length=128) for number in range(3)]
     last = netlink.route(family=10)
@@ -53,7 +53,7 @@ def test_twice_as_many_default_routes_are_read_and_others_are_only_counted() -> 
 
 
 def through(*gateways: int, to: int | None = None) -> bytes:
-    """A route with a next hop for each of these; to everywhere, or one host."""
+    """A route through these gateways, to all destinations or to one host."""
     destination = () if to is None else (nla(1, bytes((10, 0, 0, to))),)
     return netlink.route(multipath(*gateways), *destination, length=0 if to is None else 32)
 
@@ -62,16 +62,16 @@ def through(*gateways: int, to: int | None = None) -> bytes:
     ("limit", "kept"),
     [(9, [4, 3, 2]), (8, [4, 3]), (6, [4, 2]), (5, [4]), (4, [4]), (2, [2]), (1, [1])],
 )
-def test_a_route_is_told_with_all_its_next_hops_or_not_at_all(limit: int, kept: list[int]) -> None:
+def test_a_route_is_reported_with_all_its_next_hops_or_not_at_all(limit: int, kept: list[int]) -> None:
     bodies = [through(*range(1, 5), to=4), through(1, 2, 3, to=3), through(1, 2, to=2)]
     found = routes.parse(routes.RouteReadings(listed(*bodies, total=10), listed(), NAMES), limit)
     assert list(Counter(route.destination for route in found.items).values()) == kept
-    # Of those that were not read nobody knows the next hops.
+    # The next hops of routes that were not kept are unknown.
     assert found.cuts == (Cut("routes", sum(kept), 9 + 7),)
 
 
 @pytest.mark.parametrize(("limit", "kept"), [(4, [1, 1, 2]), (3, [1, 1, 2]), (2, [1, 1, 2]), (1, [1, 1])])
-def test_next_hops_of_default_routes_are_bounded_as_well(limit: int, kept: list[int]) -> None:
+def test_the_limit_applies_to_next_hops_of_default_routes(limit: int, kept: list[int]) -> None:
     bodies = [through(1, to=1), through(1, to=2), through(1, 2)]
     found = routes.parse(routes.RouteReadings(listed(*bodies), listed(), NAMES), limit)
     assert list(Counter(route.destination for route in found.items).values()) == kept
@@ -79,7 +79,7 @@ def test_next_hops_of_default_routes_are_bounded_as_well(limit: int, kept: list[
     assert len(found.items) <= 2 * limit
 
 
-# --- Routes that are for some sources only
+# --- Routes for some sources only
 
 SOURCE_SPECIFIC = """
 route add default from 2001:db8:1::/48 via 2001:db8::a metric 5
@@ -105,7 +105,7 @@ def namespace() -> Iterator[Namespace]:
 
 
 @pytest.mark.parametrize("limit", [100, 2])
-def test_a_route_for_some_sources_is_no_default_route_and_counted_only(namespace: Namespace, limit: int) -> None:
+def test_a_route_for_some_sources_is_not_a_default_route_and_only_counted(namespace: Namespace, limit: int) -> None:
     with namespace.entered():
         found = routes.parse(routes.read(limit), limit)
     assert [(route.destination, route.gateway) for route in found.items] == [
@@ -116,7 +116,7 @@ def test_a_route_for_some_sources_is_no_default_route_and_counted_only(namespace
 
 
 @pytest.mark.parametrize("limit", [100, 1])
-def test_nor_is_it_one_of_a_table_that_rules_lead_to(namespace: Namespace, limit: int) -> None:
+def test_a_route_for_some_sources_in_another_table_is_only_counted(namespace: Namespace, limit: int) -> None:
     with namespace.entered():
         found = policy_routes.parse(policy_routes.read([Rule("inet6", 9, "lookup", table=77)], limit), limit)
     assert [(route.destination, route.gateway) for route in found.items] == [("::/0", "2001:db8::fd")]

@@ -1,6 +1,6 @@
-"""What hardly any node has, all of it on one: -sysinfo still says what `ip` says, column by column.
+"""A node with everything that is unusual: -sysinfo still shows the same as `ip`, column by column.
 
-Runs in the virtual machine of `make test-kernel` as well, whose kernel has what this one may lack.
+Also runs in the virtual machine of `make test-kernel`, whose kernel has features that this one may lack.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ neighbour add 2001:db8::20 lladdr 02:00:00:00:00:20 dev v0 nud permanent router
 neighbour add 2001:db8::29 lladdr 02:00:00:00:00:29 dev v0 nud noarp extern_learn
 neighbour add proxy 2001:db8::99 dev v0
 """
-# Moved to where the link that they are bound to is not.
+# Moved to a namespace that lacks the link that they are bound to.
 MOVED = """
 link add moved0 type veth peer name stayed0
 link add moved1 type vxlan id 99 remote 192.0.2.44 dstport 4789 dev v0
@@ -174,17 +174,17 @@ link add moved4 link v0 type vlan id 99
 """
 
 
-TOLD = ("interfaces", "tunnels", "routes", "rules", "policy_routes", "neighbours")
+COMPARED = ("interfaces", "tunnels", "routes", "rules", "policy_routes", "neighbours")
 
 
 class Node(NamedTuple):
-    """What `ip` says of a namespace, and what the agent says, member by member."""
+    """What `ip` shows for a namespace, and what the agent shows, member by member."""
 
     expected: dict[str, Entries]
     found: dict[str, Any]
 
 
-def told(namespace: Namespace) -> Node:
+def compared(namespace: Namespace) -> Node:
     return Node(*iproute2.stable_reading(namespace, lambda: sysinfo(namespace)))
 
 
@@ -197,13 +197,13 @@ def sysinfo(namespace: Namespace) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def two() -> Iterator[tuple[Node, Node]]:
-    """An odd node, and one that got some of its links."""
+    """An unusual node, and one to which some of its links were moved."""
     with new_namespace() as made, new_namespace() as other:
         made.ip("link", "add", "v0", "type", "veth", "peer", "name", "v1")
         for link in ("lo", "v0", "v1"):
-            # Else their link-local addresses come and change while they are compared.
+            # Otherwise their link-local addresses appear and change during the comparison.
             made.ip("link", "set", link, "addrgenmode", "none", "up")
-        # Packets of the kernel's own would change states of neighbours.
+        # Packets from the kernel would change the states of neighbours.
         made.ip("link", "set", "v0", "arp", "off")
         for name in NAMES:
             words = (b"ip", b"-n", made.name.encode(), b"link", b"add", b"name", name, b"type", b"bridge")
@@ -214,76 +214,76 @@ def two() -> Iterator[tuple[Node, Node]]:
         made.ip_lines("".join(f"link set moved{number} netns {other.name}\n" for number in range(5)))
         if missing:
             print("this kernel refuses:", *missing, sep="\n")
-        yield told(made), told(other)
+        yield compared(made), compared(other)
 
 
 @pytest.fixture
-def odd(two: tuple[Node, Node]) -> Node:
+def unusual(two: tuple[Node, Node]) -> Node:
     return two[0]
 
 
-@pytest.mark.parametrize("member", TOLD)
-def test_an_odd_node_is_told_as_ip_tells_it(odd: Node, member: str) -> None:
-    assert odd.found[member] == odd.expected[member]
+@pytest.mark.parametrize("member", COMPARED)
+def test_an_unusual_node_is_shown_as_by_ip(unusual: Node, member: str) -> None:
+    assert unusual.found[member] == unusual.expected[member]
 
 
-@pytest.mark.parametrize("member", TOLD)
-def test_what_was_moved_here_from_another_namespace(two: tuple[Node, Node], member: str) -> None:
+@pytest.mark.parametrize("member", COMPARED)
+def test_links_from_another_namespace_are_shown_as_by_ip(two: tuple[Node, Node], member: str) -> None:
     assert two[1].found[member] == two[1].expected[member]
 
 
-def test_a_number_of_another_namespace_names_nothing_here(two: tuple[Node, Node]) -> None:
+def test_an_index_in_another_namespace_is_not_taken_for_a_link_here(two: tuple[Node, Node]) -> None:
     below = {link["name"]: (link["link"], link["link_netnsid"]) for link in two[1].found["interfaces"]}
     assert below["moved0"] == below["moved3"] == (None, 0)
     assert {tunnel["link"] for tunnel in two[1].found["tunnels"] if tunnel["interface"].startswith("moved")} == {None}
 
 
-def test_names_of_any_bytes(odd: Node) -> None:
-    names = {link["name"] for link in odd.found["interfaces"]}
+def test_names_of_any_bytes(unusual: Node) -> None:
+    names = {link["name"] for link in unusual.found["interfaces"]}
     assert {"\"quo\\te'", "wäg\u2003x", "b\\xff\\xfe\x01", "a]b", "12", "-lead", "<b>&amp;", "$(id)`;|"} <= names
 
 
-def test_routes_of_every_type_and_through_nexthop_objects(odd: Node) -> None:
-    routes = odd.found["routes"]
+def test_routes_of_every_type_and_through_nexthop_objects(unusual: Node) -> None:
+    routes = unusual.found["routes"]
     defaults = {route["type"] for route in routes if route["destination"] in ("0.0.0.0/0", "::/0")}
     assert defaults == {"unreachable", "blackhole", "unicast"}
     hops = [route["gateway"] for route in routes if route["destination"] in ("203.0.113.16/28", "2001:db8:a1::/48")]
     assert hops == ["192.0.2.10", "192.0.2.11", "2001:db8::20", "2001:db8::21"]
 
 
-def test_default_routes_that_rules_lead_to(odd: Node) -> None:
-    tables = {route["table"] for route in odd.found["policy_routes"]}
+def test_default_routes_of_tables_that_rules_look_up(unusual: Node) -> None:
+    tables = {route["table"] for route in unusual.found["policy_routes"]}
     assert {77, 88, 4_000_000_000} <= tables
-    # A kernel with VRFs has one here.
-    assert (1001 in tables) == ("vrf1" in {link["name"] for link in odd.found["interfaces"]})
+    # Only if the kernel has VRFs.
+    assert (1001 in tables) == ("vrf1" in {link["name"] for link in unusual.found["interfaces"]})
 
 
-def test_selectors_of_rules_that_have_no_column(odd: Node) -> None:
-    others = {other for rule in odd.found["rules"] for other in rule["other"]}
+def test_selectors_of_rules_that_have_no_column(unusual: Node) -> None:
+    others = {other for rule in unusual.found["rules"] for other in rule["other"]}
     assert {"realms 3/4", "realms 4", "l3mdev", "tun_id 7", "suppress_ifgroup 5", "uidrange 5-9"} <= others
 
 
-def test_neighbours_that_a_routing_daemon_learned(odd: Node) -> None:
-    states = {neighbour["destination"]: neighbour["state"] for neighbour in odd.found["neighbours"]}
+def test_neighbours_that_a_routing_daemon_learned(unusual: Node) -> None:
+    states = {neighbour["destination"]: neighbour["state"] for neighbour in unusual.found["neighbours"]}
     assert (states["192.0.2.29"], states["2001:db8::29"]) == ("NOARP", "NOARP")
-    # Multicast and what is answered for others is not told.
+    # Multicast and proxy entries are not reported.
     assert not {"192.0.2.28", "192.0.2.99", "2001:db8::99"} & set(states)
 
 
-def test_a_link_with_all_names_that_it_may_have_hides_no_other() -> None:
-    """The kernel refuses more than 64 KiB of them; a dump that does not allow for that ends before such a link."""
+def test_a_link_with_all_possible_names_does_not_hide_others() -> None:
+    """The kernel allows 64 KiB of names. A dump that is not prepared for that ends before such a link."""
     with new_namespace() as namespace:
         namespace.ip("link", "add", "v0", "type", "veth", "peer", "name", "v1")
         namespace.ip_lines("".join(f"link property add dev v1 altname {n:03}{'z' * 120}\n" for n in range(600)))
         (link,) = namespace.listed("link", "show", "v1")
         assert len(link["altnames"]) > 400
-        node = told(namespace)
+        node = compared(namespace)
     assert node.found == node.found | node.expected
     assert {"lo", "v0", "v1"} <= {each["name"] for each in node.found["interfaces"]}
 
 
-def test_nexthop_objects_are_looked_up_where_routes_name_them_alone() -> None:
-    """With nexthop_compat_mode=0, as large routers have it; with 1 the kernel tells what they stand for by itself."""
+def test_nexthop_objects_are_read_if_routes_have_no_other_next_hop() -> None:
+    """This is nexthop_compat_mode=0, as on large routers; with 1, the kernel adds the next hops to the routes."""
     with new_namespace() as namespace:
         namespace.ip("link", "add", "v0", "type", "veth", "peer", "name", "v1")
         for link in ("lo", "v0", "v1"):
@@ -332,7 +332,7 @@ def test_three_hundred_vlans() -> None:
         namespace.ip("link", "add", "v0", "type", "veth", "peer", "name", "v1")
         if namespace.ip_lines("".join(f"link add vlan{n} link v0 type vlan id {n}\n" for n in range(1, 301))):
             pytest.skip("this kernel has no vlan; make test-kernel runs this in a virtual machine")
-        node = told(namespace)
+        node = compared(namespace)
     assert node.found == node.found | node.expected
     vlans = {link["name"]: (link["vlan_id"], link["link"]) for link in node.found["interfaces"] if link["vlan_id"]}
     assert vlans == {f"vlan{number}": (number, "v0") for number in range(1, 301)}

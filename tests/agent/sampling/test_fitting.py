@@ -1,4 +1,4 @@
-"""A report that is too large is cut until it fits, and says so."""
+"""A report that is too large is cut until it fits, and contains the cuts."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def fitted(telemetry: Telemetry, allowed_ips: dict[tuple[str, str], int] | None 
     return build(Telemetry, canonical.parse_object(encoded))
 
 
-def test_what_fits_is_left_alone() -> None:
+def test_a_report_that_fits_is_not_changed() -> None:
     telemetry = replace(REPORT.telemetry, cuts=(Cut("routes", 2000, 50_000),))
     assert fitting.encode(telemetry, {}) == canonical.encode(telemetry)
 
 
-def test_300_peers_and_one_with_2000_allowed_ips_fit_whole() -> None:
+def test_300_peers_and_2000_allowed_ips_of_one_fit() -> None:
     about = "wireguard", "wireguard-north", ADDRESS, 2**32 - 1
     lookup = Lookup(*about, "eth0123456789ab", ADDRESS, ADDRESS, 1500, 254, None)
     large = Telemetry(
@@ -65,7 +65,7 @@ def test_300_peers_and_one_with_2000_allowed_ips_fit_whole() -> None:
     assert fitted(large) == large
 
 
-def test_the_largest_list_is_cut_and_the_others_are_whole() -> None:
+def test_only_the_largest_list_is_cut() -> None:
     default = replace_destination("::/0")
     large = Telemetry(
         system=None,
@@ -78,11 +78,11 @@ def test_the_largest_list_is_cut_and_the_others_are_whole() -> None:
     assert (found.interfaces, found.wireguard) == (large.interfaces, large.wireguard)
     assert found.routes[-1] == default
     assert found.cuts == (Cut("routes", len(found.routes), 50_000), Cut("neighbours", 1, 2))
-    # No more than it had to.
+    # Not more than necessary.
     assert len(fitting.encode(found, {})) > MAX_TELEMETRY_BYTES * 0.99
 
 
-def test_default_routes_go_when_no_others_are_left() -> None:
+def test_default_routes_are_cut_last() -> None:
     defaults = (replace_destination("::/0"),) * 20_000
     found = fitted(Telemetry(system=None, interfaces=(LINK,) * 10, routes=(ROUTE, *defaults)))
     assert {route.destination for route in found.routes} == {"::/0"}
@@ -116,53 +116,53 @@ def test_any_list_can_be_the_largest(telemetry: Telemetry, what: str, where: str
         assert [len(each.allowed_ips) for each in found.wireguard[0].peers] == [cut.kept, 3]
 
 
-def told_of(found: Telemetry, what: str) -> list[Cut]:
+def cuts_of(found: Telemetry, what: str) -> list[Cut]:
     return [cut for cut in found.cuts if cut.what == what]
 
 
 def test_allowed_ips_of_very_many_peers_are_cut_in_one_sum() -> None:
     peers = tuple(peer(number, 8) for number in range(12_000))
     found = fitted(Telemetry(None, wireguard=(tunnel(*peers),)))
-    (of_peers,) = told_of(found, "peers")
+    (of_peers,) = cuts_of(found, "peers")
     assert of_peers == Cut("peers", len(found.wireguard[0].peers), 12_000, "wireguard-north")
     assert of_peers.kept >= 3000
-    for cut in told_of(found, "allowed_ips"):
+    for cut in cuts_of(found, "allowed_ips"):
         assert cut.where == ""
         cut_short = [len(each.allowed_ips) for each in found.wireguard[0].peers if len(each.allowed_ips) < 8]
         assert (cut.kept, cut.of) == (sum(cut_short), 8 * len(cut_short))
 
 
 @pytest.mark.parametrize("allowed_ips", [0, 1])
-def test_cuts_that_the_reader_made_do_not_fill_a_report(allowed_ips: int) -> None:
-    """As with MAX_PEERS=20000 and a small MAX_ALLOWED_IPS."""
+def test_cuts_by_the_reader_do_not_fill_a_report(allowed_ips: int) -> None:
+    """This happens with MAX_PEERS=20000 and a small MAX_ALLOWED_IPS."""
     peers = tuple(peer(number, allowed_ips) for number in range(12_000))
     cuts = tuple(Cut("allowed_ips", allowed_ips, 8, each.public_key) for each in peers)
     counts = {("wireguard-north", each.public_key): 8 for each in peers}
     found = fitted(Telemetry(None, wireguard=(tunnel(*peers),), cuts=cuts), counts)
-    told = len(found.wireguard[0].peers)
-    (of_allowed_ips,) = told_of(found, "allowed_ips")
-    assert (of_allowed_ips.of, of_allowed_ips.where) == (8 * told, "")
-    assert told > 3000
+    reported = len(found.wireguard[0].peers)
+    (of_allowed_ips,) = cuts_of(found, "allowed_ips")
+    assert (of_allowed_ips.of, of_allowed_ips.where) == (8 * reported, "")
+    assert reported > 3000
 
 
-def test_a_peer_that_is_not_told_has_no_cut() -> None:
+def test_a_peer_that_is_left_out_has_no_cut() -> None:
     peers = [peer(number, 3) for number in range(9000)]
     cut = [peers[number].public_key for number in (0, 1, 8998, 8999)]
     cuts = tuple(Cut("allowed_ips", 3, 100, public_key) for public_key in cut)
     counts = {("wireguard-north", public_key): 100 for public_key in cut}
     found = fitted(Telemetry(None, wireguard=(tunnel(*peers),), cuts=cuts), counts)
-    assert [(cut.of, cut.where) for cut in told_of(found, "allowed_ips")[:2]] == [
+    assert [(cut.of, cut.where) for cut in cuts_of(found, "allowed_ips")[:2]] == [
         (100, f"{0:043}="),
         (100, f"{1:043}="),
     ]
     keys = {each.public_key for each in found.wireguard[0].peers}
-    assert {cut.where for cut in told_of(found, "allowed_ips")} <= keys | {""}
+    assert {cut.where for cut in cuts_of(found, "allowed_ips")} <= keys | {""}
     assert len(keys) < 8998
 
 
 @pytest.mark.parametrize(("first", "second", "of"), [(100, 900, 1000), (3, 900, 900), (100, 3, 100)])
 def test_a_peer_on_two_interfaces_is_cut_in_one_sum(first: int, second: int, of: int) -> None:
-    """Of those that are cut: the reader tells nothing of one that is whole."""
+    """Only the cut peers count: one with all its AllowedIPs adds nothing."""
     counts = {(name, f"{7:043}="): count for name, count in (("wg0", first), ("wg1", second)) if count > 3}
     cuts = tuple(Cut("allowed_ips", 3, count, key) for (_, key), count in counts.items())
     both = tuple(WireguardInterface(name, "k" * 44, 1, 0, (peer(7, 3),)) for name in ("wg0", "wg1"))
@@ -173,7 +173,7 @@ def test_a_peer_on_two_interfaces_is_cut_in_one_sum(first: int, second: int, of:
     assert (routes.cuts[0].what, routes.cuts[1].what, routes.cuts[2:]) == ("neighbours", "routes", (expected,))
 
 
-def test_of_a_key_on_two_interfaces_what_is_no_longer_told_does_not_count() -> None:
+def test_a_peer_that_is_left_out_of_one_interface_does_not_count() -> None:
     one, two = (
         WireguardInterface(name, "k" * 44, 1, 0, tuple(peer(number, 1) for number in numbers))
         for name, numbers in (("wg0", [*range(6000), 9999]), ("wg1", [9999]))
@@ -183,11 +183,11 @@ def test_of_a_key_on_two_interfaces_what_is_no_longer_told_does_not_count() -> N
     found = fitted(Telemetry(None, wireguard=(one, two), cuts=cuts), counts)
     assert f"{9999:043}=" not in {each.public_key for each in found.wireguard[0].peers}
     assert len(found.wireguard[1].peers) == 1
-    of_it = [cut.of for cut in told_of(found, "allowed_ips") if cut.where == f"{9999:043}="]
+    of_it = [cut.of for cut in cuts_of(found, "allowed_ips") if cut.where == f"{9999:043}="]
     assert of_it == [900]
 
 
-def test_many_interfaces_with_cut_peers_are_told_in_one_sum() -> None:
+def test_too_many_cuts_become_one_sum() -> None:
     cuts = tuple(Cut("remotes", 1, 3, f"vx{number}") for number in range(30_000))
     found = fitted(Telemetry(None, cuts=(*cuts, *(Cut("peers", 1, 2, f"wg{number}") for number in range(3)))))
     assert found.cuts == (Cut("remotes", 30_000, 90_000), *(Cut("peers", 1, 2, f"wg{number}") for number in range(3)))
@@ -206,7 +206,7 @@ def test_everything_at_once_fits() -> None:
     assert min(len(found.interfaces), len(found.routes), len(found.neighbours), len(found.wireguard[0].peers)) > 100
 
 
-def test_the_rest_of_the_body_has_room_beside_the_largest_telemetry() -> None:
+def test_the_largest_telemetry_leaves_room_for_the_rest_of_the_body() -> None:
     largest = Sample(MAX_COUNTER, MAX_COUNTER, BOOT, 0, b'"' + b"a" * (MAX_TELEMETRY_BYTES - 2) + b'"')
     signing = Signing(AGENT, MAX_COUNTER, NONCE, Clock(MAX_COUNTER, BOOT, 0))
     sealed = envelope.seal(sample.encode(largest, signing), KEY, RELAYS[0])
@@ -215,6 +215,6 @@ def test_the_rest_of_the_body_has_room_beside_the_largest_telemetry() -> None:
     assert len(sealed.to_bytes()) <= MAX_BODY_BYTES
 
 
-def test_what_cannot_be_cut_is_an_error() -> None:
+def test_a_report_that_cannot_be_cut_enough_is_an_error() -> None:
     with pytest.raises(fitting.TooMuchError, match="cannot be cut to 10"):
         fitting.encode(REPORT.telemetry, {}, 10)

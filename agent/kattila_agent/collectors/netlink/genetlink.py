@@ -36,7 +36,7 @@ def family(channel: Channel, name: str) -> int:
         ValueError: the answer is malformed.
     """
     request = HEADER.pack(_GET_FAMILY, 1, 0) + rtnetlink.attribute(_FAMILY_NAME, name.encode() + b"\0")
-    answer = channel.ask(_CONTROLLER, request)
+    answer = channel.request(_CONTROLLER, request)
     number = rtnetlink.number(dict(rtnetlink.attributes(answer, HEADER.size)), _FAMILY_ID, 2)
     if number is None:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))

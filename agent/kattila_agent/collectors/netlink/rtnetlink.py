@@ -79,7 +79,7 @@ class Channel:
     accept_changes: bool = False
     sequence: int = 0
 
-    def ask(self, kind: int, body: bytes) -> bytes:
+    def request(self, kind: int, body: bytes) -> bytes:
         """Send a request and return the body of the one message that answers it; raises as `each` does."""
         for answer in self.each(kind, body, flags=_REQUEST):
             return answer

@@ -79,7 +79,7 @@ class InterfaceBuilder:
         return self.last
 
     def continue_peer(self, public_key: str) -> PeerBuilder:
-        """Return the last peer if it has this key, else add one.
+        """Return the last peer if it has this key; otherwise add one.
 
         The kernel splits a peer whose AllowedIPs do not fit into one message. The next message begins with its key and
         the remaining AllowedIPs (linux/wireguard.h, WG_CMD_GET_DEVICE).

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kattila_agent.collectors.netlink.rtnetlink import text
-from kattila_agent.collectors.unix_socket import UnreadableError, ask, lines
+from kattila_agent.collectors.unix_socket import UnreadableError, exchange, lines
 from kattila_agent.collectors.wireguard import dump, notation
 from kattila_agent.collectors.wireguard.builder import InterfaceBuilder, PeerLimits
 from kattila_agent.collectors.wireguard.notation import ScopeName
@@ -24,7 +24,7 @@ _MAX_REASONS = 10_000
 def read(path: Path) -> bytes:
     """Return the helper's answer; raises UnreadableError if there is none in time."""
     try:
-        return ask(path, b"")
+        return exchange(path, b"")
     except OSError as error:
         raise UnreadableError(
             f"the WireGuard helper's socket {path} gives no answer ({error.strerror}): is its unit active, and may the "

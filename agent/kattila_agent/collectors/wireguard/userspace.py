@@ -1,7 +1,7 @@
 """Reads a userspace device over its own socket, as wireguard-go and similar programs offer it.
 
-www.wireguard.com/xplatform describes the operation "get=1". Whoever may use the socket may also change the device. The
-answer contains the private key and all preshared keys: they end here. Errors name a field, and not its value.
+www.wireguard.com/xplatform describes the operation "get=1". Anyone who may use the socket may also change the device.
+The answer contains the private key and all preshared keys: they end here. Errors name a field, and not its value.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from kattila_agent.collectors.unix_socket import UnreadableError, ask, lines
+from kattila_agent.collectors.unix_socket import UnreadableError, exchange, lines
 from kattila_agent.collectors.wireguard import curve25519, notation
 from kattila_agent.collectors.wireguard.builder import (
     InterfaceBuilder,
@@ -53,7 +53,7 @@ def read(path: Path) -> bytes:
         UnreadableError: the answer is incomplete or too long.
     """
     try:
-        return ask(path, _REQUEST, _END, timeout_seconds=TIMEOUT_SECONDS)
+        return exchange(path, _REQUEST, _END, timeout_seconds=TIMEOUT_SECONDS)
     except (FileNotFoundError, ConnectionError):
         raise VanishedError from None
 

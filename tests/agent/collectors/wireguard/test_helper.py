@@ -1,4 +1,4 @@
-"""The helper as a process of its own, with a `wg` of the test's choice, and the client's limits of time and size."""
+"""The helper as its own process, with a script as `wg`, and the client's limits of time and size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Protocol
 
 import pytest
 
-from kattila_agent.collectors.unix_socket import UnreadableError, ask
+from kattila_agent.collectors.unix_socket import UnreadableError, exchange
 from kattila_agent.collectors.wireguard import helper, notation, userspace
 from kattila_agent.collectors.wireguard.builder import PeerLimits, VanishedError
 from support.waiting import ENDLESS_SECONDS, PATIENCE_SECONDS, not_waiting_for
@@ -20,7 +20,7 @@ from support.wireguard import serving
 
 KEY = "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXphYmNkZWY="
 SECRET = "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2U="
-# As `wg show wg0 dump` says it.
+# The lines of `wg show wg0 dump`.
 INTERFACE = f"{SECRET}\t{KEY}\t51820\toff"
 PEER = f"{KEY}\t{SECRET}\t192.0.2.1:51820\t198.51.100.0/24\t0\t1\t2\t25"
 
@@ -59,7 +59,7 @@ def say(*lines: str) -> str:
 
 
 def wg_with(*names: str, **scripts: str) -> str:
-    """Return a script that lists these interfaces, and does of each what is said under its name, else dumps `wg0`."""
+    """Return a script that lists these interfaces, and runs the script given for each; the default dumps `wg0`."""
     cases = [f"'show {name} dump') {script} ;;" for name, script in scripts.items()]
     whole = say(INTERFACE, PEER)
     return "\n".join(
@@ -71,7 +71,7 @@ def complaint(reason: str) -> str:
     return f"echo 'Unable to access interface: {reason}' >&2; echo {SECRET} >&2; exit 1"
 
 
-def test_secrets_are_blanked_and_the_rest_is_told(with_wg: MakeWg) -> None:
+def test_secrets_are_blanked_and_the_rest_is_kept(with_wg: MakeWg) -> None:
     bare = PEER.replace(SECRET, "(none)").replace("192.0.2.1:51820", "(none)").replace("YWJj", "AWJj")
     done = run(with_wg(wg_with("wg0", wg0=say(INTERFACE, PEER, bare))))
     assert (done.returncode, done.stderr) == (0, b"")
@@ -127,22 +127,22 @@ def check_failure(done: subprocess.CompletedProcess[bytes], reason: str) -> None
         (f"echo '{SECRET}' >&2; exit 3", "wg failed with exit code 3"),
     ],
 )
-def test_an_interface_that_cannot_be_read_hides_no_other(with_wg: MakeWg, script: str, reason: str) -> None:
-    check_hidden(run(with_wg(wg_with("wg1", "wg0", wg1=script))), reason)
+def test_an_interface_that_cannot_be_read_does_not_hide_others(with_wg: MakeWg, script: str, reason: str) -> None:
+    check_only_one_fails(run(with_wg(wg_with("wg1", "wg0", wg1=script))), reason)
 
 
-def test_an_interface_that_hangs_hides_no_other(with_wg: MakeWg) -> None:
+def test_an_interface_that_hangs_does_not_hide_others(with_wg: MakeWg) -> None:
     hanging = wg_with("wg1", "wg0", wg1=f"exec sleep {ENDLESS_SECONDS}")
-    check_hidden(run(with_wg(hanging, each=3)), "it took longer than 3 s")
+    check_only_one_fails(run(with_wg(hanging, each=3)), "it took longer than 3 s")
 
 
-def check_hidden(done: subprocess.CompletedProcess[bytes], reason: str) -> None:
+def check_only_one_fails(done: subprocess.CompletedProcess[bytes], reason: str) -> None:
     found, unreadable = helper.parse(done.stdout, PeerLimits(), notation.scope_name)
     assert (list(found), unreadable) == (["wg0"], {"wg1": reason})
     assert SECRET.encode() not in done.stdout
 
 
-def test_when_the_time_is_over_the_others_are_told_as_unread(with_wg: MakeWg) -> None:
+def test_after_the_total_time_the_other_interfaces_have_a_reason(with_wg: MakeWg) -> None:
     slow = f"exec sleep {ENDLESS_SECONDS}"
     script = wg_with("wg1", "wg2", "wg3", "wg4", wg1=slow, wg2=slow, wg3=slow)
     done = run(with_wg(script, each=2, total=6))
@@ -152,7 +152,7 @@ def test_when_the_time_is_over_the_others_are_told_as_unread(with_wg: MakeWg) ->
 
 
 @pytest.mark.parametrize("name", ["all", "interfaces"])
-def test_a_link_that_is_called_as_a_word_of_wg_is_not_asked_for(with_wg: MakeWg, name: str) -> None:
+def test_a_link_named_like_a_word_of_wg_is_not_read(with_wg: MakeWg, name: str) -> None:
     done = run(with_wg(wg_with(name, "wg0")))
     found, unreadable = helper.parse(done.stdout, PeerLimits(), notation.scope_name)
     assert (list(found), unreadable) == (["wg0"], {name: "wg cannot show an interface of this name"})
@@ -172,7 +172,7 @@ def test_wrong_usage() -> None:
     assert b"behind a systemd socket with Accept=yes" in done.stderr
 
 
-def test_a_reader_that_leaves_or_never_reads_does_not_keep_it(with_wg: MakeWg) -> None:
+def test_the_helper_ends_if_the_reader_leaves_or_never_reads(with_wg: MakeWg) -> None:
     endless = wg_with("wg0", wg0=f"{say(INTERFACE)}; yes '{PEER}' | head -n 50000")
     for leaves in (True, False):
         ours, theirs = socket.socketpair()
@@ -186,17 +186,17 @@ def test_a_reader_that_leaves_or_never_reads_does_not_keep_it(with_wg: MakeWg) -
             assert process.wait(timeout=PATIENCE_SECONDS) != 0
 
 
-def test_it_is_what_the_distribution_installs() -> None:
+def test_the_distribution_installs_it() -> None:
     script = Path(sys.executable).with_name("kattila-wireguard-helper")
     if not script.exists():
         pytest.skip("the agent was installed before it had this script: make setup")
     assert run([str(script), "x"]).returncode == 2
 
 
-# --- The client's side.
+# --- The client
 
 
-def test_an_answer_that_drips_in_or_never_ends_is_given_up(tmp_path: Path) -> None:
+def test_an_answer_that_takes_too_long_is_dropped(tmp_path: Path) -> None:
     def drip(connection: socket.socket) -> None:
         try:
             for _ in range(int(ENDLESS_SECONDS)):
@@ -210,10 +210,10 @@ def test_an_answer_that_drips_in_or_never_ends_is_given_up(tmp_path: Path) -> No
         pytest.raises(UnreadableError, match=r"no complete answer within 0.5 s"),
         not_waiting_for("the end of the answer"),
     ):
-        ask(path, b"", timeout_seconds=0.5)
+        exchange(path, b"", timeout_seconds=0.5)
 
 
-def test_an_answer_that_is_too_long_is_given_up(tmp_path: Path) -> None:
+def test_an_answer_that_is_too_long_is_dropped(tmp_path: Path) -> None:
     def pour(connection: socket.socket) -> None:
         try:
             connection.sendall(bytes(1_000_000))
@@ -221,29 +221,29 @@ def test_an_answer_that_is_too_long_is_given_up(tmp_path: Path) -> None:
             return
 
     with serving(tmp_path / "s", pour) as path, pytest.raises(UnreadableError, match="more than 5000 bytes"):
-        ask(path, b"", max_bytes=5000)
+        exchange(path, b"", max_bytes=5000)
 
 
-def test_the_question_arrives_and_the_end_is_seen_without_a_close(tmp_path: Path) -> None:
-    heard: list[bytes] = []
+def test_the_answer_ends_with_its_end_mark(tmp_path: Path) -> None:
+    received: list[bytes] = []
 
     def answer(connection: socket.socket) -> None:
-        heard.append(connection.recv(100))
+        received.append(connection.recv(100))
         connection.sendall(b"errno=0\n\n")
         connection.recv(100)
         time.sleep(0.3)
 
     with serving(tmp_path / "s", answer) as path:
         assert userspace.read(path) == b"errno=0\n\n"
-    assert heard == [b"get=1\n\n"]
+    assert received == [b"get=1\n\n"]
 
 
-def test_one_that_answers_and_closes_before_it_is_asked_is_heard(tmp_path: Path) -> None:
+def test_an_answer_that_comes_before_the_request_is_read(tmp_path: Path) -> None:
     with serving(tmp_path / "s", lambda connection: connection.sendall(b"answer")) as path:
-        assert {ask(path, b"") for _ in range(300)} == {b"answer"}
+        assert {exchange(path, b"") for _ in range(300)} == {b"answer"}
 
 
-def test_nobody_behind_a_socket(tmp_path: Path) -> None:
+def test_a_socket_without_a_listener(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as left:
         left.bind(str(tmp_path / "s"))
     with pytest.raises(VanishedError):

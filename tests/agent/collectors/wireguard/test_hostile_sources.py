@@ -1,4 +1,4 @@
-"""Sources that hang, flood, or may not be looked at: what each costs, and what is said of it."""
+"""Sources that hang, flood, or must not be read: what each costs, and how it is reported."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def listening(path: Path) -> Iterator[socket.socket]:
 def answer_one(server: socket.socket) -> None:
     opened, _ = server.accept()
     with opened:
-        assert_asked(opened)
+        assert_requested(opened)
         opened.sendall(ANSWER)
 
 
-def assert_asked(opened: socket.socket) -> None:
-    # Who closes with something unread resets the connection.
+def assert_requested(opened: socket.socket) -> None:
+    # Closing the socket with unread data would reset the connection.
     assert opened.recv(100) == b"get=1\n\n"
 
 
@@ -48,15 +48,15 @@ def devices(folder: Path, count: int) -> list[Device]:
     return [Device(index, f"wg{index}", folder / f"wg{index}.sock") for index in range(count)]
 
 
-def test_sockets_are_asked_at_the_same_time(tmp_path: Path) -> None:
-    """Each answers when all were asked: one after the other, the first would be waited for until it is given up."""
-    all_asked = threading.Barrier(3)
+def test_sockets_are_read_at_the_same_time(tmp_path: Path) -> None:
+    """No socket answers before all have a request: read one after the other, the first would time out."""
+    all_requested = threading.Barrier(3)
 
     def answer(server: socket.socket) -> None:
         opened, _ = server.accept()
         with opened:
-            assert_asked(opened)
-            all_asked.wait(PATIENCE_SECONDS)
+            assert_requested(opened)
+            all_requested.wait(PATIENCE_SECONDS)
             opened.sendall(ANSWER)
 
     found = devices(tmp_path, 3)
@@ -69,7 +69,7 @@ def test_sockets_are_asked_at_the_same_time(tmp_path: Path) -> None:
     assert ([one.name for one in builders], reasons) == (["wg0", "wg1", "wg2"], {})
 
 
-def test_one_that_never_answers_is_named_and_the_others_are_told(
+def test_a_device_that_never_answers_is_named_and_the_others_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(userspace, "TIMEOUT_SECONDS", 3.0)
@@ -79,7 +79,7 @@ def test_one_that_never_answers_is_named_and_the_others_are_told(
         thread.start()
         builders, reasons = collector._read_with_privilege(tmp_path / "none", found, PeerLimits())
         thread.join()
-    # Nobody is behind the third: that device is gone.
+    # Nobody listens on the third socket: that device is gone.
     assert [one.name for one in builders] == ["wg1"]
     assert reasons == {"wg0": f"{tmp_path}/wg0.sock gave no complete answer within 3 s"}
 
@@ -119,13 +119,13 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 
 @pytest.mark.parametrize("source", ["userspace", "helper"])
-def test_millions_of_short_lines_take_little_more_room_than_they_have(source: str) -> None:
+def test_millions_of_short_lines_take_little_memory(source: str) -> None:
     command = [sys.executable, "-c", FLOOD, source]
     assert int(subprocess.check_output(command, stderr=subprocess.DEVNULL, timeout=PATIENCE_SECONDS)) < 64
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving up root's rights needs root")
-def test_a_folder_that_may_not_be_searched_is_not_an_empty_one() -> None:
+def test_a_folder_that_must_not_be_searched_is_not_taken_as_empty() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -139,10 +139,10 @@ def test_a_folder_that_may_not_be_searched_is_not_an_empty_one() -> None:
             "paths = ('closed/wg0.sock', 'closed/none', 'none', 'none/none', 'file/none', 'file')\n"
             "print([collector._may_exist(folder / path) for path in paths])"
         )
-        said = subprocess.check_output([sys.executable, "-c", code], text=True).strip()
-    assert said == "[True, True, False, False, False, True]"
+        output = subprocess.check_output([sys.executable, "-c", code], text=True).strip()
+    assert output == "[True, True, False, False, False, True]"
 
 
-def test_a_private_key_of_zeros_is_none() -> None:
+def test_a_private_key_of_zeros_stands_for_none() -> None:
     answer = b"private_key=" + b"0" * 64 + b"\n" + ANSWER
     assert userspace.parse("wg0", answer, PeerLimits()).public_key == ""

@@ -1,4 +1,4 @@
-"""Bytes and text to values, reader by reader: what is right, and a table of what is not for each."""
+"""The parser of each reader: the same interface from all sources, and tables of malformed answers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def framed(body: bytes) -> bytes:
     return b"kattila-wireguard 1\n" + body + b"end " + hashlib.sha256(body).hexdigest().encode() + b"\n"
 
 
-# --- The same interface, as each source tells it.
+# --- The same interface from each source
 
 EXPECTED = WireguardInterface(
     name="wg0",
@@ -119,7 +119,7 @@ DUMP = (
 HELPED = framed("".join(f"{line}\n" for line in DUMP).replace(text(PRIVATE), "(hidden)").encode())
 
 
-def test_all_sources_tell_the_same() -> None:
+def test_all_sources_give_the_same_interface() -> None:
     assert one(from_kernel(KERNEL)) == EXPECTED
     assert one(from_userspace(USERSPACE)) == EXPECTED
     assert one(from_dump(*DUMP)) == EXPECTED
@@ -135,7 +135,7 @@ def test_an_interface_without_a_key() -> None:
     assert one(from_dump("wg0\t(none)\t(none)\t0\toff")) == bare
 
 
-def test_what_is_unknown_is_passed_over() -> None:
+def test_unknown_fields_are_skipped() -> None:
     first = message(device(PRIVATE, OWN), attribute(99, b"new"), peers(peer(ALICE) + attribute(99, b"new")))
     assert one(from_kernel(first)).peers[0].endpoint == "192.0.2.2:51820"
     assert one(from_userspace(USERSPACE.replace("rx_bytes=7", "new=1\nrx_bytes=7"))).peers == EXPECTED.peers
@@ -152,7 +152,7 @@ def test_the_kernels_split_answers_are_joined() -> None:
     assert interface.peers[0].transfer_rx == 100
 
 
-# --- Bounds.
+# --- Limits
 
 
 def key(number: int) -> bytes:
@@ -160,7 +160,7 @@ def key(number: int) -> bytes:
 
 
 @pytest.mark.parametrize("count", [3, 8, 100])
-def test_the_same_peers_are_told_whatever_their_order(count: int) -> None:
+def test_the_same_peers_are_reported_in_any_order(count: int) -> None:
     limits = PeerLimits(peers=3)
     lines = [f"wg0\t{text(key(number))}\t(none)\t(none)\t(none)\t0\t0\t0\toff" for number in range(count)]
     header = f"wg0\t(none)\t{text(OWN)}\t1\toff"
@@ -170,7 +170,7 @@ def test_the_same_peers_are_told_whatever_their_order(count: int) -> None:
     assert found.cuts == ((Cut("peers", 3, count, "wg0"),) if count > 3 else ())
 
 
-def test_allowed_ips_are_cut_where_there_are_many_and_counted() -> None:
+def test_too_many_allowed_ips_are_cut_and_counted() -> None:
     limits = PeerLimits(allowed_ips=100)
     many = packets.allowed_ips(f"10.0.{number}.0/24" for number in range(200))
     more = packets.allowed_ips(f"10.1.{number}.0/24" for number in range(56))
@@ -183,7 +183,7 @@ def test_allowed_ips_are_cut_where_there_are_many_and_counted() -> None:
     assert found.cuts == (Cut("allowed_ips", 99, 256, text(ALICE)),)
 
 
-# --- What is malformed. Each is a failure with a reason, never a value.
+# --- Malformed answers: each is a failure with a reason, never a value
 
 BAD_KERNEL: dict[str, tuple[bytes, ...]] = {
     "no header": (b"\x00",),
@@ -241,7 +241,7 @@ def test_malformed_netlink_answers(messages: tuple[bytes, ...]) -> None:
 
 
 def test_a_netlink_answer_cut_anywhere() -> None:
-    """Between two of the device's attributes a cut cannot be seen here; the message's own length tells it."""
+    """A cut between two attributes of the device cannot be seen here, but in the length of the message."""
     whole = 0
     for length in range(4, len(KERNEL)):
         try:
@@ -262,10 +262,10 @@ BAD_USERSPACE: dict[str, str] = {
     "cut off": USERSPACE[:-1],
     "no errno": changed(USERSPACE, "errno=0\n", ""),
     "an error": changed(USERSPACE, "errno=0", "errno=-5"),
-    "an error that is no number": changed(USERSPACE, "errno=0", "errno=x"),
+    "an error that is not a number": changed(USERSPACE, "errno=0", "errno=x"),
     "a field after errno": changed(USERSPACE, "errno=0\n", "errno=0\nrx_bytes=1\n"),
     "a short private key": changed(USERSPACE, PRIVATE.hex(), PRIVATE.hex()[:-2]),
-    "a private key that is no hex": changed(USERSPACE, PRIVATE.hex(), "x" * 64),
+    "a private key that is not hex": changed(USERSPACE, PRIVATE.hex(), "x" * 64),
     "a listen port too high": changed(USERSPACE, "listen_port=51820", "listen_port=65536"),
     "a listen port with a sign": changed(USERSPACE, "listen_port=51820", "listen_port=-1"),
     "a fwmark beyond 32 bits": changed(USERSPACE, f"fwmark={0xCA6C}", f"fwmark={2**32}"),
@@ -275,12 +275,12 @@ BAD_USERSPACE: dict[str, str] = {
     "an endpoint twice": changed(USERSPACE, "endpoint=", "endpoint=192.0.2.1:1\nendpoint="),
     "rx twice": changed(USERSPACE, "rx_bytes=7", "rx_bytes=7\nrx_bytes=8"),
     "a peer twice": changed(USERSPACE, ALICE.hex(), BOB.hex()),
-    "a preshared key that is no hex": changed(USERSPACE, PRESHARED.hex(), "x" * 64),
+    "a preshared key that is not hex": changed(USERSPACE, PRESHARED.hex(), "x" * 64),
     "an endpoint without a port": changed(USERSPACE, "[fe80::1%3]:51821", "fe80::1"),
     "an endpoint with port 65536": changed(USERSPACE, "[fe80::1%3]:51821", "192.0.2.1:65536"),
     "an endpoint in wrong brackets": changed(USERSPACE, "[fe80::1%3]:51821", "[192.0.2.1]:51821"),
     "an endpoint that is a name": changed(USERSPACE, "[fe80::1%3]:51821", "host.example.com:51821"),
-    "a handshake that is no number": changed(USERSPACE, "sec=1760000000", "sec=soon"),
+    "a handshake that is not a number": changed(USERSPACE, "sec=1760000000", "sec=soon"),
     "a handshake beyond 63 bits": changed(USERSPACE, "sec=1760000000", f"sec={2**63}"),
     "no rx": changed(USERSPACE, "rx_bytes=7\n", ""),
     "a fraction": changed(USERSPACE, "rx_bytes=7", "rx_bytes=7.5"),
@@ -350,7 +350,7 @@ BAD_FRAMES: dict[str, bytes] = {
     "a line lost": HELPED.replace(f"{DUMP[1]}\n".encode(), b""),
     "no line feed at the end": HELPED[:-1],
     "more after the end": HELPED + b"x\n",
-    "a failure": b"kattila-wireguard 1\nfailed there is no wg\n",
+    "a failure": b"kattila-wireguard 1\nfailed wg is not installed\n",
 }
 
 
@@ -366,7 +366,7 @@ def test_an_answer_of_the_helper_cut_anywhere() -> None:
             helper.parse(HELPED[:length], LIMITS, scope)
 
 
-def test_what_the_helper_could_not_read_is_told() -> None:
+def test_interfaces_that_the_helper_could_not_read_have_reasons() -> None:
     body = f"{DUMP[0]}\nwg1\t(unreadable)\tNo such device\n".encode()
     found, unreadable = helper.parse(framed(body), LIMITS, scope)
     assert (list(found), unreadable) == (["wg0"], {"wg1": "No such device"})

@@ -1,4 +1,4 @@
-"""No reader lets a private or preshared key out: not in a value, a text, a log at debug, or a failure's trace."""
+"""No reader leaks a private or preshared key: not in a value, a text, a debug log, or the traceback of a failure."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from support.counts import examples
 from support.wireguard_packets import INDEX, attribute, message
 
 LIMITS = PeerLimits()
-# No part of a secret that is so long appears by chance.
+# A part of a secret this long never appears by chance.
 PART = 8
 
-# No byte twice: a run of zeros is in many things that are no secret.
+# No byte is repeated, because runs of zeros also appear outside of secrets.
 keys = st.lists(st.integers(0, 255), min_size=32, max_size=32, unique=True).map(bytes)
 
 
@@ -35,8 +35,8 @@ def scope(index: int) -> str:
     return str(index)
 
 
-def spellings(secret: bytes) -> set[str]:
-    """Every part of a key as text: hex, base64 in each alignment, bytes as Python shows them, a number."""
+def encodings(secret: bytes) -> set[str]:
+    """Every part of a key as text: hex, base64 in each alignment, bytes as Python shows them, and a number."""
     found = {str(int.from_bytes(secret, order)) for order in ("big", "little")}
     for start in range(len(secret) - PART + 1):
         part = secret[start : start + PART]
@@ -61,33 +61,33 @@ def debug_log() -> Iterator[io.StringIO]:
 
 
 def shown(read: Callable[[], InterfaceBuilder]) -> str:
-    """All that a reading lets out, whether it succeeds or fails."""
+    """Everything that a reading shows, whether it succeeds or fails."""
     with debug_log() as log:
         try:
             builder = read()
-            told_of = build([builder], LIMITS)
-            out = [repr(builder), repr(told_of), canonical.encode(told_of.items).decode()]
+            built = build([builder], LIMITS)
+            out = [repr(builder), repr(built), canonical.encode(built.items).decode()]
         except Exception as error:
-            # The chain as well: "from None" is what keeps the causes out of a crash trace.
+            # The chain, too: "from None" keeps the causes out of a traceback.
             out = [repr(error), str(error), *traceback.format_exception(error)]
             assert error.__suppress_context__ or error.__context__ is None
     return "\n".join([*out, log.getvalue()])
 
 
-def assert_silent(text: str, *secrets: bytes) -> None:
+def assert_no_secret(text: str, *secrets: bytes) -> None:
     for secret in secrets:
-        assert not [part for part in spellings(secret) if part in text]
+        assert not [part for part in encodings(secret) if part in text]
 
 
-def test_this_would_find_a_leak() -> None:
+def test_these_tests_would_find_a_leak() -> None:
     secret = bytes(range(40, 72))
     for leak in (secret.hex(), base64.b64encode(secret).decode(), repr(secret), repr([*secret]), secret[3:12].hex()):
-        assert any(part in leak for part in spellings(secret))
+        assert any(part in leak for part in encodings(secret))
 
 
-# A field may be left out, come twice, or hold other bytes; a secret may have another length. What is never tried is a
-# source that calls a secret by another name: it would be told as what it is called. Most fields are as they should be,
-# so that an answer is often read to its end.
+# A field may be missing, repeated, or contain other bytes; a secret may have another length. A source never gives a
+# secret the name of another field, because it would be reported as that field. Most fields are correct, so that many
+# answers are read to their end.
 mangled = st.sampled_from(
     [
         *(lambda payload, _: [payload],) * 30,
@@ -173,7 +173,7 @@ def dumps(draw: st.DrawFn, private: bytes, preshared: bytes) -> bytes:
     changed = []
     for line in lines:
         secret = 1 if len(line) == 5 else 2
-        # The secret may be of any length but not stand in another column: that would call it by another name.
+        # The secret may have any length, but must not be in another column, where it would be reported.
         hidden = draw(
             st.sampled_from([line[secret], line[secret], line[secret][:-1], line[secret] + "(", "", "(none)"])
         )
@@ -190,21 +190,21 @@ def dumps(draw: st.DrawFn, private: bytes, preshared: bytes) -> bytes:
 def test_the_kernels_secrets(data: st.DataObject, private: bytes, preshared: bytes) -> None:
     answer = data.draw(kernel_answers(private, preshared))
     text = shown(lambda: kernel.parse(INDEX, "wg0", answer, LIMITS, scope))
-    assert_silent(text, private, preshared)
+    assert_no_secret(text, private, preshared)
 
 
 @settings(max_examples=examples(200))
 @given(st.data(), keys, keys)
 def test_a_userspace_devices_secrets(data: st.DataObject, private: bytes, preshared: bytes) -> None:
     answer = data.draw(userspace_answers(private, preshared))
-    assert_silent(shown(lambda: userspace.parse("wg0", answer, LIMITS, scope)), private, preshared)
+    assert_no_secret(shown(lambda: userspace.parse("wg0", answer, LIMITS, scope)), private, preshared)
 
 
 @settings(max_examples=examples(200))
 @given(st.data(), keys, keys)
 def test_the_secrets_of_a_dump(data: st.DataObject, private: bytes, preshared: bytes) -> None:
     lines = data.draw(dumps(private, preshared)).split(b"\n")[:-1]
-    assert_silent(shown(lambda: dump.parse(lines, LIMITS, scope)["wg0"]), private, preshared)
+    assert_no_secret(shown(lambda: dump.parse(lines, LIMITS, scope)["wg0"]), private, preshared)
 
 
 @settings(max_examples=examples(200))
@@ -215,7 +215,7 @@ def test_the_secrets_in_a_helpers_answer_that_it_did_not_blank(
     body = data.draw(dumps(private, preshared))
     end = b"end " + hashlib.sha256(body).hexdigest().encode() + b"\n"
     answer = b"kattila-wireguard 1\n" + body + end
-    assert_silent(shown(lambda: helper.parse(answer, LIMITS, scope)[0]["wg0"]), private, preshared)
+    assert_no_secret(shown(lambda: helper.parse(answer, LIMITS, scope)[0]["wg0"]), private, preshared)
 
 
 @settings(max_examples=examples(200))
@@ -227,15 +227,15 @@ def test_the_helper_blanks_or_refuses(data: st.DataObject, private: bytes, presh
             out.append(wireguard_helper.blanked(line).decode("latin-1"))
         except wireguard_helper.FailedError as error:
             out += [repr(error), *traceback.format_exception(error)]
-    assert_silent("\n".join(out), private, preshared)
+    assert_no_secret("\n".join(out), private, preshared)
 
 
 @given(private=keys, preshared=keys, at=st.integers(0, 400), junk=st.binary(max_size=4), drawn=st.data())
 @settings(max_examples=examples(300))
-def test_an_answer_that_is_out_of_step_shows_not_even_a_length(
+def test_a_shifted_answer_does_not_even_show_a_length(
     private: bytes, preshared: bytes, at: int, junk: bytes, drawn: st.DataObject
 ) -> None:
-    """Where bytes are missing or too many, those of a key stand where a length is looked for."""
+    """If bytes are missing or added, a part of a key may be read as a length."""
     (whole,) = drawn.draw(kernel_answers(private, preshared))
     shifted = whole[:at] + junk + whole[at + drawn.draw(st.integers(0, 4)) :]
     try:

@@ -1,4 +1,4 @@
-"""The agent's -sysinfo against `wg show all dump`, field by field, on real userspace tunnels that carry traffic."""
+"""-sysinfo shows the same as `wg show all dump`, field by field, on real userspace tunnels that carry traffic."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ MANY_PEERS, MANY_PREFIXES = 300, 2_000
 
 
 class Mesh(NamedTuple):
-    """Two joined nodes: `near` and `far` are the ends of a live tunnel, `wide` has peers that nobody answers for."""
+    """Two joined nodes: `near` and `far` are the ends of a live tunnel, `wide` has peers that never answer."""
 
     one: Namespace
     near: Device
@@ -73,20 +73,20 @@ def live_tunnel(near: Device, far: Device, preshared: str) -> None:
         device.namespace.ip("link", "set", device.name, "up")
     echo = """
 import socket
-heard = socket.socket(type=socket.SOCK_DGRAM)
-heard.bind(("10.99.0.2", 7))
+server = socket.socket(type=socket.SOCK_DGRAM)
+server.bind(("10.99.0.2", 7))
 print(flush=True)
 while True:
-    heard.sendto(*heard.recvfrom(2048))
+    server.sendto(*server.recvfrom(2048))
 """
     ask = """
 import socket
-asked = socket.socket(type=socket.SOCK_DGRAM)
-asked.settimeout(0.5)
+client = socket.socket(type=socket.SOCK_DGRAM)
+client.settimeout(0.5)
 for _ in range(200):
-    asked.sendto(bytes(1000), ("10.99.0.2", 7))
+    client.sendto(bytes(1000), ("10.99.0.2", 7))
     try:
-        print(len(asked.recv(2048)))
+        print(len(client.recv(2048)))
         break
     except TimeoutError:
         pass
@@ -100,7 +100,7 @@ for _ in range(200):
 
 
 def fill(device: Device) -> None:
-    """Give it 300 peers, one of them with 2,000 allowed IPs; none is ever reached."""
+    """Add 300 peers, one of them with 2,000 allowed IPs; none can be reached."""
     words: list[str] = []
     for number in range(MANY_PEERS):
         key = wg("pubkey", stdin=wg("genkey")).strip()
@@ -115,7 +115,7 @@ def fill(device: Device) -> None:
 
 
 def dumped(namespace: Namespace) -> dict[str, dict[str, Any]]:
-    """Return what `wg show all dump` says, in the words of a report, by interface; taken apart here anew."""
+    """Return the interfaces in `wg show all dump` by name, with the names of a report; this is a second parser."""
     found: dict[str, dict[str, Any]] = {}
     for columns in (line.split("\t") for line in wg("show", "all", "dump", prefix=namespace.command()).splitlines()):
         if len(columns) == 5:
@@ -154,10 +154,10 @@ def sysinfo(namespace: Namespace, helper: str = NO_HELPER, **settings: str) -> d
 
 
 def agree(mesh: Mesh, helper: str) -> list[dict[str, Any]]:
-    """Compare at a moment at which nothing changes, and return what both say."""
+    """Compare both at a moment when nothing changes, and return the interfaces."""
 
     def ours() -> list[dict[str, Any]]:
-        # What else is dumped are devices of other namespaces, whose sockets lie in the same folder.
+        # The dump also has devices of other namespaces, whose sockets are in the same folder.
         found = dumped(mesh.one)
         return [found[name] for name in (mesh.near.name, mesh.wide.name)]
 
@@ -170,13 +170,13 @@ def agree(mesh: Mesh, helper: str) -> list[dict[str, Any]]:
     else:
         pytest.fail("the tunnels never stood still")
     assert [each["name"] for each in seen["wireguard"]] == [each["name"] for each in expected]
-    for said, judged in zip(seen["wireguard"], expected, strict=True):
-        assert said == judged
+    for found, interface in zip(seen["wireguard"], expected, strict=True):
+        assert found == interface
     assert (seen["failures"], seen["cuts"]) == ([], [])
     return expected
 
 
-def test_the_userspace_reader_says_what_wg_says(mesh: Mesh) -> None:
+def test_the_userspace_reader_shows_the_same_as_wg(mesh: Mesh) -> None:
     near, wide = agree(mesh, NO_HELPER)
     (peer,) = near["peers"]
     assert (peer["endpoint"], peer["has_preshared_key"]) == ("[2001:db8::2]:51820", True)
@@ -188,7 +188,7 @@ def test_the_userspace_reader_says_what_wg_says(mesh: Mesh) -> None:
     assert {each["latest_handshake"] for each in wide["peers"]} == {0}
 
 
-def test_the_helper_says_the_same_to_an_agent_without_privilege(mesh: Mesh, tmp_path: Path) -> None:
+def test_the_helper_shows_the_same_to_an_agent_without_privilege(mesh: Mesh, tmp_path: Path) -> None:
     with helper_socket(tmp_path / "wireguard.sock", *mesh.one.command()) as path:
         agree(mesh, str(path))
         alone = as_nobody(mesh.one, NO_HELPER)
@@ -202,7 +202,7 @@ def test_the_helper_says_the_same_to_an_agent_without_privilege(mesh: Mesh, tmp_
     assert f"{NO_HELPER} does not exist" in reason
 
 
-def test_a_device_that_hangs_hides_no_other_behind_the_helper(mesh: Mesh, tmp_path: Path) -> None:
+def test_a_device_that_hangs_does_not_hide_others_from_the_helper(mesh: Mesh, tmp_path: Path) -> None:
     with helper_socket(tmp_path / "wireguard.sock", *mesh.one.command()) as path:
         mesh.wide.process.send_signal(signal.SIGSTOP)
         try:
@@ -213,8 +213,8 @@ def test_a_device_that_hangs_hides_no_other_behind_the_helper(mesh: Mesh, tmp_pa
     assert {"collector": "wireguard", "reason": f"{mesh.wide.name}: it took longer than 3 s"} in seen["failures"]
 
 
-def test_a_device_that_the_helper_does_not_tell_of_is_unknown_and_not_absent(mesh: Mesh, tmp_path: Path) -> None:
-    # As where the helper is in another network namespace.
+def test_a_device_that_the_helper_does_not_report_is_a_failure(mesh: Mesh, tmp_path: Path) -> None:
+    # This happens if the helper runs in another network namespace.
     nothing = b"kattila-wireguard 1\nend " + hashlib.sha256(b"").hexdigest().encode() + b"\n"
     with serving(tmp_path / "s", lambda connection: connection.sendall(nothing)) as path:
         seen = sysinfo(mesh.one, str(path))
@@ -232,17 +232,17 @@ os.setgroups([]); os.setgid(65534); os.setuid(65534)
 found = collector.collect(Path({helper!r}), builder.PeerLimits())
 print(json.dumps([[each.name for each in found.items], found.failures]))
 """
-    said: list[Any] = json.loads(subprocess.check_output(namespace.command(sys.executable, "-c", code), cwd="/"))
-    return said
+    found: list[Any] = json.loads(subprocess.check_output(namespace.command(sys.executable, "-c", code), cwd="/"))
+    return found
 
 
-def test_limits_cut_and_say_so(mesh: Mesh) -> None:
+def test_limits_cut_and_the_report_says_so(mesh: Mesh) -> None:
     seen = sysinfo(mesh.one, MAX_PEERS="20", MAX_ALLOWED_IPS="30")
     near, wide = seen["wireguard"]
     assert [len(each["peers"]) for each in (near, wide)] == [1, 19]
     assert {"what": "peers", "kept": 19, "of": MANY_PEERS, "where": mesh.wide.name} in seen["cuts"]
     assert sum(len(peer["allowed_ips"]) for each in (near, wide) for peer in each["peers"]) == 30
-    # What the near one has received goes on.
+    # The near device still receives traffic, so only peers and AllowedIPs are compared.
     assert bounded(seen) == bounded(sysinfo(mesh.one, MAX_PEERS="20", MAX_ALLOWED_IPS="30"))
 
 
@@ -262,7 +262,7 @@ def test_no_secret_is_shown_or_logged(mesh: Mesh) -> None:
 
 def test_no_secret_reaches_a_dump_the_database_or_a_page(mesh: Mesh, tmp_path: Path) -> None:
     with running_manager(tmp_path) as manager:
-        said = subprocess.run(
+        dump = subprocess.run(
             mesh.one.command(*AGENT, "-dump", "-", "-v"),
             env=environment(
                 WIREGUARD_HELPER=NO_HELPER,
@@ -273,28 +273,28 @@ def test_no_secret_reaches_a_dump_the_database_or_a_page(mesh: Mesh, tmp_path: P
             capture_output=True,
             check=True,
         )
-        assert mesh.near.public_key.encode() in said.stdout
-        assert manager.post(said.stdout).members["data"]["outcome"] == "accepted"
+        assert mesh.near.public_key.encode() in dump.stdout
+        assert manager.post(dump.stdout).members["data"]["outcome"] == "accepted"
         published = manager.command("publish", "--once")
-        kept = manager.command("report", json.loads(said.stdout)["data"]["agent_id"])
+        kept = manager.command("report", json.loads(dump.stdout)["data"]["agent_id"])
         assert (published.returncode, kept.returncode) == (0, 0), published.stderr + kept.stderr
         assert mesh.near.public_key in kept.stdout
         files = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     for secret in mesh.secrets:
-        for spelled in (secret.encode(), base64.b64decode(secret).hex().encode(), base64.b64decode(secret)):
-            assert spelled not in said.stdout + said.stderr + files + kept.stdout.encode() + manager.log.encode()
+        for encoded in (secret.encode(), base64.b64decode(secret).hex().encode(), base64.b64decode(secret)):
+            assert encoded not in dump.stdout + dump.stderr + files + kept.stdout.encode() + manager.log.encode()
 
 
 def state_folder(folder: Path) -> Path:
-    """Make a state folder whose key ring is the manager's."""
+    """Make a state folder with the key ring of the manager."""
     state = folder / "agent"
     state.mkdir()
     RingFile(state / "ring.json").update(lambda kept: replace(kept, ring=RING, asked_at=now_ms(), answered_at=now_ms()))
     return state
 
 
-def test_another_namespaces_device_is_not_ours(mesh: Mesh, tmp_path: Path) -> None:
-    """All sockets lie in one folder; only a link of this namespace makes one ours."""
+def test_a_device_of_another_namespace_is_not_reported(mesh: Mesh, tmp_path: Path) -> None:
+    """All sockets are in one folder; only those with a link in this namespace are read."""
     with new_namespace() as empty, helper_socket(tmp_path / "wireguard.sock") as path:
         empty.ip("tuntap", "add", "dev", "tun0", "mode", "tun")
         for helper in (NO_HELPER, str(path)):
@@ -303,8 +303,8 @@ def test_another_namespaces_device_is_not_ours(mesh: Mesh, tmp_path: Path) -> No
     assert (SOCKETS / f"{mesh.near.name}.sock").exists()
 
 
-def test_a_device_that_went_away_is_no_failure_of_the_others(mesh: Mesh) -> None:
-    """A socket whose process is gone, beside a link of its name, is what one sees between two calls."""
+def test_a_device_that_was_removed_is_not_a_failure(mesh: Mesh) -> None:
+    """A socket without its process, but with a link of its name, can be seen while a device is removed."""
     stale = SOCKETS / "gone0.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as left:
         left.bind(str(stale))
@@ -324,17 +324,17 @@ def test_a_device_that_went_away_is_no_failure_of_the_others(mesh: Mesh) -> None
         (b"listen_port=x", "listen_port is not a number from 0 to 65535"),
         (b"private_key=%b\nlisten_port=1\npublic_key=%b" % (b"11" * 32, b"22" * 32), "transfer_rx is missing"),
     ],
-    ids=["a wrong value", "a missing one"],
+    ids=["a wrong value", "a missing value"],
 )
-def test_one_that_answers_nonsense_is_a_failure_and_the_others_are_told(mesh: Mesh, answer: bytes, reason: str) -> None:
-    def nonsense(connection: socket.socket) -> None:
+def test_a_malformed_answer_is_a_failure_and_other_devices_are_reported(mesh: Mesh, answer: bytes, reason: str) -> None:
+    def malformed(connection: socket.socket) -> None:
         connection.recv(100)
         connection.sendall(answer + b"\nerrno=0\n\n")
 
     odd = SOCKETS / "odd0.sock"
     mesh.one.ip("tuntap", "add", "dev", "odd0", "mode", "tun")
     try:
-        with serving(odd, nonsense):
+        with serving(odd, malformed):
             seen = sysinfo(mesh.one)
     finally:
         mesh.one.ip("link", "del", "odd0")
