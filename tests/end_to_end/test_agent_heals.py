@@ -1,4 +1,4 @@
-"""The real agent against the real manager, where something went wrong between them."""
+"""The real agent recovers from faults between it and the real manager."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ def outcome(manager: Manager, sender: Node, sample: int) -> str:
     return manager.post(body(sender, sample, now_ms())).verdict(nonce_of(sender, sample, sample)).outcome
 
 
-def test_after_121_newer_reports_the_agent_goes_on_above(manager: Manager, tmp_path: Path) -> None:
-    # As when a virtual machine is set back to a snapshot: the numbers that it takes were used before.
+def test_an_agent_whose_numbers_were_used_continues_above_them(manager: Manager, tmp_path: Path) -> None:
+    # As after the restore of a virtual machine from a snapshot.
     with agent(manager, tmp_path / "agent") as running:
         wait_for(lambda: len(samples(manager)) >= 1, lambda: running.log)
-        itself_later = Node(AGENT, BOOT.read_text().strip(), "later.example.net", ())
-        # Else it would heal in the midst of that, and again at the end.
+        later_self = Node(AGENT, BOOT.read_text().strip(), "later.example.net", ())
+        # Stopped, so that it does not recover after every one of these reports.
         running.process.send_signal(signal.SIGSTOP)
         for sample in range(1000, 1121):
-            assert outcome(manager, itself_later, sample) == "accepted"
+            assert outcome(manager, later_self, sample) == "accepted"
         running.process.send_signal(signal.SIGCONT)
         wait_for(lambda: samples(manager)[-1] > 1120, lambda: running.log)
         assert "was used before" in running.log
@@ -68,7 +68,7 @@ def test_after_121_newer_reports_the_agent_goes_on_above(manager: Manager, tmp_p
     assert manager.rows("SELECT kind, count FROM refusals WHERE agent_id = ?", AGENT) in ([("replay", 1)], [])
 
 
-def test_an_agent_on_a_cloned_disk_takes_an_id_of_its_own(manager: Manager, tmp_path: Path) -> None:
+def test_an_agent_on_a_cloned_disk_takes_a_new_id(manager: Manager, tmp_path: Path) -> None:
     original = node(1)
     assert outcome(manager, original, 1) == "accepted"
     with agent(manager, tmp_path / "agent") as running:
@@ -85,7 +85,7 @@ def test_an_agent_on_a_cloned_disk_takes_an_id_of_its_own(manager: Manager, tmp_
     assert outcome(manager, original, 2000) == "accepted"
 
 
-def test_reports_go_on_after_the_manager_was_killed(manager: Manager, tmp_path: Path) -> None:
+def test_reports_continue_after_the_manager_was_killed(manager: Manager, tmp_path: Path) -> None:
     with agent(manager, tmp_path / "agent") as running:
         wait_for(lambda: len(samples(manager)) >= 1, lambda: running.log)
         manager.kill()

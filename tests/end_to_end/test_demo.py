@@ -47,7 +47,7 @@ def demo(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     process.wait()
 
 
-def until(output: Path, reports: int) -> list[int]:
+def wait_for_reports(output: Path, reports: int) -> list[int]:
     def seen() -> list[int]:
         return [int(number) for number in LINE.findall(output.read_text())]
 
@@ -59,7 +59,7 @@ def test_reports_keep_arriving_and_ctrl_c_leaves_nothing(
     demo: tuple[subprocess.Popen[bytes], Path], tmp_path: Path
 ) -> None:
     process, output = demo
-    seen = until(output, reports=3)
+    seen = wait_for_reports(output, reports=3)
     assert seen == sorted(seen)
     page = re.search(r"^page +(http://\S+)$", output.read_text(), re.MULTILINE)
     assert page and "The only agent reports." in requests.get(page[1], timeout=PATIENCE_SECONDS).text
@@ -74,7 +74,7 @@ def test_reports_keep_arriving_and_ctrl_c_leaves_nothing(
 
 def test_a_program_that_ends_early_is_named_with_its_last_log_lines(demo: tuple[subprocess.Popen[bytes], Path]) -> None:
     process, output = demo
-    until(output, reports=1)
+    wait_for_reports(output, reports=1)
     agent = next(child for child in psutil.Process(process.pid).children() if child.cmdline()[-1:] == ["kattila_agent"])
     agent.kill()
     assert process.wait(PATIENCE_SECONDS) == 1

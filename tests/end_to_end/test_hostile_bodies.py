@@ -1,4 +1,4 @@
-"""Bodies and requests that nobody honest sends: a clear refusal in bounded time and memory, and never a crash."""
+"""Hostile requests are refused with bounded time and memory, and never crash a worker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.waiting import PATIENCE_SECONDS
 MIB = 1024 * 1024
 CHUNKED = {"Transfer-Encoding": "chunked"}
 DEEP = b"[" * 10_000 + b"]" * 10_000
-# What one hostile request may cost a worker beside what Python's allocator keeps.
+# The memory that one hostile request may cost a worker, including what Python's allocator keeps.
 SPARE_BYTES = 48 * MIB
 
 
@@ -31,7 +31,7 @@ def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
 
 
 @pytest.fixture(autouse=True)
-def _as_before(manager: Manager) -> Iterator[None]:
+def _workers_survive(manager: Manager) -> Iterator[None]:
     pids = [process.pid for process in manager.processes()]
     yield
     assert [process.pid for process in manager.processes()] == pids, f"a worker died:\n{manager.log}"
@@ -40,7 +40,7 @@ def _as_before(manager: Manager) -> Iterator[None]:
 
 
 def data(seed: int) -> bytes:
-    """Return an honest DATA of a node that no other test uses."""
+    """Return valid DATA of a node that no other test uses."""
     return canonical.encode(report(node(1000 + seed), 1, now_ms()))
 
 
@@ -51,7 +51,7 @@ def is_refused(reply: Reply, status: int, kind: str) -> None:
     assert reply.members["detail"]
 
 
-def test_a_declared_body_of_100_mb_is_refused_before_it_came(manager: Manager) -> None:
+def test_a_declared_body_of_100_mb_is_refused_before_it_arrives(manager: Manager) -> None:
     before = manager.rss_bytes()
     (reply,) = speak(manager.port, updates(b"", {"Content-Length": str(100 * MIB)}))
     # A server that waited for the body would answer 408.
@@ -60,42 +60,42 @@ def test_a_declared_body_of_100_mb_is_refused_before_it_came(manager: Manager) -
 
 
 @pytest.mark.parametrize("length", [f"{100 * MIB}", f"{100 * MIB:030}"])
-def test_a_client_that_goes_on_sending_100_mb_is_cut_off(manager: Manager, length: str) -> None:
+def test_a_client_that_sends_100_mb_is_disconnected(manager: Manager, length: str) -> None:
     before = manager.rss_bytes()
-    reply, sent = send_on(manager, updates(b"", {"Content-Length": length}), lambda part: part, 100 * MIB)
+    reply, sent = send_endlessly(manager, updates(b"", {"Content-Length": length}), lambda part: part, 100 * MIB)
     is_refused(reply, 413, "too_large")
-    assert sent < 100 * MIB, "all of it was taken"
+    assert sent < 100 * MIB, "the server read all of it"
     assert manager.rss_bytes() - before < SPARE_BYTES
 
 
-def test_chunks_without_an_end_are_cut_off(manager: Manager) -> None:
+def test_endless_chunks_are_disconnected(manager: Manager) -> None:
     before = manager.rss_bytes()
     head = updates(b"", CHUNKED)
-    reply, sent = send_on(manager, head, lambda part: b"%x\r\n%b\r\n" % (len(part), part), 100 * MIB)
+    reply, sent = send_endlessly(manager, head, lambda part: b"%x\r\n%b\r\n" % (len(part), part), 100 * MIB)
     is_refused(reply, 413, "too_large")
-    assert sent < 100 * MIB, "all of it was taken"
+    assert sent < 100 * MIB, "the server read all of it"
     assert manager.rss_bytes() - before < SPARE_BYTES
 
 
-def test_chunks_without_an_end_behind_a_small_declared_length_are_cut_off(manager: Manager) -> None:
-    # Of the two the chunks count (RFC 9112, section 6.3), so the declared length bounds nothing.
+def test_endless_chunks_with_a_small_declared_length_are_disconnected(manager: Manager) -> None:
+    # Chunks override the declared length (RFC 9112, section 6.3).
     before = manager.rss_bytes()
     head = updates(b"", CHUNKED | {"Content-Length": "5"})
-    reply, sent = send_on(manager, head, lambda part: b"%x\r\n%b\r\n" % (len(part), part), 100 * MIB)
+    reply, sent = send_endlessly(manager, head, lambda part: b"%x\r\n%b\r\n" % (len(part), part), 100 * MIB)
     is_refused(reply, 413, "too_large")
-    assert sent < 100 * MIB, "all of it was taken"
+    assert sent < 100 * MIB, "the server read all of it"
     assert manager.rss_bytes() - before < SPARE_BYTES
 
 
 @pytest.mark.parametrize("path", ["/status/register", "/status/admin/reset", "/status/agents", "/nowhere"])
-def test_every_other_endpoint_is_bounded_too(manager: Manager, path: str) -> None:
+def test_every_other_endpoint_has_the_same_limit(manager: Manager, path: str) -> None:
     head = request("POST", path, b"", JSON | CHUNKED)
-    reply, sent = send_on(manager, head, lambda part: b"%x\r\n%b\r\n" % (len(part), part), 100 * MIB)
+    reply, sent = send_endlessly(manager, head, lambda part: b"%x\r\n%b\r\n" % (len(part), part), 100 * MIB)
     is_refused(reply, 413, "too_large")
     assert sent < 100 * MIB
 
 
-def test_many_large_bodies_at_once_stay_within_bounds(manager: Manager) -> None:
+def test_many_large_bodies_at_once_use_bounded_memory(manager: Manager) -> None:
     before = manager.rss_bytes()
     large = updates(b'{"data":{' + b" " * (MAX_BODY_BYTES - 20))
     for answers in (all_at_once(manager.port, [large] * 64) for _ in range(2)):
@@ -103,8 +103,8 @@ def test_many_large_bodies_at_once_stay_within_bounds(manager: Manager) -> None:
     assert manager.rss_bytes() - before < 200 * MIB
 
 
-def send_on(manager: Manager, head: bytes, framed: Callable[[bytes], bytes], size: int) -> tuple[Reply, int]:
-    """Send a head, and then 64 kB parts until the server ends it; return its answer and how much was sent."""
+def send_endlessly(manager: Manager, head: bytes, framed: Callable[[bytes], bytes], size: int) -> tuple[Reply, int]:
+    """Send a header and then parts of 64 kB until the server closes; return its answer and the number of bytes sent."""
     sent, received, part = 0, b"", framed(b"x" * 65536)
     with socket.create_connection(("127.0.0.1", manager.port), timeout=PATIENCE_SECONDS) as connected:
         connected.sendall(head)
@@ -134,21 +134,21 @@ UNSIGNED = {
     "gzip": gzip.compress(body(node(1), 1, 0)),
     "cut in the middle": body(node(1), 1, 0)[:-300],
     "without its last byte": body(node(1), 1, 0)[:-1],
-    "with a line feed behind it": body(node(1), 1, 0) + b"\n",
+    "with a trailing line feed": body(node(1), 1, 0) + b"\n",
     "with white space between the members": body(node(1), 1, 0).replace(b',"hmac":', b', "hmac":'),
-    "with white space in front": b" " + body(node(1), 1, 0),
+    "with leading white space": b" " + body(node(1), 1, 0),
     "members in another order": b'{"hmac":"' + b"0" * 64 + b'","data":{},"hop_hmac":"","relay_path":[],"version":1}',
     "a member twice": body(node(1), 1, 0).replace(b',"version":1', b',"version":1,"version":1'),
     "a member more": body(node(1), 1, 0).replace(b',"version":1', b',"extra":1,"version":1'),
     "another version": body(node(1), 1, 0).replace(b',"version":1', b',"version":2'),
     "upper-case MAC": body(node(1), 1, 0).replace(b'"hmac":"', b'"hmac":"A', 1),
-    "a path that is no list of ids": body(node(1), 1, 0).replace(b'"relay_path":[]', b'"relay_path":["x"]'),
+    "a path that is not a list of ids": body(node(1), 1, 0).replace(b'"relay_path":[]', b'"relay_path":["x"]'),
 }
 
 
-@pytest.mark.parametrize("what", sorted(UNSIGNED))
-def test_a_body_of_another_shape_is_malformed_and_unsigned(manager: Manager, what: str) -> None:
-    reply = manager.post(UNSIGNED[what])
+@pytest.mark.parametrize("name", sorted(UNSIGNED))
+def test_a_body_of_another_shape_is_malformed_and_unsigned(manager: Manager, name: str) -> None:
+    reply = manager.post(UNSIGNED[name])
     is_refused(reply, 400, "malformed")
     assert not reply.is_signed
 
@@ -161,10 +161,10 @@ def test_a_path_of_four_relays_is_refused(manager: Manager) -> None:
 
 @pytest.mark.parametrize("path", ["/status/register", "/status/admin/reset"])
 @pytest.mark.parametrize(
-    "what", ["empty", "not JSON", "a list", "nested 10,000 deep", "NUL bytes", "not UTF-8", "gzip"]
+    "name", ["empty", "not JSON", "a list", "nested 10,000 deep", "NUL bytes", "not UTF-8", "gzip"]
 )
-def test_other_bodies_are_read_as_strictly(manager: Manager, path: str, what: str) -> None:
-    reply = manager.post(UNSIGNED[what], path, {"Authorization": "Bearer admin-token-of-the-tests"})
+def test_other_bodies_are_parsed_as_strictly(manager: Manager, path: str, name: str) -> None:
+    reply = manager.post(UNSIGNED[name], path, {"Authorization": "Bearer admin-token-of-the-tests"})
     is_refused(reply, 400, "malformed")
 
 
@@ -206,29 +206,29 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("what", sorted(DAMAGE))
-def test_what_a_holder_of_the_psk_signs_is_read_strictly_and_refused_signed(manager: Manager, what: str) -> None:
-    seed = sorted(DAMAGE).index(what)
-    bad = DAMAGE[what](data(seed))
+@pytest.mark.parametrize("name", sorted(DAMAGE))
+def test_malformed_data_from_a_psk_holder_is_refused_with_a_signed_verdict(manager: Manager, name: str) -> None:
+    seed = sorted(DAMAGE).index(name)
+    bad = DAMAGE[name](data(seed))
     assert bad != data(seed)
     reply = manager.post(sealed_bytes(bad))
     is_refused(reply, 400, "malformed")
     sender = node(1000 + seed)
     nonce = nonce_of(sender, 1, 1)
-    addressed = reply.members["data"]["nonce"]
-    assert addressed in (nonce, "0" * 32)
-    assert reply.verdict(addressed).outcome == "malformed"
+    answered = reply.members["data"]["nonce"]
+    assert answered in (nonce, "0" * 32)
+    assert reply.verdict(answered).outcome == "malformed"
     assert manager.rows("SELECT 1 FROM agents WHERE agent_id = ?", sender.agent_id) == []
 
 
-def test_a_member_that_is_not_known_here_is_carried_as_it_was_signed(manager: Manager) -> None:
-    # The other side of strictness: a newer agent's report is taken, and kept byte for byte.
+def test_data_with_an_unknown_member_is_accepted(manager: Manager) -> None:
+    # A newer agent may send more members.
     good = data(500)[:-1] + b',"more":{"a":[1,2,"\\u00e4"]}}'
     reply = manager.post(sealed_bytes(good))
     assert reply.verdict(nonce_of(node(1500), 1, 1)).outcome == "accepted"
 
 
-def test_a_report_of_nearly_a_mebibyte_is_taken(manager: Manager) -> None:
+def test_a_report_of_one_mebibyte_is_accepted(manager: Manager) -> None:
     good = data(501)
     room = MAX_BODY_BYTES - len(sealed_bytes(good)) - len(b',"more":""')
     large = good[:-1] + b',"more":"' + b"x" * room + b'"}'
@@ -250,11 +250,11 @@ def test_another_content_type_is_refused(manager: Manager, path: str, content_ty
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=utf-8"])
-def test_json_is_json_with_parameters_too(manager: Manager, content_type: str) -> None:
+def test_the_content_type_may_have_parameters(manager: Manager, content_type: str) -> None:
     is_refused(manager.request("POST", UPDATES, b"{}", {"Content-Type": content_type}), 400, "malformed")
 
 
-def test_a_body_in_small_chunks_is_a_body(manager: Manager) -> None:
+def test_a_chunked_body_is_accepted(manager: Manager) -> None:
     good = body(node(1600), 1, now_ms())
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(good[i : i + 7]), good[i : i + 7]) for i in range(0, len(good), 7))
     (reply,) = speak(
@@ -266,7 +266,7 @@ def test_a_body_in_small_chunks_is_a_body(manager: Manager) -> None:
 HEALTH_REQUEST = request("GET", HEALTH)
 BAD_HTTP = {
     "garbage": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)),
-    "a line without meaning": b"hello there\r\n\r\n",
+    "a line that is not a request": b"hello there\r\n\r\n",
     "no version": b"GET /status/healthcheck\r\n\r\n",
     "HTTP/9.9": b"GET /status/healthcheck HTTP/9.9\r\nHost: localhost\r\n\r\n",
     "an unknown method": request("FROB", UPDATES),
@@ -318,26 +318,26 @@ BAD_HTTP = {
     "the folder above": request("GET", "/..;/kattila_ring.json"),
     "an encoded path of an endpoint": request("POST", "/status/%75pdates", b"{}", JSON),
     "a query of 50 kB": request("GET", HEALTH + "?" + "a=b&" * 12_000),
-    "a query that is none": request("GET", HEALTH + "?%&&=;%ff"),
+    "an invalid query": request("GET", HEALTH + "?%&&=;%ff"),
     "a range": request("GET", "/index.html", b"", {"Range": "bytes=-99999999999999999999999"}),
-    "a date that is none": request("GET", "/index.html", b"", {"If-Modified-Since": "\xff yesterday"}),
+    "an invalid date": request("GET", "/index.html", b"", {"If-Modified-Since": "\xff yesterday"}),
     "an expectation": request("POST", UPDATES, b"{}", JSON | {"Expect": "200-maybe"}),
 }
 
 
-@pytest.mark.parametrize("what", sorted(BAD_HTTP))
-def test_bad_http_is_never_an_error_of_the_server(manager: Manager, what: str) -> None:
+@pytest.mark.parametrize("name", sorted(BAD_HTTP))
+def test_bad_http_never_causes_a_server_error(manager: Manager, name: str) -> None:
     pages = manager.folder / "pages"
     pages.mkdir(exist_ok=True)
     (pages / "index.html").write_text("<p>the front page")
-    found = speak(manager.port, BAD_HTTP[what], quiet_seconds=1)
+    found = speak(manager.port, BAD_HTTP[name], quiet_seconds=1)
     for reply in found:
         assert reply.status < 500, reply
         assert b"root:" not in reply.body
         assert b"psk" not in reply.body
 
 
-def test_pipelined_requests_are_answered_in_their_order(manager: Manager) -> None:
+def test_pipelined_requests_are_answered_in_order(manager: Manager) -> None:
     sender = node(1700)
     kept = {"Connection": "keep-alive"}
     sent = b"".join(updates(body(sender, sample, now_ms()), kept) for sample in range(1, 21))

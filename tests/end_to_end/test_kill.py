@@ -1,4 +1,4 @@
-"""SIGKILL under load: what was acknowledged is kept, once, and nothing is acknowledged before it is kept."""
+"""SIGKILL under load: acknowledged reports are stored exactly once, and none is acknowledged before it is stored."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from support.reports import KEY, Node, node, nonce_of, report, sealed
 from support.store import all_records
 from support.waiting import join_all, wait_for
 
-# From each of eight agents.
+# Reports from each of eight agents.
 REPORTS = 100
 SENDERS = 6
 AGENTS_EACH = 2
@@ -39,7 +39,7 @@ JSON = {"Content-Type": "application/json"}
 
 @dataclass
 class Message:
-    """One measurement, and every form in which it was sent."""
+    """A measurement, and every DATA in which it was sent."""
 
     sender: Node
     sample: int
@@ -54,7 +54,7 @@ class Message:
 
 @dataclass
 class Courier:
-    """A few agents on one connection: each measurement is sent until it is acknowledged, and never after."""
+    """A few agents on one connection, which send each measurement until it is acknowledged, and not again."""
 
     nodes: list[Node]
     chance: random.Random
@@ -66,14 +66,14 @@ class Courier:
     failure: BaseException | None = None
 
     def send_until_dead(self, manager: Manager) -> None:
-        """Send one report after the other until the manager is gone."""
+        """Send one report after another until the manager is dead."""
         try:
             with closing(manager.connect()) as connection:
                 while True:
                     self.send_one(connection)
         except (OSError, http.client.HTTPException):
             return
-        except BaseException as error:  # shown by the test, a thread's own end is not
+        except BaseException as error:  # reported by the test: a thread cannot fail it
             self.failure = error
 
     def send_one(self, connection: http.client.HTTPConnection) -> None:
@@ -101,7 +101,7 @@ class Courier:
         return message
 
     def _again(self, message: Message) -> Message:
-        # The captured bytes again, or the same measurement signed afresh, as an agent does.
+        # Either the same bytes again, or the measurement signed again as an agent does.
         if self.chance.random() < 0.5:
             return message
         again = self._sealed(message.sender, message.sample, message.forms)
@@ -121,14 +121,14 @@ def chance() -> random.Random:
     return random.Random(seed)
 
 
-def test_kills_lose_nothing_that_was_acknowledged_and_double_nothing(tmp_path: Path, chance: random.Random) -> None:
+def test_kills_lose_no_acknowledged_report_and_duplicate_none(tmp_path: Path, chance: random.Random) -> None:
     couriers = [
         Courier([node(AGENTS_EACH * place + i) for i in range(AGENTS_EACH)], random.Random(chance.random()))
         for place in range(SENDERS)
     ]
     manager, kills, wanted = Manager(tmp_path), 0, 0
     try:
-        while kills < MANAGER_KILLS or not both_kinds_of_bad_luck(couriers):
+        while kills < MANAGER_KILLS or not kills_hit_both_sides_of_a_commit(couriers):
             kills += 1
             assert kills < 10 * MANAGER_KILLS, "all retries had the same outcome"
             manager.start()
@@ -160,12 +160,12 @@ def have_acknowledged(couriers: list[Courier], wanted: int) -> bool:
     return len(acknowledged(couriers)) >= wanted
 
 
-def both_kinds_of_bad_luck(couriers: list[Courier]) -> bool:
+def kills_hit_both_sides_of_a_commit(couriers: list[Courier]) -> bool:
     """Return whether kills hit before a commit, and between a commit and its answer."""
     return {outcome for courier in couriers for outcome in courier.retried} == {ACCEPTED, DUPLICATE}
 
 
-def test_whoever_holds_a_verdict_finds_the_report_in_the_database(tmp_path: Path) -> None:
+def test_an_acknowledged_report_is_in_the_database(tmp_path: Path) -> None:
     missing, seen = [], list[int]()
 
     def send(manager: Manager, place: int) -> None:
@@ -188,9 +188,7 @@ def test_whoever_holds_a_verdict_finds_the_report_in_the_database(tmp_path: Path
     assert seen == [REPORTS] * 8
 
 
-def test_a_first_start_that_is_killed_at_any_moment_is_made_good_by_the_next(
-    tmp_path: Path, chance: random.Random
-) -> None:
+def test_a_killed_first_start_is_repaired_by_the_next(tmp_path: Path, chance: random.Random) -> None:
     (tmp_path / "other").mkdir()
     began = time.monotonic()
     with running_manager(tmp_path / "other"):
@@ -217,7 +215,7 @@ def test_a_first_start_that_is_killed_at_any_moment_is_made_good_by_the_next(
 
 
 def wait_until_free(port: int) -> None:
-    """Wait until a worker that began just when its parent was killed has found that out."""
+    """Wait until a worker that started just before its parent was killed has ended."""
 
     def is_free() -> bool:
         with socket.socket() as probe:
@@ -231,7 +229,7 @@ def wait_until_free(port: int) -> None:
     wait_for(is_free, f"port {port} to be free")
 
 
-def test_one_killed_worker_takes_nothing_with_it_and_is_replaced(tmp_path: Path) -> None:
+def test_a_killed_worker_loses_no_report_and_is_replaced(tmp_path: Path) -> None:
     courier = Courier([node(1)], random.Random(1))
     with running_manager(tmp_path) as manager:
         for before in list(manager.workers()):
@@ -261,7 +259,7 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
 
 def replaced(manager: Manager, workers: int) -> list[int]:
     def alive() -> list[int]:
-        return [one.pid for one in manager.workers() if is_alive(one)]
+        return [worker.pid for worker in manager.workers() if is_alive(worker)]
 
     wait_for(lambda: len(alive()) >= workers, "the killed worker to be replaced")
     return alive()

@@ -1,4 +1,4 @@
-"""Who gets which id from a real manager: first contact, clones, reboots, and messages that somebody sends again."""
+"""The ids that a real manager assigns: first contact, clones, reboots, and replayed messages."""
 
 from __future__ import annotations
 
@@ -42,28 +42,28 @@ def hosts(manager: Manager, agent_id: str) -> list[tuple[int, str]]:
 
 
 def pass_silence(manager: Manager, agent_id: str) -> None:
-    """Let two minutes pass for one agent."""
+    """Backdate the last report of an agent by two minutes."""
     with closing(sqlite3.connect(manager.database, timeout=PATIENCE_SECONDS)) as database, database:
         database.execute("UPDATE agents SET last_seen_at = last_seen_at - ? WHERE agent_id = ?", (SILENCE_MS, agent_id))
 
 
-def test_first_contact_binds_the_proposed_id_and_again_is_the_same(manager: Manager) -> None:
+def test_first_contact_binds_the_proposed_id(manager: Manager) -> None:
     sender = node(1)
     first = registering(sender, now_ms())
     verdicts = [manager.post(first, REGISTER).verdict(registration_nonce(sender)) for _ in range(3)]
-    assert {(one.outcome, one.agent_id) for one in verdicts} == {("accepted", sender.agent_id)}
+    assert {(verdict.outcome, verdict.agent_id) for verdict in verdicts} == {("accepted", sender.agent_id)}
     assert register(manager, sender, attempt=2).agent_id == sender.agent_id
     assert manager.rows("SELECT count(*) FROM agents WHERE agent_id = ?", sender.agent_id) == [(1,)]
 
 
-def test_a_registration_tells_the_numbers_that_are_known(manager: Manager) -> None:
+def test_the_answer_to_a_registration_has_the_known_numbers(manager: Manager) -> None:
     sender = node(2)
     assert report(manager, sender, 7, tick=9) == "accepted"
     verdict = register(manager, sender)
     assert (verdict.outcome, verdict.highest_tick, verdict.highest_sample) == ("accepted", 9, 7)
 
 
-def test_a_hundred_at_once_bind_one_id_once(manager: Manager) -> None:
+def test_simultaneous_registrations_bind_one_id_once(manager: Manager) -> None:
     sender = node(3)
     requests = [
         request("POST", REGISTER, registering(sender, now_ms(), attempt=attempt), JSON) for attempt in range(50)
@@ -72,11 +72,11 @@ def test_a_hundred_at_once_bind_one_id_once(manager: Manager) -> None:
         reply.verdict(registration_nonce(sender, attempt))
         for attempt, reply in enumerate(all_at_once(manager.port, requests))
     ]
-    assert {(one.outcome, one.agent_id) for one in verdicts} == {("accepted", sender.agent_id)}
+    assert {(verdict.outcome, verdict.agent_id) for verdict in verdicts} == {("accepted", sender.agent_id)}
     assert manager.rows("SELECT count(*) FROM agents WHERE agent_id = ?", sender.agent_id) == [(1,)]
 
 
-def test_a_registration_that_is_not_signed_for_the_manager_is_refused(manager: Manager) -> None:
+def test_an_invalid_registration_is_refused(manager: Manager) -> None:
     sender = node(4)
     for bad in (
         registering(sender, now_ms(), key=FOREIGN_KEY),
@@ -92,7 +92,7 @@ def test_a_registration_that_is_not_signed_for_the_manager_is_refused(manager: M
 
 
 @pytest.mark.parametrize("registers", [True, False], ids=["registered", "never registered"])
-def test_a_cloned_disk_gets_an_id_of_its_own_and_the_data_never_merge(manager: Manager, registers: bool) -> None:
+def test_a_cloned_disk_gets_a_new_id_and_the_data_never_merge(manager: Manager, registers: bool) -> None:
     original = node(10 + registers)
     clone = original.cloned()
     if registers:
@@ -120,8 +120,8 @@ def test_a_cloned_disk_gets_an_id_of_its_own_and_the_data_never_merge(manager: M
     assert manager.rows("SELECT instead_of FROM agents WHERE agent_id = ?", issued.agent_id) == [(original.agent_id,)]
 
 
-def test_a_refused_clone_is_told_so_however_far_behind_its_numbers_are(manager: Manager) -> None:
-    # Else it would go on above again and again, while the original is always ahead of it.
+def test_a_clone_is_refused_for_its_identity_and_not_for_its_numbers(manager: Manager) -> None:
+    # A replay verdict would make it continue above the original again and again.
     original = node(16)
     clone = original.cloned()
     for sender, sample in ((original, 50), (clone, 51), (original, 60)):
@@ -131,7 +131,7 @@ def test_a_refused_clone_is_told_so_however_far_behind_its_numbers_are(manager: 
     assert report(manager, original, 61) == "accepted"
 
 
-def test_a_clone_that_draws_a_new_id_itself_is_bound_to_it(manager: Manager) -> None:
+def test_a_clone_that_proposes_a_new_id_gets_it(manager: Manager) -> None:
     original = node(14)
     clone = original.cloned()
     for sender, sample in ((original, 1), (clone, 2), (original, 3)):
@@ -144,7 +144,7 @@ def test_a_clone_that_draws_a_new_id_itself_is_bound_to_it(manager: Manager) -> 
     assert report(manager, original, 5) == "accepted"
 
 
-def test_a_reboot_is_no_conflict(manager: Manager) -> None:
+def test_a_reboot_keeps_the_id(manager: Manager) -> None:
     sender = node(20)
     for boot in range(4):
         rebooted = sender.rebooted(boot) if boot else sender
@@ -152,18 +152,18 @@ def test_a_reboot_is_no_conflict(manager: Manager) -> None:
         assert report(manager, rebooted, boot + 1) == "accepted"
 
 
-def test_hardware_addresses_in_capitals_are_the_same_hardware(manager: Manager) -> None:
+def test_hardware_addresses_are_compared_without_case(manager: Manager) -> None:
     sender = node(26)
     hardware = sender.hardware[0]
     assert hardware != hardware.upper()
     assert register(manager, replace(sender, hardware=(hardware.upper(),))).outcome == "accepted"
     assert report(manager, sender.rebooted(), 1) == "accepted"
-    shouting = replace(sender.rebooted(2), hardware=(hardware.upper(),))
-    assert register(manager, shouting).outcome == "accepted"
-    assert report(manager, shouting, 2) == "accepted"
+    upper_case = replace(sender.rebooted(2), hardware=(hardware.upper(),))
+    assert register(manager, upper_case).outcome == "accepted"
+    assert report(manager, upper_case, 2) == "accepted"
 
 
-def test_a_machine_without_hardware_addresses_may_be_any_machine_that_rebooted(manager: Manager) -> None:
+def test_without_hardware_addresses_every_boot_is_a_reboot(manager: Manager) -> None:
     sender = replace(node(27), hardware=())
     assert register(manager, sender).outcome == "accepted"
     assert report(manager, sender.cloned(), 1) == "accepted"
@@ -171,7 +171,7 @@ def test_a_machine_without_hardware_addresses_may_be_any_machine_that_rebooted(m
     assert report(manager, nameless, 2) == "accepted"
 
 
-def test_a_reboot_with_other_hardware_is_taken_after_two_minutes_of_silence(manager: Manager) -> None:
+def test_a_reboot_with_other_hardware_is_accepted_after_two_minutes_of_silence(manager: Manager) -> None:
     sender = node(21)
     assert report(manager, sender, 1) == "accepted"
     changed = replace(sender.rebooted(), hardware=node(22).hardware)
@@ -181,31 +181,31 @@ def test_a_reboot_with_other_hardware_is_taken_after_two_minutes_of_silence(mana
     assert report(manager, changed, 4) == "accepted"
 
 
-def test_a_clone_that_took_over_in_the_silence_loses_the_id_to_its_owner(manager: Manager) -> None:
+def test_a_clone_that_took_over_during_silence_loses_the_id_to_its_owner(manager: Manager) -> None:
     original = node(23)
     clone = original.cloned()
     assert report(manager, original, 1) == "accepted"
     pass_silence(manager, original.agent_id)
     assert report(manager, clone, 2) == "accepted"
-    # It comes back with the numbers of before: told to go on above, it does, and that proves it.
+    # The owner returns with its old numbers. It continues above the reported ones, which proves its identity.
     assert report(manager, original, 2) == "replay"
     assert report(manager, original, 3) == "accepted"
     assert report(manager, clone, 4) == "identity_conflict"
     assert report(manager, original, 4) == "accepted"
 
 
-def test_a_clone_with_the_same_hardware_is_found_when_the_first_boot_comes_back(manager: Manager) -> None:
+def test_a_clone_with_the_same_hardware_is_detected_when_the_first_boot_returns(manager: Manager) -> None:
     original = node(24)
     clone = original.cloned(same_hardware=True)
     assert report(manager, original, 1) == "accepted"
-    assert report(manager, clone, 2) == "accepted"  # as a reboot would be
+    assert report(manager, clone, 2) == "accepted"  # a reboot looks the same
     assert report(manager, original, 3) == "accepted"
     assert report(manager, clone, 4) == "identity_conflict"
     assert register(manager, clone).agent_id != original.agent_id
     assert report(manager, original, 4) == "accepted"
 
 
-def test_it_all_holds_across_a_restart(manager: Manager) -> None:
+def test_identities_survive_a_restart(manager: Manager) -> None:
     original = node(25)
     clone = original.cloned()
     assert register(manager, original).outcome == "accepted"
@@ -222,7 +222,7 @@ def test_it_all_holds_across_a_restart(manager: Manager) -> None:
     assert report(manager, original, 3) == "accepted"
 
 
-def test_who_sends_captured_messages_again_takes_no_id_from_anybody(manager: Manager) -> None:
+def test_replayed_messages_take_no_id_from_an_agent(manager: Manager) -> None:
     before = node(30)
     registration, captured = registering(before, now_ms()), body(before, 1, now_ms())
     withheld, newest = body(before, 2, now_ms()), body(before, 3, now_ms())
@@ -242,7 +242,7 @@ def test_who_sends_captured_messages_again_takes_no_id_from_anybody(manager: Man
     ) == [(0,)]
 
 
-def test_a_captured_report_of_the_holder_does_not_refuse_new_hardware(manager: Manager) -> None:
+def test_a_replayed_report_of_the_holder_does_not_block_new_hardware(manager: Manager) -> None:
     before = node(31)
     captured = body(before, 1, now_ms())
     manager.post(captured)

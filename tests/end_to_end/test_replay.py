@@ -1,4 +1,4 @@
-"""Messages that are not new, or not what was signed, against real workers and across restarts."""
+"""Replayed and tampered messages against real workers and across restarts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def outcome(reply: Reply, sender: Node, sample: int, tick: int | None = None) ->
     return reply.verdict(nonce_of(sender, sample, tick or sample)).outcome
 
 
-def test_a_captured_report_sent_a_thousand_times_at_once_is_stored_once(manager: Manager) -> None:
+def test_a_report_replayed_a_thousand_times_at_once_is_stored_once(manager: Manager) -> None:
     sender = node(1)
     captured = updates(body(sender, 1, now_ms()))
     answers = settled(manager.port, [captured] * 1000)
@@ -50,7 +50,7 @@ def test_a_captured_report_sent_a_thousand_times_at_once_is_stored_once(manager:
 
 
 def test_a_thousand_connections_are_spread_over_all_workers(manager: Manager) -> None:
-    # What the test above needs to mean something.
+    # A precondition of the test above.
     def served(worker: psutil.Process) -> float:
         return float(sum(worker.cpu_times()[:2]))
 
@@ -66,17 +66,17 @@ def test_a_thousand_connections_are_spread_over_all_workers(manager: Manager) ->
     assert any(all_have_served() for _ in range(ATTEMPTS))
 
 
-def test_the_same_sample_signed_afresh_is_a_duplicate(manager: Manager) -> None:
+def test_the_same_sample_signed_again_is_a_duplicate(manager: Manager) -> None:
     sender = node(3)
     assert outcome(manager.post(body(sender, 7, now_ms(), tick=7)), sender, 7, 7) == "accepted"
     again = manager.post(body(sender, 7, now_ms(), tick=8)).verdict(nonce_of(sender, 7, 8))
     assert (again.outcome, again.highest_tick, again.highest_sample) == ("duplicate", 7, 7)
     assert samples(manager, sender) == [7]
-    # What a duplicate was signed under stays unused.
+    # The tick of a duplicate stays unused.
     assert outcome(manager.post(body(sender, 8, now_ms(), tick=8)), sender, 8, 8) == "accepted"
 
 
-def test_behind_the_window_is_a_replay_that_tells_the_numbers_to_go_on_above(manager: Manager) -> None:
+def test_a_replay_verdict_has_the_numbers_to_continue_above(manager: Manager) -> None:
     sender = node(4)
     captured = body(sender, 1, now_ms())
     newest = WINDOW_SIZE + 2
@@ -99,12 +99,12 @@ def test_a_used_tick_or_nonce_on_another_message_is_a_replay(manager: Manager) -
     assert same_tick.verdict("ab" * 16).outcome == "replay"
     used = nonce_of(sender, 1, 1)
     assert manager.post(body(sender, 3, now, tick=5, nonce=used)).verdict(used).outcome == "replay"
-    # Late, yet never seen: it came out of order.
+    # Late and unused: it arrived out of order.
     assert outcome(manager.post(body(sender, 3, now, tick=5)), sender, 3, 5) == "accepted"
     assert samples(manager, sender) == [1, 2, 3]
 
 
-def test_a_refused_message_uses_up_nothing(manager: Manager) -> None:
+def test_a_refused_message_uses_no_tick_and_no_nonce(manager: Manager) -> None:
     sender = node(6)
     good = body(sender, 1, now_ms())
     assert manager.post(good[:60] + b"X" + good[61:]).status in (400, 403)
@@ -115,10 +115,10 @@ def test_a_refused_message_uses_up_nothing(manager: Manager) -> None:
     assert outcome(manager.post(good), sender, 1) == "accepted"
 
 
-def test_windows_hold_when_all_workers_have_the_same_agents_at_once(manager: Manager) -> None:
+def test_windows_hold_if_all_workers_serve_the_same_agents(manager: Manager) -> None:
     senders, chance = [node(number) for number in range(10, 14)], random.Random(1)
     wanted = [(sender, sample) for sender in senders for sample in range(1, 101)]
-    # Three copies of each report, and one with the same tick that says something else.
+    # Three copies of each report, and another report with the same tick.
     mixed = [(sender, sample, copy) for sender, sample in wanted for copy in range(4)]
     chance.shuffle(mixed)
     now = now_ms()
@@ -129,7 +129,7 @@ def test_windows_hold_when_all_workers_have_the_same_agents_at_once(manager: Man
     for (sender, sample, copy), (answer, times) in zip(mixed, settled(manager.port, requests), strict=True):
         nonce = nonce_of(sender, sample + (500 if copy == 3 else 0), sample)
         outcomes.setdefault((sender.agent_id, sample), []).append((answer.verdict(nonce).outcome, times))
-    # Whichever message took the tick was accepted once; its copies are duplicates, all others replays.
+    # The message that used the tick first is accepted once; its copies are duplicates, the others replays.
     either = (["accepted", "duplicate", "duplicate", "replay"], ["accepted", "replay", "replay", "replay"])
     assert all(judged(found) in either for found in outcomes.values())
     for sender in senders:
@@ -152,8 +152,8 @@ def tampered(good: bytes) -> dict[str, bytes]:
         "one byte of DATA": Envelope(data.replace(b"north", b"North"), parts.mac, parts.hop_mac).to_bytes(),
         "one digit of the MAC": Envelope(data, _flipped(parts.mac), parts.hop_mac).to_bytes(),
         "one digit of the hop's MAC": Envelope(data, parts.mac, _flipped(parts.hop_mac)).to_bytes(),
-        "a path that nobody signed": Envelope(data, parts.mac, parts.hop_mac, (RELAY,)).to_bytes(),
-        "a path that was cut": _without_path(forward(parts, RELAY, KEY, "manager")),
+        "an unsigned path": Envelope(data, parts.mac, parts.hop_mac, (RELAY,)).to_bytes(),
+        "a removed path": _without_path(forward(parts, RELAY, KEY, "manager")),
         "addressed to a relay": sealed(report(node(20), 1, now_ms()), recipient=RELAY),
         "signed for another purpose": Envelope(
             data, fake_mac, KEY.sign(Purpose.HOP, hop_message(fake_mac, (), "manager"))
@@ -168,35 +168,35 @@ def tampered(good: bytes) -> dict[str, bytes]:
     }
 
 
-def _without_path(passed: Envelope) -> bytes:
-    return Envelope(passed.data, passed.mac, passed.hop_mac).to_bytes()
+def _without_path(forwarded: Envelope) -> bytes:
+    return Envelope(forwarded.data, forwarded.mac, forwarded.hop_mac).to_bytes()
 
 
 def _flipped(mac: str) -> str:
     return ("0" if mac[0] != "0" else "1") + mac[1:]
 
 
-@pytest.mark.parametrize("what", sorted(tampered(body(node(20), 1, 0))))
-def test_what_was_not_signed_like_this_is_refused_without_a_signature(manager: Manager, what: str) -> None:
+@pytest.mark.parametrize("name", sorted(tampered(body(node(20), 1, 0))))
+def test_a_tampered_report_is_refused_unsigned(manager: Manager, name: str) -> None:
     good = body(node(20), 1, now_ms())
-    reply = manager.post(tampered(good)[what])
+    reply = manager.post(tampered(good)[name])
     assert (reply.status, reply.kind, reply.is_signed) == (403, "bad_signature", False)
     assert reply.headers["content-type"] == "application/problem+json"
     assert samples(manager, node(20)) == []
 
 
-def test_every_single_changed_byte_of_a_report_is_noticed(manager: Manager) -> None:
+def test_a_change_of_any_byte_of_a_report_is_refused(manager: Manager) -> None:
     good = body(node(21), 1, now_ms())
     chance = random.Random(2)
     places = range(0, len(good), 3)
     changed = [good[:place] + bytes([good[place] ^ (1 << chance.randrange(8))]) + good[place + 1 :] for place in places]
-    answers = all_at_once(manager.port, [updates(one) for one in changed])
+    answers = all_at_once(manager.port, [updates(sent) for sent in changed])
     assert {(answer.status, answer.is_signed) for answer in answers} <= {(403, False), (400, False)}
     assert samples(manager, node(21)) == []
     assert outcome(manager.post(good), node(21), 1) == "accepted"
 
 
-def test_all_of_it_holds_after_a_restart(tmp_path: Path) -> None:
+def test_the_rules_hold_after_a_restart(tmp_path: Path) -> None:
     sender = node(30)
     with running_manager(tmp_path) as manager:
         first = body(sender, 1, now_ms())

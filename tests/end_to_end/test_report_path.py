@@ -37,7 +37,7 @@ def path() -> ReportPath:
 
 
 def test_every_report_is_accepted(path: ReportPath) -> None:
-    # What is refused, or answered as a duplicate, adds no row; what is not answered stays on the disk.
+    # A refused report or a duplicate adds no row; an unanswered report stays in the spool.
     assert path.samples == tuple(range(1, len(path.samples) + 1))
     assert len(path.samples) > report_path.REPORTS
     assert (path.late, path.waiting) == (0, 0)

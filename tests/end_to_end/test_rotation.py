@@ -1,4 +1,4 @@
-"""The manager and the PSK in DNS: a new one, the ones before, and a resolver that is away."""
+"""The manager during a rotation of the PSK in DNS, and while DNS is down."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from support.waiting import wait_for
 PSKS = [f"psk number {number} of the rotation tests".encode() for number in range(6)]
 KEYS = [Key.from_psk(psk) for psk in PSKS]
 NAME = "rotation"
-# So that a refresh is neither due nor too soon.
-A_WHILE_MS = 10 * 60 * 1000
+# A refresh is neither due nor too early.
+QUERY_AGE_MS = 10 * 60 * 1000
 
 
 @pytest.fixture
@@ -36,21 +36,21 @@ def outcome(reply: Reply, sample: int) -> str:
 
 
 def wait_for_a_key(manager: Manager) -> None:
-    """Wait for the answer to the question that was asked at the start."""
+    """Wait for the answer to the DNS query at the start."""
     wait_for(lambda: manager.ring_file.read().ring.entries, lambda: f"a key:\n{manager.log}")
 
 
-def asked_long_ago(manager: Manager) -> None:
-    """Let ten minutes pass since DNS was asked."""
+def age_last_query(manager: Manager) -> None:
+    """Set the last DNS query to ten minutes ago."""
 
-    def back(stored: StoredRing) -> StoredRing:
-        moment = now_ms() - A_WHILE_MS
-        return StoredRing(stored.ring, asked_at=moment, answered_at=moment)
+    def aged(stored: StoredRing) -> StoredRing:
+        queried_at = now_ms() - QUERY_AGE_MS
+        return StoredRing(stored.ring, asked_at=queried_at, answered_at=queried_at)
 
-    manager.ring_file.update(back)
+    manager.ring_file.update(aged)
 
 
-def test_the_current_and_two_previous_are_taken_and_no_older_one(tmp_path: Path, knot: Knot) -> None:
+def test_the_current_and_two_previous_keys_are_accepted_and_no_older_one(tmp_path: Path, knot: Knot) -> None:
     with running_manager(
         tmp_path, ring=ring_of(KEYS[3], KEYS[2], KEYS[1]), DNS=f"{NAME}.{ZONE}", DNS_SERVER=knot.address
     ) as manager:
@@ -61,17 +61,17 @@ def test_the_current_and_two_previous_are_taken_and_no_older_one(tmp_path: Path,
             assert (refused.status, refused.kind, refused.is_signed) == (403, "bad_signature", False)
 
 
-def test_a_key_that_dns_serves_already_is_taken_after_one_question(tmp_path: Path, knot: Knot) -> None:
+def test_a_new_key_in_dns_is_accepted_after_one_query(tmp_path: Path, knot: Knot) -> None:
     with running_manager(tmp_path, ring=ring_of(KEYS[3]), DNS=f"{NAME}.{ZONE}", DNS_SERVER=knot.address) as manager:
         assert outcome(send(manager, KEYS[3], 1), 1) == "accepted"
         knot.set_txt(NAME, PSKS[4])
-        asked_long_ago(manager)
+        age_last_query(manager)
         for sample in (2, 3, 4):
             assert outcome(send(manager, KEYS[4], sample), sample) == "accepted"
-        # The one before still is, and the database says which is used.
+        # The previous key is still accepted, and the database shows which key was used.
         assert outcome(send(manager, KEYS[3], 5), 5) == "accepted"
         assert manager.rows("SELECT fingerprint FROM agents") == [(KEYS[3].fingerprint,)]
-        # Within a minute strangers do not make it ask again.
+        # Within a minute an unknown key causes no further query.
         knot.set_txt(NAME, PSKS[5])
         assert send(manager, KEYS[5], 6).status == 403
         ring = [entry.key.fingerprint for entry in manager.ring_file.read().ring.entries]
@@ -79,12 +79,12 @@ def test_a_key_that_dns_serves_already_is_taken_after_one_question(tmp_path: Pat
         assert not any(psk.decode() in manager.log for psk in PSKS)
 
 
-def test_while_dns_is_down_the_last_good_keys_stay(tmp_path: Path, knot: Knot) -> None:
+def test_the_last_good_keys_stay_in_use_while_dns_is_down(tmp_path: Path, knot: Knot) -> None:
     with running_manager(tmp_path, ring=None, DNS=f"{NAME}.{ZONE}", DNS_SERVER=knot.address) as manager:
         wait_for_a_key(manager)
         assert outcome(send(manager, KEYS[3], 1), 1) == "accepted"
         knot.stop()
-        asked_long_ago(manager)
+        age_last_query(manager)
         assert send(manager, KEYS[4], 2).status == 403
         assert outcome(send(manager, KEYS[3], 3), 3) == "accepted"
         manager.kill()
@@ -92,7 +92,7 @@ def test_while_dns_is_down_the_last_good_keys_stay(tmp_path: Path, knot: Knot) -
         assert outcome(send(manager, KEYS[3], 4), 4) == "accepted"
 
 
-def test_without_any_key_nothing_is_taken_and_that_is_said(tmp_path: Path) -> None:
+def test_a_manager_without_key_refuses_with_no_key(tmp_path: Path) -> None:
     with running_manager(tmp_path, ring=None) as manager:
         reply = send(manager, KEYS[3], 1)
         assert (reply.status, reply.kind, reply.is_signed) == (503, "no_key", False)

@@ -1,4 +1,4 @@
-"""A fleet comes back to the real manager: all spools at once, answers lost at random, and no sample is."""
+"""A fleet reconnects to the real manager and delivers all spools at once; answers get lost, samples do not."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from support.store import sqlite
 from support.waiting import PATIENCE_SECONDS, join_all
 
 INTERVAL = 30 * SECOND
-SENDERS, BEFORE, CUT = 12, 5, 40
-BACK = BEFORE + CUT + 1
+SENDERS, BEFORE, SPOOLED = 12, 5, 40
+NEWEST = BEFORE + SPOOLED + 1
 
 
 class Sender(threading.Thread):
-    """One agent that was cut off for twenty minutes: its newest sample first, then what waited, in its order."""
+    """An agent after twenty minutes offline: it sends its newest sample, then its spool in order."""
 
     def __init__(self, manager: Manager, sender: Node, now: int) -> None:
         super().__init__()
@@ -35,68 +35,68 @@ class Sender(threading.Thread):
         self.outcomes: set[str] = set()
 
     def report_before(self) -> None:
-        """Send what was measured before it was cut off."""
+        """Send the samples from before the outage."""
         self._send_all(range(1, BEFORE + 1))
 
     def run(self) -> None:
-        self._send_all((BACK, *range(BEFORE + 1, BACK)))
+        self._send_all((NEWEST, *range(BEFORE + 1, NEWEST)))
 
     def _send_all(self, samples: Iterable[int]) -> None:
         for sample in samples:
             while self._chance.random() < 0.3:
-                self._send_and_hear_nothing(self._signed(sample))
+                self._send_without_reading_the_answer(self._signed(sample))
             while (outcome := self._outcome(self._signed(sample))) == "overloaded":
                 continue
             self.outcomes.add(outcome)
 
-    def _outcome(self, said: Report) -> str:
-        return self._manager.post(sealed(said)).verdict(said.nonce).outcome
+    def _outcome(self, signed: Report) -> str:
+        return self._manager.post(sealed(signed)).verdict(signed.nonce).outcome
 
     def _signed(self, sample: int) -> Report:
         self._tick += 1
-        measured_at = self._now - (BACK - sample) * INTERVAL
-        # All but what waits is sent as it is measured.
-        sampled_at = measured_at if BEFORE < sample < BACK else None
+        measured_at = self._now - (NEWEST - sample) * INTERVAL
+        # Other samples are sent when they are measured.
+        sampled_at = measured_at if BEFORE < sample < NEWEST else None
         nonce = nonce_of(self._sender, sample, self._tick)
         return report(self._sender, sample, now_ms(), tick=self._tick, nonce=nonce, sampled_at=sampled_at)
 
-    def _send_and_hear_nothing(self, said: Report) -> None:
-        with socket.create_connection(("127.0.0.1", self._manager.port), timeout=PATIENCE_SECONDS) as cut:
-            cut.sendall(updates(sealed(said)))
+    def _send_without_reading_the_answer(self, signed: Report) -> None:
+        with socket.create_connection(("127.0.0.1", self._manager.port), timeout=PATIENCE_SECONDS) as client:
+            client.sendall(updates(sealed(signed)))
 
 
-def test_every_sample_of_every_spool_is_there_once_and_marked_late(tmp_path: Path) -> None:
+def test_every_spooled_sample_is_stored_once_and_marked_late(tmp_path: Path) -> None:
     with running_manager(tmp_path) as manager:
         now = now_ms()
         senders = [Sender(manager, node(number), now) for number in range(1, SENDERS + 1)]
         for sender in senders:
             sender.report_before()
-        let_them_have_come_before(manager)
+        backdate_arrivals(manager)
         for sender in senders:
             sender.start()
         join_all(senders)
         assert set.union(*(sender.outcomes for sender in senders)) <= {"accepted", "duplicate"}
         rows = manager.rows("SELECT agent_ref, sample, sampled_at FROM reports ORDER BY agent_ref, sample")
         assert [row[:2] for row in rows] == [
-            (ref, sample) for ref in range(1, SENDERS + 1) for sample in range(1, BACK + 1)
+            (ref, sample) for ref in range(1, SENDERS + 1) for sample in range(1, NEWEST + 1)
         ]
         for _, sample, sampled_at in rows:
-            is_late = BEFORE < sample < BACK
+            is_late = BEFORE < sample < NEWEST
             assert (sampled_at is not None) is is_late
-            assert not is_late or abs(sampled_at - (now - (BACK - sample) * INTERVAL)) < MINUTE
-        assert manager.rows("SELECT DISTINCT highest_sample FROM agents") == [(BACK,)]
+            assert not is_late or abs(sampled_at - (now - (NEWEST - sample) * INTERVAL)) < MINUTE
+        assert manager.rows("SELECT DISTINCT highest_sample FROM agents") == [(NEWEST,)]
         for number in (1, SENDERS):
-            assert cut_off(manager, node(number)) == [CUT]
+            assert cut_off(manager, node(number)) == [SPOOLED]
 
 
-def let_them_have_come_before(manager: Manager) -> None:
-    """Let all that is there have arrived when it was measured: nobody waits twenty minutes for a test."""
+def backdate_arrivals(manager: Manager) -> None:
+    """Set the arrival of all stored reports to when they were measured, instead of waiting twenty minutes."""
     with sqlite(manager.database) as connection, connection:
-        connection.execute("UPDATE reports SET received_at = received_at - (? - sample) * ?", (BACK, INTERVAL))
+        connection.execute("UPDATE reports SET received_at = received_at - (? - sample) * ?", (NEWEST, INTERVAL))
 
 
 def cut_off(manager: Manager, sender: Node) -> list[int]:
-    """Return how many samples each time that a node was cut off has; none may be missing."""
+    """Return the number of samples of each cut-off period of a node; no sample may be missing."""
     spans = json.loads(manager.command("history", sender.hostname, "--json").stdout)["spans"]
     assert not [span for span in spans if span["kind"] == "missing"]
     return [span["samples"] for span in spans if span["kind"] == "cut_off"]

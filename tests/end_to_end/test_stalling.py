@@ -1,4 +1,4 @@
-"""Clients that hold what they were given: connections without a request, heads and bodies that stall half-way."""
+"""Clients that stall: connections without a request, and headers and bodies that never end."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ MIB = 1024 * 1024
 STALLING = {
     "bodies": request("POST", "/status/updates", b"", JSON | {"Content-Length": "3000"}) + b'{"data":{"agent_id":"',
     "chunked bodies": request("POST", "/status/updates", b"", JSON | {"Transfer-Encoding": "chunked"}) + b"5\r\n{",
-    "bodies elsewhere": request("POST", "/status/register", b"", JSON | {"Content-Length": "3000"}) + b'{"data":{',
-    "heads": b"POST /status/updates HTTP/1.1\r\nHost: localhost\r\nX-",
+    "bodies of registrations": request("POST", "/status/register", b"", JSON | {"Content-Length": "3000"})
+    + b'{"data":{',
+    "headers": b"POST /status/updates HTTP/1.1\r\nHost: localhost\r\nX-",
     "connections": b"",
     "kept connections": request("GET", HEALTH, b"", {"Connection": "keep-alive"}),
 }
 
-# A connection without a whole head is closed without a word.
-ENDS = dict.fromkeys(STALLING, (408,)) | {"heads": (), "connections": (), "kept connections": (200,)}
+# The server closes a connection without a complete header silently.
+ENDS = dict.fromkeys(STALLING, (408,)) | {"headers": (), "connections": (), "kept connections": (200,)}
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +41,11 @@ def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
 
 
 @pytest.mark.parametrize("shares", [{"bodies": MANY}, dict.fromkeys(STALLING, 250)], ids=["bodies", "all kinds"])
-def test_a_thousand_that_stall_hold_up_nobody_and_are_ended(manager: Manager, shares: dict[str, int]) -> None:
+def test_a_thousand_stalling_clients_delay_nobody_and_are_disconnected(
+    manager: Manager, shares: dict[str, int]
+) -> None:
     sender, sample, before = node(len(shares)), 0, manager.rss_bytes()
-    stalled = [(what, opened(manager, STALLING[what])) for what, count in shares.items() for _ in range(count)]
+    stalled = [(kind, opened(manager, STALLING[kind])) for kind, count in shares.items() for _ in range(count)]
     try:
         while not has_ended(stalled[-1][1]):
             sample += 1
@@ -50,14 +53,14 @@ def test_a_thousand_that_stall_hold_up_nobody_and_are_ended(manager: Manager, sh
             signed = body(sender, sample, now_ms())
             assert manager.post(signed).verdict(nonce_of(sender, sample, sample)).outcome == "accepted"
             time.sleep(0.2)
-        answers = Counter((what, received(one)) for what, one in stalled)
+        answers = Counter((kind, received(client)) for kind, client in stalled)
     finally:
-        for _, one in stalled:
-            one.close()
-    assert answers == {(what, ENDS[what]): count for what, count in shares.items()}
+        for _, client in stalled:
+            client.close()
+    assert answers == {(kind, ENDS[kind]): count for kind, count in shares.items()}
     # If they blocked others, the first honest report would be answered only after they ended.
     assert sample > 1
-    check_as_before(manager, before)
+    check_released(manager, before)
 
 
 def opened(manager: Manager, sent: bytes) -> socket.socket:
@@ -68,28 +71,28 @@ def opened(manager: Manager, sent: bytes) -> socket.socket:
 
 def has_ended(stalled: socket.socket) -> bool:
     """Return whether the server ended the connection. Its answer stays unread."""
-    look = select.poll()
-    look.register(stalled, select.POLLRDHUP)
-    return bool(look.poll(0))
+    poll = select.poll()
+    poll.register(stalled, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def received(stalled: socket.socket) -> tuple[int, ...]:
-    got = b""
+    content = b""
     try:
         while more := stalled.recv(4096):
-            got += more
+            content += more
     except ConnectionResetError:
         pass
-    return tuple(reply.status for reply in replies(got))
+    return tuple(reply.status for reply in replies(content))
 
 
-def check_as_before(manager: Manager, rss_before: int) -> None:
+def check_released(manager: Manager, rss_before: int) -> None:
     wait_for(lambda: max(worker.num_fds() for worker in manager.workers()) <= 60, "all connections to be closed")
     assert manager.rss_bytes() - rss_before < 64 * MIB
     assert "Traceback" not in manager.log
 
 
-def test_a_slow_honest_body_is_waited_for(tmp_path: Path) -> None:
+def test_a_slow_body_is_accepted(tmp_path: Path) -> None:
     with running_manager(tmp_path) as manager:
         good = body(node(50), 1, now_ms())
         with socket.create_connection(("127.0.0.1", manager.port), timeout=PATIENCE_SECONDS) as slow:

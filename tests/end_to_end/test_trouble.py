@@ -1,4 +1,4 @@
-"""A manager whose disk is full, or whose database somebody else holds."""
+"""A manager with a full disk, or with a database that another program has locked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from support.waiting import join_all, wait_for
 BURST = 1000
 
 
-def test_a_full_disk_refuses_signed_and_recovers(tmp_path: Path) -> None:
+def test_a_manager_with_a_full_disk_refuses_with_a_signed_verdict_and_recovers(tmp_path: Path) -> None:
     sender, workers = node(1), 2
     with (
         small_disk(tmp_path / "disk", 4096) as disk,
@@ -60,18 +60,18 @@ def outcome(manager: Manager, sender: Node, sample: int) -> str:
     return manager.post(body(sender, sample, now_ms())).verdict(nonce_of(sender, sample, sample)).outcome
 
 
-def test_a_database_that_somebody_holds_for_two_seconds_is_waited_for(tmp_path: Path) -> None:
+def test_a_lock_of_two_seconds_is_waited_for(tmp_path: Path) -> None:
     with running_manager(tmp_path) as manager, sqlite(manager.database) as other:
         assert outcome(manager, node(1), 1) == "accepted"
         other.execute("BEGIN IMMEDIATE")
         outcomes, refused_after = list[str](), list[float]()
 
-        def until_settled(ask: Callable[[], str]) -> None:
-            """Send again while the answer is 503, and keep how long the manager waited each time."""
-            asked = time.monotonic()
-            while (found := ask()) == "overloaded":
-                refused_after.append(time.monotonic() - asked)
-                asked = time.monotonic()
+        def until_settled(attempt: Callable[[], str]) -> None:
+            """Repeat while the answer is 503, and record how long the manager waited each time."""
+            began = time.monotonic()
+            while (found := attempt()) == "overloaded":
+                refused_after.append(time.monotonic() - began)
+                began = time.monotonic()
             outcomes.append(found)
 
         def send(number: int) -> None:
@@ -101,7 +101,7 @@ def test_a_database_that_somebody_holds_for_two_seconds_is_waited_for(tmp_path: 
 
 @contextmanager
 def held_by_sqlite(manager: Manager) -> Iterator[None]:
-    """Another program is in a write transaction."""
+    """Keep a write transaction of another program open."""
     with sqlite(manager.database) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
@@ -110,14 +110,14 @@ def held_by_sqlite(manager: Manager) -> Iterator[None]:
 
 @contextmanager
 def held_by_lock_file(manager: Manager) -> Iterator[None]:
-    """Another writer of the manager's was stopped, as by SIGSTOP, with the lock in its hands."""
+    """Hold the lock file, as another worker does that was stopped by SIGSTOP."""
     with manager.database.with_name(f"{manager.database.name}.lock").open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield
 
 
 @pytest.mark.parametrize("hold", [held_by_sqlite, held_by_lock_file])
-def test_a_burst_on_a_blocked_database_is_told_when_to_come_again_and_loses_nothing(
+def test_a_burst_on_a_blocked_database_gets_503_and_loses_no_report(
     tmp_path: Path, hold: Callable[[Manager], AbstractContextManager[None]]
 ) -> None:
     allow_open_files(4096)
@@ -142,7 +142,7 @@ def test_a_burst_on_a_blocked_database_is_told_when_to_come_again_and_loses_noth
         assert "Traceback" not in manager.log
 
 
-def test_a_database_that_cannot_be_used_is_no_fault_but_a_reason_to_come_again(tmp_path: Path) -> None:
+def test_an_unusable_database_gives_503_with_retry_after(tmp_path: Path) -> None:
     with running_manager(tmp_path, workers=1) as manager:
         with sqlite(manager.database) as other, other:
             other.execute("ALTER TABLE agents RENAME TO gone")
@@ -161,7 +161,7 @@ def test_a_database_that_cannot_be_used_is_no_fault_but_a_reason_to_come_again(t
         assert outcome(manager, node(1), 2) == "accepted"
 
 
-def test_a_stop_answers_what_is_under_way_and_leaves_no_process(tmp_path: Path) -> None:
+def test_a_stop_answers_open_requests_and_leaves_no_process(tmp_path: Path) -> None:
     with running_manager(tmp_path) as manager:
         stop, sample, accepted = threading.Event(), 0, []
 
@@ -181,6 +181,6 @@ def test_a_stop_answers_what_is_under_way_and_leaves_no_process(tmp_path: Path) 
         stop.set()
         join_all([sending])
         assert {found for _, found in accepted} == {"accepted"}
-        kept = {number for (number,) in manager.rows("SELECT sample FROM reports")}
-        assert {number for number, _ in accepted} <= kept
+        stored = {number for (number,) in manager.rows("SELECT sample FROM reports")}
+        assert {number for number, _ in accepted} <= stored
         assert "Traceback" not in manager.log

@@ -1,4 +1,4 @@
-"""A database that an older version made: `serve` brings it up to date, and nothing of it is lost."""
+"""`serve` migrates the database of an older version without losing data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAMPLES = 300
 
 
 def old_manager(folder: Path, now: int) -> Manager:
-    """Prepare a manager on a database of the first schema that holds reports of two agents."""
+    """Prepare a manager on a database of the first schema with reports of two agents."""
     (folder / "filled").mkdir()
     with fleet_in(folder / "filled") as fleet:
         for sample in range(1, SAMPLES + 1):
@@ -34,8 +34,8 @@ def test_a_database_of_the_first_schema_is_backed_up_migrated_and_used(tmp_path:
     assert "was made by an older version: start 'kattila-manager serve'" in manager.command("agents").stderr
     manager.start()
     try:
-        kept = manager.post(body(ONE, SAMPLES + 2, now_ms())).verdict(nonce_of(ONE, SAMPLES + 2, SAMPLES + 2))
-        assert (kept.outcome, kept.highest_sample) == ("accepted", SAMPLES + 2)
+        newest = manager.post(body(ONE, SAMPLES + 2, now_ms())).verdict(nonce_of(ONE, SAMPLES + 2, SAMPLES + 2))
+        assert (newest.outcome, newest.highest_sample) == ("accepted", SAMPLES + 2)
         spooled = report(ONE, SAMPLES + 1, now_ms(), tick=SAMPLES + 3, sampled_at=now_ms() - HOUR)
         assert manager.post(sealed(spooled)).verdict(spooled.nonce).outcome == "accepted"
         assert manager.rows("SELECT id, body FROM reports ORDER BY id")[: 2 * SAMPLES] == before

@@ -1,4 +1,4 @@
-"""The manager's application under another WSGI server, in one process with several threads."""
+"""The manager's WSGI application under another server, in one process with several threads."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ waitress.serve(compose.wsgi(), host="127.0.0.1", port=int(sys.argv[1]), threads=
 
 @pytest.fixture(scope="module")
 def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
-    prepared = Manager(tmp_path_factory.mktemp("wsgi"), ADMIN_TOKEN=ADMIN)
-    with prepared.log_file.open("ab") as log:
+    manager = Manager(tmp_path_factory.mktemp("wsgi"), ADMIN_TOKEN=ADMIN)
+    with manager.log_file.open("ab") as log:
         serving = subprocess.Popen(
-            [sys.executable, "-c", SERVING, str(prepared.port)],
-            cwd=prepared.folder,
-            env=prepared.environment,
+            [sys.executable, "-c", SERVING, str(manager.port)],
+            cwd=manager.folder,
+            env=manager.environment,
             stdout=log,
             stderr=log,
         )
     try:
-        wait_until_it_answers(prepared, serving)
-        yield prepared
-        assert "Traceback" not in prepared.log
+        wait_until_it_answers(manager, serving)
+        yield manager
+        assert "Traceback" not in manager.log
     finally:
         serving.kill()
         serving.wait()
@@ -56,7 +56,7 @@ def wait_until_it_answers(manager: Manager, serving: subprocess.Popen[bytes]) ->
             return manager.get(HEALTH).status == 200
         return False
 
-    wait_for(answers, lambda: f"an answer of the manager:\n{manager.log}")
+    wait_for(answers, lambda: f"an answer from the manager:\n{manager.log}")
 
 
 def test_all_six_endpoints_answer(manager: Manager) -> None:
@@ -72,7 +72,7 @@ def test_all_six_endpoints_answer(manager: Manager) -> None:
     assert manager.post(b'{"all":true}', RESET, token).members == {"reset": 1}
 
 
-def test_the_rules_are_the_same(manager: Manager) -> None:
+def test_the_protocol_rules_hold(manager: Manager) -> None:
     sender = node(2)
     captured = body(sender, 1, now_ms())
     threads, outcomes = [], list[str]()
@@ -97,7 +97,7 @@ def test_the_rules_are_the_same(manager: Manager) -> None:
     assert re.search(r"psk of the tests", manager.log) is None
 
 
-def test_a_blocked_database_is_told_when_to_come_again(manager: Manager) -> None:
+def test_a_blocked_database_gives_503_with_retry_after(manager: Manager) -> None:
     sender = node(3)
     with sqlite(manager.database) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -107,8 +107,8 @@ def test_a_blocked_database_is_told_when_to_come_again(manager: Manager) -> None
     assert int(reply.headers["retry-after"]) > 0
 
 
-def test_it_is_one_process(manager: Manager) -> None:
-    # What makes its threads safe with each other is not what makes workers so; both were shown.
+def test_the_server_is_one_process(manager: Manager) -> None:
+    # Threads and worker processes are made safe by different means; this test is about threads.
     rows = manager.rows("SELECT worker FROM receivers")
     assert len(rows) == 1
     assert rows[0][0] != os.getpid()

@@ -1,6 +1,6 @@
-"""The manager stores a report and its answer is lost, many times: each report is stored once, and none waits on.
+"""Answers of the manager get lost after it stored a report: each report is stored once, and no spool keeps one.
 
-The parts of real agents, joined as in the daemon, but driven without its pauses; sockets, disk and manager are real.
+The agents are real, but run without the pauses of the daemon. Sockets, disks and manager are real.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ AGENTS = 4
 SECONDS_EACH = 2
 
 
-class Driven:
-    """The parts of one agent, and how it is driven; `failure` is what ended that, if anything did."""
+class DrivenAgent:
+    """An agent that runs as fast as it can; `failure` is the exception that ended it."""
 
     def __init__(self, number: int, folder: Path, url: str, chance: random.Random) -> None:
-        """Make its folder, with an id and the ring as if DNS had answered before."""
+        """Create its folder with an id and a cached key ring."""
         folder.mkdir()
         self.agent_id = node(number).agent_id
         keep_id(folder, self.agent_id)
@@ -57,31 +57,31 @@ class Driven:
         self.identity = Identity(folder, runtime.new_id)
         keys = Keys(RingFile(folder / "ring.json"), no_dns, chance.random)
 
-        def measured(_inputs: Inputs, now: int, _monotonic: Callable[[], float]) -> Measurement:
+        def measure(_inputs: Inputs, now: int, _monotonic: Callable[[], float]) -> Measurement:
             return Measurement(telemetry(node(number)), now, node(number).boot_id)
 
-        self.agent = Agent(settings, runtime, self.identity, keys, Clients.of(url), measured)
+        self.agent = Agent(settings, runtime, self.identity, keys, Clients.of(url), measure)
         self.failure: BaseException | None = None
 
     @property
     def waiting(self) -> tuple[int, ...]:
-        """The numbers of what waits."""
+        """The numbers of the samples in its spool."""
         return self.agent.spool.numbers()
 
     def report_until_all_arrived(self, proxy: CuttingProxy, deadline: float) -> None:
-        """Report, and send what waits, until enough answers were lost and nothing waits any more."""
+        """Report and deliver the spool, until enough answers were lost and the spool is empty."""
         try:
             while (proxy.cuts < LOST_ANSWERS or self.waiting) and time.monotonic() < deadline:
                 if self.agent.reporter.cycle():
                     self.agent.draining.begin()
                 while self.agent.draining.due_at is not None:
                     self.agent.draining.step()
-        except BaseException as error:  # shown by the test, a thread's own end is not
+        except BaseException as error:  # reported by the test: a thread cannot fail it
             self.failure = error
 
 
 def no_dns() -> TxtRecords:
-    raise DnsError("no resolver here")
+    raise DnsError("no resolver")
 
 
 @pytest.fixture
@@ -91,10 +91,10 @@ def chance() -> random.Random:
     return random.Random(seed)
 
 
-def test_lost_answers_double_nothing_and_leave_nothing_behind(tmp_path: Path, chance: random.Random) -> None:
+def test_lost_answers_duplicate_no_report_and_leave_no_sample(tmp_path: Path, chance: random.Random) -> None:
     with running_manager(tmp_path) as manager, running_proxy(manager.port, chance, LOST_ANSWERS) as proxy:
         agents = [
-            Driven(number, tmp_path / f"agent-{number}", proxy.url, random.Random(chance.random()))
+            DrivenAgent(number, tmp_path / f"agent-{number}", proxy.url, random.Random(chance.random()))
             for number in range(AGENTS)
         ]
         deadline = time.monotonic() + PATIENCE_SECONDS + LOST_ANSWERS * SECONDS_EACH
