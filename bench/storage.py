@@ -12,11 +12,14 @@ from itertools import islice
 from pathlib import Path
 
 from disk import reports_and_bytes
-from kattila_manager.ingest import reply_address
+from kattila_manager.records import VerifiedReport
 from kattila_manager.store import migrating
-from kattila_manager.store.ingest.compression_groups import Groups, Prepared
+from kattila_manager.store.decoding import decode
+from kattila_manager.store.ingest.compression_groups import CompressedReport, CompressionGroups
 from kattila_manager.store.ingest.filing import Filing
 from kattila_manager.store.store import Store
+from kattila_protocol import envelope
+from kattila_protocol.names import MANAGER
 from kattila_protocol.ring import Ring
 from reports import Shape, bodies
 
@@ -33,7 +36,7 @@ def bytes_per_report(folder: Path, shape: Shape, ring: Ring, now: int, chance: r
     """
     path = folder / "storage.db"
     migrating.migrate(path, path.parent, 0)
-    store, groups = Store(path), Groups()
+    store, groups = Store(path), CompressionGroups()
     reports = bodies(shape, AGENTS, SAMPLES, ring.current, now, chance)
     for batch in _batches(reports, groups, ring, now):
         _file(store, groups, batch)
@@ -42,15 +45,22 @@ def bytes_per_report(folder: Path, shape: Shape, ring: Ring, now: int, chance: r
     return size / count
 
 
-def _batches(reports: Iterator[bytes], groups: Groups, ring: Ring, now: int) -> Iterator[list[Prepared]]:
+def _batches(
+    reports: Iterator[bytes], groups: CompressionGroups, ring: Ring, now: int
+) -> Iterator[list[CompressedReport]]:
     # A batch has at most one report per agent, as with real reports every 30 s.
     while batch := list(islice(reports, BATCH)):
-        yield [groups.prepare(reply_address.read(*reply_address.open_envelope(body, ring), now)) for body in batch]
+        yield [groups.compress(_verified(body, ring, now)) for body in batch]
 
 
-def _file(store: Store, groups: Groups, batch: list[Prepared]) -> None:
-    agent_ids = [prepared.incoming.report.agent_id for prepared in batch]
-    results = store.write(lambda connection: Filing(connection, agent_ids).file(batch))
+def _verified(body: bytes, ring: Ring, now: int) -> VerifiedReport:
+    parts = envelope.parse(body)
+    key = envelope.verify(parts, ring, MANAGER)
+    return VerifiedReport(decode(parts.data), parts.data, bytes.fromhex(parts.mac), key, parts.relay_path, now)
+
+
+def _file(store: Store, groups: CompressionGroups, batch: list[CompressedReport]) -> None:
+    results = store.write(lambda connection: Filing(connection).file(batch))
     for prepared, result in zip(batch, results, strict=True):
         if result.report_id is not None:
-            groups.committed(prepared, result.report_id)
+            groups.note_commit(prepared, result.report_id)

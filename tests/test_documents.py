@@ -54,7 +54,7 @@ def test_names_in_the_how_tos_exist() -> None:
     text = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
     how_tos = text[text.index("\n## How to extend it") : text.index("\n## The manager in detail")]
     named = set(re.findall(r"`(_?[A-Z]\w+|_?[a-z]\w+(?=\(\)))(?:\(\))?`", how_tos))
-    assert {"COLLECTORS", "Telemetry", "make_app"} <= named
+    assert {"COLLECTORS", "Telemetry", "Endpoints"} <= named
     sources = "".join(
         path.read_text() for folder in ("agent", "manager", "protocol") for path in (ROOT / folder).rglob("*.py")
     )

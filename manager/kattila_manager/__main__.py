@@ -1,7 +1,6 @@
-"""`kattila-manager`: serve, publish, and the operator's commands.
+"""`kattila-manager`: the command line, and exit codes.
 
-May live here: the command line, and errors to exit codes. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration,
-3 a newer version made the database.
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 a newer version made the database.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from kattila_manager.store.database import DatabaseNewerError, DatabaseUnusableE
 from kattila_settings.settings import ENV_FILE_VARIABLE, ConfigError, settings_help
 
 _EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 a newer version made the database"
-_NO_RING = "The key ring is not in a backup: it holds the PSK, which serve takes from DNS again"
-_AGENT_HELP = "its id, the beginning of its id, or its host name"
-# A day, so that a slip is no silence.
+_NO_RING = "Backups do not include the key ring, because it holds the PSK; serve gets that from DNS again"
+_AGENT_HELP = "its id, a prefix of its id, or its host name"
+# One day, so that a typing error does not stop publishing.
 _MOST_SECONDS = 86_400
 
 
@@ -42,28 +41,28 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"kattila-manager: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # As when `head` has seen enough; the interpreter would complain once more while it ends.
+        # For example, `head` has ended. Without this the interpreter would report the error again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
 def _run(options: argparse.Namespace) -> int:
     if options.env is not None:
-        # The server's workers, which are processes of their own, read the same file.
+        # The server's worker processes read the same file.
         os.environ[ENV_FILE_VARIABLE] = str(Path(options.env).absolute())
     command: Callable[[Config, argparse.Namespace], int] = options.run
     config = compose.configured()
     try:
         code = command(config, options)
     except DatabaseNewerError as error:
-        print(f"kattila-manager: {error}; {backup.way_back(config)}", file=sys.stderr)
+        print(f"kattila-manager: {error}; {backup.rollback_advice(config)}", file=sys.stderr)
         return 3
     sys.stdout.flush()
     return code
 
 
 def _serve(config: Config, _options: argparse.Namespace) -> int:
-    from kattila_manager.commands import serve  # noqa: PLC0415 - granian, which the other commands are spared
+    from kattila_manager.commands import serve  # noqa: PLC0415 - imports granian, which other commands do not need
 
     return serve.serve(config)
 
@@ -93,15 +92,15 @@ def _reset(config: Config, options: argparse.Namespace) -> int:
 
 
 def _keys(config: Config, options: argparse.Namespace) -> int:
-    return keys.keys(config, print, as_json=options.json)
+    return keys.show(config, print, as_json=options.json)
 
 
 def _refresh_key(config: Config, _options: argparse.Namespace) -> int:
-    return keys.refresh_key(config, print)
+    return keys.refresh(config, print)
 
 
 def _check(config: Config, _options: argparse.Namespace) -> int:
-    return check.check(config, print, _progress)
+    return check.run(config, print, _progress)
 
 
 def _backup(config: Config, options: argparse.Namespace) -> int:
@@ -115,7 +114,7 @@ def _restore(config: Config, options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kattila-manager",
-        description="Verifies and keeps the agents' reports, and publishes pages from them.",
+        description="Verifies and stores the agents' reports, and publishes pages from them.",
         epilog=f"settings, from the environment or .env:\n{settings_help(SETTINGS)}\n\n{_EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -130,39 +129,44 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_daemons(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    _add(commands, "serve", _serve, "take reports and answer, until SIGTERM; SIGHUP asks DNS at once")
-    parser = _add(commands, "publish", _publish, "raise alarms, write the pages, remove old reports")
+    _add(commands, "serve", _serve, "take reports and answer requests, until SIGTERM; SIGHUP queries DNS at once")
+    parser = _add(commands, "publish", _publish, "raise alarms, write the pages, prune old reports")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--once", action="store_true", help="do it once, and say what was done")
+    how.add_argument("--once", action="store_true", help="publish once, and print a summary")
     how.add_argument(
-        "--every", type=_seconds, default=5.0, metavar="SECONDS", help="do it in a cycle, until SIGTERM (default: 5)"
+        "--every", type=_seconds, default=5.0, metavar="SECONDS", help="publish in a cycle, until SIGTERM (default: 5)"
     )
 
 
 def _add_fleet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = _add(commands, "agents", _agents, "show all agents, trouble first")
-    parser.add_argument("--json", action="store_true", help="as GET /status/agents answers")
+    parser = _add(commands, "agents", _agents, "show all agents, problems first")
+    parser.add_argument("--json", action="store_true", help="print the answer of GET /status/agents")
     parser = _add(commands, "alarms", _alarms, "show the open alarms")
-    parser.add_argument("--all", action="store_true", help="the newest closed ones as well")
-    parser.add_argument("--json", action="store_true", help="as GET /status/alarms answers")
+    parser.add_argument("--all", action="store_true", help="include the newest closed alarms")
+    parser.add_argument("--json", action="store_true", help="print the answer of GET /status/alarms")
     parser = _add(commands, "report", _report, "print a report as it was signed, byte for byte")
     parser.add_argument("agent", metavar="AGENT", help=_AGENT_HELP)
-    parser.add_argument("--sample", type=int, metavar="N", help="the measurement of this number, not the newest")
-    parser.add_argument("--envelope", action="store_true", help="inside of its MAC, its relays, and when it came")
-    parser = _add(commands, "history", _history, "show how the reports of an agent came, and when it was cut off")
+    parser.add_argument("--sample", type=int, metavar="N", help="the sample of this number instead of the newest")
+    parser.add_argument("--envelope", action="store_true", help="add its MAC, its relays, and its time of arrival")
+    parser = _add(commands, "history", _history, "show how the reports of an agent arrived, and when it was cut off")
     parser.add_argument("agent", metavar="AGENT", help=_AGENT_HELP)
-    parser.add_argument("--since", type=_earlier, metavar="WHEN", help="36h or 7d ago, or 2026-01-31 12:00 (UTC)")
-    parser.add_argument("--json", action="store_true", help="for programs")
-    parser = _add(commands, "reset", _reset, "forget what is known of an agent but its reports; asks nothing")
+    parser.add_argument(
+        "--since",
+        type=_past_time,
+        metavar="WHEN",
+        help="such as 36h or 7d (ago), or 2026-01-31 12:00 (UTC)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser = _add(commands, "reset", _reset, "forget an agent's state, but keep its reports; without confirmation")
     whom = parser.add_mutually_exclusive_group(required=True)
     whom.add_argument("agent", metavar="AGENT", nargs="?", help=_AGENT_HELP)
     whom.add_argument("--all", action="store_true", help="all agents")
 
 
 def _add_keys(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = _add(commands, "keys", _keys, "show the keys by their fingerprints, and which agents use which")
-    parser.add_argument("--json", action="store_true", help="for programs")
-    _add(commands, "refresh-key", _refresh_key, "ask DNS for the key now")
+    parser = _add(commands, "keys", _keys, "show the keys by fingerprint, and which agents use them")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    _add(commands, "refresh-key", _refresh_key, "get the key from DNS now")
     _add(commands, "check", _check, "check settings, DNS, keys, the database, and every report in it")
 
 
@@ -171,18 +175,26 @@ def _add_backups(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.epilog = f"{_NO_RING}. {parser.epilog}"
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
-        "file", metavar="FILE", type=Path, nargs="?", help="default: named for the moment and the schema, in BACKUP_DIR"
+        "file",
+        metavar="FILE",
+        type=Path,
+        nargs="?",
+        help="default: a file in BACKUP_DIR, named for the time and the schema",
     )
     where.add_argument(
-        "--keep", type=_count, metavar="N", help="remove all from BACKUP_DIR but the newest N, and one of each schema"
+        "--keep", type=_count, metavar="N", help="keep only the newest N in BACKUP_DIR, and the newest of each schema"
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
-    parser = _add(commands, "restore", _restore, "put a backup in the place of the database, which is kept beside it")
-    parser.epilog = f"Stop serve and publish before. {_NO_RING}. {parser.epilog}"
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser = _add(
+        commands, "restore", _restore, "replace the database by a backup; the previous database is kept in its folder"
+    )
+    parser.epilog = f"Stop serve and publish first. {_NO_RING}. {parser.epilog}"
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("file", metavar="FILE", type=Path, nargs="?", help="a backup")
-    which.add_argument("--latest", action="store_true", help="the newest in BACKUP_DIR that this version can use")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    which.add_argument(
+        "--latest", action="store_true", help="the newest backup in BACKUP_DIR that this version can use"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add(
@@ -192,7 +204,7 @@ def _add(
     text: str,
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=_EXIT_CODES)
-    # After the command, too; not set there, it leaves alone what was given before it.
+    # Also allowed after the command. SUPPRESS keeps the value given before the command.
     parser.add_argument("--env", metavar="FILE", default=argparse.SUPPRESS, help="read settings from this file")
     parser.set_defaults(run=run)
     return parser
@@ -208,7 +220,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _earlier(text: str) -> int:
+def _past_time(text: str) -> int:
     try:
         return wording.earlier(text, compose.clock())
     except ValueError as error:

@@ -1,7 +1,4 @@
-"""The manager's settings as one checked, frozen value.
-
-May live here: which settings the manager knows and what makes one valid. Not here: reading files (kattila_settings).
-"""
+"""The manager's settings as one checked, frozen value."""
 
 from __future__ import annotations
 
@@ -20,26 +17,30 @@ _MIN_TOKEN_BYTES = 16
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("DNS", "", "name of the DNS TXT record that holds the fleet's PSK"),
-    Setting("DNS_SERVER", "", "ask this resolver, `ADDRESS` or `ADDRESS:PORT`, instead of the system's"),
-    Setting("DNS_REQUIRE_AD", "no", "`yes`: take the PSK only from an answer that the resolver validated (DNSSEC)"),
+    Setting("DNS_SERVER", "", "query this resolver, `ADDRESS` or `ADDRESS:PORT`, instead of the system's"),
+    Setting("DNS_REQUIRE_AD", "no", "`yes`: accept the PSK only from an answer that the resolver validated (DNSSEC)"),
     Setting("MANAGER_LISTEN", f"*:{PORT}", "where the manager's API listens: `ADDRESS:PORT`"),
-    Setting("MANAGER_DB", "kattila_manager.db", "the SQLite database; the key ring and the write lock lie beside it"),
-    Setting("MANAGER_WORKERS", "2", "processes that take reports, 1 to 64"),
-    Setting("PAGES_DIR", "pages", "folder that `publish` writes the pages to, and that the manager serves under /"),
-    Setting("READ_TOKEN", "", "who shows it may read agents, alarms and pages; unset: loopback only", is_secret=True),
-    Setting("ADMIN_TOKEN", "", "who shows it may reset agents; unset: nobody", is_secret=True),
-    Setting("REPORT_INTERVAL", "30", "seconds between an agent's reports; after three of them it is called silent"),
-    Setting("RETENTION_DAYS", "30", "reports older than this are removed"),
-    Setting("BACKUP_DIR", "", "folder of the database's backups; unset: the folder of the database"),
     Setting(
-        "RETENTION_MIB", "10240", "above this size of the database the oldest reports are removed; the last hour stays"
+        "MANAGER_DB",
+        "kattila_manager.db",
+        "the SQLite database; key ring and lock files are in its folder",
     ),
+    Setting("MANAGER_WORKERS", "2", "worker processes that take reports, 1 to 64"),
+    Setting("PAGES_DIR", "pages", "folder that `publish` writes the pages to; served under /"),
+    Setting(
+        "READ_TOKEN", "", "token that allows reading agents, alarms and pages; unset: loopback only", is_secret=True
+    ),
+    Setting("ADMIN_TOKEN", "", "token that allows resetting agents; unset: no one can", is_secret=True),
+    Setting("REPORT_INTERVAL", "30", "seconds between an agent's reports; an agent is silent after three intervals"),
+    Setting("RETENTION_DAYS", "30", "reports older than this are removed"),
+    Setting("BACKUP_DIR", "", "folder for backups of the database; unset: the folder of the database"),
+    Setting("RETENTION_MIB", "10240", "if the database is larger, the oldest reports are removed; the last hour stays"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All settings, checked. `dns` and the tokens are None while they are not set."""
+    """All settings, checked. `dns` and the tokens are None if they are not set."""
 
     dns: str | None
     dns_server: DnsServer | None

@@ -1,7 +1,4 @@
-"""Frozen values between the store and everything else.
-
-May live here: what crosses the store's edge, in either direction. Not here: how it is kept (store) or judged.
-"""
+"""Frozen values that pass between the store and the rest of the manager."""
 
 from __future__ import annotations
 
@@ -11,28 +8,29 @@ from typing import NamedTuple
 
 from kattila_protocol.errors import Refusal
 from kattila_protocol.report import Report
+from kattila_protocol.signing import Key
 
 
 @dataclass(frozen=True, slots=True)
-class Incoming:
-    """An authentic report that is not filed yet: its meaning, and the bytes that were signed.
+class VerifiedReport:
+    """An authentic report that is not filed yet: its parsed form, and the bytes that were signed.
 
-    `mac` is the report's MAC (32 bytes), `fingerprint` names the key that made it, `received_at` is ms UTC.
+    `mac` is the report's MAC (32 bytes), `key` the key that made it, `received_at` is ms UTC.
     """
 
     report: Report
     data: bytes
     mac: bytes
-    fingerprint: str
+    key: Key
     relay_path: tuple[str, ...]
     received_at: int
 
 
 @dataclass(frozen=True, slots=True)
 class Filed:
-    """What became of a report: "accepted", "duplicate", or refused; and the highest numbers known of its agent.
+    """The outcome of a report: "accepted", "duplicate" or the kind of a refusal; and its agent's highest numbers.
 
-    `report_id` is its row, None if it was there already or is refused.
+    `report_id` is its row; None for a duplicate or a refusal.
     """
 
     outcome: str
@@ -43,15 +41,15 @@ class Filed:
 
 
 def refused(refusal: Refusal, highest_tick: int = 0, highest_sample: int = 0) -> Filed:
-    """Return what became of a report that was refused."""
+    """Return the outcome of a refused report."""
     return Filed(refusal.kind, highest_tick, highest_sample, refusal=refusal)
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A report as kept in the audit log; `data` is byte for byte what was signed, `mac` its MAC in hex.
+    """A report in the audit log; `data` is byte for byte what was signed, `mac` its MAC in hex.
 
-    `sampled_at` is when it was measured, by our clock (ms UTC), if it came late; None: it came in its order.
+    `sampled_at` is when a late sample was measured, by the manager's clock (ms UTC); None if it arrived in order.
     """
 
     agent_id: str
@@ -66,10 +64,10 @@ class Record:
 
 
 class Arrival(NamedTuple):
-    """How one report of an agent came: its row in the database, its sample, when and by which relays it arrived.
+    """How one report of an agent arrived: its row, its sample number, when, and through which relays.
 
-    `sampled_at` is as in a Record. It is a tuple as SQLite gives it, since a month of an agent is 86,400 of them;
-    `relay_path` has commas between the ids, and is None for direct.
+    `sampled_at` is as in a Record. This is a tuple as SQLite returns it, because a month of one agent has 86,400;
+    `relay_path` separates ids by commas, and is None for direct.
     """
 
     report_id: int
@@ -80,16 +78,16 @@ class Arrival(NamedTuple):
 
     @property
     def measured_at(self) -> int:
-        """When it was measured (ms UTC, by our clock), as exactly as we know."""
+        """The best estimate of when it was measured (ms UTC, manager's clock)."""
         return self.received_at if self.sampled_at is None else self.sampled_at
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """One row of the fleet registry. Moments are ms UTC, `clock_offset` is the agent's clock less ours in ms.
+    """One row of the fleet registry. Times are ms UTC; `clock_offset` is the agent's clock minus ours in ms.
 
-    `waiting` samples lie on its disk, `dropped` ones were given up (None: it does not tell); `dropped_at` is when it
-    told of more of these, and `dropped_after` when it was heard of before that (None: never).
+    `waiting` and `dropped` count samples on its disk and samples lost (None: not reported). `dropped_at` is when a
+    report last showed more dropped samples, `dropped_after` when the message before that one arrived (None: never).
     """
 
     ref: int
@@ -112,7 +110,7 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class RefusalCount:
-    """How often messages of one kind were refused, for an authenticated agent or (agent_id None) for nobody known."""
+    """How often messages of one kind were refused, for an authenticated agent or (agent_id None) unknown senders."""
 
     kind: str
     agent_id: str | None
@@ -124,10 +122,10 @@ class RefusalCount:
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """One entry of the event log; `closed_at` is None while it is open, `agent_id` None when it concerns no agent.
+    """One row of the alarm log; `closed_at` is None while it is open, `agent_id` None if it concerns no known agent.
 
-    `count` says how often since it opened. `counter` is what it follows, a count of refusals or of samples given up,
-    as it stood at the newest evidence; None for an alarm that lasts as long as a state does.
+    `count` is how often it happened since it opened. `counter` is the value of the counter that it follows (refusals,
+    or dropped samples) at the newest evidence; None for an alarm that follows a state.
     """
 
     alarm_id: int
@@ -143,9 +141,9 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """One link between two agents, named by their `ref`, the smaller first; it has no direction.
+    """One connection between two agents, named by their `ref`, the smaller first; it has no direction.
 
-    `state` is a topology.State, `evidence` JSON that tells which reports show it.
+    `state` is a `relay_edges.EdgeState`, `evidence` JSON that names reports which show the edge.
     """
 
     edge_id: int
@@ -158,13 +156,13 @@ class Edge:
     last_seen_at: int
 
 
-# What an alarm or a counter is about: its kind, and the agent (None: nobody in particular).
+# What an alarm or a counter is about: its kind, and the agent (None: no known agent).
 Subject = tuple[str, str | None]
 
 
 @dataclass(frozen=True, slots=True)
 class KeyName:
-    """A key of the ring as it may be spoken of: its fingerprint, and when it was first seen and last used (ms UTC)."""
+    """A key of the ring without its value: its fingerprint, and when it was first seen and last used (ms UTC)."""
 
     fingerprint: str
     first_seen_at: int
@@ -173,12 +171,12 @@ class KeyName:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that one rendering reads, in one consistent state.
+    """Everything that one rendering reads, in one consistent state.
 
-    `reports` are the newest measurements by their id in the database; `damaged` names those that cannot be read.
-    `listening` is (since, until) of the server's workers, None for never. `counters` are where the newest alarm of each
-    subject left its counter. `late` tells of closed alarms, by their id, how many samples that were measured while they
-    were open came late.
+    `reports` are the newest samples by their id in the database; `damaged` lists the ids of unreadable ones.
+    `listening` is (since, until) of the server's workers, None if they never ran. `counters` holds the counter values
+    at the newest alarm of each subject. `late` counts, by the id of a closed alarm, the late samples that were
+    measured while it was open.
     """
 
     agents: tuple[Agent, ...]
@@ -193,5 +191,5 @@ class Snapshot:
     late: Mapping[int, int]
 
     def report_of(self, agent: Agent) -> Report | None:
-        """Return an agent's newest measurement; None if there is none, or none that can be read."""
+        """Return an agent's newest sample; None if there is none, or if it cannot be read."""
         return None if agent.latest_report_id is None else self.reports.get(agent.latest_report_id)

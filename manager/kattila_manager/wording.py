@@ -1,8 +1,4 @@
-"""Values in words: durations, moments, and what a stranger said of itself.
-
-May live here: pure functions from a value to a short text that alarms, pages, tables and logs share, and from what a
-person wrote back to a value.
-"""
+"""Formats values as short texts for alarms, pages, tables and logs, and parses times that people write."""
 
 from __future__ import annotations
 
@@ -17,12 +13,12 @@ _UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s"))
 _AGO = re.compile(r"([0-9]{1,9}) ?(d|h|min|s)")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST_MS = 253_402_300_799_999
-# Control, format (bidirectional ones among them), surrogate, private, unassigned; line and paragraph separators.
+# Control, format (such as bidirectional marks), surrogate, private, unassigned; line and paragraph separators.
 _UNSHOWN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def duration(ms: int) -> str:
-    """Write a length of time with its two largest units, as in "4 min 30 s"; less than a second is "0 s"."""
+    """Return a duration in its two largest units, such as "4 min 30 s"; less than a second is "0 s"."""
     for place, (size, unit) in enumerate(_UNITS):
         if ms >= size:
             count, rest = divmod(ms, size)
@@ -33,20 +29,20 @@ def duration(ms: int) -> str:
 
 
 def moment(at: int) -> str:
-    """Write a moment (ms UTC) as "2026-01-31 12:00:00 UTC"."""
+    """Return a time (ms UTC) as "2026-01-31 12:00:00 UTC"."""
     return _datetime(at).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def machine_moment(at: int) -> str:
-    """Write a moment (ms UTC) as HTML's <time> reads it: "2026-01-31T12:00:00Z"."""
+    """Return a time (ms UTC) in the form of HTML's <time>: "2026-01-31T12:00:00Z"."""
     return _datetime(at).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def earlier(text: str, now: int) -> int:
-    """Read a moment before `now` (ms UTC): how long ago, as in "36h" or "90 min", or "2026-01-31 12:00" in UTC.
+    """Parse a time before `now` (ms UTC): how long ago, such as "36h" or "90 min", or "2026-01-31 12:00" in UTC.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the text has neither form.
     """
     ago = _AGO.fullmatch(text.strip())
     if ago is not None:
@@ -55,43 +51,43 @@ def earlier(text: str, now: int) -> int:
         read = datetime.fromisoformat(text.strip().removesuffix("UTC").strip())
     except ValueError:
         raise ValueError(
-            f"{text!r}: expected how long ago, as in 36h or 7d, or a moment like 2026-01-31 12:00"
+            f"{text!r}: expected how long ago, such as 36h or 7d, or a time such as 2026-01-31 12:00"
         ) from None
     since_epoch = (read if read.tzinfo else read.replace(tzinfo=UTC)) - _EPOCH
     return max(0, since_epoch // timedelta(milliseconds=1))
 
 
 def offset(ms: int) -> str:
-    """Write how far a clock is ahead (+) or behind (-) in seconds."""
+    """Return how far a clock is ahead (+) or behind (-), in seconds."""
     if abs(ms) < 50:
         return "0.0 s"
     return f"{ms / 1000:+.1f} s" if abs(ms) < 600_000 else f"{'+' if ms > 0 else '-'}{duration(abs(ms))}"
 
 
 def shown(text: str, length: int = NAME_LENGTH) -> str:
-    """Make a stranger's text safe to look at: nothing that moves a cursor or turns the direction, and not too long.
+    """Make a stranger's text safe to show: no characters that move a cursor or change direction, and not too long.
 
-    It is not escaped for HTML; the pages do that.
+    The pages escape it for HTML.
     """
     plain = "".join(c if unicodedata.category(c) not in _UNSHOWN else f"\\u{ord(c):04x}" for c in text[: length + 1])
     return plain if len(plain) <= length else plain[: length - 1] + "…"
 
 
 def plural(count: int, one: str, many: str = "") -> str:
-    """Write a number of things: "1 agent", "2 agents", "1,000 agents"."""
+    """Return a count with its noun: "1 agent", "2 agents", "1,000 agents"."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def way(relays: Sequence[str]) -> str:
-    """Write how reports arrive, by the names of the relays that they pass: "direct", "via north, then south"."""
+def path_text(relays: Sequence[str]) -> str:
+    """Return the path of reports, by the names of their relays: "direct", "via north, then south"."""
     return "via " + ", then ".join(relays) if relays else "direct"
 
 
 def short_id(agent_id: str) -> str:
-    """Return the first part of an agent id, which tells agents of a fleet apart."""
+    """Return the first part of an agent id, which is usually unique in a fleet."""
     return agent_id.partition("-")[0]
 
 
 def _datetime(at: int) -> datetime:
-    # Not fromtimestamp: it has no moments outside the platform's range.
+    # fromtimestamp would fail outside the platform's range.
     return _EPOCH + timedelta(milliseconds=max(0, min(at, _LATEST_MS)))

@@ -62,7 +62,7 @@ def test_the_agents_command_shows_the_same(manager: Manager) -> None:
 def test_the_page_shows_the_same_and_no_silent_agent(manager: Manager) -> None:
     page = (manager.folder / "pages" / "index.html").read_text()
     assert f"via {UNKNOWN.agent_id}, then {MIDDLE.hostname}, then {DIRECT.hostname}" in page
-    assert "2 of 3 agents report only through others" in page
+    assert "2 of 3 agents report only through relays" in page
     assert "silent</h1>" not in page
 
 

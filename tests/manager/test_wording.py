@@ -40,4 +40,4 @@ def test_what_is_no_moment_is_told(text: str) -> None:
     [([], "direct"), (["north"], "via north"), (["north", "south", "west"], "via north, then south, then west")],
 )
 def test_a_way_names_the_relays_in_their_order(relays: list[str], words: str) -> None:
-    assert wording.way(relays) == words
+    assert wording.path_text(relays) == words

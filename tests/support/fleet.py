@@ -9,10 +9,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from kattila_manager.records import Filed, Incoming, RefusalCount
+from kattila_manager.records import Filed, RefusalCount, VerifiedReport
 from kattila_manager.store import compression, migrating
 from kattila_manager.store.decoding import decode
-from kattila_manager.store.ingest.compression_groups import Groups
+from kattila_manager.store.ingest.compression_groups import CompressionGroups
 from kattila_manager.store.ingest.filing import Filing
 from kattila_manager.store.ingest.worker_status import add_refusals, beat
 from kattila_manager.store.store import Store
@@ -38,18 +38,18 @@ class Fleet:
         self.database = folder / "kattila_manager.db"
         migrating.migrate(self.database, folder, 0)
         self.store = Store(self.database)
-        self._groups = Groups()
+        self._groups = CompressionGroups()
 
     def file(self, report: Report, *, at: int | None = None, key: Key = KEY, relays: tuple[str, ...] = ()) -> Filed:
         """File a report that arrived at `at` (ms UTC), by default when it was signed."""
         data = canonical.encode(report)
         mac = bytes.fromhex(key.sign(Purpose.REPORT, data))
         received_at = report.timestamp if at is None else at
-        prepared = self._groups.prepare(Incoming(decode(data), data, mac, key.fingerprint, relays, received_at))
+        prepared = self._groups.compress(VerifiedReport(decode(data), data, mac, key, relays, received_at))
         with self.store.lock.transaction(self.store.engine) as connection:
-            [filed] = Filing(connection, [report.agent_id]).file([prepared])
+            [filed] = Filing(connection).file([prepared])
         if filed.report_id is not None:
-            self._groups.committed(prepared, filed.report_id)
+            self._groups.note_commit(prepared, filed.report_id)
         return filed
 
     def beat(self, now: int, *, worker: int = 1) -> None:

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kattila_manager.publishing.publisher import Done, Publisher, Settings
+from kattila_manager.publishing.publisher import CycleResult, Publisher, PublishSettings
 from kattila_manager.publishing.website import Website
 from kattila_manager.records import Alarm, KeyName
-from kattila_manager.store.admin.retention import Limits
+from kattila_manager.store.admin.retention import RetentionLimits
 from kattila_manager.store.read import queries
 from support.fleet import DAY, NOON, SECOND, Fleet
 from support.reports import KEY, node
 from support.snapshots import SOURCE
 
 MIB = 1024 * 1024
-PLENTY = Limits(30 * DAY, 1024 * MIB)
+PLENTY = RetentionLimits(30 * DAY, 1024 * MIB)
 KEYS = (KeyName(KEY.fingerprint, NOON - DAY, NOON),)
 ONE, TWO = node(1), node(2)
 
 
-def publisher(fleet: Fleet, limits: Limits = PLENTY, templates: Path | None = None) -> Publisher:
+def publisher(fleet: Fleet, limits: RetentionLimits = PLENTY, templates: Path | None = None) -> Publisher:
     folder = fleet.database.with_name("pages")
     website = Website(folder) if templates is None else Website(folder, templates)
-    return Publisher(fleet.store, website, lambda: KEYS, Settings(30 * SECOND, limits, SOURCE))
+    return Publisher(fleet.store, website, lambda: KEYS, PublishSettings(30 * SECOND, limits, SOURCE))
 
 
-def cycle(fleet: Fleet, now: int = NOON, limits: Limits = PLENTY) -> Done:
+def cycle(fleet: Fleet, now: int = NOON, limits: RetentionLimits = PLENTY) -> CycleResult:
     """Run the first cycle of a new publisher."""
     return publisher(fleet, limits).cycle(now, lambda: True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kattila_manager.pages.index_page import Seen, Source
+from kattila_manager.pages.index_page import PageData, Source
 from kattila_manager.records import Agent, Alarm, KeyName, RefusalCount, Snapshot
 from kattila_manager.topology.presence import Watch
 from support.fleet import DAY, HOUR, MINUTE, NOON, SECOND
@@ -63,9 +63,9 @@ def watch(snapshot: Snapshot, now: int = NOON) -> Watch:
     return Watch(INTERVAL_MS, now, snapshot.listening)
 
 
-def seen(snapshot: Snapshot, now: int = NOON) -> Seen:
+def seen(snapshot: Snapshot, now: int = NOON) -> PageData:
     """Return the input of a page."""
-    return Seen(snapshot, KEYS, watch(snapshot, now), SOURCE)
+    return PageData(snapshot, KEYS, watch(snapshot, now), SOURCE)
 
 
 def refusal(kind: str, agent_id: str | None, count: int, last_at: int, **changes: Any) -> RefusalCount:

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import Connection
 
-from kattila_manager.ingest import reply_address
-from kattila_manager.records import Filed, Incoming, Record
+from kattila_manager.records import Filed, Record, VerifiedReport
 from kattila_manager.store import database, migrating
 from kattila_manager.store.admin.auditing import Audit
+from kattila_manager.store.decoding import decode
 from kattila_manager.store.ingest.writer import Writer
 from kattila_manager.store.store import Store
-from support.reports import KEY, RING
+from kattila_protocol import envelope
+from kattila_protocol.names import MANAGER
+from support.reports import RING
 from support.waiting import PATIENCE_SECONDS
 
 
-def opened(body: bytes, now: int) -> Incoming:
+def opened(body: bytes, now: int) -> VerifiedReport:
     """Return a sealed report as the server passes it to the writer."""
-    parts, _ = reply_address.open_envelope(body, RING)
-    return reply_address.read(parts, KEY, now)
+    parts = envelope.parse(body)
+    key = envelope.verify(parts, RING, MANAGER)
+    return VerifiedReport(decode(parts.data), parts.data, bytes.fromhex(parts.mac), key, parts.relay_path, now)
 
 
 def new_database(folder: Path) -> Path:
@@ -53,12 +55,6 @@ def copy_rows(source: Path, target: Path) -> None:
             connection.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM source.{table}")
 
 
-def resolve(answers: Sequence[tuple[Any, Filed]]) -> None:
-    """Deliver results as a synchronous server does."""
-    for future, filed in answers:
-        future.set_result(filed)
-
-
 def write_nothing(_: Connection) -> None:
     """Write nothing in addition to reports."""
 
@@ -68,16 +64,14 @@ class Filer:
 
     def __init__(self, path: Path) -> None:
         self.store = Store(path)
-        self.writer = Writer(self.store.engine, self.store.lock, resolve, write_nothing)
+        self.writer = Writer(self.store.engine, self.store.lock, write_nothing)
         self.writer.start()
 
-    def submit(self, incoming: Incoming) -> Future[Filed]:
+    def submit(self, incoming: VerifiedReport) -> Future[Filed]:
         """Queue a report."""
-        future: Future[Filed] = Future()
-        self.writer.submit(incoming, future)
-        return future
+        return self.writer.submit(incoming)
 
-    def file(self, incoming: Incoming) -> Filed:
+    def file(self, incoming: VerifiedReport) -> Filed:
         """File a report and wait for its commit."""
         return self.submit(incoming).result(PATIENCE_SECONDS)
 

@@ -1,10 +1,8 @@
-"""Two states to events: which alarms open, go on, and close.
+"""The rules for alarms: which ones open, continue and close.
 
-May live here: the rules, as pure functions of values. Not here: the event log (store), or how an alarm looks (pages).
-
-An alarm is about one subject: a kind, and an agent or nobody in particular. Some follow a counter, of refusals or of
-samples that an agent gave up: they open when it grew lately, count on while it grows, and close after 15 quiet minutes.
-The others last as long as a state does. Where nothing is known at the moment, alarms stay as they are.
+An alarm has a subject: a kind, and an agent or None. Some alarms follow a counter, of refusals or of samples that an
+agent dropped. They open when it grows, count further growth, and close after 15 quiet minutes. The others last as long
+as a state does. While the state is unknown, an alarm stays as it is.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from enum import StrEnum
 
 from kattila_manager.records import Agent, Alarm, KeyName, RefusalCount, Snapshot, Subject
 from kattila_manager.topology.presence import Presence, Watch, presence
-from kattila_manager.wording import moment, plural, shown, way
+from kattila_manager.wording import moment, path_text, plural, shown
 from kattila_protocol.errors import BadSignature, ClockSkew, IdentityConflict, IdentityUnproven, Replay
 
 QUIET_MS = 15 * 60 * 1000
@@ -23,7 +21,7 @@ _DETAIL_LENGTH = 500
 
 
 class AlarmKind(StrEnum):
-    """What an alarm is about."""
+    """The kinds of alarms."""
 
     BAD_SIGNATURE = "bad_signature"
     REPLAY = "replay"
@@ -36,9 +34,9 @@ class AlarmKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Evidence for an alarm: since when, the newest of it, and what it shows.
+    """Evidence for an alarm: its start, its newest time, and a description.
 
-    `counter` is the counter that it follows, and `counted` where the newest alarm of the subject left it;
+    `counter` is the value of the counter that the alarm follows, `counted` the value at the subject's newest alarm;
     None and 0 for a state.
     """
 
@@ -51,7 +49,7 @@ class Finding:
 
     @property
     def growth(self) -> int:
-        """How often it happened since the newest alarm; 1 for a state. A counter that fell began anew."""
+        """How often it happened since the newest alarm; 1 for a state. A counter that fell was restarted from 0."""
         if self.counter is None:
             return 1
         return self.counter - self.counted if self.counter >= self.counted else self.counter
@@ -59,7 +57,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """All evidence at one moment, and the subjects of which nothing can be said."""
+    """All evidence at one time, and the subjects whose state is unknown."""
 
     found: tuple[Finding, ...]
     unknown: frozenset[Subject]
@@ -90,7 +88,7 @@ class Renewed:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """An open alarm that is over."""
+    """An open alarm that ends."""
 
     alarm: Alarm
     closed_at: int
@@ -98,7 +96,7 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Amended:
-    """A closed alarm of which more is known by now."""
+    """A closed alarm with a new description."""
 
     alarm: Alarm
     detail: str
@@ -108,7 +106,7 @@ Event = Opened | Renewed | Closed | Amended
 
 
 def compare(opened: Iterable[Alarm], findings: Findings, now: int) -> tuple[Event, ...]:
-    """Return what is to be written into the event log; nothing if nothing is new."""
+    """Return the changes to write into the alarm log; empty if there are none."""
     alarms = {(alarm.kind, alarm.agent_id): alarm for alarm in opened}
     found = {finding.subject for finding in findings.found}
     closed = [Closed(alarm, now) for subject, alarm in alarms.items() if subject not in found | findings.unknown]
@@ -117,13 +115,13 @@ def compare(opened: Iterable[Alarm], findings: Findings, now: int) -> tuple[Even
 
 
 def amend(closed: Iterable[Alarm], late: Mapping[int, int]) -> tuple[Amended, ...]:
-    """Return which closed alarms of silence are to tell that their agents were alive; `late` is as in a snapshot."""
-    told = [(alarm, _cut_off(alarm, late[alarm.alarm_id])) for alarm in closed if alarm.alarm_id in late]
-    return tuple(Amended(alarm, detail) for alarm, detail in told if detail != alarm.detail)
+    """Return the closed alarms of silence whose agents prove to have been alive; `late` is as in a snapshot."""
+    details = [(alarm, _cut_off(alarm, late[alarm.alarm_id])) for alarm in closed if alarm.alarm_id in late]
+    return tuple(Amended(alarm, detail) for alarm, detail in details if detail != alarm.detail)
 
 
-def findings(snapshot: Snapshot, keys: Sequence[KeyName] | None, watch: Watch) -> Findings:
-    """Look for everything that an alarm is raised for; `keys` are the ring's, None if they cannot be read."""
+def find_evidence(snapshot: Snapshot, keys: Sequence[KeyName] | None, watch: Watch) -> Findings:
+    """Return the evidence for all alarms; `keys` are those of the ring, None if it cannot be read."""
     watched = [(agent, presence(agent, watch)) for agent in snapshot.agents]
     names = {agent.agent_id: name_of(agent) for agent in snapshot.agents}
     found = [
@@ -131,18 +129,18 @@ def findings(snapshot: Snapshot, keys: Sequence[KeyName] | None, watch: Watch) -
         *(_previous_key(agent, keys) for agent in snapshot.agents if keys and is_on_other_key(agent, keys)),
         *(_silent(agent, names) for agent, state in watched if state is Presence.SILENT),
     ]
-    unheard = {(str(AlarmKind.AGENT_SILENT), agent.agent_id) for agent, state in watched if state is Presence.UNHEARD}
+    unknown = {(str(AlarmKind.AGENT_SILENT), agent.agent_id) for agent, state in watched if state is Presence.UNHEARD}
     keyless = {(str(AlarmKind.PREVIOUS_KEY), agent.agent_id) for agent in snapshot.agents if not keys}
-    return Findings(tuple(found), frozenset(unheard | keyless))
+    return Findings(tuple(found), frozenset(unknown | keyless))
 
 
 def is_on_other_key(agent: Agent, keys: Sequence[KeyName]) -> bool:
-    """Tell whether an agent signed its newest message with another key than the ring's current one."""
+    """Return whether an agent signed its newest message with a key other than the current one."""
     return bool(agent.fingerprint) and agent.fingerprint != keys[0].fingerprint
 
 
 def name_of(agent: Agent) -> str:
-    """Return what people call an agent: its host name, or its id where it has none; safe to show."""
+    """Return an agent's display name: its host name, or its id if it has none; safe to show."""
     return shown(agent.hostname) or agent.agent_id
 
 
@@ -160,21 +158,21 @@ def _event(alarm: Alarm | None, finding: Finding) -> Event | None:
 
 # --- Counters
 
-# Which counters an alarm follows, and what it is a sign of that they grow.
+# The counters that an alarm follows, and the likely cause if they grow.
 _COUNTED: tuple[tuple[AlarmKind, tuple[str, ...], str], ...] = (
-    (AlarmKind.BAD_SIGNATURE, (BadSignature.kind,), "the sender has a wrong or an outdated PSK, or is a stranger"),
-    (AlarmKind.REPLAY, (Replay.kind,), "an old message was sent again, or the machine was set back to a snapshot"),
-    (AlarmKind.CLOCK_SKEW, (ClockSkew.kind,), "its reports are refused until its clock is set (NTP?)"),
+    (AlarmKind.BAD_SIGNATURE, (BadSignature.kind,), "the sender has a wrong or outdated PSK, or is a stranger"),
+    (AlarmKind.REPLAY, (Replay.kind,), "an old message was sent again, or the machine was restored from a snapshot"),
+    (AlarmKind.CLOCK_SKEW, (ClockSkew.kind,), "its reports are refused until its clock is right: check NTP"),
     (AlarmKind.IDENTITY_CONFLICT, (IdentityConflict.kind, IdentityUnproven.kind), ""),
-    (AlarmKind.SAMPLES_DROPPED, (AlarmKind.SAMPLES_DROPPED,), "too old, too many, or no space on its disk"),
+    (AlarmKind.SAMPLES_DROPPED, (AlarmKind.SAMPLES_DROPPED,), "they were too old or too many, or its disk was full"),
 )
 
 
 def _counted(snapshot: Snapshot, names: dict[str, str], now: int) -> list[Finding]:
     found = []
-    told = [*snapshot.refusals, *_told_by(snapshot.agents, names)]
+    counts = [*snapshot.refusals, *_reported_by(snapshot.agents, names)]
     for kind, counters, meaning in _COUNTED:
-        evidence = [count for count in told if count.kind in counters]
+        evidence = [count for count in counts if count.kind in counters]
         for agent_id in sorted({refusal.agent_id for refusal in evidence}, key=str):
             subject = (str(kind), agent_id)
             mine = [refusal for refusal in evidence if refusal.agent_id == agent_id]
@@ -196,8 +194,8 @@ def _count(subject: Subject, refusals: Sequence[RefusalCount], counted: int, mea
     )
 
 
-def _told_by(agents: Iterable[Agent], names: dict[str, str]) -> Iterator[RefusalCount]:
-    """Give what agents tell of themselves as if these were refusals."""
+def _reported_by(agents: Iterable[Agent], names: dict[str, str]) -> Iterator[RefusalCount]:
+    """Yield conflicts and drops that agents report themselves, as refusal counts."""
     for agent in agents:
         if agent.instead_of:
             yield _issued(agent, names)
@@ -207,13 +205,14 @@ def _told_by(agents: Iterable[Agent], names: dict[str, str]) -> Iterator[Refusal
 
 def _dropped(agent_id: str, count: int, at: int, after: int | None) -> RefusalCount:
     since = "before its first report" if after is None else f"after {moment(after)}"
-    detail = f"{plural(count, 'sample')} given up since its state folder began, the newest of them {since}"
+    detail = f"{plural(count, 'sample')} dropped since its state folder was created, the newest {since}"
     return RefusalCount(AlarmKind.SAMPLES_DROPPED, agent_id, count, at, at, detail)
 
 
 def _issued(agent: Agent, names: dict[str, str]) -> RefusalCount:
     wanted = agent.instead_of or ""
-    detail = f"{name_of(agent)} came as {wanted}, which {names.get(wanted, 'another')} holds; it is {agent.agent_id}"
+    holder = names.get(wanted, "another machine")
+    detail = f"{name_of(agent)} used the id {wanted}, which {holder} holds; it now has {agent.agent_id}"
     at = agent.first_seen_at
     return RefusalCount(AlarmKind.IDENTITY_CONFLICT, wanted, 1, at, at, detail)
 
@@ -225,7 +224,7 @@ def _previous_key(agent: Agent, keys: Sequence[KeyName]) -> Finding:
     known = any(agent.fingerprint == key.fingerprint for key in keys)
     detail = (
         f"signs with {agent.fingerprint}{'' if known else ', which is no longer in the ring'}; the current key "
-        f"{keys[0].fingerprint} was first seen {moment(keys[0].first_seen_at)}, and agents ask DNS every hour"
+        f"{keys[0].fingerprint} was first seen {moment(keys[0].first_seen_at)}, and agents query DNS every hour"
     )
     at = max(keys[0].first_seen_at, agent.first_seen_at)
     return Finding((str(AlarmKind.PREVIOUS_KEY), agent.agent_id), at, agent.last_seen_at, detail)
@@ -233,13 +232,15 @@ def _previous_key(agent: Agent, keys: Sequence[KeyName]) -> Finding:
 
 def _cut_off(alarm: Alarm, late: int) -> str:
     until = "" if alarm.closed_at is None else f" until {moment(alarm.closed_at)}"
-    came = f"{plural(late, 'sample')} came late"
-    return f"no report since {moment(alarm.opened_at)}{until}; it was cut off, alive: {came}"
+    arrived = f"{plural(late, 'sample')} arrived late"
+    return f"no report since {moment(alarm.opened_at)}{until}; it was cut off but alive: {arrived}"
 
 
 def _silent(agent: Agent, names: dict[str, str]) -> Finding:
-    last = f"the last one came {way([names.get(relay, relay) for relay in agent.relay_path])}"
+    last = f"the last one came {path_text([names.get(relay, relay) for relay in agent.relay_path])}"
     has_reported = agent.highest_sample > 0
-    detail = f"no report since {moment(agent.last_seen_at)}; {last}" if has_reported else "registered, never reported"
+    detail = (
+        f"no report since {moment(agent.last_seen_at)}; {last}" if has_reported else "registered, but never reported"
+    )
     at = agent.last_seen_at
     return Finding((str(AlarmKind.AGENT_SILENT), agent.agent_id), at, at, shown(detail, _DETAIL_LENGTH))

@@ -1,8 +1,4 @@
-"""Who may read and who may administer.
-
-May live here: the rule, as pure functions of what a request shows, and the refusals of who asks for what is not there.
-Not here: the protocol's own signatures.
-"""
+"""Decides which requests may read, and which may administer; and the API's own refusals."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Unauthorized(Refusal):
-    """A token is needed, and none or a wrong one was shown."""
+    """The request has no token, or a wrong one."""
 
     kind = "unauthorized"
     status = 401
@@ -26,7 +22,7 @@ class Unauthorized(Refusal):
 
 
 class LoopbackOnly(Refusal):
-    """No READ_TOKEN is set, and the request does not come from this machine."""
+    """READ_TOKEN is not set, and the request comes from another machine."""
 
     kind = "loopback_only"
     status = 403
@@ -34,7 +30,7 @@ class LoopbackOnly(Refusal):
 
 
 class NotFound(Refusal):
-    """There is nothing at this path."""
+    """The path does not exist."""
 
     kind = "not_found"
     status = 404
@@ -42,7 +38,7 @@ class NotFound(Refusal):
 
 
 class MethodNotAllowed(Refusal):
-    """There is something at this path, but not for this method."""
+    """The path exists, but not for this method."""
 
     kind = "method_not_allowed"
     status = 405
@@ -50,7 +46,7 @@ class MethodNotAllowed(Refusal):
 
 
 class UnknownAgent(Refusal):
-    """An agent was named that the manager has never heard of."""
+    """The request names an agent that the manager does not know."""
 
     kind = "unknown_agent"
     status = 404
@@ -58,56 +54,61 @@ class UnknownAgent(Refusal):
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """What a request shows of itself: the source address, its Host and its Authorization header."""
+class Credentials:
+    """A request's source address, and its Host and Authorization headers."""
 
     source: str
     host: str
     authorization: str
 
 
-def check_read(shown: Shown, read_token: str | None) -> None:
-    """Check who reads agents, alarms and pages.
+def check_read(credentials: Credentials, read_token: str | None) -> None:
+    """Check that a request may read agents, alarms and pages.
 
     Raises:
-        Unauthorized: a token is set and was not shown as Bearer, or as the password of HTTP Basic.
-        LoopbackOnly: none is set, and the source or the Host header is not loopback. The header counts, since a page
-            of another site can make a browser on this machine ask (DNS rebinding).
+        Unauthorized: a token is set, and the request does not send it as Bearer or as HTTP Basic password.
+        LoopbackOnly: no token is set, and the source or the Host header is not loopback. The header counts, because a
+            page of another site can make a browser on this machine send requests (DNS rebinding).
     """
     if read_token is not None:
-        _check_token(_bearer(shown) or _password(shown), read_token, "READ_TOKEN", " or as the password of HTTP Basic")
-    elif not _is_loopback(shown.source) or _host_name(shown.host) not in _LOOPBACK_NAMES:
-        raise LoopbackOnly("set READ_TOKEN to read from elsewhere, or ask on the manager itself under localhost")
+        _check_token(
+            _bearer(credentials) or _password(credentials),
+            read_token,
+            "READ_TOKEN",
+            " or as the password of HTTP Basic",
+        )
+    elif not _is_loopback(credentials.source) or _host_name(credentials.host) not in _LOOPBACK_NAMES:
+        raise LoopbackOnly("remote access needs READ_TOKEN: set it, or use localhost on the manager itself")
 
 
-def check_admin(shown: Shown, admin_token: str | None) -> None:
-    """Check who resets agents.
+def check_admin(credentials: Credentials, admin_token: str | None) -> None:
+    """Check that a request may reset agents.
 
     Raises:
-        NotFound: no ADMIN_TOKEN is set, so that the endpoint does not exist.
-        Unauthorized: it was not shown as Bearer; a password that a browser remembers could be used by another site.
+        NotFound: ADMIN_TOKEN is not set, so the endpoint does not exist.
+        Unauthorized: the request lacks it as Bearer. A password that a browser remembers could be used by other sites.
     """
     if admin_token is None:
-        raise NotFound("administration is off: no ADMIN_TOKEN is set")
-    _check_token(_bearer(shown), admin_token, "ADMIN_TOKEN")
+        raise NotFound("administration is off: ADMIN_TOKEN is not set")
+    _check_token(_bearer(credentials), admin_token, "ADMIN_TOKEN")
 
 
 def _check_token(given: str, token: str, name: str, other_way: str = "") -> None:
     if not hmac.compare_digest(given.encode("utf-8", "replace"), token.encode()):
-        raise Unauthorized(f"show the {name} as 'Authorization: Bearer …'{other_way}")
+        raise Unauthorized(f"send the {name} as 'Authorization: Bearer …'{other_way}")
 
 
-def _bearer(shown: Shown) -> str:
-    scheme, _, credentials = shown.authorization.partition(" ")
-    return credentials.strip() if scheme.lower() == "bearer" else ""
+def _bearer(credentials: Credentials) -> str:
+    scheme, _, value = credentials.authorization.partition(" ")
+    return value.strip() if scheme.lower() == "bearer" else ""
 
 
-def _password(shown: Shown) -> str:
-    scheme, _, credentials = shown.authorization.partition(" ")
+def _password(credentials: Credentials) -> str:
+    scheme, _, value = credentials.authorization.partition(" ")
     if scheme.lower() != "basic":
         return ""
     try:
-        return base64.b64decode(credentials.strip(), validate=True).decode().partition(":")[2]
+        return base64.b64decode(value.strip(), validate=True).decode().partition(":")[2]
     except (binascii.Error, ValueError):
         return ""
 

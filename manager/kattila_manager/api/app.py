@@ -1,13 +1,10 @@
-"""The six endpoints and the pages, in Bottle: a body to a call, an answer or a refusal to a response.
-
-May live here: HTTP. Every WSGI server can run this application; under the door (RSGI) it gets all requests but updates.
-"""
+"""The WSGI application (Bottle): six endpoints and the pages. Every WSGI server can run it."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,14 +14,13 @@ from bottle import Bottle, HTTPResponse, request, static_file
 
 from kattila_keys.refresh import Keys
 from kattila_manager.api import access, fleet_json
-from kattila_manager.api.access import MethodNotAllowed, NotFound, Shown, UnknownAgent
+from kattila_manager.api.access import Credentials, MethodNotAllowed, NotFound, UnknownAgent
 from kattila_manager.ingest import responses
 from kattila_manager.ingest.responses import Response
-from kattila_manager.ingest.update_handler import Intake
-from kattila_manager.records import Filed, refused
+from kattila_manager.ingest.update_handler import UpdateHandler
+from kattila_manager.records import refused
 from kattila_manager.store.database import DatabaseUnusableError
 from kattila_manager.store.ingest import registry
-from kattila_manager.store.ingest.writer import COMMIT_SECONDS, Writer, not_in_time
 from kattila_manager.store.store import Store
 from kattila_protocol import canonical, message, registration
 from kattila_protocol.envelope import MAX_BODY_BYTES
@@ -36,14 +32,9 @@ _log = logging.getLogger("kattila.manager")
 
 
 @dataclass(frozen=True, slots=True)
-class Services:
-    """What the endpoints call."""
+class ApiSettings:
+    """The settings that the endpoints use; a token is None while it is not set."""
 
-    intake: Intake
-    keys: Keys
-    writer: Writer
-    store: Store
-    clock: Callable[[], int]
     interval_ms: int
     pages_dir: Path
     read_token: str | None
@@ -51,95 +42,95 @@ class Services:
     version: str
 
 
-def make_app(services: Services) -> Bottle:
-    """Make the application."""
-    app = Bottle()
-    app.default_error_handler = _error
-    app.post("/status/updates", callback=_answering(partial(_update, services)))
-    app.post("/status/register", callback=_answering(partial(_register, services)))
-    app.get("/status/healthcheck", callback=_answering(partial(_health, services)))
-    app.get("/status/agents", callback=_answering(partial(_agents, services)))
-    app.get("/status/alarms", callback=_answering(partial(_alarms, services)))
-    app.post("/status/admin/reset", callback=_answering(partial(_reset, services)))
-    app.get("/", callback=partial(_page, services, "index.html"))
-    app.get("/<path:re:(?!status/).+>", callback=partial(_page, services))
-    return app
+class Endpoints:
+    """The endpoints; each method answers one request."""
 
+    def __init__(
+        self, updates: UpdateHandler, keys: Keys, store: Store, settings: ApiSettings, clock: Callable[[], int]
+    ) -> None:
+        """Use these objects; `clock` returns ms UTC."""
+        self._updates = updates
+        self._keys = keys
+        self._store = store
+        self._settings = settings
+        self._clock = clock
 
-def _update(services: Services) -> Response:
-    body, content_type = _body(MAX_BODY_BYTES), request.content_type
-    try:
-        begun = services.keys.verify(partial(services.intake.begin, content_type, body), services.clock())
-    except Refusal as refusal:
-        return services.intake.refuse(refusal)
-    if isinstance(begun, Response):
-        return begun
-    future: Future[Filed] = Future()
-    services.writer.submit(begun.incoming, future)
-    try:
-        filed = future.result(COMMIT_SECONDS)
-    except TimeoutError:
-        return services.intake.finish(begun, not_in_time())
-    services.keys.record_use(begun.key.fingerprint, begun.incoming.received_at)
-    return services.intake.finish(begun, filed)
+    def app(self) -> Bottle:
+        """Make the application."""
+        app = Bottle()
+        app.default_error_handler = _error
+        app.post("/status/updates", callback=_answering(self.update))
+        app.post("/status/register", callback=_answering(self.register))
+        app.get("/status/healthcheck", callback=_answering(self.health))
+        app.get("/status/agents", callback=_answering(self.agents))
+        app.get("/status/alarms", callback=_answering(self.alarms))
+        app.post("/status/admin/reset", callback=_answering(self.reset))
+        app.get("/", callback=partial(self.page, "index.html"))
+        app.get("/<path:re:(?!status/).+>", callback=self.page)
+        return app
 
+    def update(self) -> Response:
+        """Take a report."""
+        body = _body(MAX_BODY_BYTES)
+        return asyncio.run(self._updates.handle(request.content_type, body))
 
-def _register(services: Services) -> Response:
-    body, now = _body(message.MAX_MESSAGE_BYTES), services.clock()
-    message.check_content_type(request.content_type)
-    try:
-        asked, key = services.keys.verify(partial(registration.unseal, body), now)
-    except Refusal as refusal:
-        return services.intake.refuse(refusal)
-    try:
-        check_skew(asked.timestamp, now)
-    except ClockSkew as refusal:
-        return services.intake.registered(asked, key, refused(refusal), asked.agent_id)
-    agent_id, filed = services.store.write(lambda connection: registry.register(connection, asked, now))
-    return services.intake.registered(asked, key, filed, agent_id)
+    def register(self) -> Response:
+        """Register an agent."""
+        body, now = _body(message.MAX_MESSAGE_BYTES), self._clock()
+        message.check_content_type(request.content_type)
+        try:
+            asked, key = self._keys.verify(partial(registration.unseal, body), now)
+        except Refusal as refusal:
+            return self._updates.refuse(refusal)
+        try:
+            check_skew(asked.timestamp, now)
+            agent_id, filed = self._store.write(lambda connection: registry.register(connection, asked, now))
+        except ClockSkew as refusal:
+            agent_id, filed = asked.agent_id, refused(refusal)
+        return self._updates.answer(agent_id, asked.nonce, asked.timestamp - self._clock(), filed, key)
 
+    def health(self) -> Response:
+        """Return the version."""
+        return responses.as_json(200, {"status": "ok", "version": self._settings.version})
 
-def _health(services: Services) -> Response:
-    return responses.as_json(200, {"status": "ok", "version": services.version})
+    def agents(self) -> Response:
+        """Return all agents."""
+        access.check_read(_credentials(), self._settings.read_token)
+        return responses.as_json(200, fleet_json.agents(self._store, self._settings.interval_ms, self._clock()))
 
+    def alarms(self) -> Response:
+        """Return the alarms."""
+        access.check_read(_credentials(), self._settings.read_token)
+        return responses.as_json(200, fleet_json.alarms(self._store))
 
-def _agents(services: Services) -> Response:
-    access.check_read(_shown(), services.read_token)
-    return responses.as_json(200, fleet_json.agents(services.store, services.interval_ms, services.clock()))
+    def reset(self) -> Response:
+        """Reset one agent, or all."""
+        access.check_admin(_credentials(), self._settings.admin_token)
+        message.check_content_type(request.content_type)
+        wanted = canonical.parse_object(_body(message.MAX_MESSAGE_BYTES))
+        # Not compared with {"all": True}, which equals {"all": 1}.
+        is_all = set(wanted) == {"all"} and wanted["all"] is True
+        agent_id = None if is_all else checked_id(wanted.get("agent_id"), "agent_id")
+        if agent_id is not None and set(wanted) != {"agent_id"}:
+            raise Malformed('expected {"agent_id": "…"} or {"all": true}')
+        count = self._store.write(lambda connection: registry.reset(connection, agent_id, self._clock()))
+        if agent_id is not None and count == 0:
+            raise UnknownAgent(f"{agent_id} never registered or reported to this manager")
+        return responses.as_json(200, {"reset": count})
 
-
-def _alarms(services: Services) -> Response:
-    access.check_read(_shown(), services.read_token)
-    return responses.as_json(200, fleet_json.alarms(services.store))
-
-
-def _reset(services: Services) -> Response:
-    access.check_admin(_shown(), services.admin_token)
-    message.check_content_type(request.content_type)
-    wanted = canonical.parse_object(_body(message.MAX_MESSAGE_BYTES))
-    # Not compared with {"all": True}, which equals {"all": 1}.
-    is_all = set(wanted) == {"all"} and wanted["all"] is True
-    agent_id = None if is_all else checked_id(wanted.get("agent_id"), "agent_id")
-    if agent_id is not None and set(wanted) != {"agent_id"}:
-        raise Malformed('expected {"agent_id": "…"} or {"all": true}')
-    count = services.store.write(lambda connection: registry.reset(connection, agent_id, services.clock()))
-    if agent_id is not None and count == 0:
-        raise UnknownAgent(f"{agent_id} never registered and never reported here")
-    return responses.as_json(200, {"reset": count})
-
-
-def _page(services: Services, path: str) -> HTTPResponse:
-    try:
-        access.check_read(_shown(), services.read_token)
-    except Refusal as refusal:
-        return _response(responses.problem(refusal))
-    if not (services.pages_dir / "index.html").exists():
-        missing = NotFound("no page was published yet; run: kattila-manager publish --once")
-        return _response(responses.problem(missing))
-    page = static_file(path, root=services.pages_dir)
-    page.set_header("X-Content-Type-Options", "nosniff")
-    page.set_header("Cache-Control", "no-cache")
-    return page
+    def page(self, path: str) -> HTTPResponse:
+        """Return a published page."""
+        try:
+            access.check_read(_credentials(), self._settings.read_token)
+        except Refusal as refusal:
+            return _response(responses.problem(refusal))
+        if not (self._settings.pages_dir / "index.html").exists():
+            missing = NotFound("no page was published yet; run: kattila-manager publish --once")
+            return _response(responses.problem(missing))
+        page = static_file(path, root=self._settings.pages_dir)
+        page.set_header("X-Content-Type-Options", "nosniff")
+        page.set_header("Cache-Control", "no-cache")
+        return page
 
 
 def _answering(endpoint: Callable[[], Response]) -> Callable[[], HTTPResponse]:
@@ -166,8 +157,8 @@ def _body(limit: int) -> bytes:
     return body
 
 
-def _shown() -> Shown:
-    return Shown(
+def _credentials() -> Credentials:
+    return Credentials(
         source=request.environ.get("REMOTE_ADDR", ""),
         host=request.get_header("Host", ""),
         authorization=request.get_header("Authorization", ""),
@@ -175,12 +166,12 @@ def _shown() -> Shown:
 
 
 def _error(error: bottle.HTTPError) -> bytes:
-    """Say what Bottle itself refuses; its own mistakes have no kind (RFC 9457, section 4.2.1)."""
+    """Return the problem document for an error of Bottle; an internal error has no kind (RFC 9457, section 4.2.1)."""
     bottle.response.content_type = "application/problem+json"
-    # A path that leads out of the folder of pages is a 403 of Bottle's.
+    # Bottle answers 403 to a path that leads out of the pages folder.
     if error.status_code in (403, 404):
         bottle.response.status = NotFound.status
-        return canonical.encode(NotFound(f"{request.path[:80]} is no endpoint, and no page that was published").members)
+        return canonical.encode(NotFound(f"{request.path[:80]} is neither an endpoint nor a published page").members)
     if error.status_code == MethodNotAllowed.status:
         allowed = error.headers.get("Allow", "")
         return canonical.encode(MethodNotAllowed(f"{request.path[:80]} takes {allowed}").members)

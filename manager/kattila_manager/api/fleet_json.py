@@ -1,7 +1,4 @@
-"""The fleet and its alarms as JSON documents, for the API and for `--json`.
-
-May live here: values to plain members. Not here: HTTP, or tables for people (tables).
-"""
+"""The fleet and its alarms as JSON documents, for the API and for `--json`."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ _CLOSED_SHOWN = 100
 
 
 def agents(store: Store, interval_ms: int, now: int) -> dict[str, Any]:
-    """Return all agents with their age, and whether the server is listening."""
+    """Return all agents with their state and age, and whether the server is listening."""
     fleet, listening = store.read(lambda connection: (queries.all_agents(connection), queries.listening(connection)))
     watch = Watch(interval_ms, now, listening)
     names = {agent.agent_id: agent.hostname for agent in fleet}
@@ -26,12 +23,12 @@ def agents(store: Store, interval_ms: int, now: int) -> dict[str, Any]:
 
 
 def path(relay_path: Sequence[str], names: Mapping[str, str]) -> list[dict[str, str | None]]:
-    """Return the relays of a path with their host names; of one that never reported there is none."""
+    """Return the relays of a path with their host names; None for a relay that never reported."""
     return [{"agent_id": relay, "hostname": names.get(relay)} for relay in relay_path]
 
 
 def alarms(store: Store) -> dict[str, Any]:
-    """Return the open alarms and the newest of the closed ones."""
+    """Return the open alarms and the newest closed ones."""
     opened, closed = store.read(
         lambda connection: (queries.open_alarms(connection), queries.closed_alarms(connection, _CLOSED_SHOWN))
     )

@@ -1,7 +1,6 @@
-"""`check`: is everything the manager stands on in order?
+"""`check`: checks settings, DNS, keys, the database, and every report in it.
 
-May live here: the checks, in the order in which they build on each other. Each says what it looked at, and what is
-wrong.
+Later checks build on earlier ones. Each reports what it checked, and the problems that it found.
 """
 
 from __future__ import annotations
@@ -26,111 +25,111 @@ from kattila_protocol.txt import TxtError, select_psk
 from kattila_settings.settings import ConfigError
 
 _MOST_SHOWN = 10
-# Some seconds of work.
+# A few seconds of work.
 _PROGRESS_REPORTS = 20_000
 
 
 @dataclass(slots=True)
-class Found:
-    """What one check found: `looked_at` in words, and every problem."""
+class CheckResult:
+    """The result of one check: a description of what it `checked`, and its problems."""
 
-    looked_at: str
+    checked: str
     problems: list[str] = field(default_factory=list)
 
 
-def check(config: Config, say: Say, progress: Say) -> int:
-    """Run all checks; 1 if something is wrong. `progress` gets a line now and then while reports are read."""
+def run(config: Config, say: Say, progress: Say) -> int:
+    """Run all checks; return 1 if there is a problem. `progress` gets a line now and then while reports are read."""
     ring, ring_found = _ring(config)
-    is_well = True
+    is_ok = True
     for name, found in (
-        ("settings", Found(f"database {config.database}, pages {config.pages_dir}")),
+        ("settings", CheckResult(f"database {config.database}, pages {config.pages_dir}")),
         ("DNS", _dns(config, ring)),
         ("key ring", ring_found),
         *_database(config, ring, progress),
     ):
-        is_well &= not found.problems
+        is_ok &= not found.problems
         _show(name, found, say)
-    return 0 if is_well else 1
+    return 0 if is_ok else 1
 
 
-def _show(name: str, found: Found, say: Say) -> None:
-    say(f"{'WRONG' if found.problems else 'ok':5}  {name}: {found.looked_at}")
+def _show(name: str, found: CheckResult, say: Say) -> None:
+    say(f"{'WRONG' if found.problems else 'ok':5}  {name}: {found.checked}")
     for problem in found.problems[:_MOST_SHOWN]:
         say(f"       - {problem}")
     if len(found.problems) > _MOST_SHOWN:
         say(f"       - and {len(found.problems) - _MOST_SHOWN:,} more")
 
 
-def _ring(config: Config) -> tuple[Ring, Found]:
+def _ring(config: Config) -> tuple[Ring, CheckResult]:
     try:
         ring = RingFile(config.ring_file).read().ring
     except RingFileError as error:
-        return Ring(), Found(str(config.ring_file), [str(error)])
+        return Ring(), CheckResult(str(config.ring_file), [str(error)])
     if not ring.entries:
-        return ring, Found(str(config.ring_file), ["it holds no key: run 'kattila-manager refresh-key'"])
+        return ring, CheckResult(str(config.ring_file), ["the ring has no key: run 'kattila-manager refresh-key'"])
     names = ", then ".join(entry.key.fingerprint for entry in ring.entries)
-    return ring, Found(f"{config.ring_file} holds {names}")
+    return ring, CheckResult(f"{config.ring_file} holds {names}")
 
 
-def _dns(config: Config, ring: Ring) -> Found:
+def _dns(config: Config, ring: Ring) -> CheckResult:
     try:
-        current = fingerprint(select_psk(compose.make_ask(config)()))
+        current = fingerprint(select_psk(compose.make_query(config)()))
     except (ConfigError, DnsError, TxtError) as error:
-        return Found(config.dns or "not set", [str(error)])
-    is_news = not ring.entries or current != ring.entries[0].key.fingerprint
-    note = "; the ring's current key is another one, 'kattila-manager refresh-key' takes it at once" if is_news else ""
-    return Found(f"{config.dns} holds the key {current}{note}")
+        return CheckResult(config.dns or "not set", [str(error)])
+    is_new = not ring.entries or current != ring.entries[0].key.fingerprint
+    note = "; the ring has another current key: run 'kattila-manager refresh-key'" if is_new else ""
+    return CheckResult(f"{config.dns} holds the key {current}{note}")
 
 
-def _database(config: Config, ring: Ring, progress: Say) -> Iterator[tuple[str, Found]]:
+def _database(config: Config, ring: Ring, progress: Say) -> Iterator[tuple[str, CheckResult]]:
     try:
         store = open_existing(config.database)
     except DatabaseUnusableError as error:
-        yield "database", Found(str(config.database), [str(error)])
+        yield "database", CheckResult(str(config.database), [str(error)])
         return
     with closing(store):
         yield "database", _integrity(store)
         yield "reports", _reports(store, ring, progress)
 
 
-def _integrity(store: Store) -> Found:
-    looked_at = f"integrity of {store.path}"
+def _integrity(store: Store) -> CheckResult:
+    checked = f"integrity of {store.path}"
     try:
-        return Found(looked_at, store.read(auditing.integrity))
+        return CheckResult(checked, store.read(auditing.integrity))
     except DatabaseUnusableError as error:
-        return Found(looked_at, [str(error)])
+        return CheckResult(checked, [str(error)])
 
 
 @dataclass(slots=True)
 class _Tally:
-    """How far the reading of reports came."""
+    """Counts and problems of the reports read so far."""
 
     read: int = 0
     verified: int = 0
     unknown: int = 0
     problems: list[str] = field(default_factory=list)
 
-    def found(self) -> Found:
+    def result(self) -> CheckResult:
         old = f", {self.unknown:,} signed with a key that is no longer in the ring" if self.unknown else ""
         read = wording.plural(self.read, "report")
-        return Found(f"{read} read, {self.verified:,} MACs verified{old}", self.problems)
+        return CheckResult(f"{read} read, {self.verified:,} MACs verified{old}", self.problems)
 
 
-def _reports(store: Store, ring: Ring, progress: Say) -> Found:
+def _reports(store: Store, ring: Ring, progress: Say) -> CheckResult:
     keys = {entry.key.fingerprint: entry.key for entry in ring.entries}
     tally = _Tally()
     try:
         total = store.read(auditing.report_count)
-        for audited in _all(store):
+        for audited in _audit(store):
             _count(tally, audited, keys)
             if tally.read % _PROGRESS_REPORTS == 0:
                 progress(f"{tally.read:,} of {total:,} reports read")
     except DatabaseUnusableError as error:
-        tally.problems.append(f"behind the {tally.read:,} reports that were read: {error}")
-    return tally.found()
+        tally.problems.append(f"after {tally.read:,} reports: {error}")
+    return tally.result()
 
 
-def _all(store: Store) -> Iterator[Audited]:
+def _audit(store: Store) -> Iterator[Audited]:
     audit = Audit()
     while found := store.read(audit.next_slice):
         yield from found
@@ -147,7 +146,7 @@ def _count(tally: _Tally, audited: Audited, keys: dict[str, Key]) -> None:
         tally.verified += 1
     else:
         whose = f"report {audited.report_id} of {record.agent_id} (sample {record.sample})"
-        tally.problems.append(f"{whose} is not what was signed")
+        tally.problems.append(f"{whose} does not match its MAC")
 
 
 def _is_signed(record: Record, key: Key) -> bool:

@@ -1,15 +1,12 @@
-"""The one error of commands, and how they speak.
-
-May live here: what all commands share.
-"""
+"""The error that commands raise, and the type of their output function."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-# Takes a line for stdout.
+# Prints a line to stdout.
 Say = Callable[[str], object]
 
 
 class CommandError(Exception):
-    """A command could not do what it was asked for; the text says why and what to do."""
+    """A command failed; the text gives the cause and the remedy."""

@@ -1,7 +1,4 @@
-"""`agents`, `alarms`, `report`, `reset`: the fleet as the database has it.
-
-May live here: what is asked of the database and how it is shown in a terminal.
-"""
+"""`agents`, `alarms`, `report` and `reset`: show and change the fleet registry."""
 
 from __future__ import annotations
 
@@ -20,25 +17,25 @@ from kattila_manager.pages.index_page import AgentRow, AlarmRow, agent_rows, ala
 from kattila_manager.records import Agent, Record
 from kattila_manager.store.ingest import registry
 from kattila_manager.store.read import queries
-from kattila_manager.store.read.snapshots import snapshot
+from kattila_manager.store.read.snapshots import read_snapshot
 from kattila_manager.store.store import open_existing
 from kattila_protocol import canonical
 
 _CLOSED_SHOWN = 100
-# In a terminal a name may not push all else out of sight.
+# In a terminal, a long name must not push the other columns out of sight.
 _NAME_LENGTH = 32
 _DETAIL_LENGTH = 200
 
 
 def agents(config: Config, say: Say, *, as_json: bool) -> int:
-    """Show all agents, trouble first."""
+    """Show all agents, problems first."""
     now = compose.clock()
     with closing(open_existing(config.database)) as store:
         if as_json:
             say(_json(fleet_json.agents(store, config.interval_seconds * 1000, now)))
             return 0
-        seen = store.read(lambda connection: snapshot(connection, {}, now))
-    rows = agent_rows(compose.make_seen(config, seen, now))
+        snapshot = store.read(lambda connection: read_snapshot(connection, {}, now))
+    rows = agent_rows(compose.make_page_data(config, snapshot, now))
     header = ("AGENT", "ID", "STATE", "LAST REPORT", "ARRIVES", "SPOOL", "KEY", "VERSION", "CLOCK", "LABELS")
     say(table(header, [_agent_line(row) for row in rows]) if rows else "No agent has reported yet.")
     return 0
@@ -60,43 +57,43 @@ def alarms(config: Config, say: Say, *, as_json: bool, with_closed: bool) -> int
         )
     rows = alarm_rows((*opened, *closed), fleet, compose.clock())
     header = ("SINCE", *(("CLOSED",) if with_closed else ()), "ALARM", "AGENT", "COUNT", "LAST SEEN", "DETAIL")
-    none = "There has been no alarm." if with_closed else "No alarm is open."
+    none = "There has never been an alarm." if with_closed else "No alarm is open."
     say(table(header, [_alarm_line(row, with_closed) for row in rows]) if rows else none)
     return 0
 
 
 def report(config: Config, wanted: str, sample: int | None, *, envelope: bool) -> int:
-    """Write a report's DATA to stdout, byte for byte as it was signed; with `envelope` inside of how it came."""
+    """Write a report's DATA to stdout, byte for byte as it was signed; `envelope` adds its MAC and how it arrived."""
     with closing(open_existing(config.database)) as store:
         agent = find_agent(store.read(queries.all_agents), wanted)
         record = store.read(lambda connection: queries.record(connection, agent.agent_id, sample))
     if record is None:
         which = "report" if sample is None else f"report with sample {sample}"
-        raise CommandError(f"no {which} of {name_of(agent)} ({agent.agent_id}) is kept; it may have been pruned")
+        raise CommandError(f"no {which} of {name_of(agent)} ({agent.agent_id}) is stored; it may have been pruned")
     sys.stdout.buffer.write(_with_envelope(record) if envelope else record.data)
     sys.stdout.buffer.flush()
     return 0
 
 
 def reset(config: Config, say: Say, wanted: str | None) -> int:
-    """Forget what is known of one agent, or of all (None), as POST /status/admin/reset does."""
+    """Forget the state of one agent, or of all (None), like POST /status/admin/reset."""
     with closing(open_existing(config.database)) as store:
         agent = None if wanted is None else find_agent(store.read(queries.all_agents), wanted)
         agent_id = None if agent is None else agent.agent_id
         count = store.write(lambda connection: registry.reset(connection, agent_id, compose.clock()))
     whom = f"{name_of(agent)} ({agent.agent_id})" if agent else f"all {wording.plural(count, 'agent')}"
     say(
-        f"reset {whom}: ticks, nonces, machine and refusal counters are forgotten, and what was signed before now is "
-        "refused; the reports are kept, and the next one binds the id anew"
+        f"reset {whom}: ticks, nonces, machine and refusal counters are forgotten; messages signed before now are "
+        "refused; the reports are kept, and the next one binds the id again"
     )
     return 0
 
 
 def find_agent(fleet: Sequence[Agent], wanted: str) -> Agent:
-    """Return the agent with this id, host name, or unique beginning of an id.
+    """Return the agent with this id, host name, or unique prefix of an id.
 
     Raises:
-        CommandError: there is none, or several.
+        CommandError: no agent matches, or several do.
     """
     rules: tuple[Callable[[Agent], bool], ...] = (
         lambda agent: agent.agent_id == wanted.lower(),
@@ -108,8 +105,8 @@ def find_agent(fleet: Sequence[Agent], wanted: str) -> Agent:
             return found[0]
         if found:
             names = "\n".join(f"  {agent.agent_id}  {name_of(agent)}" for agent in found)
-            raise CommandError(f"{wanted!r} could be {len(found)} agents; give the id of one:\n{names}")
-    raise CommandError(f"no agent has the id or the host name {wanted!r}; 'kattila-manager agents' shows all")
+            raise CommandError(f"{wanted!r} matches {len(found)} agents; give the id of one:\n{names}")
+    raise CommandError(f"no agent has the id or the host name {wanted!r}; run 'kattila-manager agents' to list them")
 
 
 def _agent_line(row: AgentRow) -> tuple[str, ...]:
@@ -117,8 +114,8 @@ def _agent_line(row: AgentRow) -> tuple[str, ...]:
     name, version = wording.shown(row.name, _NAME_LENGTH), row.version or "-"
     labels = " ".join(row.labels) or "-"
     arrives, spool = wording.shown(row.arrives, 2 * _NAME_LENGTH), row.spool or "-"
-    heard = (row.state, row.last_report.ago, arrives, spool)
-    return (name, row.short_id, *heard, key, version, row.clock_offset, labels)
+    arrival = (row.state, row.last_report.ago, arrives, spool)
+    return (name, row.short_id, *arrival, key, version, row.clock_offset, labels)
 
 
 def _alarm_line(row: AlarmRow, with_closed: bool) -> tuple[str, ...]:
@@ -143,7 +140,7 @@ def _with_envelope(record: Record) -> bytes:
         "received_at": record.received_at,
         "sampled_at": record.sampled_at,
     }
-    # DATA is put in as it is: encoding it again might change it.
+    # DATA is inserted unchanged; encoding it again might change it.
     return b'{"data":' + record.data + b"," + canonical.encode(kept)[1:] + b"\n"
 
 

@@ -1,7 +1,4 @@
-"""`history`: what went on at a node, as spans of time.
-
-May live here: how spans are shown in a terminal and as JSON. Not here: what they are (topology.history).
-"""
+"""`history`: shows the history of a node, as spans of time."""
 
 from __future__ import annotations
 
@@ -26,19 +23,19 @@ from kattila_manager.topology.history import Continuity, Span, SpanKind
 from kattila_manager.topology.presence import MISSED_REPORTS
 
 _WORDS = {
-    SpanKind.CUT_OFF: "cut off, alive",
+    SpanKind.CUT_OFF: "cut off but alive",
     SpanKind.MISSING: "missing",
     SpanKind.STOPPED: "nothing measured",
     SpanKind.REBOOTED: "rebooted",
-    SpanKind.SILENT: "nothing came since",
+    SpanKind.SILENT: "no report since",
 }
 
 
 def show(config: Config, say: Say, wanted: str, since: int | None, *, as_json: bool) -> int:
-    """Show the history of an agent, since a moment (ms UTC) or as far as its reports are kept.
+    """Show the history of an agent, since a time (ms UTC) or as far back as its reports are kept.
 
     Raises:
-        CommandError: there is no such agent, or there are several.
+        CommandError: no agent matches, or several do.
     """
     with closing(open_existing(config.database)) as store:
         fleet = store.read(queries.all_agents)
@@ -56,8 +53,8 @@ def show(config: Config, say: Say, wanted: str, since: int | None, *, as_json: b
         return 0
     names = {one.agent_id: name_of(one) for one in fleet}
     lines = [_line(span, names) for span in spans]
-    measured = "" if since is None else f" that was measured since {wording.moment(since)}"
-    none = f"No report of {name_of(agent)} is kept{measured}."
+    measured = "" if since is None else f" measured since {wording.moment(since)}"
+    none = f"No report of {name_of(agent)}{measured} is stored."
     say(table(("FROM", "TO", "LASTED", "SAMPLES", "WHAT"), lines) if lines else none)
     return 0
 
@@ -69,7 +66,8 @@ def _line(span: Span, names: Mapping[str, str]) -> tuple[str, ...]:
         "" if is_moment else wording.moment(span.to_at),
         "" if is_moment else wording.duration(span.to_at - span.from_at),
         _samples(span),
-        _WORDS.get(span.kind) or f"reported {wording.way([names.get(relay, relay) for relay in span.relay_path])}",
+        _WORDS.get(span.kind)
+        or f"reported {wording.path_text([names.get(relay, relay) for relay in span.relay_path])}",
     )
 
 

@@ -1,7 +1,4 @@
-"""`keys` and `refresh-key`: the ring by its fingerprints, never by values.
-
-May live here: what is known of the keys, and who uses which.
-"""
+"""`keys` and `refresh-key`: show the ring by fingerprints, and refresh it."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ _MOST_NAMED = 10
 
 @dataclass(frozen=True, slots=True)
 class _Fleet:
-    """Who signed the newest message with which key, and who is silent."""
+    """The agents, with the key of their newest message, and the ids of the silent ones."""
 
     agents: tuple[Agent, ...]
     silent: frozenset[str]
@@ -41,24 +38,24 @@ class _Fleet:
         return [agent for agent in self.agents if agent.fingerprint not in (fingerprint, "")]
 
 
-def keys(config: Config, say: Say, *, as_json: bool) -> int:
-    """Show the ring, and whether all agents sign with its current key."""
+def show(config: Config, say: Say, *, as_json: bool) -> int:
+    """Show the ring, and whether all agents use its current key."""
     stored, fleet = _read_ring(config), _read_fleet(config)
     if as_json:
         say(json.dumps(_members(stored, fleet), indent=2))
         return 0
     if not stored.ring.entries:
-        say("No key is known yet: start 'kattila-manager serve', or run 'kattila-manager refresh-key'.")
+        say("No key is known yet: start 'kattila-manager serve' or run 'kattila-manager refresh-key'.")
         return 0
     say(table(("KEY", "IS", "FIRST SEEN IN DNS", "LAST USED", "AGENTS"), _lines(stored, fleet)))
     say("")
-    say(_asked(stored))
+    say(_last_query(stored))
     say(_coverage(stored.ring.current.fingerprint, fleet))
     return 0
 
 
-def refresh_key(config: Config, say: Say) -> int:
-    """Ask DNS now."""
+def refresh(config: Config, say: Say) -> int:
+    """Query DNS now."""
     ring = compose.make_keys(config)
     before = [entry.key.fingerprint for entry in _read_ring(config).ring.entries]
     try:
@@ -107,11 +104,11 @@ def _lines(stored: StoredRing, fleet: _Fleet) -> list[tuple[str, ...]]:
     return lines + [(name, "no longer in the ring", "", "", str(len(fleet.using(name)))) for name in gone]
 
 
-def _asked(stored: StoredRing) -> str:
+def _last_query(stored: StoredRing) -> str:
     if stored.asked_at is None:
-        return "DNS was never asked."
-    failed = "" if stored.answered_at == stored.asked_at else ", and gave no usable answer"
-    return f"DNS was asked last at {wording.moment(stored.asked_at)}{failed}."
+        return "DNS was never queried."
+    failed = "" if stored.answered_at == stored.asked_at else ", without a usable answer"
+    return f"DNS was last queried at {wording.moment(stored.asked_at)}{failed}."
 
 
 def _coverage(current: str, fleet: _Fleet) -> str:

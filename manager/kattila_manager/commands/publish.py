@@ -1,22 +1,19 @@
-"""`publish`: once, or in a cycle.
-
-May live here: what is printed of it, and its exit code.
-"""
+"""`publish`: publishes once, or in a cycle."""
 
 from __future__ import annotations
 
 from kattila_manager import compose
 from kattila_manager.commands.errors import Say
 from kattila_manager.config import Config
-from kattila_manager.publishing.publisher import Done
+from kattila_manager.publishing.publisher import CycleResult
 from kattila_manager.wording import plural
 
 
 def once(config: Config, say: Say) -> int:
-    """Publish once and say what was done; 1 if something failed."""
-    done = compose.publish_once(compose.make_publisher(config))
-    say(_words(done, config))
-    return 1 if done.failures else 0
+    """Publish once and print a summary; return 1 if a step failed."""
+    result = compose.publish_once(compose.make_publisher(config))
+    say(_summary(result, config))
+    return 1 if result.failures else 0
 
 
 def every(config: Config, seconds: float) -> int:
@@ -25,11 +22,11 @@ def every(config: Config, seconds: float) -> int:
     return 0
 
 
-def _words(done: Done, config: Config) -> str:
+def _summary(result: CycleResult, config: Config) -> str:
     parts = [
-        f"{plural(done.agents, 'agent')}",
-        f"{plural(done.opened, 'alarm')} opened, {done.closed:,} closed",
-        f"{plural(done.pages, 'page')} written to {config.pages_dir}",
-        f"{plural(done.pruned, 'report')} pruned",
+        f"{plural(result.agents, 'agent')}",
+        f"{plural(result.opened, 'alarm')} opened, {result.closed:,} closed",
+        f"{plural(result.pages, 'page')} written to {config.pages_dir}",
+        f"{plural(result.pruned, 'report')} pruned",
     ]
     return "; ".join(parts)

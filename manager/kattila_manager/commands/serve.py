@@ -1,7 +1,4 @@
-"""`serve`: the server's parent process.
-
-May live here: how granian is started, and what is checked before.
-"""
+"""`serve`: the parent process of the server, which starts granian."""
 
 from __future__ import annotations
 
@@ -25,22 +22,22 @@ from kattila_settings.values import Listen
 
 _log = logging.getLogger("kattila.manager")
 
-# A client that is slow with its head, or idle on a kept connection, is closed. Well below the interval of the agents:
-# at the same time as their next report it would be closed under it.
+# How long a client may take to send its headers, or keep an idle connection. It is well below the agents' interval, so
+# that a connection does not close just when the next report is sent on it.
 _HEAD_MS = 10_000
 
-# Its own lines go where all others go; it would write some to stdout.
+# granian would write some lines to stdout.
 _LOGGER = {"handlers": [], "propagate": True}
 _GRANIAN_LOGGING = {"loggers": {"_granian": _LOGGER, "granian.access": _LOGGER}}
 
 
 def serve(config: Config) -> int:
-    """Serve until SIGTERM; SIGHUP starts the workers anew, which asks DNS at once.
+    """Serve until SIGTERM; SIGHUP restarts the workers, which then query DNS at once.
 
     Raises:
         ConfigError: DNS is not set.
         DatabaseUnusableError, BackupError: see `migrating.migrate`.
-        CommandError: the address cannot be listened on.
+        CommandError: the server cannot listen on the address.
     """
     config.required_dns()
     check_free(config.listen)
@@ -75,7 +72,7 @@ def _server(config: Config) -> MPServer | MTServer:
 
 
 def check_free(listen: Listen) -> None:
-    """Raise CommandError if nobody can listen there; granian's workers would share a port that is taken."""
+    """Raise CommandError if the address is in use; granian's workers would share a port with another server."""
     family = socket.AF_INET6 if ":" in (listen.host or "::") else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -89,11 +86,11 @@ def check_free(listen: Listen) -> None:
 
 def _explained(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return "the port is taken; stop what listens there ('ss -ltnp' shows it), or set MANAGER_LISTEN"
+        return "the port is in use; stop the other server ('ss -ltnp' shows it), or set MANAGER_LISTEN"
     if error.errno == errno.EADDRNOTAVAIL:
-        return "that is no address of this machine; correct MANAGER_LISTEN"
+        return "this machine does not have that address; correct MANAGER_LISTEN"
     if error.errno == errno.EACCES:
-        return "ports below 1024 need CAP_NET_BIND_SERVICE; set MANAGER_LISTEN to a higher one"
+        return "ports below 1024 need CAP_NET_BIND_SERVICE; set MANAGER_LISTEN to a higher port"
     return f"{error.strerror}; correct MANAGER_LISTEN"
 
 

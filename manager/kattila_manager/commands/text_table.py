@@ -1,7 +1,4 @@
-"""Tables for people who read a terminal.
-
-May live here: columns that line up. Not here: what stands in them.
-"""
+"""Formats tables for terminals."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ _GAP = "  "
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return lines with aligned columns; the last column may be as long as it likes."""
+    """Return lines with aligned columns; the last column has no limit."""
     lines = [list(header), *(list(row) for row in rows)]
     widths = [max(_width(line[column]) for line in lines) for column in range(len(header))]
     return "\n".join(_GAP.join(_padded(line, widths)).rstrip() for line in lines)
@@ -23,7 +20,7 @@ def _padded(line: Sequence[str], widths: Sequence[int]) -> list[str]:
 
 
 def _width(text: str) -> int:
-    """Return how many cells a text takes: East Asian wide characters two (UAX #11), combining ones none."""
+    """Return the cells that a text takes: two per East Asian wide character (UAX #11), none per combining one."""
     return sum(
         0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in ("W", "F") else 1 for c in text
     )

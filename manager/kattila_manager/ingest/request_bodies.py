@@ -1,7 +1,4 @@
-"""Bodies of requests (RSGI), read within bounds of size, time and memory.
-
-May live here: how many bytes are taken from whom for how long. Not here: what they say.
-"""
+"""Reads the bodies of requests (RSGI) within bounds of size, time and memory."""
 
 from __future__ import annotations
 
@@ -14,29 +11,29 @@ from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined] # part of 
 from kattila_protocol.envelope import MAX_BODY_BYTES
 from kattila_protocol.errors import BodyTimeout, Overloaded, TooLarge
 
-# An honest agent sends its 10 kB at once, over the slowest link within seconds.
+# An agent sends its 10 kB at once, which takes seconds over the slowest link.
 BODY_SECONDS = 10.0
-# Bodies up to here are taken as a whole, which costs one wake-up; granian's limit of connections bounds them together.
+# Smaller bodies are read whole, with one wake-up. granian's connection limit bounds their total.
 SMALL_BYTES = 64 * 1024
-# What one worker holds of larger bodies that are still arriving, all together.
+# The most that one worker buffers of larger bodies while they arrive.
 MAX_HELD_BYTES = 64 * 1024 * 1024
-# More digits than this are zeros in front, or a body beyond any limit.
+# A longer number has leading zeros, or exceeds every limit.
 _MAX_DIGITS = 12
 
 
-class Bodies:
+class BodyReader:
     """Reads the bodies of one worker's requests, in one event loop."""
 
     def __init__(self) -> None:
-        """Begin with nothing held."""
+        """Start with an empty buffer."""
         self._held = 0
 
     async def read(self, headers: Mapping[str, str], protocol: Any) -> bytes:
-        """Read the body of a request with these headers, within 1 MiB and ten seconds.
+        """Read the body of a request with these headers, at most 1 MiB in ten seconds.
 
         Raises:
-            TooLarge: more was declared, or came.
-            BodyTimeout: it did not arrive whole in time, or never will.
+            TooLarge: the declared or received size exceeds the limit.
+            BodyTimeout: the body was incomplete after ten seconds, or when the client closed the connection.
             Overloaded: too many large bodies are arriving at once.
         """
         declared = _declared(headers)
@@ -65,7 +62,7 @@ class Bodies:
 
     def _check(self, size: int) -> None:
         if size > MAX_BODY_BYTES:
-            raise TooLarge(f"more than {MAX_BODY_BYTES} bytes came; that is the limit")
+            raise TooLarge(f"the body has more than {MAX_BODY_BYTES} bytes, which is the limit")
         if self._held > MAX_HELD_BYTES:
             raise Overloaded("too many large bodies are arriving at once", retry_after_seconds=5)
 

@@ -1,7 +1,4 @@
-"""What a request is answered with: verdicts, signed refusals, problem documents.
-
-May live here: values to status, headers and bytes. Not here: what is answered (intake, app).
-"""
+"""The manager's HTTP responses: JSON documents, signed verdicts, and problem documents."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from kattila_protocol.verdict import Verdict
 
 _JSON = "application/json"
 _PROBLEM = "application/problem+json"
-# Whoever is refused for now is told when to come again, by whatever it was refused.
+# Sent with every 503 that names no other time.
 _RETRY_AFTER_SECONDS = 5
 
 
@@ -28,29 +25,27 @@ class Response:
 
 
 def as_json(status: int, value: object) -> Response:
-    """Response with a JSON document."""
+    """Return a JSON document."""
     return Response(status, (("content-type", _JSON),), canonical.encode(value))
 
 
-def signed(given: Verdict, key: Key) -> Response:
-    """Response with a verdict that is no refusal."""
-    return Response(200, (("content-type", _JSON),), verdict.seal(given, key))
-
-
-def refused(refusal: Refusal, given: Verdict, key: Key) -> Response:
-    """Response with a refusal of an authentic message: a problem document that carries the signed verdict."""
-    return Response(refusal.status, _problem_headers(refusal), verdict.seal(given, key, refusal))
+def signed(given: Verdict, key: Key, refusal: Refusal | None) -> Response:
+    """Return a signed verdict; a refusal becomes a problem document that carries the verdict."""
+    body = verdict.seal(given, key, refusal)
+    if refusal is None:
+        return Response(200, (("content-type", _JSON),), body)
+    return Response(refusal.status, _problem_headers(refusal), body)
 
 
 def problem(refusal: Refusal) -> Response:
-    """Response with an unsigned problem document (RFC 9457)."""
+    """Return an unsigned problem document (RFC 9457)."""
     return Response(refusal.status, _problem_headers(refusal), canonical.encode(refusal.members))
 
 
 def _problem_headers(refusal: Refusal) -> tuple[tuple[str, str], ...]:
     headers = [("content-type", _PROBLEM)]
     if refusal.status == 401:
-        # Makes a browser ask for the token, as the password of any user (RFC 7617).
+        # Makes a browser prompt for the token, as the password of any user name (RFC 7617).
         headers.append(("www-authenticate", 'Basic realm="kattila", charset="UTF-8"'))
     if refusal.status == 503:
         headers.append(("retry-after", str(refusal.retry_after_seconds or _RETRY_AFTER_SECONDS)))

@@ -1,99 +1,132 @@
-"""A report's way through the server, between its body and its answer.
-
-May live here: which refusal is signed, which is counted, and for whom. Not here: how a body is read and how long one
-waits for the commit (door, app).
-"""
+"""Handles POST /status/updates: verifies a report, files it, and answers with a signed verdict."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Executor
+from functools import partial
 
-from kattila_manager.ingest import reply_address, responses
+from kattila_keys.refresh import USE_PRECISION_MS, Keys
+from kattila_manager.ingest import responses
+from kattila_manager.ingest.reply_address import find_reply_address
 from kattila_manager.ingest.responses import Response
-from kattila_manager.records import Filed, Incoming, refused
-from kattila_manager.store.ingest.refusal_counters import Counters
-from kattila_protocol.errors import ClockSkew, Malformed, Refusal, RelayLoop
+from kattila_manager.records import Filed, VerifiedReport, refused
+from kattila_manager.store.decoding import decode
+from kattila_manager.store.ingest.refusal_counters import RefusalCounters
+from kattila_manager.store.ingest.writer import COMMIT_SECONDS, RETRY_AFTER_SECONDS, Writer
+from kattila_protocol import envelope
+from kattila_protocol.errors import BadSignature, ClockSkew, Malformed, NoKey, Overloaded, Refusal, RelayLoop
+from kattila_protocol.freshness import check_skew
 from kattila_protocol.message import check_content_type
-from kattila_protocol.registration import Registration
+from kattila_protocol.names import MANAGER
 from kattila_protocol.ring import Ring
 from kattila_protocol.signing import Key
 from kattila_protocol.verdict import Verdict
 
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """A report that is ready to be filed, and the key that its verdict is signed with."""
-
-    incoming: Incoming
-    key: Key
+# How often a worker checks whether another process changed the ring. An unknown signature triggers a check at once.
+RING_CHECK_MS = 200
 
 
-@dataclass(frozen=True, slots=True)
-class _Sender:
-    agent_id: str
-    nonce: str
-    clock_offset: int
+class UpdateHandler:
+    """Takes reports; safe for several threads, each with an event loop."""
 
-
-class Intake:
-    """Both ends of filing; safe for several threads."""
-
-    def __init__(self, counters: Counters, clock: Callable[[], int]) -> None:
-        """Take where refusals are counted, and the clock (ms UTC)."""
+    def __init__(
+        self, keys: Keys, writer: Writer, counters: RefusalCounters, key_thread: Executor, clock: Callable[[], int]
+    ) -> None:
+        """Use these objects; `key_thread` is the one thread that may wait for DNS, `clock` returns ms UTC."""
+        self._keys = keys
+        self._writer = writer
         self._counters = counters
+        self._key_thread = key_thread
         self._clock = clock
+        self._ring = keys.ring()
+        self._ring_checked_at = clock()
+        self._used_at: dict[str, int] = {}
 
-    def begin(self, content_type: str, body: bytes, ring: Ring) -> Begun | Response:
-        """Read a body: a report to be filed, or the signed refusal of an authentic one.
+    async def handle(self, content_type: str, body: bytes) -> Response:
+        """Return the answer to a report once it is committed, or refused."""
+        try:
+            check_content_type(content_type)
+            verified = await self._verified(body)
+            if isinstance(verified, Response):
+                return verified
+            filed = await self._file(verified)
+        except Refusal as refusal:
+            return self.refuse(refusal)
+        report = verified.report
+        clock_offset = report.timestamp - verified.received_at
+        return self.answer(report.agent_id, report.nonce, clock_offset, filed, verified.key)
+
+    def read(self, body: bytes, ring: Ring) -> VerifiedReport | Response:
+        """Return a verified report, or the signed refusal of one that is authentic but invalid.
 
         Raises:
-            WrongContentType, TooLarge, Malformed, TooManyHops, NoKey, BadSignature: nobody is known to have sent it;
-                the caller asks for a fresh ring where that may help, and `refuse`s.
+            TooLarge, Malformed, TooManyHops, NoKey, BadSignature: the sender is unknown.
         """
-        check_content_type(content_type)
-        parts, key = reply_address.open_envelope(body, ring)
+        parts = envelope.parse(body)
+        key = envelope.verify(parts, ring, MANAGER)
         now = self._clock()
         try:
-            begun = Begun(reply_address.read(parts, key, now), key)
+            report = decode(parts.data)
         except Malformed as refusal:
-            agent_id, nonce, timestamp = reply_address.sender(parts.data)
-            return self._answer(_Sender(agent_id, nonce, timestamp - now), refused(refusal), key)
+            agent_id, nonce, timestamp = find_reply_address(parts.data)
+            return self.answer(agent_id, nonce, timestamp - now, refused(refusal), key)
         try:
-            reply_address.check(begun.incoming)
+            envelope.check_origin(report.agent_id, parts.relay_path)
+            check_skew(report.timestamp, now)
         except (RelayLoop, ClockSkew) as refusal:
-            return self.finish(begun, refused(refusal))
-        return begun
+            return self.answer(report.agent_id, report.nonce, report.timestamp - now, refused(refusal), key)
+        return VerifiedReport(report, parts.data, bytes.fromhex(parts.mac), key, parts.relay_path, now)
 
-    def finish(self, begun: Begun, filed: Filed) -> Response:
-        """Response after the commit, or after it failed."""
-        report = begun.incoming.report
-        offset = report.timestamp - begun.incoming.received_at
-        return self._answer(_Sender(report.agent_id, report.nonce, offset), filed, begun.key)
-
-    def registered(self, asked: Registration, key: Key, filed: Filed, agent_id: str) -> Response:
-        """Response a registration after the commit; `agent_id` is the one that the agent has from now on."""
-        offset = asked.timestamp - self._clock()
-        return self._answer(_Sender(agent_id, asked.nonce, offset), filed, key)
-
-    def _answer(self, sender: _Sender, filed: Filed, key: Key) -> Response:
+    def answer(self, agent_id: str, nonce: str, clock_offset: int, filed: Filed, key: Key) -> Response:
+        """Return the signed verdict on an authentic message, and count it if it was refused."""
         now, refusal = self._clock(), filed.refusal
         verdict = Verdict(
             outcome=filed.outcome,
-            agent_id=sender.agent_id,
-            nonce=sender.nonce,
+            agent_id=agent_id,
+            nonce=nonce,
             manager_time=now,
-            clock_offset=sender.clock_offset,
+            clock_offset=clock_offset,
             highest_tick=filed.highest_tick,
             highest_sample=filed.highest_sample,
             detail=refusal.detail if refusal else "",
         )
-        if refusal is None:
-            return responses.signed(verdict, key)
-        self._counters.note(refusal, sender.agent_id, now)
-        return responses.refused(refusal, verdict, key)
+        if refusal is not None:
+            self._counters.note(refusal, agent_id, now)
+        return responses.signed(verdict, key, refusal)
 
     def refuse(self, refusal: Refusal) -> Response:
-        """Response a message that nobody is known to have sent."""
+        """Return the unsigned refusal of a message from an unknown sender, and count it."""
         self._counters.note(refusal, None, self._clock())
         return responses.problem(refusal)
+
+    async def _verified(self, body: bytes) -> VerifiedReport | Response:
+        """Read a report; if no key fits, try again with a fresh ring."""
+        now = self._clock()
+        if not 0 <= now - self._ring_checked_at < RING_CHECK_MS:
+            self._ring_checked_at, self._ring = now, self._keys.ring()
+        try:
+            return self.read(body, self._ring)
+        except (BadSignature, NoKey):
+            if not self._keys.may_refresh(self._ring, now):
+                raise
+        again = partial(self._keys.verify, partial(self.read, body), now)
+        verified = await asyncio.get_running_loop().run_in_executor(self._key_thread, again)
+        self._ring = self._keys.ring()
+        return verified
+
+    async def _file(self, verified: VerifiedReport) -> Filed:
+        committed = asyncio.wrap_future(self._writer.submit(verified))
+        try:
+            async with asyncio.timeout(COMMIT_SECONDS):
+                filed = await committed
+        except TimeoutError:
+            # The writer may still file it. Then it is a duplicate when the agent sends it again.
+            detail = f"the report was not stored within {COMMIT_SECONDS:.0f} s"
+            return refused(Overloaded(detail, retry_after_seconds=RETRY_AFTER_SECONDS))
+        fingerprint, used_at = verified.key.fingerprint, verified.received_at
+        if used_at - self._used_at.get(fingerprint, 0) >= USE_PRECISION_MS:
+            self._used_at[fingerprint] = used_at
+            self._key_thread.submit(self._keys.record_use, fingerprint, used_at)
+        return filed

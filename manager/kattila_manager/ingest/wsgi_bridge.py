@@ -1,7 +1,4 @@
-"""From an RSGI request with its body already read to a WSGI application (PEP 3333) and back.
-
-May live here: the translation. It serves everything but updates, where speed does not matter.
-"""
+"""Calls a WSGI application (PEP 3333) for an RSGI request whose body is already read."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ WsgiApp = Callable[[dict[str, Any], _Start], Iterable[bytes]]
 
 
 def call(app: WsgiApp, scope: Any, body: bytes) -> Response:
-    """Run the application on one request and return its whole response."""
+    """Return the application's whole response to one request."""
     started: list[tuple[str, list[tuple[str, str]]]] = []
 
     def start_response(status: str, headers: list[tuple[str, str]], _exc_info: object = None) -> None:

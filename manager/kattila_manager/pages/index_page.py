@@ -1,8 +1,4 @@
-"""A snapshot to one view value per page: all that a page says, in words, in its order.
-
-May live here: what is shown, as pure functions. Not here: HTML (website, report_templates). Map, node, link and history
-pages get a view and a builder of their own beside the index.
-"""
+"""Builds the index page from a snapshot: everything that it shows, as text and in order."""
 
 from __future__ import annotations
 
@@ -20,7 +16,7 @@ _MOST_LABELS = 12
 _LABEL_LENGTH = 48
 _VERSION_LENGTH = 32
 _DETAIL_LENGTH = 600
-# Trouble first.
+# Problems first.
 _ORDER = (Presence.SILENT, Presence.UNHEARD, Presence.RELAYED, Presence.REPORTING)
 _TITLES: dict[str, str] = {
     AlarmKind.BAD_SIGNATURE: "Bad signature",
@@ -35,7 +31,7 @@ _TITLES: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a page comes from: the manager's host, its database, and its version."""
+    """The source of a page: the manager's host, database and version."""
 
     host: str
     database: str
@@ -43,8 +39,8 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """All that is shown: the snapshot, the ring's keys (None: it cannot be read), the moment, and where."""
+class PageData:
+    """The data of a page: the snapshot, the ring's keys (None: unreadable), the time, and the source."""
 
     snapshot: Snapshot
     keys: Sequence[KeyName] | None
@@ -54,7 +50,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A moment in words, for a machine, and how long before the rendering it was."""
+    """A time as text, for machines, and as an age at the time of rendering."""
 
     text: str
     machine: str
@@ -63,9 +59,9 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class AgentRow:
-    """One agent; `key_is` is "current", "previous", or "" where the ring is not known.
+    """One agent; `key_is` is "current", "previous", or "" if the ring is unknown.
 
-    `spool` says what waits on its disk and what it gave up, "" where that is nothing.
+    `spool` counts the samples that wait on its disk and those it dropped; "" if there are none.
     """
 
     agent_id: str
@@ -84,7 +80,7 @@ class AgentRow:
 
 @dataclass(frozen=True, slots=True)
 class AlarmRow:
-    """One alarm; `agent_id` is the row that it refers to, or "" where there is none."""
+    """One alarm; `agent_id` is the agent's row on the page, "" if there is none."""
 
     kind: str
     title: str
@@ -99,9 +95,9 @@ class AlarmRow:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """The first page; `counts` are pairs of a number and what it counts.
+    """The index page; `counts` are pairs of a number and its label.
 
-    `level` is "good", "bad", "unknown", or "impaired": all report, but not all of them can reach the manager.
+    `level` is "good", "bad", "unknown", or "impaired": all agents report, but some only through relays.
     """
 
     verdict: str
@@ -118,64 +114,64 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A file of the site: its path, the template that makes it, and what that is given as `page`."""
+    """A file of the site: its path, its template, and the view that the template gets as `page`."""
 
     path: str
     template: str
     view: object
 
 
-def build(seen: Seen) -> tuple[Page, ...]:
+def build(data: PageData) -> tuple[Page, ...]:
     """Return all pages of the site."""
-    return (Page("index.html", "index.html", index(seen)),)
+    return (Page("index.html", "index.html", index(data)),)
 
 
-def index(seen: Seen) -> Index:
+def index(data: PageData) -> Index:
     """Return the view of the first page."""
-    snapshot, watch = seen.snapshot, seen.watch
+    snapshot, watch = data.snapshot, data.watch
     states = Counter(presence(agent, watch) for agent in snapshot.agents)
     verdict, level = _verdict(snapshot, states, watch)
     return Index(
         verdict=verdict,
         level=level,
-        notes=_notes(seen),
+        notes=_notes(data),
         counts=_counts(snapshot, states),
-        agents=agent_rows(seen),
+        agents=agent_rows(data),
         open_alarms=alarm_rows(snapshot.open_alarms, snapshot.agents, watch.now),
         closed_alarms=alarm_rows(snapshot.closed_alarms, snapshot.agents, watch.now),
         rendered=_moment(watch.now, watch.now),
         heartbeat=None if watch.listening is None else _moment(watch.listening[1], watch.now),
-        source=seen.source,
+        source=data.source,
     )
 
 
-def agent_rows(seen: Seen) -> tuple[AgentRow, ...]:
-    """Return the fleet, trouble first, then by name."""
-    names = _names(seen.snapshot.agents)
-    rows = [_agent_row(agent, seen, names) for agent in seen.snapshot.agents]
+def agent_rows(data: PageData) -> tuple[AgentRow, ...]:
+    """Return all agents, problems first, then by name."""
+    names = _names(data.snapshot.agents)
+    rows = [_agent_row(agent, data, names) for agent in data.snapshot.agents]
     order = [state.value for state in _ORDER]
     return tuple(sorted(rows, key=lambda row: (order.index(row.state), row.name, row.agent_id)))
 
 
 def alarm_rows(alarms: Sequence[Alarm], agents: Sequence[Agent], now: int) -> tuple[AlarmRow, ...]:
-    """Return alarms in their order, with the names of their agents."""
+    """Return the alarms in the given order, with the names of their agents."""
     names = _names(agents)
     return tuple(_alarm_row(alarm, names, now) for alarm in alarms)
 
 
-def _agent_row(agent: Agent, seen: Seen, names: Mapping[str, str]) -> AgentRow:
-    report = seen.snapshot.report_of(agent)
+def _agent_row(agent: Agent, data: PageData, names: Mapping[str, str]) -> AgentRow:
+    report = data.snapshot.report_of(agent)
     relays = [names.get(relay, relay) for relay in agent.relay_path]
     return AgentRow(
         agent_id=agent.agent_id,
         short_id=wording.short_id(agent.agent_id),
         name=name_of(agent),
-        state=presence(agent, seen.watch).value,
-        last_report=_moment(agent.last_seen_at, seen.watch.now),
-        arrives=wording.way(relays),
+        state=presence(agent, data.watch).value,
+        last_report=_moment(agent.last_seen_at, data.watch.now),
+        arrives=wording.path_text(relays),
         spool=_spool(agent),
         fingerprint=agent.fingerprint,
-        key_is=_key_is(agent, seen.keys),
+        key_is=_key_is(agent, data.keys),
         version=wording.shown(agent.agent_version, _VERSION_LENGTH),
         clock_offset=wording.offset(agent.clock_offset),
         labels=_labels(report),
@@ -217,8 +213,8 @@ def _alarm_row(alarm: Alarm, names: Mapping[str, str], now: int) -> AlarmRow:
     )
 
 
-_NOT_HEARD = ("is not heard of since the receiver started", "are not heard of since the receiver started")
-_ONLY_RELAYED = ("reports only through others", "report only through others")
+_UNHEARD = ("has not reported since the receiver started", "have not reported since the receiver started")
+_ONLY_RELAYED = ("reports only through relays", "report only through relays")
 
 
 def _verdict(snapshot: Snapshot, states: Counter[Presence], watch: Watch) -> tuple[str, str]:
@@ -229,7 +225,7 @@ def _verdict(snapshot: Snapshot, states: Counter[Presence], watch: Watch) -> tup
         *([_of(states[Presence.SILENT], total, "is silent", "are silent")] if states[Presence.SILENT] else []),
         *([_alarms_open(others, len(alarms) - others)] if others else []),
     ]
-    unheard = [_of(states[Presence.UNHEARD], total, *_NOT_HEARD)] if states[Presence.UNHEARD] and watch.is_on else []
+    unheard = [_of(states[Presence.UNHEARD], total, *_UNHEARD)] if states[Presence.UNHEARD] and watch.is_on else []
     relayed = [_of(states[Presence.RELAYED], total, *_ONLY_RELAYED)] if states[Presence.RELAYED] else []
     if bad:
         return _sentence([*bad, *relayed]), "bad"
@@ -243,7 +239,7 @@ def _verdict(snapshot: Snapshot, states: Counter[Presence], watch: Watch) -> tup
 def _receiver_off(watch: Watch) -> str:
     if watch.listening is None:
         return "the receiver has never run"
-    return f"the receiver is not running, its last heartbeat came {_moment(watch.listening[1], watch.now).ago}"
+    return f"the receiver is not running, its last heartbeat was {_moment(watch.listening[1], watch.now).ago}"
 
 
 def _of(count: int, total: int, one: str, many: str) -> str:
@@ -260,11 +256,11 @@ def _sentence(parts: Sequence[str]) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _notes(seen: Seen) -> tuple[str, ...]:
-    damaged = len(seen.snapshot.damaged)
+def _notes(data: PageData) -> tuple[str, ...]:
+    damaged = len(data.snapshot.damaged)
     newest = f"The newest report of {wording.plural(damaged, 'agent')} cannot be read: run 'kattila-manager check'."
-    ring = "No key of the ring can be read, so that nothing is said of keys: run 'kattila-manager keys'."
-    return (*([newest] if damaged else []), *([ring] if not seen.keys else []))
+    ring = "The key ring cannot be read, so the keys of agents are not judged: run 'kattila-manager keys'."
+    return (*([newest] if damaged else []), *([ring] if not data.keys else []))
 
 
 def _counts(snapshot: Snapshot, states: Counter[Presence]) -> tuple[tuple[str, str], ...]:
@@ -273,7 +269,7 @@ def _counts(snapshot: Snapshot, states: Counter[Presence]) -> tuple[tuple[str, s
         (states[Presence.REPORTING], "reporting"),
         (states[Presence.RELAYED], "relayed"),
         (states[Presence.SILENT], "silent"),
-        *(((states[Presence.UNHEARD], "not heard of yet"),) if states[Presence.UNHEARD] else ()),
+        *(((states[Presence.UNHEARD], "not heard yet"),) if states[Presence.UNHEARD] else ()),
         (len(snapshot.open_alarms), "open alarms" if len(snapshot.open_alarms) != 1 else "open alarm"),
     )
     return tuple((f"{number:,}", label) for number, label in numbers)

@@ -1,7 +1,6 @@
-"""The cycle of publishing: read, compare, write alarms, interfaces and edges, render, prune.
+"""One publishing cycle: read, compare, write alarms, interfaces and edges, render, prune.
 
-May live here: the order of these steps, what one of them failing means for the others, and what is logged of it. It
-shares nothing with the server but the database, and waits for nobody.
+It shares only the database with the server, and neither waits for the other.
 """
 
 from __future__ import annotations
@@ -15,21 +14,21 @@ from kattila_manager import wording
 from kattila_manager.alarms import alarm_rules
 from kattila_manager.alarms.alarm_rules import Closed, Event, Opened
 from kattila_manager.pages import index_page
-from kattila_manager.pages.index_page import Seen, Source
+from kattila_manager.pages.index_page import PageData, Source
 from kattila_manager.publishing.website import Website
 from kattila_manager.records import KeyName, Snapshot
 from kattila_manager.store.admin import retention
-from kattila_manager.store.admin.retention import Limits
-from kattila_manager.store.publish import alarm_log, edges
-from kattila_manager.store.read.snapshots import snapshot
+from kattila_manager.store.admin.retention import RetentionLimits
+from kattila_manager.store.publish import alarm_log, edges, interfaces
+from kattila_manager.store.read.snapshots import read_snapshot
 from kattila_manager.store.store import Store
 from kattila_manager.topology import relay_edges
 from kattila_manager.topology.presence import Watch
 from kattila_protocol.report import Report
 
-# Agents whose interfaces are written in one transaction: some milliseconds under the write lock.
+# Agents whose interfaces are written in one transaction, which holds the write lock for a few milliseconds.
 _SLICE_AGENTS = 100
-# How often it is looked for reports that are over a limit, once all of them are gone.
+# How often to look for reports to prune, once all of them are gone.
 _PRUNE_MS = 60 * 1000
 
 _log = logging.getLogger("kattila.publish")
@@ -38,17 +37,17 @@ ReadKeys = Callable[[], Sequence[KeyName] | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What publishing is told: the agents' report interval, how much is kept, and what the pages say they come from."""
+class PublishSettings:
+    """The agents' report interval, how much to keep, and the source that pages name."""
 
     interval_ms: int
-    limits: Limits
+    limits: RetentionLimits
     source: Source
 
 
 @dataclass(slots=True)
-class Done:
-    """What one cycle did."""
+class CycleResult:
+    """The outcome of one cycle, in counts."""
 
     agents: int = 0
     opened: int = 0
@@ -59,10 +58,10 @@ class Done:
 
 
 class Publisher:
-    """One publisher; what it remembers between cycles is only to save work."""
+    """Runs cycles; its memory between cycles only saves work."""
 
-    def __init__(self, store: Store, website: Website, read_keys: ReadKeys, settings: Settings) -> None:
-        """Join the database, the website, and what tells the names of the ring's keys (None: it cannot be read)."""
+    def __init__(self, store: Store, website: Website, read_keys: ReadKeys, settings: PublishSettings) -> None:
+        """Publish from this store to this website; `read_keys` returns None if the ring cannot be read."""
         self._store = store
         self._website = website
         self._read_keys = read_keys
@@ -71,101 +70,102 @@ class Publisher:
         self._prune_at = 0
         self._failing: dict[str, str] = {}
 
-    def cycle(self, now: int, go_on: Callable[[], bool]) -> Done:
-        """Do all that is to be done at `now` (ms UTC); `go_on` bounds the pruning (see `retention.prune`).
+    def cycle(self, now: int, may_continue: Callable[[], bool]) -> CycleResult:
+        """Run all steps at `now` (ms UTC); `may_continue` bounds the pruning (see `retention.prune`).
 
-        Never raises: what fails is logged once, and again when it works; the other steps are still done.
+        Never raises. A failure is logged once, and again when the step works; the other steps still run.
         """
-        done = Done()
-        self._step("reading the database", lambda: self._publish(now, done), done)
-        self._step("pruning", lambda: self._prune(now, go_on, done), done)
-        return done
+        result = CycleResult()
+        self._step("reading the database", lambda: self._publish(now, result), result)
+        self._step("pruning", lambda: self._prune(now, may_continue, result), result)
+        return result
 
-    def _publish(self, now: int, done: Done) -> None:
+    def _publish(self, now: int, result: CycleResult) -> None:
         with self._store.publishing():
-            keys, seen = self._read_keys(), self._read(now)
-            watch = Watch(self._settings.interval_ms, now, seen.listening)
-            done.agents = len(seen.agents)
-            self._step("writing alarms", lambda: self._raise_alarms(seen, keys, watch, done), done)
-            self._step("writing interfaces", lambda: self._write_interfaces(seen), done)
-            self._step("writing edges", lambda: self._write_edges(seen, watch), done)
-            self._step("rendering the pages", lambda: self._render(keys, watch, done), done)
+            keys, snapshot = self._read_keys(), self._read(now)
+            watch = Watch(self._settings.interval_ms, now, snapshot.listening)
+            result.agents = len(snapshot.agents)
+            self._step("writing alarms", lambda: self._raise_alarms(snapshot, keys, watch, result), result)
+            self._step("writing interfaces", lambda: self._write_interfaces(snapshot), result)
+            self._step("writing edges", lambda: self._write_edges(snapshot, watch), result)
+            self._step("rendering the pages", lambda: self._render(keys, watch, result), result)
 
     def _read(self, now: int) -> Snapshot:
-        seen = self._store.read(lambda connection: snapshot(connection, self._reports, now))
-        self._reports = seen.reports
-        return seen
+        snapshot = self._store.read(lambda connection: read_snapshot(connection, self._reports, now))
+        self._reports = snapshot.reports
+        return snapshot
 
-    def _raise_alarms(self, seen: Snapshot, keys: Sequence[KeyName] | None, watch: Watch, done: Done) -> None:
+    def _raise_alarms(
+        self, snapshot: Snapshot, keys: Sequence[KeyName] | None, watch: Watch, result: CycleResult
+    ) -> None:
+        findings = alarm_rules.find_evidence(snapshot, keys, watch)
         events = (
-            *alarm_rules.compare(seen.open_alarms, alarm_rules.findings(seen, keys, watch), watch.now),
-            *alarm_rules.amend(seen.closed_alarms, seen.late),
+            *alarm_rules.compare(snapshot.open_alarms, findings, watch.now),
+            *alarm_rules.amend(snapshot.closed_alarms, snapshot.late),
         )
         if not events:
             return
         self._store.write(lambda connection: alarm_log.record(connection, events))
-        done.opened = sum(isinstance(event, Opened) for event in events)
-        done.closed = sum(isinstance(event, Closed) for event in events)
-        names = {agent.agent_id: alarm_rules.name_of(agent) for agent in seen.agents}
+        result.opened = sum(isinstance(event, Opened) for event in events)
+        result.closed = sum(isinstance(event, Closed) for event in events)
+        names = {agent.agent_id: alarm_rules.name_of(agent) for agent in snapshot.agents}
         for event in events:
-            _tell(event, names)
+            _log_event(event, names)
 
-    def _write_interfaces(self, seen: Snapshot) -> None:
-        outdated = self._store.read(alarm_log.outdated_interfaces)
-        known = [(one, seen.reports[one.report_id].telemetry) for one in outdated if one.report_id in seen.reports]
-        due = [(one, telemetry.interfaces) for one, telemetry in known if telemetry.interfaces or one.has_rows]
-        for start in range(0, len(due), _SLICE_AGENTS):
-            part = due[start : start + _SLICE_AGENTS]
-            self._store.write(partial(alarm_log.replace_interfaces, measured=part))
+    def _write_interfaces(self, snapshot: Snapshot) -> None:
+        changed = self._store.read(lambda connection: interfaces.changed_interfaces(connection, snapshot))
+        for start in range(0, len(changed), _SLICE_AGENTS):
+            part = changed[start : start + _SLICE_AGENTS]
+            self._store.write(partial(interfaces.replace_interfaces, changed=part))
 
-    def _write_edges(self, seen: Snapshot, watch: Watch) -> None:
+    def _write_edges(self, snapshot: Snapshot, watch: Watch) -> None:
         forget_before = watch.now - self._settings.limits.age_ms
-        changes = relay_edges.compare(seen.edges, relay_edges.infer(seen, watch), forget_before)
+        changes = relay_edges.compare(snapshot.edges, relay_edges.infer(snapshot, watch), forget_before)
         if changes:
             self._store.write(lambda connection: edges.write(connection, changes))
 
-    def _render(self, keys: Sequence[KeyName] | None, watch: Watch, done: Done) -> None:
+    def _render(self, keys: Sequence[KeyName] | None, watch: Watch, result: CycleResult) -> None:
         # Read again, so that the page shows the alarms that were just raised.
-        seen = Seen(self._read(watch.now), keys, watch, self._settings.source)
-        done.pages = self._website.publish(index_page.build(seen))
+        data = PageData(self._read(watch.now), keys, watch, self._settings.source)
+        result.pages = self._website.publish(index_page.build(data))
 
-    def _prune(self, now: int, go_on: Callable[[], bool], done: Done) -> None:
+    def _prune(self, now: int, may_continue: Callable[[], bool], result: CycleResult) -> None:
         if 0 <= self._prune_at - now <= _PRUNE_MS:
             return
-        going = True
+        is_complete = True
 
-        def may_go_on() -> bool:
-            nonlocal going
-            going = go_on()
-            return going
+        def may_prune_more() -> bool:
+            nonlocal is_complete
+            is_complete = may_continue()
+            return is_complete
 
-        done.pruned = retention.prune(self._store.engine, self._store.lock, self._settings.limits, now, may_go_on)
-        self._prune_at = now + _PRUNE_MS if going else 0
+        limits = self._settings.limits
+        result.pruned = retention.prune(self._store.engine, self._store.lock, limits, now, may_prune_more)
+        self._prune_at = now + _PRUNE_MS if is_complete else 0
 
-    def _step(self, name: str, step: Callable[[], None], done: Done) -> bool:
+    def _step(self, name: str, step: Callable[[], None], result: CycleResult) -> None:
         try:
             step()
         except Exception as error:
             reason = f"{name} failed: {type(error).__name__}: {error}"
-            done.failures += (reason,)
+            result.failures += (reason,)
             if self._failing.get(name) != reason:
                 self._failing[name] = reason
-                _log.error("%s (tried again in every cycle)", reason)
-            return False
+                _log.error("%s (retried in every cycle)", reason)
+            return
         if self._failing.pop(name, None) is not None:
             _log.info("%s works again", name)
-        return True
 
 
-def _tell(event: Event, names: Mapping[str, str]) -> None:
+def _log_event(event: Event, names: Mapping[str, str]) -> None:
     if isinstance(event, Opened):
         kind, agent_id = event.subject
-        _log.warning("alarm opened: %s, %s: %s", kind, _whom(agent_id, names), wording.shown(event.detail, 500))
+        _log.warning("alarm opened: %s, %s: %s", kind, _agent_text(agent_id, names), wording.shown(event.detail, 500))
     elif isinstance(event, Closed):
-        _log.info("alarm closed: %s, %s", event.alarm.kind, _whom(event.alarm.agent_id, names))
+        _log.info("alarm closed: %s, %s", event.alarm.kind, _agent_text(event.alarm.agent_id, names))
 
 
-def _whom(agent_id: str | None, names: Mapping[str, str]) -> str:
+def _agent_text(agent_id: str | None, names: Mapping[str, str]) -> str:
     if agent_id is None:
         return "unknown sender"
     return f"{names[agent_id]} ({wording.short_id(agent_id)})" if agent_id in names else agent_id

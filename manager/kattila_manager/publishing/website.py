@@ -1,8 +1,8 @@
-"""Views to HTML, and HTML to a folder that readers never meet half-written.
+"""Renders pages to HTML, and swaps them into a folder, so that readers never see a half-written site.
 
-May live here: the only Jinja, and the swap. `PAGES_DIR` stays one plain folder, so that a web server, a bind mount or a
-shell may stand in it. Each thing in it is a link into `.current`, and `.current` is a link to one version of the whole
-site: renaming a new `.current` over the old one swaps all pages at once.
+`PAGES_DIR` stays a plain folder, which a web server, a bind mount or a shell may have open. Each entry in it is a link
+into `.current`, which links to one version of the whole site. Renaming a new `.current` over the old one swaps all
+pages at once.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _STYLE = "style.css"
 
 
 class WebsiteError(Exception):
-    """The pages could not be rendered or written; the last good ones are still there."""
+    """The pages could not be rendered or written; the previous ones remain."""
 
 
 class Website:
-    """The pages in one folder; for one publisher at a time."""
+    """The pages in one folder, for one publisher at a time."""
 
     def __init__(self, folder: Path, templates: Path = TEMPLATES) -> None:
-        """Take the folder to publish in, and where the templates are. Touches nothing yet."""
+        """Publish to this folder with these templates. Nothing is written yet."""
         self._folder = folder
         self._templates = templates
         self._environment = Environment(
@@ -47,10 +47,10 @@ class Website:
         )
 
     def publish(self, pages: Iterable[Page]) -> int:
-        """Render all pages and put them in place together; return how many changed.
+        """Render all pages and swap them in together; return how many changed.
 
         Raises:
-            WebsiteError: a template is wrong, or the folder cannot be written; the last pages stay as they were.
+            WebsiteError: a template has an error, or the folder cannot be written; the previous pages remain.
         """
         try:
             return swap(self._folder, self.render(pages))
@@ -58,10 +58,12 @@ class Website:
             raise WebsiteError(f"the templates in {self._templates}: {type(error).__name__}: {error}") from error
         except OSError as error:
             where = error.filename or self._folder
-            raise WebsiteError(f"cannot write {where} ({error.strerror}): correct PAGES_DIR, or its owner") from error
+            raise WebsiteError(
+                f"cannot write {where} ({error.strerror}): change its owner, or correct PAGES_DIR"
+            ) from error
 
     def render(self, pages: Iterable[Page]) -> dict[str, bytes]:
-        """Return each page's path and its bytes."""
+        """Return the bytes of each page by its path."""
         style = (self._templates / _STYLE).read_text(encoding="utf-8").strip()
         given = {"style": Markup(style), "style_hash": _hash(style)}  # noqa: S704 - our own file
         return {page.path: self._render(page, given) for page in pages}
@@ -72,13 +74,13 @@ class Website:
 
 
 def swap(folder: Path, files: Mapping[str, bytes]) -> int:
-    """Make `files` (path to content) what the folder shows, all at once; return how many changed.
+    """Replace the folder's files by `files` (path to content), all at once; return how many changed.
 
-    Files that did not change are not written again, and nothing is if none did. Not synced to disk: after a power cut
-    the next rendering writes them anew.
+    Unchanged files are not written again. The disk is not synced: after a power cut the next rendering writes the
+    files again.
 
     Raises:
-        OSError: the folder cannot be written, or holds files of this name that are not ours.
+        OSError: the folder cannot be written, or has other files of these names.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = {path.partition("/")[0] for path in files}
@@ -103,7 +105,7 @@ def _write_version(folder: Path, files: Mapping[str, bytes], changed: set[str]) 
         if path in changed or not _linked(current / path, target):
             target.write_bytes(content)
     _put_link(current, Path(_VERSIONS) / new.name)
-    # A reader that has just opened the old folder may finish.
+    # A reader that has just opened the old folder can finish.
     _remove_versions(versions, keep={old, new.name})
 
 
@@ -111,12 +113,12 @@ def _check_names(folder: Path, names: set[str]) -> None:
     for path in (folder / name for name in (*sorted(names), _CURRENT)):
         if path.exists() and not path.is_symlink():
             raise FileExistsError(
-                errno.EEXIST, "it is there already and not kattila's; choose an empty folder", str(path)
+                errno.EEXIST, "the file exists and is not kattila's; choose an empty folder", str(path)
             )
 
 
 def _link(folder: Path, names: set[str]) -> None:
-    """Let the folder show these names of `.current`, and no others of it."""
+    """Link exactly these names in the folder to `.current`."""
     for name in sorted(names):
         if not (folder / name).is_symlink():
             _put_link(folder / name, Path(_CURRENT) / name)
@@ -133,7 +135,7 @@ def _put_link(link: Path, target: Path) -> None:
 
 
 def _linked(old: Path, new: Path) -> bool:
-    # Some file systems have no hard links.
+    # Some file systems lack hard links.
     with suppress(OSError):
         os.link(old.resolve(), new)
         return True
@@ -141,7 +143,7 @@ def _linked(old: Path, new: Path) -> bool:
 
 
 def _files_in(folder: Path) -> dict[str, bytes]:
-    # The folder itself is a link; inside it there are none.
+    # The folder itself is a link; there are no links inside it.
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 

@@ -1,7 +1,4 @@
-"""The SQLite file: how it is opened, who has it open, how a write transaction begins, and which schema it has.
-
-May live here: engine, pragmas, locks. Not here: what is read or written, and migrations (migrating).
-"""
+"""The SQLite file: opening it, its locks, write transactions, and the revision of its schema."""
 
 from __future__ import annotations
 
@@ -19,16 +16,16 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import NullPool, QueuePool
 
-# Long enough for the slowest slice of retention; the write lock keeps writers from meeting at all.
+# Longer than the slowest slice of pruning. Usually the write lock keeps writers apart.
 BUSY_TIMEOUT_SECONDS = 30.0
 MIGRATIONS = Path(__file__).with_name("migrations")
 
 
 def open_engine(path: Path, *, pooled: bool = True) -> Engine:
-    """Open the database file in WAL mode with `synchronous=FULL`: what is committed survives a power cut."""
+    """Open the database file in WAL mode with `synchronous=FULL`, so that commits survive a power cut."""
     engine = create_engine(
         f"sqlite:///{path}",
-        # What is filed is nobody's business in a log.
+        # Reports do not belong in a log.
         hide_parameters=True,
         connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
         poolclass=QueuePool if pooled else NullPool,
@@ -41,13 +38,13 @@ def open_engine(path: Path, *, pooled: bool = True) -> Engine:
 class WriteLock:
     """A file beside the database that writers lock first.
 
-    SQLite's own lock is polled: of several busy writers some starve. The kernel's flock wakes them in turn.
+    SQLite polls its own lock, so some of several busy writers starve. The kernel's flock wakes them in turn.
     """
 
     def __init__(self, database: Path) -> None:
-        """Open (and make) the lock file of this database."""
+        """Open the lock file of this database; create it if needed."""
         self._descriptor = _open_beside(database, "lock")
-        # flock is held by the open file, which the threads of a process share.
+        # The open file holds the flock, and the threads of a process share it.
         self._threads = threading.Lock()
 
     @contextmanager
@@ -62,7 +59,7 @@ class WriteLock:
 
     @contextmanager
     def transaction(self, engine: Engine) -> Iterator[Connection]:
-        """Hold the lock around one write transaction; it commits at the end, or rolls back on an error."""
+        """Hold the lock around one write transaction, which commits at the end, or rolls back on an error."""
         with self.held(), begun(engine) as connection:
             yield connection
 
@@ -73,22 +70,22 @@ class WriteLock:
 
 @contextmanager
 def begun(engine: Engine) -> Iterator[Connection]:
-    """Make one write transaction while the lock is held."""
+    """Begin one write transaction; hold the lock meanwhile."""
     with engine.connect().execution_options(writes=True) as connection, connection.begin():
         yield connection
 
 
 class DatabaseUnusableError(Exception):
-    """The database cannot be used; the text says which, why, and what to do."""
+    """The database cannot be used; the text names it, the cause and the remedy."""
 
 
 class DatabaseNewerError(DatabaseUnusableError):
-    """A newer version of the manager made the database."""
+    """A newer version of the manager created the database."""
 
 
 @contextmanager
 def only_one(database: Path, name: str) -> Iterator[None]:
-    """Be the only process that does what `name` stands for with this database; waits for another one."""
+    """Hold this database's lock of that name, which one process at a time can hold; wait for it."""
     descriptor = _open_beside(database, name)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -98,23 +95,23 @@ def only_one(database: Path, name: str) -> Iterator[None]:
 
 
 def hold_open(database: Path) -> int:
-    """Say that this process has the database open, until the returned descriptor is closed.
+    """Mark the database as open in this process, until the returned descriptor is closed.
 
     Raises:
-        DatabaseUnusableError: it is being restored.
+        DatabaseUnusableError: the database is being restored.
     """
     descriptor = _open_beside(database, "open")
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise DatabaseUnusableError(f"{database} is being restored now: try again when that is done") from None
+        raise DatabaseUnusableError(f"{database} is being restored: try again when the restore is done") from None
     return descriptor
 
 
 @contextmanager
 def held_open(database: Path) -> Iterator[None]:
-    """Hold the database open meanwhile, see `hold_open`."""
+    """Mark the database as open meanwhile, see `hold_open`."""
     descriptor = hold_open(database)
     try:
         yield
@@ -124,10 +121,10 @@ def held_open(database: Path) -> Iterator[None]:
 
 @contextmanager
 def closed_to_others(database: Path) -> Iterator[None]:
-    """Be the only process that has the database open.
+    """Keep all other processes from opening the database.
 
     Raises:
-        DatabaseUnusableError: another one has.
+        DatabaseUnusableError: another process has it open.
     """
     descriptor = _open_beside(database, "open")
     try:
@@ -148,14 +145,14 @@ def _lock_alone(database: Path, descriptor: int) -> None:
 
 
 def check(path: Path) -> None:
-    """Check that the file is a database with the newest schema, without making or changing one.
+    """Check that the file is a database with the newest schema, without creating or changing it.
 
     Raises:
-        DatabaseUnusableError: it is not writable, no database, or made by an older or a newer version.
+        DatabaseUnusableError: it is not writable, not a database, or an older or newer version created it.
     """
     if revision_of(path) != revisions()[-1]:
         raise DatabaseUnusableError(
-            f"{path} was made by an older version: start 'kattila-manager serve', which brings it up to date"
+            f"{path} was made by an older version: start 'kattila-manager serve', which migrates it"
         )
 
 
@@ -163,35 +160,35 @@ def revision_of(path: Path) -> str:
     """Return the revision of a database's schema.
 
     Raises:
-        DatabaseUnusableError: see `check`, but one of an older version is fine.
+        DatabaseUnusableError: see `check`, except that an older version is fine.
     """
     found = None
     if path.exists():
-        with told(path), connected(path) as connection:
+        with errors_explained(path), connected(path) as connection:
             found = known_revision(path, connection)
     if found is None:
         raise DatabaseUnusableError(
-            f"there is no database of kattila-manager at {path}: start 'kattila-manager serve', which makes it, or "
+            f"there is no database of kattila-manager at {path}: start 'kattila-manager serve', which creates it, or "
             "correct MANAGER_DB"
         )
     return found
 
 
 def revisions() -> list[str]:
-    """Return the revisions of the schema, oldest first: the names of the migrations begin with them."""
+    """Return the revisions of the schema, oldest first, from the file names of the migrations."""
     return sorted(migration.name.partition("_")[0] for migration in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
 def known_revision(path: Path, connection: Connection) -> str | None:
-    """Return the revision of a database, None for an empty one; raises DatabaseNewerError for a later one."""
+    """Return the revision of a database, None if it is empty; raises DatabaseNewerError for an unknown one."""
     with connection.begin():
         table = connection.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").first()
         row = connection.exec_driver_sql("SELECT version_num FROM alembic_version").first() if table else None
     found = None if row is None else str(row[0])
     if found is not None and found not in revisions():
         raise DatabaseNewerError(
-            f"{path} was made by a newer version of kattila-manager (its schema is {found}, known here is "
-            f"{revisions()[-1]}): install that one, or correct MANAGER_DB"
+            f"{path} was made by a newer version of kattila-manager (its schema is {found}, the newest known is "
+            f"{revisions()[-1]}): install that version, or correct MANAGER_DB"
         )
     return found
 
@@ -208,13 +205,14 @@ def connected(path: Path) -> Iterator[Connection]:
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
-    """Say what the libraries' errors mean for the database at `path`; raises DatabaseUnusableError in their place."""
+def errors_explained(path: Path) -> Iterator[None]:
+    """Replace errors of the libraries by DatabaseUnusableError, with the remedy for the database at `path`."""
     try:
         yield
     except FileNotFoundError:
         raise DatabaseUnusableError(
-            f"the folder {path.parent} does not exist: make it, owned by the user that runs this, or correct MANAGER_DB"
+            f"the folder {path.parent} does not exist: create it, owned by the user that runs this program, or correct "
+            "MANAGER_DB"
         ) from None
     except OSError as error:
         raise DatabaseUnusableError(_unusable(path, error.strerror or str(error))) from None
@@ -226,27 +224,27 @@ def told(path: Path) -> Iterator[None]:
 def _unusable(path: Path, reason: str) -> str:
     return (
         f"{path} cannot be used ({reason}): it must be an SQLite database of kattila-manager that uid {os.geteuid()} "
-        "can write, as well as its folder; else correct MANAGER_DB"
+        "can write, as well as its folder: change the owner, or correct MANAGER_DB"
     )
 
 
 def _open_beside(database: Path, name: str) -> int:
-    """Open (and make) the lock file of that name; a command run as root leaves it to the database's owner."""
+    """Open the lock file of that name; create it if needed, for the database's owner even if root runs this."""
     path = database.with_name(f"{database.name}.{name}")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    leave_to_owner(database, descriptor)
+    give_to_owner(database, descriptor)
     return descriptor
 
 
-def leave_to_owner(database: Path, descriptor: int) -> None:
-    """Give what root made for a database to its owner; before there is one, to the owner of its folder."""
+def give_to_owner(database: Path, descriptor: int) -> None:
+    """Give a file that root created to the owner of the database, or if there is none, of its folder."""
     if os.geteuid() == 0:
         owner = (database if database.exists() else database.parent).stat()
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def _prepare(connection: sqlite3.Connection, _record: Any) -> None:
-    # The driver's own transactions begin deferred, and a deferred writer can fail half-way.
+    # The driver begins transactions deferred, and a deferred writer can fail half-way.
     connection.isolation_level = None
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "wal_autocheckpoint=4000"):
         connection.execute(f"PRAGMA {pragma}")

@@ -1,7 +1,4 @@
-"""DATA to a report, by msgspec.
-
-May live here: reading the meaning of bytes whose MAC was checked, now (inbox) or when they were filed (store).
-"""
+"""Parses DATA into a report, with msgspec."""
 
 from __future__ import annotations
 
@@ -16,10 +13,10 @@ _ENCODER = msgspec.json.Encoder()
 
 
 def decode(data: bytes) -> Report:
-    """Decode DATA; raises Malformed.
+    """Return the report; raises Malformed.
 
-    A DATA that encodes to itself has each member once; any other, as of a newer agent with members unknown here, is
-    read strictly as well.
+    DATA that encodes to itself has no duplicate members. Any other, such as from a newer agent with unknown members,
+    is also parsed strictly.
     """
     if not data.isascii():
         raise Malformed("the object is not ASCII: write other characters as \\uXXXX")

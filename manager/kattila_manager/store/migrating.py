@@ -1,7 +1,4 @@
-"""Migrations: the schema of a database brought to the newest version, its old state kept.
-
-May live here: how Alembic is called, and what comes before it.
-"""
+"""Migrates the database to the newest schema, and backs it up before."""
 
 from __future__ import annotations
 
@@ -13,21 +10,21 @@ from sqlalchemy import Connection
 
 from kattila_manager.store import database
 from kattila_manager.store.admin import backups
-from kattila_manager.store.database import told
+from kattila_manager.store.database import errors_explained
 
 _log = logging.getLogger("kattila.store")
 
 
 def migrate(path: Path, backup_dir: Path, now: int) -> None:
-    """Bring the schema of the file to the newest version, or make it; an older one is backed up before (at `now`).
+    """Migrate the file to the newest schema, or create it; an older schema is backed up first (at `now`).
 
     Raises:
-        DatabaseUnusableError: its folder is missing, it is not writable, no database, or being restored;
-            DatabaseNewerError if a newer version made it.
-        BackupError: it could not be backed up, and was left as it is.
+        DatabaseUnusableError: the folder is missing, or the file is not writable, not a database, or being restored;
+            DatabaseNewerError if a newer version created it.
+        BackupError: it could not be backed up, and was not changed.
     """
-    with told(path):
-        # For writing, even when nothing is to be migrated: better told now than with the first report.
+    with errors_explained(path):
+        # Opened for writing even if there is nothing to migrate, to fail now and not at the first report.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
         with database.held_open(path), database.only_one(path, "lock"), database.connected(path) as connection:
             found = database.known_revision(path, connection)
@@ -37,14 +34,14 @@ def migrate(path: Path, backup_dir: Path, now: int) -> None:
 
 
 def upgrade(connection: Connection, revision: str) -> None:
-    """Bring the schema of an open database up to a revision."""
-    # Weighs as much as the rest of a small command, and only this needs it.
-    from alembic import command  # noqa: PLC0415 - as said above
-    from alembic.config import Config  # noqa: PLC0415 - as said above
+    """Migrate an open database to a revision."""
+    # It takes as long to import as the rest of a small command, and only this needs it.
+    from alembic import command  # noqa: PLC0415 - see above
+    from alembic.config import Config  # noqa: PLC0415 - see above
 
     config = Config()
     config.set_main_option("script_location", str(database.MIGRATIONS))
-    # As the newest alembic wants it said.
+    # The newest alembic requires it.
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     command.upgrade(config, revision)
@@ -53,6 +50,4 @@ def upgrade(connection: Connection, revision: str) -> None:
 def _keep(path: Path, backup_dir: Path, now: int) -> None:
     made = backups.make(path, backup_dir, now, _log.info)
     newest = database.revisions()[-1]
-    _log.warning(
-        "migrating the database from schema %s to %s; it was backed up as %s", made.revision, newest, made.path
-    )
+    _log.warning("migrating the database from schema %s to %s; the backup is %s", made.revision, newest, made.path)

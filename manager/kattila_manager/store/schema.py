@@ -1,9 +1,7 @@
-"""The tables, with what each column means.
+"""The tables, with the meaning of each column.
 
-Versions (store/migrations/versions): 0001 the first; 0002 marks late samples, and knows what agents keep and drop.
-
-May live here: the schema as SQLAlchemy Core, so that SQLite now and PostgreSQL later share it. docs/SCHEMA.md is
-generated from the comments. Moments are ms UTC.
+Versions (store/migrations/versions): 0001 is the first; 0002 marks late samples, and records what agents keep and drop.
+docs/SCHEMA.md is generated from the comments. Times are ms UTC. SQLAlchemy Core leaves the way open to PostgreSQL.
 """
 
 from __future__ import annotations
@@ -47,48 +45,50 @@ def _described(table: Table) -> str:
 
 
 def for_driver(statement: ClauseElement) -> str:
-    """Return the SQL of a statement with positional parameters in the order of its columns, the condition's last.
+    """Return the SQL of a statement with positional parameters: its columns in order, then those of the condition.
 
-    For thousands of rows a second: SQLAlchemy's own look at each parameter takes as long as SQLite's work.
+    For thousands of rows a second: SQLAlchemy's processing of each parameter takes as long as SQLite's work.
     """
     return str(statement.compile(dialect=sqlite.dialect()))
 
 
 agents = _table(
     "agents",
-    "Fleet registry: one row for each id, with the state that the next report is judged against.",
+    "Fleet registry: one row per agent id, with the state that the next report is judged against.",
     Column("ref", Integer, primary_key=True, comment="short number that the other tables use"),
     Column("agent_id", Text, nullable=False, unique=True, comment="UUID in lower case"),
     Column("hostname", Text, nullable=False, comment="as in its latest report"),
     Column("agent_version", Text, nullable=False, comment="as in its latest report"),
     Column("first_seen_at", Integer, nullable=False, comment="registration, or the first report"),
     Column("last_seen_at", Integer, nullable=False, comment="arrival of the newest message, late samples included"),
-    Column("highest_tick", Integer, nullable=False, comment="upper end of the replay window"),
-    Column("highest_sample", Integer, nullable=False, comment="newest measurement; the state is ordered by it"),
-    Column("latest_report_id", Integer, comment="reports.id of the newest measurement"),
-    Column("fingerprint", Text, nullable=False, comment="key of the newest message"),
-    Column("clock_offset", Integer, nullable=False, comment="agent's clock less ours, in ms, at the newest message"),
-    Column("relay_path", Text, nullable=False, comment="ids of the relays, comma between; empty: direct"),
+    Column("highest_tick", Integer, nullable=False, comment="highest tick seen: the upper end of the replay window"),
+    Column(
+        "highest_sample", Integer, nullable=False, comment="highest sample number; the newest sample decides the state"
+    ),
+    Column("latest_report_id", Integer, comment="reports.id of the newest sample"),
+    Column("fingerprint", Text, nullable=False, comment="key that signed the newest message"),
+    Column("clock_offset", Integer, nullable=False, comment="agent's clock minus ours in ms, at the newest message"),
+    Column("relay_path", Text, nullable=False, comment="ids of the relays, comma-separated; empty: direct"),
     Column("boot_id", Text, nullable=False, comment="the boot that holds the id"),
-    Column("boot_hardware", Text, nullable=False, comment="hardware addresses of that boot, comma between"),
+    Column("boot_hardware", Text, nullable=False, comment="hardware addresses of that boot, comma-separated"),
     Column("hardware", Text, nullable=False, comment="hardware addresses that the id is bound to"),
-    Column("challenger_boot_id", Text, nullable=False, comment="another machine's boot that claims the id, or empty"),
-    Column("window", LargeBinary, nullable=False, comment="the last 120 (tick, nonce), 8 bytes each, ascending"),
-    Column("reset_at", Integer, nullable=False, comment="reports signed before are refused; 0: never reset"),
-    Column("instead_of", Text, comment="the id that it asked for or reported under, which another machine held"),
-    Column("waiting", Integer, comment="samples on its disk, as in its latest report; NULL: it does not tell"),
-    Column("dropped", Integer, comment="samples given up since its state folder began, likewise"),
-    Column("dropped_at", Integer, comment="arrival of the latest report that told of more of them; NULL: none did"),
-    Column("dropped_after", Integer, comment="arrival of its message before that one; NULL: it was the first"),
+    Column("challenger_boot_id", Text, nullable=False, comment="boot of another machine that claims the id, or empty"),
+    Column("window", LargeBinary, nullable=False, comment="the last 120 pairs (tick, nonce), 8 bytes each, ascending"),
+    Column("reset_at", Integer, nullable=False, comment="reports signed before this are refused; 0: never reset"),
+    Column("instead_of", Text, comment="the id it requested or used, which another machine held"),
+    Column("waiting", Integer, comment="samples waiting on its disk, from its latest report; NULL: not reported"),
+    Column("dropped", Integer, comment="samples dropped since its state folder was created; NULL: not reported"),
+    Column("dropped_at", Integer, comment="arrival of the latest report with a higher count; NULL: none yet"),
+    Column("dropped_after", Integer, comment="arrival of the message before that report; NULL: it was the first"),
 )
 
 agent_boots = _table(
     "agent_boots",
-    "Boots seen under an id; one that comes back after another was seen proves two machines.",
+    "Boots seen under an id. A boot that returns after another one was seen proves two machines.",
     Column("agent_ref", Integer, ForeignKey("agents.ref", ondelete="CASCADE"), primary_key=True),
     Column("boot_id", Text, primary_key=True),
     Column("first_seen_at", Integer, nullable=False),
-    Column("refused", Integer, nullable=False, comment="1: the newcomer of an identity conflict"),
+    Column("refused", Integer, nullable=False, comment="1: the newcomer in an identity conflict"),
 )
 
 reports = _table(
@@ -96,43 +96,51 @@ reports = _table(
     "Full audit log: every accepted report, byte for byte.",
     Column("id", Integer, primary_key=True, comment="order of arrival"),
     Column("agent_ref", Integer, ForeignKey("agents.ref"), nullable=False),
-    Column("sample", Integer, nullable=False, comment="which measurement"),
-    Column("tick", Integer, nullable=False, comment="which message"),
+    Column("sample", Integer, nullable=False, comment="number of the sample"),
+    Column("tick", Integer, nullable=False, comment="number of the message"),
     Column("received_at", Integer, nullable=False),
-    Column("sampled_at", Integer, comment="when it was measured, by our clock, if it came late; NULL: in its order"),
-    Column("fingerprint", LargeBinary, nullable=False, comment="of the key that verified it, 4 bytes"),
+    Column("sampled_at", Integer, comment="when a late sample was measured, by our clock; NULL: not late"),
+    Column("fingerprint", LargeBinary, nullable=False, comment="fingerprint of its key, 4 bytes"),
     Column("mac", LargeBinary, nullable=False, comment="the report's MAC, 32 bytes"),
-    Column("relay_path", Text, comment="ids of the relays, comma between; NULL: direct"),
-    Column("key_id", Integer, nullable=False, comment="reports.id of its group's key; groups are pruned whole"),
-    Column("base_id", Integer, comment="reports.id whose DATA is the dictionary of body; NULL: none"),
+    Column("relay_path", Text, comment="ids of the relays, comma-separated; NULL: direct"),
+    Column(
+        "key_id", Integer, nullable=False, comment="reports.id of the key report of its group; groups are pruned whole"
+    ),
+    Column("base_id", Integer, comment="reports.id whose DATA is the dictionary for body; NULL: none"),
     Column("body", LargeBinary, nullable=False, comment="DATA, zstandard without its magic number"),
     UniqueConstraint("agent_ref", "sample", name="reports_sample"),
-    # Of those that came late alone, so that it takes no place for the others.
+    # Only late samples are indexed, so the others take no space here.
     Index("reports_late", "agent_ref", "sampled_at", sqlite_where=text("sampled_at IS NOT NULL")),
 )
 
 agent_interfaces = _table(
     "agent_interfaces",
-    "Network interface snapshots: the interfaces of each agent's newest measurement.",
+    "The network interfaces in each agent's newest sample.",
     Column("agent_ref", Integer, ForeignKey("agents.ref", ondelete="CASCADE"), primary_key=True),
     Column("name", Text, primary_key=True),
     Column("kind", Text, comment="the kernel's link kind; NULL: hardware"),
     Column("address", Text, comment="hardware address"),
-    Column("addresses", Text, nullable=False, comment="prefixes, comma between"),
+    Column("addresses", Text, nullable=False, comment="prefixes, comma-separated"),
     Column("operstate", Text, nullable=False),
     Column("mtu", Integer, nullable=False),
-    Column("report_id", Integer, nullable=False, comment="reports.id that said so"),
+    Column("report_id", Integer, nullable=False, comment="reports.id that showed the latest change"),
 )
 
 topology_edges = _table(
     "topology_edges",
-    "Inferred links between agents.",
+    "Inferred connections between agents.",
     Column("id", Integer, primary_key=True),
     Column("kind", Text, nullable=False, comment="wireguard, relay or physical"),
-    Column("a_ref", Integer, ForeignKey("agents.ref", ondelete="CASCADE"), nullable=False, comment="the smaller one"),
+    Column(
+        "a_ref",
+        Integer,
+        ForeignKey("agents.ref", ondelete="CASCADE"),
+        nullable=False,
+        comment="agents.ref, the smaller one",
+    ),
     Column("b_ref", Integer, ForeignKey("agents.ref", ondelete="CASCADE"), nullable=False),
-    Column("state", Text, nullable=False, comment="of a relay edge up or unused: no newest report came that way"),
-    Column("evidence", Text, nullable=False, comment="JSON: which reports show it, the newest ten of `count`"),
+    Column("state", Text, nullable=False, comment="relay edges: up, or unused if no newest report took this path"),
+    Column("evidence", Text, nullable=False, comment="JSON: the newest ten of the `count` reports that show it"),
     Column("first_seen_at", Integer, nullable=False),
     Column("last_seen_at", Integer, nullable=False),
 )
@@ -142,11 +150,11 @@ alarms = _table(
     "Event log of topology changes and anomalies.",
     Column("id", Integer, primary_key=True),
     Column("kind", Text, nullable=False),
-    Column("agent_id", Text, comment="whom it concerns; NULL: nobody in particular"),
+    Column("agent_id", Text, comment="the agent that it concerns; NULL: no known agent"),
     Column("opened_at", Integer, nullable=False, comment="first evidence"),
     Column("closed_at", Integer, comment="NULL: open"),
     Column("last_at", Integer, nullable=False, comment="newest evidence"),
-    Column("count", Integer, nullable=False, comment="how often since it opened; 1 for a state that lasts"),
+    Column("count", Integer, nullable=False, comment="how often it happened since it opened; 1 for a state"),
     Column("detail", Text, nullable=False),
     Column("counter", Integer, comment="refusals.count or agents.dropped at the newest evidence; NULL: a state"),
     Index("alarms_open", "closed_at"),
@@ -155,18 +163,18 @@ alarms = _table(
 
 refusals = _table(
     "refusals",
-    "Counters of refused messages, bounded: by kind, and by agent only where its MAC was valid.",
+    "Counters of refused messages by kind, and by agent if the MAC was valid.",
     Column("kind", Text, primary_key=True),
-    Column("agent_id", Text, primary_key=True, comment="empty: nobody authenticated"),
+    Column("agent_id", Text, primary_key=True, comment="empty: unknown sender"),
     Column("count", Integer, nullable=False),
     Column("first_at", Integer, nullable=False),
     Column("last_at", Integer, nullable=False),
-    Column("detail", Text, nullable=False, comment="of the newest one"),
+    Column("detail", Text, nullable=False, comment="detail of the newest refusal"),
 )
 
 receivers = _table(
     "receivers",
-    "Heartbeats of the server's workers: while none beats, no agent is called silent.",
+    "Heartbeats of the server's workers. Without one, no agent counts as silent.",
     Column("worker", Integer, primary_key=True, comment="process id"),
     Column("up_since", Integer, nullable=False),
     Column("alive_at", Integer, nullable=False),

@@ -1,7 +1,4 @@
-"""The database as the rest of a process uses it: one read or one write transaction for each call.
-
-May live here: which transaction a call is. Not here: the statements (reading, registry, filing).
-"""
+"""The database of one process: each call is one read or one write transaction."""
 
 from __future__ import annotations
 
@@ -13,34 +10,34 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from kattila_manager.store.database import WriteLock, check, hold_open, only_one, open_engine, told
+from kattila_manager.store.database import WriteLock, check, errors_explained, hold_open, only_one, open_engine
 
 _Result = TypeVar("_Result")
 
 
 class Store:
-    """One open database; safe for several threads."""
+    """An open database; safe for several threads."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file, which `migrating.migrate` has made. Raises DatabaseUnusableError."""
+        """Open the file, which `migrating.migrate` created. Raises DatabaseUnusableError."""
         self.path = path
-        with told(path):
+        with errors_explained(path):
             self._held = hold_open(path)
         self.engine = open_engine(path)
         self.lock = WriteLock(path)
 
     def read(self, query: Callable[[Connection], _Result]) -> _Result:
         """Return `query(connection)` on one consistent state of the database. Raises DatabaseUnusableError."""
-        with told(self.path), self.engine.connect() as connection, connection.begin():
+        with errors_explained(self.path), self.engine.connect() as connection, connection.begin():
             return query(connection)
 
     def write(self, change: Callable[[Connection], _Result]) -> _Result:
         """Return `change(connection)` after its commit. Raises DatabaseUnusableError."""
-        with told(self.path), self.lock.transaction(self.engine) as connection:
+        with errors_explained(self.path), self.lock.transaction(self.engine) as connection:
             return change(connection)
 
     def publishing(self) -> AbstractContextManager[None]:
-        """Be the only one that publishes: who compares and then writes may not meet another one in between."""
+        """Hold the publishers' lock, because a publisher compares and then writes."""
         return only_one(self.path, "publishing")
 
     def close(self) -> None:
@@ -51,6 +48,6 @@ class Store:
 
 
 def open_existing(path: Path) -> Store:
-    """Open the database that the server made; raises DatabaseUnusableError."""
+    """Open the database that the server created; raises DatabaseUnusableError."""
     check(path)
     return Store(path)

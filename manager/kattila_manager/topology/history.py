@@ -1,10 +1,7 @@
-"""A node's own history: how its reports came, to spans of time.
+"""Derives the history of one node from how its reports arrived, as spans of time.
 
-May live here: pure functions over how its reports arrived. Not here: where these come from (store.past), or how spans
-look (commands.history).
-
-Spans follow the samples, which are numbered as they are measured, each at the moment of its measurement. So what came
-late fills the time in which nothing could be delivered, and a number that is absent is a measurement that nobody has.
+Spans follow the sample numbers, each sample at the time of its measurement. So late samples fill the time in which
+nothing could be delivered, and a missing number is a sample that was lost.
 """
 
 from __future__ import annotations
@@ -19,11 +16,10 @@ from kattila_manager.records import Arrival
 
 
 class SpanKind(StrEnum):
-    """What went on in a span.
+    """The kinds of spans.
 
-    Reports came as they were measured, directly or by a path; samples came late, so that the node was cut off, but
-    alive; samples are missing; nothing was measured, as no number is missing; the machine was rebooted; nothing came
-    since.
+    Reports arrived as they were measured; samples arrived late, so the node was cut off but alive; samples are
+    missing; nothing was measured, since no number is missing; the machine rebooted; nothing has arrived since.
     """
 
     REPORTED = "reported"
@@ -36,10 +32,10 @@ class SpanKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Something that went on from one moment to another (ms UTC, by our clock).
+    """A span of time, from one time to another (ms UTC, manager's clock).
 
-    `samples` counts those from `first_sample` to `last_sample`, which came, or which are missing; all three are 0 where
-    there are none. `late` of them came late. `relay_path` is that of what was reported, empty for direct.
+    `samples` counts the samples from `first_sample` to `last_sample`, which arrived or are missing; all three are 0 if
+    there are none. `late` of them arrived late. `relay_path` is the path of the reports, empty for direct.
     """
 
     kind: SpanKind
@@ -54,34 +50,34 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Continuity:
-    """What decides whether a state lasted between two moments: reboots, ascending, and how long a pause may be.
+    """What decides whether a state lasted between two times: reboots, ascending, and how long a pause may be.
 
-    `pause_ms` is also how late a sample may be without its node having been cut off.
+    `pause_ms` is also how late a sample may be before its node counts as cut off.
     """
 
     reboots: Sequence[int]
     pause_ms: int
 
-    def is_one(self, before: int, after: int) -> bool:
-        """Tell whether what was so at two moments went on in between."""
+    def lasted(self, before: int, after: int) -> bool:
+        """Return whether the state was continuous between two times."""
         is_rebooted = bisect_right(self.reboots, before) < bisect_right(self.reboots, after)
         return after - before <= self.pause_ms and not is_rebooted
 
 
 def spans(arrivals: Iterable[Arrival], continuity: Continuity, now: int | None = None) -> tuple[Span, ...]:
-    """Return what went on from the first report to the last, or to `now` if that is given.
+    """Return the spans from the first report to the last, or to `now` if given.
 
-    `arrivals` are those of one agent, in the order of their samples.
+    `arrivals` are those of one agent, ordered by sample.
     """
-    told = _joined((_span(run, continuity) for run in _runs(arrivals, continuity)), continuity)
-    return tuple(_with_reboots(_with_gaps(told, continuity, now), continuity.reboots))
+    reported = _joined((_span(run, continuity) for run in _runs(arrivals, continuity)), continuity)
+    return tuple(_with_reboots(_with_gaps(reported, continuity, now), continuity.reboots))
 
 
 def _runs(arrivals: Iterable[Arrival], continuity: Continuity) -> Iterator[list[Arrival]]:
-    """Cut where a sample is missing, where late begins or ends, where the path changes, and where time passed."""
+    """Split where a sample is missing, lateness starts or ends, the path changes, or a pause is too long."""
     run: list[Arrival] = []
     for one in arrivals:
-        if run and not _goes_on(run[-1], one, continuity):
+        if run and not _continues(run[-1], one, continuity):
             yield run
             run = []
         run.append(one)
@@ -89,12 +85,12 @@ def _runs(arrivals: Iterable[Arrival], continuity: Continuity) -> Iterator[list[
         yield run
 
 
-def _goes_on(one: Arrival, other: Arrival, continuity: Continuity) -> bool:
+def _continues(one: Arrival, other: Arrival, continuity: Continuity) -> bool:
     if other.sample != one.sample + 1 or (one.sampled_at is None) != (other.sampled_at is None):
         return False
-    # What came late came all at once: by which way says nothing of the time that it is about.
-    is_same_way = one.relay_path == other.relay_path or one.sampled_at is not None
-    return is_same_way and continuity.is_one(one.measured_at, other.measured_at)
+    # Late samples arrive together, so their path says nothing about the time of their measurement.
+    is_same_path = one.relay_path == other.relay_path or one.sampled_at is not None
+    return is_same_path and continuity.lasted(one.measured_at, other.measured_at)
 
 
 def _span(run: Sequence[Arrival], continuity: Continuity) -> Span:
@@ -113,10 +109,10 @@ def _span(run: Sequence[Arrival], continuity: Continuity) -> Span:
 
 
 def _joined(parts: Iterable[Span], continuity: Continuity) -> Iterator[Span]:
-    """Join what was reported before and after a few samples that came a little late."""
+    """Join spans around a few samples that arrived slightly late."""
     joined: Span | None = None
     for part in parts:
-        if joined is not None and _is_one(joined, part, continuity):
+        if joined is not None and _are_one(joined, part, continuity):
             joined = _sum(joined, part)
             continue
         if joined is not None:
@@ -126,9 +122,9 @@ def _joined(parts: Iterable[Span], continuity: Continuity) -> Iterator[Span]:
         yield joined
 
 
-def _is_one(one: Span, other: Span, continuity: Continuity) -> bool:
+def _are_one(one: Span, other: Span, continuity: Continuity) -> bool:
     is_reported = one.kind is other.kind is SpanKind.REPORTED and one.relay_path == other.relay_path
-    return is_reported and other.first_sample == one.last_sample + 1 and continuity.is_one(one.to_at, other.from_at)
+    return is_reported and other.first_sample == one.last_sample + 1 and continuity.lasted(one.to_at, other.from_at)
 
 
 def _sum(one: Span, other: Span) -> Span:
@@ -136,9 +132,9 @@ def _sum(one: Span, other: Span) -> Span:
     return replace(one, to_at=max(one.to_at, other.to_at), samples=samples, late=late, last_sample=other.last_sample)
 
 
-def _with_gaps(told: Iterable[Span], continuity: Continuity, now: int | None) -> Iterator[Span]:
+def _with_gaps(spans: Iterable[Span], continuity: Continuity, now: int | None) -> Iterator[Span]:
     before: Span | None = None
-    for span in told:
+    for span in spans:
         if before is not None:
             yield from _gap(before, span, continuity)
         yield span
@@ -156,10 +152,10 @@ def _gap(one: Span, other: Span, continuity: Continuity) -> Iterator[Span]:
         yield Span(SpanKind.STOPPED, one.to_at, other.from_at)
 
 
-def _with_reboots(told: Iterable[Span], reboots: Sequence[int]) -> Iterator[Span]:
-    """Put each reboot before the first span that begins with it or after it; those before all spans are left out."""
+def _with_reboots(spans: Iterable[Span], reboots: Sequence[int]) -> Iterator[Span]:
+    """Insert each reboot before the first span that starts at or after it; drop reboots before the first span."""
     due, shown = deque(reboots), False
-    for span in told:
+    for span in spans:
         while due and due[0] <= span.from_at:
             at = due.popleft()
             if shown or at == span.from_at:

@@ -1,7 +1,4 @@
-"""Is an agent heard of: the one rule that alarms, pages and the API share.
-
-May live here: the rule as a pure function.
-"""
+"""Decides whether an agent reports, is silent, or cannot be judged: the one rule for alarms, pages and the API."""
 
 from __future__ import annotations
 
@@ -10,17 +7,17 @@ from enum import StrEnum
 
 from kattila_manager.records import Agent
 
-# One report may get lost and one be late; three are a silence.
+# One report may be lost and one late; three missing reports are a silence.
 MISSED_REPORTS = 3
-# Between two heartbeats of the server, and then some.
+# Longer than the time between two heartbeats of the server.
 _BEAT_MS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What the rule needs beside the agent: the report interval, the moment, and when the server was listening.
+    """What an agent is judged by: the report interval, the time now, and when the server was listening.
 
-    `listening` is (since, until) in ms UTC, None for never.
+    `listening` is (since, until) in ms UTC; None if it never was.
     """
 
     interval_ms: int
@@ -29,15 +26,15 @@ class Watch:
 
     @property
     def is_on(self) -> bool:
-        """Tell whether the server listens now: while it does not, nobody is silent, everybody is unheard."""
+        """Whether the server is listening now. While it is not, all agents are unheard and none is silent."""
         return self.listening is not None and self.now - self.listening[1] <= _BEAT_MS
 
 
 class Presence(StrEnum):
-    """What is known of an agent.
+    """The states of an agent.
 
-    It reports itself; it reports, but its newest report came through others, as it cannot reach the manager; it is
-    silent; or nobody could have heard it (yet).
+    It reports directly; it reports through relays, because it cannot reach the manager; it is silent; or it is
+    unheard, because the server was not listening for long enough.
     """
 
     REPORTING = "reporting"
@@ -47,7 +44,7 @@ class Presence(StrEnum):
 
 
 def presence(agent: Agent, watch: Watch) -> Presence:
-    """Judge an agent; one that was last heard long ago, and not yet since the server is back, is unheard."""
+    """Return an agent's state; it is unheard if it has not reported since the server's absence."""
     if silent_since(agent, watch) is not None:
         return Presence.SILENT
     is_recent = watch.now - agent.last_seen_at <= MISSED_REPORTS * watch.interval_ms
@@ -57,9 +54,9 @@ def presence(agent: Agent, watch: Watch) -> Presence:
 
 
 def silent_since(agent: Agent, watch: Watch) -> int | None:
-    """Return since when (ms UTC) an agent has been silent, or None if it is not, or if nobody could have heard it.
+    """Return since when (ms UTC) an agent has been silent, or None if it is not silent or cannot be judged.
 
-    After the server itself was away, an agent has as long as any other to report again.
+    After an absence of the server, every agent again has three intervals to report.
     """
     if watch.listening is None or not watch.is_on:
         return None

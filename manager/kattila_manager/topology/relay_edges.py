@@ -1,9 +1,7 @@
-"""What joins agents: a snapshot to edges, and edges to what is to be written of them.
+"""Infers edges between agents from a snapshot, and compares them with the known ones.
 
-May live here: what is inferred from reports, as pure functions of values. Not here: the table (store.edges).
-
-An edge has no direction. It is told from what the newest reports show: a relay edge from the paths that they took. What
-nobody can have heard of at the moment stays as it was.
+Edges have no direction. A relay edge is on the path of a newest report. An edge whose agents cannot be judged is not
+changed.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from itertools import pairwise
 from kattila_manager.records import Agent, Edge, Snapshot
 from kattila_manager.topology.presence import Presence, Watch, presence
 
-# The evidence of an edge names so many reports, of the many that two relays may pass on.
+# The evidence of an edge names at most this many of the reports that show it.
 _MOST_NAMED = 10
 
 # The two agents of an edge by their `ref`, the smaller first.
@@ -26,13 +24,13 @@ Pair = tuple[int, int]
 
 
 class EdgeKind(StrEnum):
-    """What an edge is made of."""
+    """The kinds of edges."""
 
     RELAY = "relay"
 
 
 class EdgeState(StrEnum):
-    """What is known of an edge: the newest reports show it, or they did once."""
+    """Whether the newest reports show an edge, or only earlier ones did."""
 
     UP = "up"
     UNUSED = "unused"
@@ -40,7 +38,7 @@ class EdgeState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class InferredEdge:
-    """An edge as a snapshot shows it: `evidence` is JSON, `seen_at` the arrival of the newest of it (ms UTC)."""
+    """An edge that a snapshot shows: `evidence` is JSON, `seen_at` the arrival of the newest evidence (ms UTC)."""
 
     kind: EdgeKind
     pair: Pair
@@ -50,7 +48,7 @@ class InferredEdge:
 
 @dataclass(frozen=True, slots=True)
 class InferredEdges:
-    """All edges that a snapshot shows, and those of which nothing can be said."""
+    """All edges that a snapshot shows, and those whose state is unknown."""
 
     found: tuple[InferredEdge, ...]
     unknown: frozenset[tuple[str, Pair]]
@@ -58,7 +56,7 @@ class InferredEdges:
 
 @dataclass(frozen=True, slots=True)
 class EdgeChanges:
-    """What is to be written: edges that are new, those that are no longer what they were, and those to be forgotten."""
+    """The changes to write: new edges, changed edges, and edges to forget."""
 
     added: tuple[InferredEdge, ...]
     changed: tuple[Edge, ...]
@@ -69,7 +67,7 @@ class EdgeChanges:
 
 
 def infer(snapshot: Snapshot, watch: Watch) -> InferredEdges:
-    """Look for all edges."""
+    """Return all edges that a snapshot shows."""
     refs = {agent.agent_id: agent.ref for agent in snapshot.agents}
     used: defaultdict[Pair, list[Agent]] = defaultdict(list)
     unknown: set[tuple[str, Pair]] = set()
@@ -83,16 +81,16 @@ def infer(snapshot: Snapshot, watch: Watch) -> InferredEdges:
     return InferredEdges(tuple(_relay(pair, used[pair]) for pair in sorted(used)), frozenset(unknown))
 
 
-def compare(known: Iterable[Edge], links: InferredEdges, forget_before: int) -> EdgeChanges:
-    """Return what became of the known edges.
+def compare(known: Iterable[Edge], inferred: InferredEdges, forget_before: int) -> EdgeChanges:
+    """Return the changes to the known edges.
 
-    One that is no longer shown becomes unused, and is forgotten if it was seen last before `forget_before` (ms UTC).
-    Edges of kinds that nothing here infers are left alone.
+    An edge that is no longer shown becomes unused, and is forgotten if it was last seen before `forget_before`
+    (ms UTC). Edges of other kinds are ignored.
     """
-    found = {(str(link.kind), link.pair): link for link in links.found}
+    found = {(str(link.kind), link.pair): link for link in inferred.found}
     edges = {(edge.kind, (edge.a_ref, edge.b_ref)): edge for edge in known if edge.kind in list(EdgeKind)}
     shown = {key: _shown(edge, found[key]) for key, edge in edges.items() if key in found}
-    rest = [edge for key, edge in edges.items() if key not in found and key not in links.unknown]
+    rest = [edge for key, edge in edges.items() if key not in found and key not in inferred.unknown]
     forgotten = [edge for edge in rest if edge.last_seen_at < forget_before]
     unused = [replace(edge, state=EdgeState.UNUSED) for edge in rest if edge not in forgotten]
     return EdgeChanges(
@@ -103,7 +101,7 @@ def compare(known: Iterable[Edge], links: InferredEdges, forget_before: int) -> 
 
 
 def _hops(agent: Agent, refs: Mapping[str, int]) -> Iterator[Pair]:
-    """Give the pairs along the way of an agent's reports, but those with a relay that never reported itself."""
+    """Yield the pairs on the path of an agent's reports, without relays that never reported."""
     ends = [agent.ref, *(refs.get(relay) for relay in agent.relay_path)]
     for one, other in pairwise(ends):
         if one is not None and other is not None and one != other:
@@ -117,5 +115,5 @@ def _relay(pair: Pair, origins: Sequence[Agent]) -> InferredEdge:
     return InferredEdge(EdgeKind.RELAY, pair, evidence, newest[0].last_seen_at)
 
 
-def _shown(edge: Edge, link: InferredEdge) -> Edge:
-    return replace(edge, state=EdgeState.UP, evidence=link.evidence, last_seen_at=link.seen_at)
+def _shown(edge: Edge, inferred: InferredEdge) -> Edge:
+    return replace(edge, state=EdgeState.UP, evidence=inferred.evidence, last_seen_at=inferred.seen_at)

@@ -19,7 +19,7 @@ from kattila_manager.alarms.alarm_rules import (
     Renewed,
     amend,
     compare,
-    findings,
+    find_evidence,
 )
 from kattila_manager.records import KeyName, Snapshot
 from support.fleet import DAY, HOUR, MINUTE, NOON, SECOND
@@ -30,7 +30,7 @@ SILENT = agent(3, last_seen_at=NOON - 5 * MINUTE)
 
 
 def look(seen: Snapshot, keys: Sequence[KeyName] | None = KEYS, now: int = NOON) -> Findings:
-    return findings(seen, keys, watch(seen, now))
+    return find_evidence(seen, keys, watch(seen, now))
 
 
 def events(seen: Snapshot, keys: Sequence[KeyName] | None = KEYS, now: int = NOON) -> tuple[Event, ...]:
@@ -59,7 +59,7 @@ def test_a_counter_that_grew_lately_opens_an_alarm(kind: AlarmKind) -> None:
     assert isinstance(event, Opened)
     assert (event.subject, event.count, event.counter) == ((kind, whom), 7, 7)
     assert (event.opened_at, event.last_at) == (NOON - 2 * MINUTE, NOON - MINUTE)
-    assert "as it was" in event.detail
+    assert "a detail" in event.detail
 
 
 @pytest.mark.parametrize(("last_at", "is_open"), [(NOON - 15 * MINUTE, True), (NOON - 15 * MINUTE - 1, False)])
@@ -111,14 +111,14 @@ def test_samples_that_an_agent_gave_up_are_an_alarm_that_says_how_many_and_since
     assert (event.subject, event.count, event.counter) == ((AlarmKind.SAMPLES_DROPPED, ONE.agent_id), 1234, 1234)
     assert event.opened_at == event.last_at == NOON - MINUTE
     assert event.detail == (
-        "1,234 samples given up since its state folder began, the newest of them after 2026-01-30 12:00:00 UTC; "
-        "too old, too many, or no space on its disk"
+        "1,234 samples dropped since its state folder was created, the newest after 2026-01-30 12:00:00 UTC; "
+        "they were too old or too many, or its disk was full"
     )
 
 
 def test_samples_that_were_given_up_before_the_first_report_say_so() -> None:
     detail = only(look(snapshot(agent(1, dropped=1, dropped_at=NOON)))).detail
-    assert detail.startswith("1 sample given up since its state folder began, the newest of them before its first")
+    assert detail.startswith("1 sample dropped since its state folder was created, the newest before its first")
 
 
 def test_more_samples_given_up_count_on_and_a_quiet_quarter_of_an_hour_closes() -> None:
@@ -141,7 +141,7 @@ def test_samples_that_wait_are_no_alarm(told: dict[str, int]) -> None:
 
 
 def test_an_identity_conflict_names_both_machines() -> None:
-    said = f"clone.example.net reports as {ONE.agent_id}, which {ONE.hostname} holds; it must register anew"
+    said = f"clone.example.net reports as {ONE.agent_id}, which {ONE.hostname} holds; it must register again"
     finding = only(look(snapshot(ONE, refusals=(refusal("identity_conflict", ONE.agent_id, 1, NOON, detail=said),))))
     assert finding.subject == (AlarmKind.IDENTITY_CONFLICT, ONE.agent_id)
     assert "clone.example.net" in finding.detail
@@ -154,7 +154,7 @@ def test_an_agent_that_was_issued_another_id_is_an_identity_conflict_of_the_firs
     assert finding.subject == (AlarmKind.IDENTITY_CONFLICT, ONE.agent_id)
     assert (finding.growth, finding.last_at) == (1, NOON - MINUTE)
     assert finding.detail == (
-        f"{issued.hostname} came as {ONE.agent_id}, which {ONE.hostname} holds; it is {issued.agent_id}"
+        f"{issued.hostname} used the id {ONE.agent_id}, which {ONE.hostname} holds; it now has {issued.agent_id}"
     )
 
 
@@ -196,12 +196,12 @@ def test_a_silence_that_late_samples_filled_says_that_the_agent_was_cut_off() ->
     assert amended.alarm == closed
     assert amended.detail == (
         "no report since 2026-01-31 11:50:00 UTC until 2026-01-31 12:00:00 UTC; "
-        "it was cut off, alive: 20 samples came late"
+        "it was cut off but alive: 20 samples arrived late"
     )
     told = replace(closed, detail=amended.detail)
     assert amend((told, other), {7: 20}) == ()
     [more] = amend((told, other), {7: 21})
-    assert more.detail.endswith("21 samples came late")
+    assert more.detail.endswith("21 samples arrived late")
 
 
 def test_a_silent_agent_tells_by_which_relays_it_came_last() -> None:
@@ -228,7 +228,7 @@ def test_a_silence_ends_with_a_report_through_others() -> None:
 
 def test_an_agent_that_only_registered_says_so() -> None:
     registered = replace(SILENT, highest_sample=0, fingerprint="", latest_report_id=None)
-    assert only(look(snapshot(registered))).detail == "registered, never reported"
+    assert only(look(snapshot(registered))).detail == "registered, but never reported"
 
 
 def test_while_nobody_listens_silence_neither_begins_nor_ends() -> None:

@@ -43,7 +43,7 @@ def test_agents_are_json_for_programs(manager: Manager, fleet: Fleet) -> None:
 
 def test_alarms_open_and_closed(manager: Manager, fleet: Fleet) -> None:
     assert run(manager, "alarms").stdout == "No alarm is open.\n"
-    assert run(manager, "alarms", "--all").stdout == "There has been no alarm.\n"
+    assert run(manager, "alarms", "--all").stdout == "There has never been an alarm.\n"
     run(manager, "publish", "--once")
     fleet.file(report(TWO, 3, now_ms()))
     fleet.refuse("replay", ONE.agent_id, 1234, now_ms(), detail=HOSTILE)
@@ -86,7 +86,7 @@ def test_a_name_that_fits_nobody_or_several_is_told(manager: Manager, fleet: Fle
     assert "no agent has the id or the host name 'nobody'" in failed(manager, "report", "nobody")
     fleet.file(report(replace(node(4), hostname=ONE.hostname), 1, now_ms()))
     message = failed(manager, "report", ONE.hostname)
-    assert "could be 2 agents; give the id of one:" in message
+    assert "matches 2 agents; give the id of one:" in message
     assert ONE.agent_id in message
     assert node(4).agent_id in message
     assert "no report with sample 99" in failed(manager, "report", TWO.hostname, "--sample", "99")
@@ -113,11 +113,11 @@ def test_history_is_a_table_for_people(manager: Manager, fleet: Fleet) -> None:
     *told, (silent_for, silent) = [re.split(r" {2,}", line)[2:] for line in lines]
     assert told == [
         ["1 min", "2", f"reported via {TWO.hostname}"],
-        ["9 min", "10 late", "cut off, alive"],
+        ["9 min", "10 late", "cut off but alive"],
         ["3 min", "2", "missing"],
         ["0 s", "1", "reported direct"],
     ]
-    assert silent == "nothing came since"
+    assert silent == "no report since"
     assert silent_for.startswith("43 min")
     assert len(run(manager, "history", FOUR.hostname, "--since", "50min").stdout.splitlines()) == 1 + 4
 
@@ -141,7 +141,7 @@ def test_history_is_json_for_programs(manager: Manager, fleet: Fleet) -> None:
 
 def test_history_without_reports_says_so(manager: Manager, fleet: Fleet) -> None:
     words = run(manager, "history", ONE.hostname, "--since", "2100-01-31 12:00").stdout
-    assert words == f"No report of {ONE.hostname} is kept that was measured since 2100-01-31 12:00:00 UTC.\n"
+    assert words == f"No report of {ONE.hostname} measured since 2100-01-31 12:00:00 UTC is stored.\n"
     assert "no agent has the id or the host name 'nobody'" in failed(manager, "history", "nobody")
 
 

@@ -36,8 +36,8 @@ def test_check_finds_what_is_wrong_with_reports(tmp_path: Path) -> None:
         shown = run(manager, "check", code=1).stdout
     assert "WRONG  reports: 6 reports read, 1 MACs verified" in shown
     assert "report 1 cannot be read" in shown
-    assert f"report 2 of {node(2).agent_id} (sample 2) is not what was signed" in shown
-    assert "report 3 says another agent, sample or tick than its row" in shown
+    assert f"report 2 of {node(2).agent_id} (sample 2) does not match its MAC" in shown
+    assert "report 3 names another agent, sample or tick than its row" in shown
     assert "report 4 cannot be read" in shown
     assert "report 5 cannot be read" in shown
 

@@ -16,13 +16,13 @@ def test_serve_says_that_the_port_is_taken(manager: Manager) -> None:
         taken.bind(("127.0.0.1", manager.port))
         taken.listen()
         message = failed(manager, "serve")
-    assert f"cannot listen on 127.0.0.1:{manager.port}: the port is taken" in message
+    assert f"cannot listen on 127.0.0.1:{manager.port}: the port is in use" in message
     assert "MANAGER_LISTEN" in message
 
 
 def test_serve_says_that_an_address_is_not_of_this_machine(tmp_path: Path) -> None:
     manager = Manager(tmp_path, MANAGER_LISTEN="192.0.2.1:5086")
-    assert "cannot listen on 192.0.2.1:5086: that is no address of this machine" in failed(manager, "serve")
+    assert "cannot listen on 192.0.2.1:5086: this machine does not have that address" in failed(manager, "serve")
 
 
 def test_serve_without_dns_is_a_wrong_configuration(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_serve_and_the_others_say_what_is_wrong_with_a_database(
 def test_serve_says_that_the_folder_of_the_database_is_missing(tmp_path: Path) -> None:
     manager = Manager(tmp_path, MANAGER_DB=str(tmp_path / "missing" / "m.db"))
     message = failed(manager, "serve")
-    assert f"the folder {tmp_path}/missing does not exist: make it" in message
+    assert f"the folder {tmp_path}/missing does not exist: create it" in message
 
 
 def test_serve_says_that_it_may_not_write_the_database(manager: Manager, fleet: Fleet) -> None:

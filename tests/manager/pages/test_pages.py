@@ -61,30 +61,30 @@ def bad_signature(**changes: object) -> Alarm:
             "bad",
         ),
         (snapshot(ONE, open_alarms=(bad_signature(), alarm("replay", None))), "2 alarms are open.", "bad"),
-        (snapshot(ONE, RELAYED), "1 of 2 agents reports only through others.", "impaired"),
+        (snapshot(ONE, RELAYED), "1 of 2 agents reports only through relays.", "impaired"),
         (
             snapshot(ONE, RELAYED, agent(5, relay_path=(ONE.agent_id,))),
-            "2 of 3 agents report only through others.",
+            "2 of 3 agents report only through relays.",
             "impaired",
         ),
         (
             snapshot(ONE, RELAYED, SILENT),
-            "1 of 3 agents is silent, 1 of 3 agents reports only through others.",
+            "1 of 3 agents is silent, 1 of 3 agents reports only through relays.",
             "bad",
         ),
         (
             replace(JUST_BACK, agents=(*JUST_BACK.agents, RELAYED)),
-            "1 of 3 agents is not heard of since the receiver started, 1 of 3 agents reports only through others.",
+            "1 of 3 agents has not reported since the receiver started, 1 of 3 agents reports only through relays.",
             "unknown",
         ),
         (
             replace(AWAY, agents=(ONE, RELAYED)),
-            "The receiver is not running, its last heartbeat came 5 min ago.",
+            "The receiver is not running, its last heartbeat was 5 min ago.",
             "bad",
         ),
         (NEVER_LISTENED, "The receiver has never run.", "bad"),
-        (AWAY, "The receiver is not running, its last heartbeat came 5 min ago.", "bad"),
-        (JUST_BACK, "1 of 2 agents is not heard of since the receiver started.", "unknown"),
+        (AWAY, "The receiver is not running, its last heartbeat was 5 min ago.", "bad"),
+        (JUST_BACK, "1 of 2 agents has not reported since the receiver started.", "unknown"),
     ],
 )
 def test_the_verdict(shown: Snapshot, verdict: str, level: str) -> None:
@@ -162,7 +162,7 @@ def test_a_report_that_cannot_be_read_is_told() -> None:
 def test_without_a_ring_the_page_says_so_and_nothing_of_keys() -> None:
     view = index(replace(seen(snapshot(ONE)), keys=None))
     assert view.agents[0].key_is == ""
-    assert "No key of the ring can be read" in view.notes[0]
+    assert "The key ring cannot be read" in view.notes[0]
 
 
 def test_equal_input_gives_equal_bytes() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from kattila_manager.store.admin.retention import Limits, prune, used_bytes
+from kattila_manager.store.admin.retention import RetentionLimits, prune, used_bytes
 from kattila_manager.store.read import queries
 from support.fleet import DAY, HOUR, MINUTE, NOON, SECOND, Fleet, fleet_in
 from support.publisher import MIB, ONE, TWO, cycle, page, publisher
@@ -27,7 +27,7 @@ def _days(fleet: Fleet, count: int, every: int) -> None:
 
 def test_reports_over_the_limit_of_age_go_and_the_others_can_be_read(fleet: Fleet) -> None:
     _days(fleet, 500, HOUR)
-    done = cycle(fleet, limits=Limits(7 * DAY, 1024 * MIB))
+    done = cycle(fleet, limits=RetentionLimits(7 * DAY, 1024 * MIB))
     kept = _all_readable(fleet)
     # Groups go as a whole, which are two hours long at the most.
     assert 7 * 24 <= kept - 2 <= 7 * 24 + 3
@@ -42,7 +42,9 @@ def test_reports_over_the_limit_of_size_go_until_it_fits(fleet: Fleet) -> None:
     before = fleet.store.read(used_bytes)
     limit = before * 2 // 3
     for _ in range(20):
-        prune(fleet.store.engine, fleet.store.lock, Limits(3000 * DAY, limit), NOON, lambda: True, slice_rows=100)
+        prune(
+            fleet.store.engine, fleet.store.lock, RetentionLimits(3000 * DAY, limit), NOON, lambda: True, slice_rows=100
+        )
     assert fleet.store.read(used_bytes) <= limit
     kept = _all_readable(fleet)
     assert 1000 < kept < 1950
@@ -51,7 +53,7 @@ def test_reports_over_the_limit_of_size_go_until_it_fits(fleet: Fleet) -> None:
 def test_what_is_still_in_use_stays_however_small_the_limit(tmp_path: Path) -> None:
     with fleet_in(tmp_path) as fleet:
         _days(fleet, 60, 10 * MINUTE)
-        cycle(fleet, limits=Limits(30 * DAY, 1))
+        cycle(fleet, limits=RetentionLimits(30 * DAY, 1))
         _check_in_use(fleet)
 
 
@@ -82,8 +84,10 @@ def test_an_agent_whose_newest_report_was_pruned_still_has_its_row(fleet: Fleet)
 def test_pruning_that_is_stopped_goes_on_in_the_next_cycle(fleet: Fleet) -> None:
     _days(fleet, 300, HOUR)
     fleet.change("UPDATE reports SET received_at = received_at - ?", 400 * DAY)
-    mine = publisher(fleet, Limits(DAY, 1024 * MIB))
-    assert prune(fleet.store.engine, fleet.store.lock, Limits(DAY, MIB), NOON, lambda: False, slice_rows=50) == 50
+    mine = publisher(fleet, RetentionLimits(DAY, 1024 * MIB))
+    assert (
+        prune(fleet.store.engine, fleet.store.lock, RetentionLimits(DAY, MIB), NOON, lambda: False, slice_rows=50) == 50
+    )
     assert mine.cycle(NOON, lambda: False).pruned == 251
     assert mine.cycle(NOON + SECOND, lambda: True).pruned == 0
     assert fleet.rows("SELECT count(*) FROM reports") == [(1,)]
@@ -108,7 +112,7 @@ def test_reports_are_taken_while_others_are_pruned(fleet: Fleet) -> None:
     thread = threading.Thread(target=keep_reporting)
     thread.start()
     try:
-        limits = Limits(7 * DAY, 1024 * MIB)
+        limits = RetentionLimits(7 * DAY, 1024 * MIB)
         pruned = prune(fleet.store.engine, fleet.store.lock, limits, NOON, another_was_taken, slice_rows=25)
     finally:
         ended.set()

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kattila_manager.publishing.publisher import Done
+from kattila_manager.publishing.publisher import CycleResult
+from kattila_manager.store.ingest import registry
 from kattila_protocol.report import Interface
 from support.fleet import DAY, MINUTE, NOON, SECOND, Fleet, damage
 from support.publisher import ONE, TWO, cycle, listen, opened, page, publisher
@@ -19,7 +20,7 @@ from support.reports import report
 
 
 def test_a_fleet_in_order_is_a_page_and_no_alarm(fleet: Fleet) -> None:
-    assert cycle(fleet) == Done(agents=2, pages=1)
+    assert cycle(fleet) == CycleResult(agents=2, pages=1)
     assert "All 2 agents report." in page(fleet)
     assert opened(fleet) == ()
 
@@ -56,10 +57,10 @@ def test_a_silence_that_was_none_is_told_so_as_its_samples_come_late(fleet: Flee
         details = dict(fleet.rows("SELECT agent_id, detail FROM alarms"))
         assert details[ONE.agent_id] == (
             "no report since 2026-01-31 11:59:59 UTC until 2026-01-31 12:10:00 UTC; "
-            f"it was cut off, alive: {min(count, 19)} samples came late"
+            f"it was cut off but alive: {min(count, 19)} samples arrived late"
         )
         assert details[TWO.agent_id] == "no report since 2026-01-31 11:59:59 UTC; the last one came direct"
-    assert "it was cut off, alive: 19 samples came late" in page(fleet)
+    assert "it was cut off but alive: 19 samples arrived late" in page(fleet)
     before = fleet.dump()
     cycle(fleet, back + 2 * SECOND)
     assert fleet.dump() == before
@@ -208,6 +209,21 @@ def test_interfaces_are_those_of_the_newest_measurement(fleet: Fleet) -> None:
     assert _interfaces(fleet) == [("wg0", 3), ("eth0", 2), ("lo", 2)]
     [row] = fleet.rows("SELECT kind, address, addresses, operstate, mtu FROM agent_interfaces WHERE name = 'wg0'")
     assert row == ("wireguard", None, "192.0.2.9/32,2001:db8::9/128", "UNKNOWN", 1420)
+
+
+def test_unchanged_interfaces_are_not_written_again(fleet: Fleet) -> None:
+    cycle(fleet)
+    fleet.file(report(ONE, 2, NOON))
+    cycle(fleet)
+    assert _interfaces(fleet) == [("eth0", 1), ("lo", 1), ("eth0", 2), ("lo", 2)]
+
+
+def test_a_reset_agents_interfaces_are_written_again(fleet: Fleet) -> None:
+    cycle(fleet)
+    fleet.store.write(lambda connection: registry.reset(connection, ONE.agent_id, NOON))
+    assert _interfaces(fleet) == [("eth0", 2), ("lo", 2)]
+    cycle(fleet)
+    assert _interfaces(fleet) == [("eth0", 1), ("lo", 1), ("eth0", 2), ("lo", 2)]
 
 
 def test_an_agent_without_interfaces_has_no_rows(fleet: Fleet) -> None:

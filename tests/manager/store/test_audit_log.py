@@ -11,7 +11,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kattila_manager.records import Incoming
+from kattila_manager.records import VerifiedReport
 from kattila_manager.store import compression
 from kattila_protocol import canonical
 from kattila_protocol.signing import Purpose
@@ -144,5 +144,5 @@ def test_a_report_costs_few_bytes_beside_the_one_before(tmp_path: Path) -> None:
 
 def test_the_inbox_hands_over_the_bytes_that_were_signed() -> None:
     sent = data(node(1), 1, NOW, "ä\U0001f600")
-    incoming: Incoming = opened(sealed_bytes(sent), NOW)
+    incoming: VerifiedReport = opened(sealed_bytes(sent), NOW)
     assert incoming.data == sent

@@ -86,7 +86,7 @@ def test_no_key_is_in_a_backup(manager: Manager, fleet: Fleet, folder: Path) -> 
     shown = run(manager, "backup", str(folder / "mine.db"))
     assert PSK not in (folder / "mine.db").read_bytes()
     assert PSK.decode() not in shown.stdout + shown.stderr
-    assert "The key ring is not in a backup" in " ".join(run(manager, "backup", "--help").stdout.split())
+    assert "Backups do not include the key ring" in " ".join(run(manager, "backup", "--help").stdout.split())
 
 
 def test_reports_are_taken_during_a_backup_and_it_is_of_one_moment(
@@ -96,7 +96,7 @@ def test_reports_are_taken_during_a_backup_and_it_is_of_one_moment(
     before, filed = dump(manager.database), 0
     target = manager.folder / "copy.db"
     monkeypatch.setattr(backups, "_STEP_PAGES", 4)
-    monkeypatch.setattr(backups, "_TOLD_BYTES", 1)
+    monkeypatch.setattr(backups, "_REPORTED_BYTES", 1)
 
     def file_one(_line: str) -> None:
         nonlocal filed
@@ -131,7 +131,7 @@ def test_a_wrong_call_of_backup(manager: Manager, arguments: list[str]) -> None:
 
 def test_a_folder_that_is_missing_is_told(manager: Manager, fleet: Fleet, folder: Path) -> None:
     folder.rmdir()
-    assert f"the folder {folder} does not exist: make it" in failed(manager, "backup")
+    assert f"the folder {folder} does not exist: create it" in failed(manager, "backup")
 
 
 def test_a_file_that_exists_is_left_alone(manager: Manager, fleet: Fleet, folder: Path) -> None:
@@ -145,10 +145,10 @@ def test_a_file_that_exists_is_left_alone(manager: Manager, fleet: Fleet, folder
 def test_a_copy_that_does_not_fit_is_not_begun(manager: Manager, filled: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", 32) as disk:
         message = failed(manager, "backup", str(disk / "b.db"))
-        assert re.search(rf"a copy takes 0\.\d MiB, and {disk} has 0.0 MiB left", message)
+        assert re.search(rf"a copy needs 0\.\d MiB, and {disk} has 0.0 MiB left", message)
         assert list(disk.iterdir()) == []
         elsewhere = Manager(tmp_path, data_folder=disk, ring=None)
-        assert f"{disk} has 0.0 MiB left: make some room" in failed(elsewhere, "restore", str(filled))
+        assert f"{disk} has 0.0 MiB left: free some space" in failed(elsewhere, "restore", str(filled))
         assert not elsewhere.database.exists()
 
 
@@ -156,9 +156,9 @@ def test_a_disk_that_fills_meanwhile_is_told_and_nothing_stays(
     filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backups, "_STEP_PAGES", 4)
-    monkeypatch.setattr(backups, "_TOLD_BYTES", 1)
+    monkeypatch.setattr(backups, "_REPORTED_BYTES", 1)
     with small_disk(tmp_path / "small", 4096) as disk:
-        with pytest.raises(BackupError, match=f"there is no space left for a backup in {disk}"):
+        with pytest.raises(BackupError, match=f"no space is left for a backup in {disk}"):
             backups.make(filled, disk, now_ms(), lambda _line: fill(disk / "ballast"))
         assert [path.name for path in disk.iterdir()] == ["ballast"]
 
@@ -221,8 +221,8 @@ def test_a_restore_on_a_clean_machine(manager: Manager, fleet: Fleet, folder: Pa
     clean.mkdir()
     elsewhere = Manager(clean, ring=None, BACKUP_DIR=str(folder))
     shown = run(elsewhere, "restore", str(folder / "b.db")).stdout
-    assert "there was no database before it" in shown
-    assert "takes the key from DNS again" in shown
+    assert "there was no previous database" in shown
+    assert "gets the key from DNS again" in shown
     assert dump(elsewhere.database) == dump(manager.database)
 
 
@@ -257,16 +257,16 @@ def test_a_restore_is_refused_while_serve_or_publish_run(tmp_path: Path) -> None
 
 def test_nobody_opens_a_database_that_is_being_restored(manager: Manager, filled: Path) -> None:
     with database.closed_to_others(manager.database):
-        assert "is being restored now: try again" in failed(manager, "agents")
-        assert "is being restored now: try again" in failed(manager, "serve")
+        assert "is being restored: try again" in failed(manager, "agents")
+        assert "is being restored: try again" in failed(manager, "serve")
     run(manager, "agents")
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"these are notes, and no database " * 200, "is damaged, or no SQLite database"),
-        (b"", "is no database of kattila-manager"),
+        (b"these are notes, and no database " * 200, "is damaged, or not an SQLite database"),
+        (b"", "is not a database of kattila-manager"),
         (None, "cannot be read (No such file"),
     ],
 )

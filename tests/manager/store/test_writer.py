@@ -5,36 +5,33 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from kattila_manager.records import Filed, Incoming
-from kattila_manager.store.ingest.writer import MAX_PENDING, Writer
-from kattila_manager.store.store import Store
+from kattila_manager.records import Filed, VerifiedReport
+from kattila_manager.store.ingest.writer import MAX_PENDING
 from kattila_protocol.errors import Overloaded
 from support.reports import body, node
-from support.store import Filer, filing, new_database, opened, resolve, sqlite, write_nothing
+from support.store import Filer, filing, new_database, opened, sqlite
 from support.waiting import PATIENCE_SECONDS, join_all
 
 NOW = 1_760_000_000_000
 
 
-def incoming(number: int, sample: int = 1) -> Incoming:
+def incoming(number: int, sample: int = 1) -> VerifiedReport:
     return opened(body(node(number), sample, NOW), NOW)
 
 
-def poison(number: int) -> Incoming:
+def poison(number: int) -> VerifiedReport:
     """Return what no inbox lets through, and no database takes."""
     one = incoming(number)
     return replace(one, report=replace(one.report, sample=2**70))
 
 
-def at_once(filer: Filer, reports: list[Incoming]) -> list[Filed]:
+def at_once(filer: Filer, reports: list[VerifiedReport]) -> list[Filed]:
     """Let them become one batch: none is filed before all are queued."""
     with filer.store.lock.held():
         waiting = [filer.submit(one) for one in reports]
@@ -45,22 +42,15 @@ def test_an_answer_is_given_after_its_commit(tmp_path: Path) -> None:
     path = new_database(tmp_path)
     seen: list[bool] = []
 
-    def look_then_resolve(answers: Sequence[tuple[Any, Filed]]) -> None:
+    def look(future: Future[Filed]) -> None:
         with sqlite(path) as other:
-            for _, filed in answers:
-                row = other.execute("SELECT 1 FROM reports WHERE id = ?", (filed.report_id,)).fetchone()
-                seen.append(row is not None)
-        resolve(answers)
+            row = other.execute("SELECT 1 FROM reports WHERE id = ?", (future.result().report_id,)).fetchone()
+            seen.append(row is not None)
 
-    store = Store(path)
-    writer = Writer(store.engine, store.lock, look_then_resolve, write_nothing)
-    writer.start()
-    futures: list[Future[Filed]] = [Future() for _ in range(300)]
-    for number, future in enumerate(futures):
-        writer.submit(incoming(number % 7, 1 + number // 7), future)
-    assert {future.result(PATIENCE_SECONDS).outcome for future in futures} == {"accepted"}
-    writer.stop()
-    store.close()
+    with filing(path) as filer:
+        for number in range(300):
+            # Runs as soon as the writer has set the result.
+            filer.submit(incoming(number % 7, 1 + number // 7)).add_done_callback(look)
     assert seen == [True] * 300
 
 

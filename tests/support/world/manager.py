@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFile, StoredRing
-from kattila_manager.api.app import Services, make_app
-from kattila_manager.ingest.update_handler import Intake
-from kattila_manager.records import Incoming
+from kattila_manager.api.app import ApiSettings, Endpoints
+from kattila_manager.ingest.update_handler import UpdateHandler
+from kattila_manager.records import Filed, VerifiedReport
 from kattila_manager.store import migrating
-from kattila_manager.store.ingest.refusal_counters import Counters
-from kattila_manager.store.ingest.writer import Waiting, Writer
+from kattila_manager.store.ingest.refusal_counters import RefusalCounters
+from kattila_manager.store.ingest.writer import Writer
 from kattila_manager.store.store import Store
 from support.reports import RING
-from support.store import resolve, write_nothing
+from support.store import write_nothing
 from support.world.wsgi import Answer, call
 
 _DATABASE = "kattila_manager.db"
@@ -45,9 +46,12 @@ class _SynchronousWriter(Writer):
     def stop(self) -> None:
         pass
 
-    def submit(self, incoming: Incoming, future: Any) -> None:
+    def submit(self, verified: VerifiedReport) -> Future[Filed]:
         with self._lock.held():
-            self._deliver(self._commit([Waiting(self._groups.prepare(incoming), future)]))
+            [filed] = self._commit([self._groups.compress(verified)])
+        future: Future[Filed] = Future()
+        future.set_result(filed)
+        return future
 
 
 class Manager:
@@ -67,27 +71,21 @@ class Manager:
 
     def _start(self) -> None:
         self._store = Store(self._folder / _DATABASE)
-        self._writer = _SynchronousWriter(self._store.engine, self._store.lock, resolve, write_nothing)
+        self._writer = _SynchronousWriter(self._store.engine, self._store.lock, write_nothing)
         self._writer.start()
+        self._key_thread = ThreadPoolExecutor(1)
         keys = Keys(RingFile(self._folder / "kattila_ring.json"), lambda: (), lambda: 0.5)
-        services = Services(
-            intake=Intake(Counters(), self._clock),
-            keys=keys,
-            writer=self._writer,
-            store=self._store,
-            clock=self._clock,
-            interval_ms=30_000,
-            pages_dir=self._folder,
-            read_token=None,
-            admin_token=None,
-            version="0",
+        updates = UpdateHandler(keys, self._writer, RefusalCounters(), self._key_thread, self._clock)
+        settings = ApiSettings(
+            interval_ms=30_000, pages_dir=self._folder, read_token=None, admin_token=None, version="0"
         )
-        self._app = make_app(services)
+        self._app = Endpoints(updates, keys, self._store, settings, self._clock).app()
         self._app.catchall = False
 
     def close(self) -> None:
         """Stop the thread and close the connections."""
         self._writer.stop()
+        self._key_thread.shutdown()
         self._store.close()
 
     def restart(self) -> None:

@@ -1,7 +1,6 @@
-"""The audit log read back: is every report there byte for byte, and does it say what its row says?
+"""Reads the audit log back: is every report complete, and does it match its row?
 
-May live here: reading in the order of arrival, in slices, so that no read transaction lasts long. Not here: whether a
-MAC is right (commands.checking), which takes the keys.
+It reads in slices, so that no read transaction lasts long.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from kattila_manager.store.schema import agents, reports
 from kattila_protocol.errors import Malformed
 
 SLICE = 1000
-# Two DATA of some kB each for every group that reports of the moment belong to.
+# Two DATA of a few kB for each group being read.
 _MAX_GROUPS = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Audited:
-    """One row: the report, or what is wrong with it."""
+    """One row: the report, or its problem."""
 
     report_id: int
     record: Record | None
@@ -35,15 +34,15 @@ class Audited:
 
 
 class Audit:
-    """One pass through the log; for one thread."""
+    """One pass through the log, in one thread."""
 
     def __init__(self) -> None:
-        """Begin before the first report."""
+        """Start before the first report."""
         self._after_id = 0
         self._groups: OrderedDict[int, dict[int, bytes]] = OrderedDict()
 
     def next_slice(self, connection: Connection) -> list[Audited]:
-        """Return the next reports, none at the end."""
+        """Return the next reports; an empty list at the end."""
         query = (
             select(reports, agents.c.agent_id)
             .join(agents, agents.c.ref == reports.c.agent_ref)
@@ -63,7 +62,7 @@ class Audit:
         except (LookupError, zstandard.ZstdError, Malformed) as error:
             return Audited(row.id, None, f"cannot be read ({error})")
         if (report.agent_id, report.sample, report.tick) != (row.agent_id, row.sample, row.tick):
-            return Audited(row.id, None, "says another agent, sample or tick than its row")
+            return Audited(row.id, None, "names another agent, sample or tick than its row")
         return Audited(row.id, queries.record_of(row, data))
 
     def _data(self, connection: Connection, row: Row[Any]) -> bytes:
@@ -71,7 +70,7 @@ class Audit:
         base_id = row.base_id
         base = None if base_id is None else group.get(base_id) or queries.data_of(connection, base_id)
         data = compression.expand(row.body, base)
-        # Later ones are compressed against the key or the one before (frames).
+        # Later reports are compressed against the key or the previous report.
         self._groups[row.key_id] = {key: kept for key, kept in group.items() if key == row.key_id} | {row.id: data}
         if len(self._groups) > _MAX_GROUPS:
             self._groups.popitem(last=False)
@@ -79,12 +78,12 @@ class Audit:
 
 
 def integrity(connection: Connection) -> list[str]:
-    """Return what SQLite finds wrong with the file (PRAGMA integrity_check, foreign_key_check)."""
+    """Return the problems that SQLite finds in the file (PRAGMA integrity_check, foreign_key_check)."""
     found = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check") if row[0] != "ok"]
     broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
     return found + [f"a row of {row[0]} refers to a missing row of {row[2]}" for row in broken]
 
 
 def report_count(connection: Connection) -> int:
-    """Return how many reports the log holds."""
+    """Return the number of reports in the log."""
     return int(connection.execute(select(func.count()).select_from(reports)).scalar() or 0)

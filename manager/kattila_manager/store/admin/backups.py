@@ -1,8 +1,4 @@
-"""Backups of the database: made while others write, checked, and found again by their names.
-
-May live here: copying a database as it is at one moment, and the names and number of copies. Not here: putting one back
-(restoring).
-"""
+"""Makes and checks backups of the database while others write, and finds them again by their names."""
 
 from __future__ import annotations
 
@@ -19,11 +15,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from kattila_manager import wording
-from kattila_manager.store.database import BUSY_TIMEOUT_SECONDS, held_open, leave_to_owner, only_one
+from kattila_manager.store.database import BUSY_TIMEOUT_SECONDS, give_to_owner, held_open, only_one
 
-# 8 MiB, so that progress can be told.
+# 8 MiB, so that progress can be reported.
 _STEP_PAGES = 2048
-_TOLD_BYTES = 256 * 1024 * 1024
+_REPORTED_BYTES = 256 * 1024 * 1024
 _MIB = 1024 * 1024
 _TABLES = {"alembic_version", "agents", "reports"}
 _NO_SPACE = "database or disk is full"
@@ -32,7 +28,7 @@ Progress = Callable[[str], object]
 
 
 class BackupError(Exception):
-    """A backup could not be made or used; the text says which, why, and what to do."""
+    """A backup could not be made or used; the text names it, the cause and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +41,13 @@ class Backup:
 
 
 def make(database: Path, folder: Path, now: int, progress: Progress, file: Path | None = None) -> Backup:
-    """Copy the database as it is now to `file`, or to a file in `folder` that is named for the moment and the schema.
+    """Copy the database as it is now to `file`, or to a file in `folder` that is named for the time and the schema.
 
-    Whoever writes meanwhile is not kept waiting. The file is there whole and checked, or not at all.
+    Writers do not wait. The file appears complete and checked, or not at all.
 
     Raises:
-        BackupError: the folder is missing, not writable or full, there is such a file, or the database is damaged.
-        sqlite3.Error, OSError: the database cannot be read (see `database.told`).
+        BackupError: the folder is missing, not writable or full, the file exists, or the database is damaged.
+        sqlite3.Error, OSError: the database cannot be read (see `database.errors_explained`).
     """
     folder = file.parent if file else folder
     with held_open(database), only_one(database, "backup"), _part(database, folder) as part:
@@ -67,7 +63,7 @@ def make(database: Path, folder: Path, now: int, progress: Progress, file: Path 
 
 
 def found(database: Path, folder: Path) -> tuple[Backup, ...]:
-    """Return the backups in a folder that are named as `make` names them, newest first; none if it cannot be read."""
+    """Return the backups in a folder by the names that `make` gives, newest first; none if it cannot be read."""
     try:
         paths = list(folder.iterdir())
     except OSError:
@@ -80,52 +76,52 @@ def remove_older(database: Path, folder: Path, keep: int) -> tuple[Backup, ...]:
     """Remove all but the newest `keep` backups and the newest of each schema, and return those removed.
 
     Raises:
-        BackupError: one cannot be removed.
+        BackupError: a backup cannot be removed.
     """
     backups = found(database, folder)
     newest = {backup.revision: backup for backup in reversed(backups)}
     doomed = tuple(backup for backup in backups[keep:] if backup is not newest[backup.revision])
-    with _told(folder):
+    with _errors_explained(folder):
         for backup in doomed:
             backup.path.unlink(missing_ok=True)
     return doomed
 
 
 def open_copy(path: Path) -> sqlite3.Connection:
-    """Open a backup, or any database that nobody writes, to read it; raises sqlite3.Error."""
-    # Without a log beside it it is complete, and needs no files of SQLite's own in a folder that may be read-only.
+    """Open a backup, or any other database without writers, for reading; raises sqlite3.Error."""
+    # Without a log file it is complete, and SQLite needs to create no files in a folder that may be read-only.
     is_alone = not path.with_name(f"{path.name}-wal").exists()
     return _opened(path, "mode=ro&immutable=1" if is_alone else "mode=ro")
 
 
 def copy(source: sqlite3.Connection, target: Path, progress: Progress) -> None:
-    """Copy what `source` has open to an empty file, as it is at this moment, into one file that is whole by itself.
+    """Copy the open database `source`, in one consistent state, into an empty file that is complete by itself.
 
     Raises:
-        BackupError: it does not fit; nothing was written, as whoever else writes to that disk needs what is left.
+        BackupError: it does not fit; nothing was written, because other writers need the remaining space.
     """
-    # A transaction that reads: without it the copy would begin anew each time that somebody else has committed.
+    # Without a read transaction, the copy would start again whenever another process commits.
     source.execute("BEGIN")
     source.execute("SELECT 1 FROM sqlite_master").fetchone()
     page_bytes = int(source.execute("PRAGMA page_size").fetchone()[0])
     _check_room(target.parent, page_bytes * int(source.execute("PRAGMA page_count").fetchone()[0]))
     with closing(sqlite3.connect(target, isolation_level=None)) as copied:
-        # It is no backup before it is synced and has its name.
+        # It becomes a backup only once it is synced and renamed.
         copied.execute("PRAGMA journal_mode=OFF")
         copied.execute("PRAGMA synchronous=OFF")
-        source.backup(copied, pages=_STEP_PAGES, progress=_telling(page_bytes, progress))
-        # The source's mode, WAL, was copied as well, and needs more files than this one.
+        source.backup(copied, pages=_STEP_PAGES, progress=_report_progress(page_bytes, progress))
+        # The copy inherits WAL mode, which would need more files than this one.
         copied.execute("PRAGMA journal_mode=DELETE")
     source.execute("ROLLBACK")
 
 
 def checked(path: Path, shown: str, progress: Progress) -> str:
-    """Return the revision of the schema of a copy that is whole and a database of the manager.
+    """Return the schema's revision of a copy, which must be a complete database of the manager.
 
     Raises:
-        BackupError: it is not; `shown` is what its text calls the file.
+        BackupError: it is not; the text calls the file `shown`.
     """
-    if path.stat().st_size >= _TOLD_BYTES:
+    if path.stat().st_size >= _REPORTED_BYTES:
         progress("checking the copy")
     try:
         with closing(open_copy(path)) as connection:
@@ -135,16 +131,18 @@ def checked(path: Path, shown: str, progress: Progress) -> str:
                 connection.execute("SELECT version_num FROM alembic_version").fetchone() if tables >= _TABLES else None
             )
     except sqlite3.DatabaseError as error:
-        raise BackupError(f"{shown} is damaged, or no SQLite database ({error})") from None
+        raise BackupError(f"{shown} is damaged, or not an SQLite database ({error})") from None
     if wrong != "ok":
-        raise BackupError(f"{shown} is damaged ({wrong}); 'kattila-manager check' tells whether the database is, too")
+        raise BackupError(
+            f"{shown} is damaged ({wrong}): run 'kattila-manager check' to see whether the database is, too"
+        )
     if row is None:
-        raise BackupError(f"{shown} is no database of kattila-manager")
+        raise BackupError(f"{shown} is not a database of kattila-manager")
     return str(row[0])
 
 
 def put(part: Path, target: Path) -> None:
-    """Give a copy its name, so that it is there after a power cut."""
+    """Sync a copy and give it its name, so that it survives a power cut."""
     with part.open("rb") as written:
         os.fsync(written.fileno())
     part.rename(target)
@@ -152,7 +150,7 @@ def put(part: Path, target: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Write the names in a folder to the disk."""
+    """Sync the names in a folder to the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -169,25 +167,25 @@ def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise BackupError(
-            f"a copy takes {needed / _MIB:,.1f} MiB, and {folder} has {free / _MIB:,.1f} MiB left: make some room, "
-            "or choose another disk (of backups: BACKUP_DIR)"
+            f"a copy needs {needed / _MIB:,.1f} MiB, and {folder} has {free / _MIB:,.1f} MiB left: free some space, "
+            "or choose another disk (BACKUP_DIR for backups)"
         )
 
 
 @contextmanager
 def _part(database: Path, folder: Path) -> Iterator[Path]:
-    with _told(folder), new_part(database, folder) as part:
+    with _errors_explained(folder), new_part(database, folder) as part:
         yield part
 
 
 @contextmanager
 def new_part(database: Path, folder: Path) -> Iterator[Path]:
-    """Make an empty file that only its owner may read, and remove it at the end; one that was left over goes first."""
+    """Create an empty file that only its owner may read, in place of a leftover one, and remove it at the end."""
     part = folder / f"{database.name}.part"
     part.unlink(missing_ok=True)
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        leave_to_owner(database, descriptor)
+        give_to_owner(database, descriptor)
         yield part
     finally:
         os.close(descriptor)
@@ -195,25 +193,29 @@ def new_part(database: Path, folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
-    """Say what errors mean for backups in a folder; raises BackupError in their place."""
+def _errors_explained(folder: Path) -> Iterator[None]:
+    """Replace errors by BackupError, with the remedy for backups in this folder."""
     try:
         yield
     except OSError as error:
-        raise BackupError(_words(folder, error)) from None
+        raise BackupError(_explained(folder, error)) from None
     except sqlite3.OperationalError as error:
         if str(error) != _NO_SPACE:
             raise
-        raise BackupError(_words(folder, OSError(errno.ENOSPC, ""))) from None
+        raise BackupError(_explained(folder, OSError(errno.ENOSPC, ""))) from None
 
 
-def _words(folder: Path, error: OSError) -> str:
+def _explained(folder: Path, error: OSError) -> str:
     if error.errno == errno.ENOENT:
-        return f"the folder {folder} does not exist: make it, owned by the user that runs this, or correct BACKUP_DIR"
+        return (
+            f"the folder {folder} does not exist: create it, owned by the user that runs this program, or correct "
+            "BACKUP_DIR"
+        )
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"there is no space left for a backup in {folder}: make some, or set BACKUP_DIR to another disk"
+        return f"no space is left for a backup in {folder}: free some, or set BACKUP_DIR to another disk"
     return (
-        f"cannot write a backup to {folder} ({error.strerror}) as uid {os.geteuid()}: correct its owner, or BACKUP_DIR"
+        f"cannot write a backup to {folder} ({error.strerror}) as uid {os.geteuid()}: change its owner, or correct "
+        "BACKUP_DIR"
     )
 
 
@@ -222,17 +224,17 @@ def _opened(path: Path, how: str) -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_SECONDS)
 
 
-def _telling(page_bytes: int, progress: Progress) -> Callable[[int, int, int], None]:
-    told = 0
+def _report_progress(page_bytes: int, progress: Progress) -> Callable[[int, int, int], None]:
+    reported = 0
 
-    def tell(_status: int, remaining: int, total: int) -> None:
-        nonlocal told
+    def report(_status: int, remaining: int, total: int) -> None:
+        nonlocal reported
         copied = (total - remaining) * page_bytes
-        if copied - told >= _TOLD_BYTES:
-            told = copied
+        if copied - reported >= _REPORTED_BYTES:
+            reported = copied
             progress(f"{copied // _MIB:,} of {total * page_bytes // _MIB:,} MiB copied")
 
-    return tell
+    return report
 
 
 def _name(database: Path, now: int, revision: str) -> str:

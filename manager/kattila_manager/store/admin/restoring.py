@@ -1,7 +1,4 @@
-"""A backup put in the place of the database.
-
-May live here: the order of steps that leaves, whenever it ends, either the old database or the restored one.
-"""
+"""Replaces the database by a backup; an interruption leaves either the old database or the restored one."""
 
 from __future__ import annotations
 
@@ -14,36 +11,36 @@ from pathlib import Path
 from kattila_manager import wording
 from kattila_manager.store.admin import backups
 from kattila_manager.store.admin.backups import BackupError, Progress
-from kattila_manager.store.database import DatabaseNewerError, closed_to_others, revisions, told
+from kattila_manager.store.database import DatabaseNewerError, closed_to_others, errors_explained, revisions
 
 _MODE = 0o640
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What a restore did: the schema's revision, and where the database before it lies (None: there was none)."""
+    """The outcome of a restore: the schema's revision, and the previous database's new path (None: none existed)."""
 
     revision: str
     kept: Path | None
 
 
 def restore(file: Path, database: Path, now: int, progress: Progress) -> Restored:
-    """Put a copy of `file` in the place of the database, which is kept beside it under a name of its own.
+    """Replace the database by a copy of `file`; the previous database is kept in the same folder.
 
     Raises:
-        BackupError: the file is missing, damaged, or no database of the manager.
+        BackupError: the file is missing, damaged, or not a database of the manager.
         DatabaseNewerError: a newer version of the manager made it.
         DatabaseUnusableError: the database is in use, or its folder cannot be written.
     """
-    # The locks lie beside the name that all others know.
+    # The lock files are beside the path that other processes use.
     place = database.resolve()
-    with told(database), closed_to_others(database), backups.new_part(place, place.parent) as part:
+    with errors_explained(database), closed_to_others(database), backups.new_part(place, place.parent) as part:
         _copy(file, part, progress)
         revision = backups.checked(part, str(file), progress)
         if revision not in revisions():
             raise DatabaseNewerError(
-                f"{file} was made by a newer version of kattila-manager (its schema is {revision}, known here is "
-                f"{revisions()[-1]}): install that one, or restore an older backup"
+                f"{file} was made by a newer version of kattila-manager (its schema is {revision}, the newest known is "
+                f"{revisions()[-1]}): install that version, or restore an older backup"
             )
         part.chmod(place.stat().st_mode & 0o777 if place.exists() else _MODE)
         kept = _set_aside(place, now) if place.exists() else None
@@ -53,7 +50,7 @@ def restore(file: Path, database: Path, now: int, progress: Progress) -> Restore
 
 def _copy(file: Path, part: Path, progress: Progress) -> None:
     try:
-        # SQLite's own words for it are "unable to open database file".
+        # SQLite would only report "unable to open database file".
         with file.open("rb") as readable:
             readable.read(1)
         with closing(backups.open_copy(file)) as source:
@@ -61,20 +58,20 @@ def _copy(file: Path, part: Path, progress: Progress) -> None:
     except OSError as error:
         raise BackupError(f"{file} cannot be read ({error.strerror})") from None
     except sqlite3.OperationalError:
-        # Of the folder it is written to, as when that is full.
+        # The target folder is the cause, for example because it is full.
         raise
     except sqlite3.DatabaseError as error:
-        raise BackupError(f"{file} is damaged, or no SQLite database ({error})") from None
+        raise BackupError(f"{file} is damaged, or not an SQLite database ({error})") from None
 
 
 def _set_aside(database: Path, now: int) -> Path:
-    """Give the database a second name, which alone is left once another one takes the first."""
-    # What is still in the log goes into the file. A damaged one keeps its log.
+    """Give the database a second name, which remains when the backup takes the first."""
+    # Moves the content of the log into the file. A damaged database keeps its log.
     with suppress(sqlite3.Error), closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     kept = database.with_name(f"{database.name}.before-{re.sub('[-:]', '', wording.machine_moment(now))}")
     kept.hardlink_to(database)
-    # It would be taken for the log of the restored one.
+    # SQLite would take it for the log of the restored database.
     with suppress(FileNotFoundError):
         database.with_name(f"{database.name}-wal").rename(kept.with_name(f"{kept.name}-wal"))
     database.with_name(f"{database.name}-shm").unlink(missing_ok=True)

@@ -1,7 +1,4 @@
-"""The rows of the agents table that a write transaction judges against: read, changed, written back.
-
-May live here: how an agent's state lies in the table. Not here: the rules (identity, windows, filing).
-"""
+"""Reads and writes the rows of the agents table that a write transaction judges reports against."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from kattila_protocol.report import Report
 
 @dataclass(slots=True)
 class AgentState:
-    """One agent as the transaction sees it; the fields are columns of the agents table."""
+    """One agent during a write transaction; the fields are columns of the agents table."""
 
     ref: int
     agent_id: str
@@ -57,18 +54,17 @@ _UPDATE = for_driver(
     .ordered_values(*((agents.c[name], bindparam(name)) for name in _CHANGING))
 )
 
-
 _changing_of = attrgetter(*_CHANGING)
 
 
 def load(connection: Connection, agent_ids: Iterable[str]) -> dict[str, AgentState]:
-    """Read the states of those of these ids that are known."""
+    """Return the states of these agents by id; unknown ids are left out."""
     rows = connection.execute(_SELECT, {"ids": list(set(agent_ids))})
     return {row[1]: AgentState(*row) for row in rows}
 
 
 def save(connection: Connection, states: Iterable[AgentState]) -> None:
-    """Write changed states back."""
+    """Write changed states to the database."""
     rows = [(*_changing_of(state), state.ref) for state in states]
     if rows:
         connection.exec_driver_sql(_UPDATE, rows)
@@ -77,7 +73,7 @@ def save(connection: Connection, states: Iterable[AgentState]) -> None:
 def create(
     connection: Connection, agent_id: str, hostname: str, claim: Claim, now: int, instead_of: str | None
 ) -> AgentState:
-    """Bind an id that nobody holds."""
+    """Bind an id that no machine holds, and return its state."""
     identity = bind(claim)
     columns: dict[str, Any] = {
         "agent_id": agent_id,
@@ -104,26 +100,26 @@ def create(
 
 
 def claim_of(report: Report) -> Claim:
-    """Return what a report claims of its machine."""
+    """Return a report's claim to its id: its boot and its hardware addresses."""
     return Claim(report.boot_id, identifying_addresses(report.telemetry.interfaces))
 
 
 def rule(connection: Connection, state: AgentState, claim: Claim, now: int, *, is_newest: bool) -> Ruling:
-    """Judge a claim to this state's id (see `judge`) and note what follows; the caller saves the state."""
+    """Judge a claim to this state's id (see `judge`) and update the state; the caller saves it."""
     known = _identity(connection, state)
     ruling, after = judge(known, claim, now - state.last_seen_at, is_newest=is_newest)
     if after != known:
-        _note(connection, state, known, after, now)
+        _update(connection, state, known, after, now)
     return ruling
 
 
-def is_known(connection: Connection, state: AgentState, boot_id: str) -> bool:
-    """Tell whether it is settled what a boot is: the one that holds the id, or a newcomer that was refused."""
+def is_settled(connection: Connection, state: AgentState, boot_id: str) -> bool:
+    """Return whether the ruling on a boot is final: it holds the id, or it was refused."""
     return boot_id == state.boot_id or boot_id in _identity(connection, state).refused
 
 
 def refused_as(connection: Connection, boot_id: str) -> str | None:
-    """Return the id that a boot was refused under last, as another machine holds it; None if it never was."""
+    """Return the id that was last refused to a boot because another machine holds it; None if it never happened."""
     mine = (agent_boots.c.boot_id == boot_id) & (agent_boots.c.refused == 1)
     under = select(agents.c.agent_id).join(agent_boots, agent_boots.c.agent_ref == agents.c.ref).where(mine)
     return connection.execute(under.order_by(agent_boots.c.first_seen_at.desc()).limit(1)).scalar()
@@ -143,7 +139,7 @@ def _identity(connection: Connection, state: AgentState) -> Identity:
     )
 
 
-def _note(connection: Connection, state: AgentState, known: Identity, after: Identity, now: int) -> None:
+def _update(connection: Connection, state: AgentState, known: Identity, after: Identity, now: int) -> None:
     state.boot_id, state.challenger_boot_id = after.boot_id, after.challenger
     state.boot_hardware, state.hardware = _join(after.boot_hardware), _join(after.hardware)
     fresh = (after.refused | {after.boot_id}) - known.refused - known.former - {known.boot_id}

@@ -1,7 +1,6 @@
-"""What the next report of each agent is compressed against, as far as this process filed it itself.
+"""The reports that the next report of each agent is compressed against, as far as this process filed them itself.
 
-May live here: a bounded memory of groups. It needs no agreement between processes: each report names its base, and a
-process that knows no group of an agent begins one.
+Processes need not agree on groups: each report names its base. A process that knows no group of an agent starts one.
 """
 
 from __future__ import annotations
@@ -9,50 +8,53 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from kattila_manager.records import Incoming
-from kattila_manager.store import compression
+from kattila_manager.records import VerifiedReport
+from kattila_manager.store.compression import CHAIN, GROUP_MS, GROUP_SIZE, Group, compress
 
-# Two DATA of some kB each for every agent: tens of MB at the most.
+# Two DATA of a few kB per agent: tens of MB at most.
 _MAX_AGENTS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A report with its compressed body, which takes `depth` others to read.
+class CompressedReport:
+    """A report with its compressed body, which needs `depth` other reports to be read.
 
     `base_id` and `key_id` are None if it is the key of a new group.
     """
 
-    incoming: Incoming
+    verified: VerifiedReport
     body: bytes
     base_id: int | None
     key_id: int | None
     depth: int = 0
 
 
-class Groups:
-    """The newest group of each agent. Any thread may prepare; the one that commits remembers."""
+class CompressionGroups:
+    """The newest group of each agent. Any thread may compress; only the writer's thread calls `note_commit`."""
 
     def __init__(self) -> None:
-        """Begin with no group."""
-        self._groups: OrderedDict[str, compression.Group] = OrderedDict()
+        """Start with no groups."""
+        self._groups: OrderedDict[str, Group] = OrderedDict()
 
-    def prepare(self, incoming: Incoming) -> Prepared:
-        """Compress a report against what is known to be committed."""
-        group = self._groups.get(incoming.report.agent_id)
-        if group is None or group.is_full(incoming.received_at):
-            return Prepared(incoming, compression.compress(incoming.data, None), None, None)
-        base_id, base, depth = group.base()
-        return Prepared(incoming, compression.compress(incoming.data, base), base_id, group.key[0], depth)
+    def compress(self, verified: VerifiedReport) -> CompressedReport:
+        """Compress a report against a report that is committed, or as the key of a new group."""
+        group = self._groups.get(verified.report.agent_id)
+        is_full = group is not None and (
+            group.size >= GROUP_SIZE or not 0 <= verified.received_at - group.started_at <= GROUP_MS
+        )
+        if group is None or is_full:
+            return CompressedReport(verified, compress(verified.data, None), None, None)
+        (base_id, base), depth = (group.key, 1) if group.depth >= CHAIN else (group.previous, group.depth + 1)
+        return CompressedReport(verified, compress(verified.data, base), base_id, group.key[0], depth)
 
-    def committed(self, prepared: Prepared, report_id: int) -> None:
-        """Remember a report that is in the database now."""
-        agent_id, data = prepared.incoming.report.agent_id, prepared.incoming.data
+    def note_commit(self, compressed: CompressedReport, report_id: int) -> None:
+        """Remember a report that is now in the database."""
+        agent_id, newest = compressed.verified.report.agent_id, (report_id, compressed.verified.data)
         group = self._groups.get(agent_id)
-        if group is None or prepared.key_id is None:
-            group = compression.new_group(report_id, data, prepared.incoming.received_at)
-        elif prepared.key_id == group.key[0]:
-            group = group.with_next(report_id, data, prepared.depth)
+        if group is None or compressed.key_id is None:
+            group = Group(newest, newest, depth=0, size=1, started_at=compressed.verified.received_at)
+        elif compressed.key_id == group.key[0]:
+            group = Group(group.key, newest, compressed.depth, group.size + 1, group.started_at)
         self._groups[agent_id] = group
         self._groups.move_to_end(agent_id)
         if len(self._groups) > _MAX_AGENTS:

@@ -1,8 +1,7 @@
-"""Which machine holds an agent id: pure rules over boots and hardware addresses.
+"""Decides which machine holds an agent id, from boots and hardware addresses.
 
-May live here: the judgement. Not here: where identities are kept (store). A boot_id that comes back after another one
-was seen proves two machines under one id, since a reboot never brings one back. Which of them is the newcomer is told
-by the hardware addresses that the id is bound to, and else by which boot was seen first.
+A reboot never brings back an earlier boot_id. So if a boot_id returns after another one was seen, two machines use the
+id. The newcomer is the one without the hardware addresses that the id is bound to; otherwise the boot seen later.
 """
 
 from __future__ import annotations
@@ -10,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-# A machine with other hardware takes over an id once the known one was silent for four intervals of 30 s: by then the
-# known one, if it lives, has reported and proven that there are two.
+# A machine with other hardware takes over an id once the holder was silent for four intervals of 30 s. By then a live
+# holder has reported, and proven that there are two machines.
 SILENCE_MS = 2 * 60 * 1000
 
 
 class Ruling(Enum):
-    """What a claim to an id is worth."""
+    """The decision on a claim to an id."""
 
     HOLDER = auto()
     UNPROVEN = auto()
@@ -25,7 +24,7 @@ class Ruling(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Who claims an id: its boot, and the hardware addresses that it shows."""
+    """A machine's claim to an id: its boot, and its hardware addresses."""
 
     boot_id: str
     hardware: frozenset[str]
@@ -33,10 +32,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What is known of the machine that holds an id.
+    """The machine that holds an id.
 
-    `hardware` is what the id is bound to, `boot_hardware` what the present boot showed; `challenger` is the boot of
-    another machine that claimed the id lately, or ""; `former` and `refused` are earlier boots.
+    The id is bound to `hardware`; `boot_hardware` are the addresses of the current boot. `challenger` is the boot of
+    another machine that recently claimed the id, or "". `former` and `refused` are earlier boots.
     """
 
     boot_id: str
@@ -48,15 +47,15 @@ class Identity:
 
 
 def bind(claim: Claim) -> Identity:
-    """Return the identity of an id that nobody held before."""
+    """Return the identity of an id that no machine held before."""
     return Identity(claim.boot_id, claim.hardware, claim.hardware)
 
 
 def judge(identity: Identity, claim: Claim, silent_ms: int, *, is_newest: bool) -> tuple[Ruling, Identity]:
-    """Judge a claim, `silent_ms` after the holder's last message; also return what is known afterwards.
+    """Judge a claim, `silent_ms` after the holder's last message; return the ruling and the new identity.
 
-    Only the newest message under the id proves that its machine is alive and that there are two: any other may have
-    been captured before a reboot and sent again, by somebody who cannot sign.
+    Only the newest message under the id proves that its machine is alive, and that there are two. An older one may be
+    a replay, captured before a reboot.
     """
     if claim.boot_id == identity.boot_id:
         return Ruling.HOLDER, _refuse(identity, identity.challenger) if is_newest else identity

@@ -1,7 +1,6 @@
-"""How often messages were refused, gathered in memory until the writer takes them along.
+"""Counts refused messages in memory until the writer stores them.
 
-May live here: counting, bounded and cheap. Not here: the table (store). Nothing is keyed by an id that nobody
-authenticated, so that a stranger cannot make it grow.
+Only authenticated ids are keys, so a stranger cannot make the counters grow.
 """
 
 from __future__ import annotations
@@ -12,20 +11,20 @@ from dataclasses import replace
 from kattila_manager.records import RefusalCount
 from kattila_protocol.errors import Refusal
 
-# Kinds times agents that may wait for the writer; beyond it an agent's refusals count as nobody's.
+# Kinds times agents that may wait for the writer. Beyond it, refusals count for unknown senders.
 _MAX_WAITING = 10_000
 
 
-class Counters:
+class RefusalCounters:
     """Counts since the last `take`; safe for several threads."""
 
     def __init__(self) -> None:
-        """Begin with no counts."""
+        """Start with no counts."""
         self._lock = threading.Lock()
         self._counts: dict[tuple[str, str | None], RefusalCount] = {}
 
     def note(self, refusal: Refusal, agent_id: str | None, now: int) -> None:
-        """Count one; `agent_id` only when the message's MAC was valid."""
+        """Count a refusal; pass `agent_id` only if the message's MAC was valid."""
         with self._lock:
             if len(self._counts) >= _MAX_WAITING:
                 agent_id = None
@@ -37,7 +36,7 @@ class Counters:
             )
 
     def take(self) -> list[RefusalCount]:
-        """Return the counts and begin anew."""
+        """Return the counts and start over."""
         with self._lock:
             counts, self._counts = list(self._counts.values()), {}
         return counts

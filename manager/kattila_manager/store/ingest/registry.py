@@ -1,7 +1,4 @@
-"""Ids: bound at first contact, reset by an administrator.
-
-May live here: write transactions on the fleet registry that no report brings.
-"""
+"""Binds agent ids at registration, and resets agents for an administrator."""
 
 from __future__ import annotations
 
@@ -23,9 +20,8 @@ from kattila_protocol.verdict import ACCEPTED
 def register(connection: Connection, registration: Registration, now: int) -> tuple[str, Filed]:
     """Bind the proposed id, or issue another if a different machine holds it; the caller commits either way.
 
-    Returns the id that the agent has from now on, and what became of its request: accepted, or refused with
-    IdentityUnproven while it is not clear whether another machine holds the id. The same registration again, replayed
-    or retried, has the same outcome.
+    Returns the agent's id from now on, and the outcome: accepted, or refused with IdentityUnproven while another
+    machine may hold the id. A replayed or retried registration has the same outcome.
     """
     claim = Claim(registration.boot_id, normalised_addresses(registration.hardware_addresses))
     issued = issued_id(registration)
@@ -38,7 +34,7 @@ def register(connection: Connection, registration: Registration, now: int) -> tu
         return _registered(
             agent_states.create(connection, registration.agent_id, registration.hostname, claim, now, left)
         )
-    # It has no tick, so that it may be an old one; the report that follows it proves what it cannot.
+    # A registration has no tick, so it may be old. The next report proves what it cannot.
     ruling = agent_states.rule(connection, holder, claim, now, is_newest=False)
     agent_states.save(connection, [holder])
     if ruling is Ruling.UNPROVEN:
@@ -50,20 +46,20 @@ def register(connection: Connection, registration: Registration, now: int) -> tu
 
 
 def issued_id(registration: Registration) -> str:
-    """Return the id that is issued when the proposed one is taken: version 8 of RFC 9562, made from the request."""
+    """Return the id to issue if the proposed one is taken: a UUID of version 8 (RFC 9562), derived from the request."""
     digest = hashlib.sha256(f"kattila/1/issued\n{registration.agent_id}\n{registration.nonce}".encode()).digest()
     made = bytearray(digest[:16])
-    # Before Python 3.14 the uuid module knows no version above 5.
+    # The uuid module makes no version above 5 before Python 3.14.
     made[6] = made[6] & 0x0F | 0x80
     made[8] = made[8] & 0x3F | 0x80
     return str(uuid.UUID(bytes=bytes(made)))
 
 
 def reset(connection: Connection, agent_id: str | None, now: int) -> int:
-    """Forget what is known of one agent, or of all (None), but its reports; return how many agents that were.
+    """Forget the state of one agent, or of all (None), but keep the reports; return the number of agents.
 
-    Reports signed before `now` (ms UTC) are refused from then on. The highest sample stays, since measurements are
-    unique in the audit log.
+    Reports signed before `now` (ms UTC) are refused afterwards. The highest sample stays, because samples are unique
+    in the audit log.
     """
     mine = agents.c.agent_id == agent_id if agent_id else agents.c.ref > 0
     refs = select(agents.c.ref).where(mine)

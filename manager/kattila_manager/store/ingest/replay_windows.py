@@ -1,6 +1,6 @@
-"""The replay window as it lies in the agents table: 16 bytes an entry.
+"""Packs replay windows for the agents table: 16 bytes an entry, with the first 8 bytes of each nonce.
 
-May live here: packing. A nonce is kept by its first 8 bytes, which tells two random ones apart as well as 16 do.
+Eight random bytes distinguish nonces as reliably as all 16.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ _ENTRY = struct.Struct(">Q8s")
 
 
 def judge(packed: bytes, highest_tick: int, tick: int, nonce: str) -> Freshness:
-    """Judge a message; the usual case, a tick above all others, unpacks nothing."""
+    """Judge a message. A tick above all others, the usual case, needs no unpacking."""
     return Freshness.FRESH if tick > highest_tick else unpack(packed).judge(tick, _short(nonce))
 
 
 def add(packed: bytes, highest_tick: int, tick: int, nonce: str) -> bytes:
-    """Return the window with a message that was judged fresh."""
+    """Return the window with a fresh message added."""
     if tick > highest_tick:
         return (packed + _ENTRY.pack(tick, bytes.fromhex(nonce)[:8]))[-WINDOW_SIZE * _ENTRY.size :]
     return pack(unpack(packed).add(tick, _short(nonce)))

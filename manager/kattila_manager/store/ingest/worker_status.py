@@ -1,7 +1,4 @@
-"""What a server's worker writes beside reports: refusal counters and its heartbeat.
-
-May live here: the rows of `refusals` and `receivers`.
-"""
+"""Writes a worker's refusal counters and heartbeats to the `refusals` and `receivers` tables."""
 
 from __future__ import annotations
 
@@ -10,37 +7,37 @@ from collections.abc import Callable
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from kattila_manager.records import RefusalCount
-from kattila_manager.store.ingest.refusal_counters import Counters
+from kattila_manager.store.ingest.refusal_counters import RefusalCounters
 from kattila_manager.store.schema import receivers, refusals
 
 HEARTBEAT_MS = 5000
-# A gap longer than this between heartbeats means that nobody was listening.
+# After a longer gap between heartbeats, the server counts as absent.
 ABSENCE_MS = 4 * HEARTBEAT_MS
 _COUNTERS_MS = 1000
 
 
-class Sideline:
-    """Writes along with the writer's transactions, each thing not more often than it needs."""
+class WorkerStatus:
+    """Joins the writer's transactions, to write counters and heartbeats when they are due."""
 
-    def __init__(self, counters: Counters, worker: int, clock: Callable[[], int]) -> None:
-        """Take the counters to write, the worker's process id, and the clock (ms UTC)."""
+    def __init__(self, counters: RefusalCounters, worker: int, clock: Callable[[], int]) -> None:
+        """Write these counters, and heartbeats of the worker with this process id; `clock` returns ms UTC."""
         self._counters = counters
         self._worker = worker
         self._clock = clock
-        self._beaten_at = 0
+        self._beat_at = 0
         self._counted_at = 0
 
-    def __call__(self, connection: Connection) -> None:
-        """Write what is due."""
+    def write_due(self, connection: Connection) -> None:
+        """Write the counters and the heartbeat if they are due."""
         now = self._clock()
         if not 0 <= now - self._counted_at < _COUNTERS_MS:
-            self._count(connection)
+            self._write_counters(connection)
             self._counted_at = now
-        if not 0 <= now - self._beaten_at < HEARTBEAT_MS:
+        if not 0 <= now - self._beat_at < HEARTBEAT_MS:
             beat(connection, self._worker, now)
-            self._beaten_at = now
+            self._beat_at = now
 
-    def _count(self, connection: Connection) -> None:
+    def _write_counters(self, connection: Connection) -> None:
         counts = self._counters.take()
         try:
             for count in counts:
@@ -61,7 +58,7 @@ def add_refusals(connection: Connection, count: RefusalCount) -> None:
 
 
 def beat(connection: Connection, worker: int, now: int) -> None:
-    """Say that this worker is alive; it continues the time of those that are, so that a restart is no absence."""
+    """Record that this worker is alive. It inherits the start time of live workers, so a restart is not an absence."""
     alive = receivers.c.alive_at.between(now - ABSENCE_MS, now + ABSENCE_MS)
     since = connection.execute(select(func.min(receivers.c.up_since)).where(alive)).scalar()
     connection.execute(delete(receivers).where((receivers.c.worker == worker) | ~alive))

@@ -1,7 +1,4 @@
-"""What publishing writes of the topology.
-
-May live here: the statements on `topology_edges`, which nobody else writes. Not here: what an edge is (topology).
-"""
+"""Reads and writes the edges of the topology (the `topology_edges` table)."""
 
 from __future__ import annotations
 
@@ -26,12 +23,12 @@ _EDGE = (
 
 
 def all_edges(connection: Connection) -> tuple[Edge, ...]:
-    """Return all edges, in the order in which they were seen first."""
+    """Return all edges, in the order in which they were first seen."""
     return tuple(Edge(*row) for row in connection.execute(select(*_EDGE).order_by(topology_edges.c.id)))
 
 
 def write(connection: Connection, changes: EdgeChanges) -> None:
-    """Write what became of the edges; the caller commits."""
+    """Write these changes; the caller commits."""
     for edge in changes.changed:
         columns = {"state": edge.state, "evidence": edge.evidence, "last_seen_at": edge.last_seen_at}
         connection.execute(update(topology_edges).where(topology_edges.c.id == edge.edge_id).values(columns))

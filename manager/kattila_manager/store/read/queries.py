@@ -1,7 +1,4 @@
-"""What the rest of the manager reads from the database, as frozen values.
-
-May live here: queries. A report is read by following its bases, at most eight of them (frames).
-"""
+"""Reads agents, alarms, refusals and reports from the database, as frozen values."""
 
 from __future__ import annotations
 
@@ -34,23 +31,23 @@ _AGENT = (
 )
 
 
-# Reports are pruned in the order of their ids, so a group is whole as long as its key is not before the first of them.
+# Reports are pruned in the order of their ids. So a group is whole if its key is not older than the first report.
 IS_WHOLE = reports.c.key_id >= select(func.min(reports.c.id)).scalar_subquery()
 
 
 def all_agents(connection: Connection) -> tuple[Agent, ...]:
-    """Return the fleet, by host name and id."""
+    """Return all agents, ordered by host name and id."""
     rows = connection.execute(select(*_AGENT).order_by(agents.c.hostname, agents.c.agent_id))
     return tuple(_agent(row) for row in rows)
 
 
 def open_alarms(connection: Connection) -> tuple[Alarm, ...]:
-    """Return the alarms that are open, newest first."""
+    """Return the open alarms, newest first."""
     return _alarms(connection, alarms.c.closed_at.is_(None), limit=None)
 
 
 def closed_alarms(connection: Connection, limit: int) -> tuple[Alarm, ...]:
-    """Return the newest alarms that are closed."""
+    """Return the newest closed alarms."""
     return _alarms(connection, alarms.c.closed_at.is_not(None), limit)
 
 
@@ -60,7 +57,7 @@ def alarms_closed_since(connection: Connection, since: int, limit: int) -> tuple
 
 
 def alarm_counters(connection: Connection) -> dict[Subject, int]:
-    """Return where the newest alarm of each subject left the counter that it follows."""
+    """Return the counter value at the newest alarm of each subject."""
     newest = select(func.max(alarms.c.id)).group_by(alarms.c.kind, alarms.c.agent_id)
     query = select(alarms.c.kind, alarms.c.agent_id, alarms.c.counter).where(alarms.c.id.in_(newest))
     return {(kind, agent_id): counter for kind, agent_id, counter in connection.execute(query) if counter is not None}
@@ -83,13 +80,13 @@ def refusal_counts(connection: Connection) -> tuple[RefusalCount, ...]:
 
 
 def listening(connection: Connection) -> tuple[int, int] | None:
-    """Return since when and until when the server's workers were seen listening, or None for never."""
+    """Return since when and until when the server's workers were listening (ms UTC); None if they never ran."""
     row = connection.execute(select(func.min(receivers.c.up_since), func.max(receivers.c.alive_at))).one()
     return None if row[0] is None else (row[0], row[1])
 
 
 def record(connection: Connection, agent_id: str, sample: int | None) -> Record | None:
-    """Return one report as kept, the newest measurement if `sample` is None; None if there is no such report."""
+    """Return one report, the newest sample if `sample` is None; None if there is no such report."""
     mine = (agents.c.agent_id == agent_id) & (reports.c.agent_ref == agents.c.ref)
     which = reports.c.sample == sample if sample is not None else reports.c.id == agents.c.latest_report_id
     row = connection.execute(select(reports, agents.c.agent_id).where(mine & which & IS_WHOLE)).first()
@@ -97,17 +94,17 @@ def record(connection: Connection, agent_id: str, sample: int | None) -> Record 
 
 
 def data_of(connection: Connection, report_id: int) -> bytes:
-    """Return DATA byte for byte as it was signed.
+    """Return DATA byte for byte as it was signed, by reading its bases, at most eight.
 
     Raises:
-        LookupError: there is no such report, or its base is missing.
+        LookupError: the report or one of its bases is missing.
         zstandard.ZstdError: the database is damaged.
     """
     return _expand(lambda wanted: _body(connection, wanted), report_id)
 
 
 def record_of(row: Row[Any], data: bytes) -> Record:
-    """Return a row of reports, joined with its agent's id, as a record; `data` is its DATA."""
+    """Return a row of reports with its agent's id as a record; `data` is its DATA."""
     return Record(
         agent_id=row.agent_id,
         sample=row.sample,

@@ -1,13 +1,8 @@
-"""What the database knew and knows of earlier moments.
+"""The reports and reboots of one agent over time.
 
-May live here: queries over time. There are two questions, and a rule for each:
-
-- What was known at a moment? Of each agent the highest sample among what had arrived by then. A sample that comes late
-  changes no answer: before it came it was not there, and when it came there was a higher one.
-- What happened to an agent? All its samples in their own order, each at the moment of its measurement, late ones too.
-
-No index is kept for this. Ids grow with the moments of arrival, and an agent's samples with those of measurement, so
-that a moment is found by halving; only around a step of a clock may that be some reports off.
+A history has all samples of an agent in order, each at the time of its measurement, late ones too. It needs no index:
+an agent's sample numbers grow with the times of measurement, so a binary search finds a time. Around a step of the
+clock, it may miss by a few reports.
 """
 
 from __future__ import annotations
@@ -32,9 +27,9 @@ _ARRIVAL = (
 def arrivals(
     connection: Connection, agent_ref: int, since: int | None = None, until: int | None = None
 ) -> list[Arrival]:
-    """Return how an agent's reports came, in the order of their samples, of those measured between two moments.
+    """Return how an agent's reports arrived, ordered by sample, for samples measured from `since` to `until`.
 
-    `since` and `until` are ms UTC and count as between; None is no bound.
+    Both are ms UTC and inclusive; None means unbounded.
     """
     mine = reports.c.agent_ref == agent_ref
     moments = select(reports.c.sample, _MEASURED_AT).where(mine)
@@ -47,16 +42,16 @@ def arrivals(
 
 
 def reboots(connection: Connection, agent_ref: int) -> list[int]:
-    """Return when (ms UTC) each boot of an agent was heard of first, but the one that it was bound with."""
+    """Return when (ms UTC) each boot of an agent was first seen, except the boot at which the id was bound."""
     held = (agent_boots.c.agent_ref == agent_ref) & (agent_boots.c.refused == 0)
     seen = select(agent_boots.c.first_seen_at).where(held).order_by(agent_boots.c.first_seen_at)
     return list(connection.execute(seen).scalars())[1:]
 
 
 def late_during(connection: Connection, kind: str, closed_since: int) -> dict[int, int]:
-    """Count the late samples that were measured while an alarm of this kind about their agent was open.
+    """Count, by alarms.id, the late samples of an agent that were measured while its alarm of this kind was open.
 
-    By alarms.id, of those closed at `closed_since` (ms UTC) or later; an alarm without such samples is left out.
+    Only alarms closed at `closed_since` (ms UTC) or later count; alarms without such samples are left out.
     """
     lasted = (alarms.c.kind == kind) & (alarms.c.closed_at >= closed_since)
     during = reports.c.sampled_at.between(alarms.c.opened_at, alarms.c.closed_at)
@@ -71,7 +66,7 @@ def late_during(connection: Connection, kind: str, closed_since: int) -> dict[in
 
 
 def _first_from(connection: Connection, moments: Select[Any], number: Column[Any], at: int) -> int:
-    """Return the first number whose moment is `at` or later; `moments` selects both, which grow alike."""
+    """Return the first number whose time is `at` or later; `moments` selects number and time, which grow together."""
     low, high = _end(connection, moments, number.asc()), _end(connection, moments, number.desc())
     while low <= high:
         middle = (low + high) // 2

@@ -1,7 +1,4 @@
-"""All that one rendering reads, in one consistent state of the database.
-
-May live here: the snapshot. A report is decoded once: whoever publishes hands back those that it has.
-"""
+"""Reads everything that one rendering needs, in one consistent state of the database."""
 
 from __future__ import annotations
 
@@ -22,8 +19,8 @@ _CLOSED_SHOWN_MS = 24 * 60 * 60 * 1000
 _MOST_CLOSED_SHOWN = 200
 
 
-def snapshot(connection: Connection, known: Mapping[int, Report], now: int) -> Snapshot:
-    """Read the snapshot; `known` are reports of an earlier one."""
+def read_snapshot(connection: Connection, known: Mapping[int, Report], now: int) -> Snapshot:
+    """Return the snapshot; `known` are reports of an earlier one, which are not decoded again."""
     fleet = queries.all_agents(connection)
     reports, damaged = _newest_reports(connection, fleet, known)
     return Snapshot(
@@ -49,7 +46,7 @@ def _newest_reports(
         try:
             report = known.get(report_id) or decode(queries.data_of(connection, report_id))
         except LookupError:
-            # Pruned: its agent has long been silent.
+            # It was pruned, because its agent has been silent for long.
             continue
         except (Malformed, zstandard.ZstdError):
             damaged.append(report_id)

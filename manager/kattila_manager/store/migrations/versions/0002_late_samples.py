@@ -1,6 +1,6 @@
-"""Late samples are marked, and agents tell what waits on their disks.
+"""Mark late samples, and record how many samples wait on the agents' disks.
 
-Revision 0002. What was filed before counts as having come in its order: there was no spool.
+Revision 0002. Earlier reports count as having arrived in order, because agents had no spool.
 """
 
 import sqlalchemy as sa

@@ -1,0 +1,80 @@
+"""Which reports the update handler accepts for filing, and the signed verdicts on authentic ones that it refuses."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from kattila_manager.ingest.responses import Response
+from kattila_manager.records import VerifiedReport
+from kattila_protocol import canonical, envelope, verdict
+from kattila_protocol.envelope import Envelope
+from kattila_protocol.names import MANAGER
+from kattila_protocol.verdict import Verdict
+from protocol.samples import AGENT, KEY, NONCE, NOW, OTHER_AGENT, REPORT, RING
+from support.updates import read_update
+
+MEMBERS: dict[str, Any] = json.loads(canonical.encode(REPORT))
+
+
+def ordered(*names: str, **changes: Any) -> bytes:
+    """Return DATA with these members first, then all others."""
+    members = {name: MEMBERS[name] for name in names} | MEMBERS | changes
+    return canonical.encode(members)
+
+
+def answered(data: bytes, now: int = NOW) -> tuple[int, Verdict]:
+    """Return status and verdict of an authentic report that is refused at once."""
+    return answered_to(envelope.seal(data, KEY), now)
+
+
+def answered_to(sealed: Envelope, now: int = NOW) -> tuple[int, Verdict]:
+    response = read_update(sealed.to_bytes(), RING, now)
+    assert isinstance(response, Response)
+    return response.status, verdict.unseal(response.body, RING, NONCE)
+
+
+def test_a_strangers_malformed_report_gets_its_verdict() -> None:
+    status, said = answered(ordered("timestamp", "nonce", "tick", "agent_id", sample="41"))
+    assert (status, said.outcome, said.agent_id, said.clock_offset) == (400, "malformed", AGENT, 0)
+
+
+def test_raw_utf_8_gets_its_verdict() -> None:
+    status, said = answered(canonical.encode(REPORT)[:-1] + ',"of":"kä"}'.encode())
+    assert (status, said.outcome, said.agent_id) == (400, "malformed", AGENT)
+
+
+# What can be read is addressed by what it says, wherever that stands.
+@pytest.mark.parametrize("first", ["agent_id", "telemetry"])
+def test_a_report_of_another_time_gets_its_verdict(first: str) -> None:
+    data = ordered(first)
+    assert (data.index(b'"nonce"') > 1024) is (first == "telemetry")
+    status, said = answered(data, NOW + 600_001)
+    assert (status, said.outcome, said.agent_id, said.clock_offset) == (409, "clock_skew", AGENT, -600_001)
+
+
+@pytest.mark.parametrize("now", [NOW, NOW + 600_001])
+def test_a_report_that_its_origin_relayed_gets_its_verdict(now: int) -> None:
+    data = canonical.encode(REPORT)
+    for path in ((AGENT,), (OTHER_AGENT, AGENT)):
+        sealed = envelope.seal(data, KEY, path[0])
+        for relay, recipient in zip(path, (*path[1:], MANAGER), strict=True):
+            sealed = envelope.forward(sealed, relay, KEY, recipient)
+        status, said = answered_to(sealed, now)
+        assert (status, said.outcome, said.agent_id, said.clock_offset) == (409, "relay_loop", AGENT, NOW - now)
+
+
+def test_a_report_that_others_relayed_is_taken() -> None:
+    sealed = envelope.forward(envelope.seal(canonical.encode(REPORT), KEY, OTHER_AGENT), OTHER_AGENT, KEY, MANAGER)
+    verified = read_update(sealed.to_bytes(), RING, NOW)
+    assert isinstance(verified, VerifiedReport)
+    assert verified.relay_path == (OTHER_AGENT,)
+
+
+def test_a_strangers_order_is_taken() -> None:
+    data = ordered("telemetry", "timestamp", "nonce")
+    verified = read_update(envelope.seal(data, KEY).to_bytes(), RING, NOW)
+    assert isinstance(verified, VerifiedReport)
+    assert verified.report == REPORT
