@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from kattila_agent.collectors.netlink.rtnetlink import Channel
+from kattila_agent.collectors.netlink.rtnetlink import NetlinkChannel
 
 NEWLINK, NEWADDR, NEWROUTE, NEWNEIGH, NEWRULE, ERROR, DONE = 16, 20, 24, 28, 32, 2, 3
 
@@ -78,11 +78,11 @@ def done(*, sequence: int = 1, code: int = 0) -> bytes:
 
 
 @contextmanager
-def channel_with(*datagrams: bytes) -> Iterator[Channel]:
+def channel_with(*datagrams: bytes) -> Iterator[NetlinkChannel]:
     """Yield a channel that has received these datagrams and receives nothing further."""
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     here.settimeout(0.2)
     for datagram in datagrams:
         there.send(datagram)
     with there, here:
-        yield Channel(here)
+        yield NetlinkChannel(here)

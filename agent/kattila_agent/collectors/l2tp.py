@@ -15,7 +15,7 @@ from pathlib import Path
 from kattila_agent.collectors.limits import Bounded, some
 from kattila_agent.collectors.link_table import LinkSummary
 from kattila_agent.collectors.netlink import genetlink, rtnetlink
-from kattila_agent.collectors.netlink.rtnetlink import Attributes, Channel
+from kattila_agent.collectors.netlink.rtnetlink import Attributes, NetlinkChannel
 from kattila_protocol.report import Tunnel
 
 _LINKS = Path("/sys/class/net")
@@ -43,7 +43,7 @@ def read(links: Iterable[LinkSummary], limit: int, folder: Path = _LINKS) -> L2t
     """Read at most `limit` sessions and `limit` tunnels, if one of the links is such a pseudowire.
 
     Raises:
-        OSError, ValueError: see `Channel.each`; a refusal is not raised but returned.
+        OSError, ValueError: see `NetlinkChannel.each`; a refusal is not raised but returned.
     """
     names: list[str] = []
     for link in links:
@@ -78,7 +78,7 @@ def parse(readings: L2tpReadings) -> Bounded[Tunnel]:
 
 def _dump(command: int, limit: int) -> list[bytes]:
     with genetlink.open_socket() as connection:
-        channel = Channel(connection)
+        channel = NetlinkChannel(connection)
         family = genetlink.family(channel, "l2tp")
         return channel.dump(family, genetlink.HEADER.pack(command, _VERSION, 0), limit).bodies
 

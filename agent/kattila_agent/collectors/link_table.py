@@ -108,7 +108,7 @@ def read_kind(kind: str) -> list[Link]:
 
 
 def read_each(indexes: Iterable[int]) -> Iterator[bytes]:
-    """Yield the messages about these links, except those that are gone; raises as `Channel.each` does."""
+    """Yield the messages about these links, except those that are gone; raises as `NetlinkChannel.each` does."""
     with rtnetlink.opened() as channel:
         for index in indexes:
             try:

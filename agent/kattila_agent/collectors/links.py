@@ -12,7 +12,7 @@ from kattila_agent.collectors import link_table
 from kattila_agent.collectors.limits import Bounded, cut
 from kattila_agent.collectors.link_table import Link
 from kattila_agent.collectors.netlink import rtnetlink
-from kattila_agent.collectors.netlink.rtnetlink import Attributes, Channel, Listed
+from kattila_agent.collectors.netlink.rtnetlink import Attributes, Listed, NetlinkChannel
 from kattila_protocol.canonical import MAX_INTEGER
 from kattila_protocol.report import Interface
 
@@ -136,7 +136,7 @@ def flag_names(flags: int) -> tuple[str, ...]:
     return tuple(no_carrier + named + ([f"{unknown:x}"] if unknown else []))
 
 
-def _read_addresses(channel: Channel, links: Collection[int], known: Collection[int], limit: int) -> Listed:
+def _read_addresses(channel: NetlinkChannel, links: Collection[int], known: Collection[int], limit: int) -> Listed:
     """Keep the addresses of `links`, and count those of all `known` ones."""
     kept: list[bytes] = []
     total = 0

@@ -14,7 +14,7 @@ from functools import lru_cache
 from kattila_agent.collectors import link_table, routes
 from kattila_agent.collectors.link_table import Link, OutgoingLink
 from kattila_agent.collectors.netlink import rtnetlink
-from kattila_agent.collectors.netlink.rtnetlink import Channel, Refused
+from kattila_agent.collectors.netlink.rtnetlink import NetlinkChannel, Refused
 from kattila_protocol.report import Lookup, Telemetry, Tunnel, WireguardInterface
 
 # linux/rtnetlink.h: struct rtmsg
@@ -158,7 +158,7 @@ def _to_remote(tunnel: Tunnel, remote: str) -> RouteQuery:
     return RouteQuery("tunnel", tunnel.interface, remote, tunnel.fwmark, *bound, dport=tunnel.port)
 
 
-def _answer(channel: Channel, query: RouteQuery, indexes: Mapping[str, int]) -> RouteAnswer:
+def _answer(channel: NetlinkChannel, query: RouteQuery, indexes: Mapping[str, int]) -> RouteAnswer:
     link = query.link
     if link is None and query.destination.lower().startswith(_LINK_LOCAL):
         # The kernel would choose any interface, and wireguard-go does not report the right one.

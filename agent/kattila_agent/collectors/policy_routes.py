@@ -10,7 +10,7 @@ from functools import partial
 from kattila_agent.collectors import link_table, nexthops, routes
 from kattila_agent.collectors.limits import Bounded, cut, whole
 from kattila_agent.collectors.netlink import rtnetlink
-from kattila_agent.collectors.netlink.rtnetlink import Channel, Listed
+from kattila_agent.collectors.netlink.rtnetlink import Listed, NetlinkChannel
 from kattila_protocol.report import PolicyRoute, Rule
 
 # Each table takes a separate dump.
@@ -90,7 +90,7 @@ def tables(rules: Iterable[Rule], read_vrf_tables: Callable[[], list[int]]) -> l
     return list(found)
 
 
-def defaults(channel: Channel, request: bytes, *, family: int, table: int, limit: int) -> Listed:
+def defaults(channel: NetlinkChannel, request: bytes, *, family: int, table: int, limit: int) -> Listed:
     """Return the default routes of a table, of which the first `limit` are kept.
 
     An IPv4 table is only read up to the first route that is not a default route.

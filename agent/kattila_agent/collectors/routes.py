@@ -17,7 +17,7 @@ from typing import NamedTuple
 from kattila_agent.collectors import link_table, nexthops
 from kattila_agent.collectors.limits import Bounded, cut, shares, whole
 from kattila_agent.collectors.netlink import rtnetlink
-from kattila_agent.collectors.netlink.rtnetlink import Attributes, Channel, Listed
+from kattila_agent.collectors.netlink.rtnetlink import Attributes, Listed, NetlinkChannel
 from kattila_agent.collectors.nexthops import Hop, Hops
 from kattila_protocol.report import Route
 
@@ -136,7 +136,7 @@ def parse(readings: RouteReadings, limit: int) -> Bounded[Route]:
     return Bounded(reported, cut("routes", len(reported), sum(map(count_rows, found, families))))
 
 
-def read_table(family: int, table: int, read_answer: Callable[[Channel, bytes], Listed]) -> Listed:
+def read_table(family: int, table: int, read_answer: Callable[[NetlinkChannel, bytes], Listed]) -> Listed:
     """Return what `read_answer` makes of a channel and the request for a table; raises OSError or ValueError.
 
     The answer may contain other routes: a kernel before 4.20 does not filter, and one without IPv6 returns IPv4.
@@ -199,7 +199,7 @@ def rows(found: RouteWithHops, names: Mapping[int, str], most: int) -> Iterator[
         yield Route(route.destination, via, interface, route.source, route.metric, route.protocol, route.type)
 
 
-def _main_table(channel: Channel, request: bytes, *, family: int, limit: int) -> Listed:
+def _main_table(channel: NetlinkChannel, request: bytes, *, family: int, limit: int) -> Listed:
     bodies: list[bytes] = []
     total = 0
     for body in channel.each(RTM_GETROUTE, request, least=HEADER.size):

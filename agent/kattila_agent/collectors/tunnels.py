@@ -17,7 +17,7 @@ _ANY = ("0.0.0.0", "::")  # noqa: S104 - nothing is bound
 
 
 @dataclass(frozen=True, slots=True)
-class _Numbers:
+class _AttributeNumbers:
     """The attribute numbers of a kind of tunnel; 0, which no attribute has, for those that the kind lacks."""
 
     local: int
@@ -36,12 +36,12 @@ class _Numbers:
 
 
 # IFLA_VXLAN_*, IFLA_GENEVE_*, IFLA_GRE_*, IFLA_IPTUN_*, IFLA_VTI_*
-_VXLAN = _Numbers(id=1, remote=2, link=3, local=4, ttl=5, port=15, remote6=16, local6=17)
-_GENEVE = _Numbers(local=0, id=1, remote=2, ttl=3, port=5, remote6=7)
-_GRE = _Numbers(link=1, iflags=2, oflags=3, ikey=4, okey=5, local=6, remote=7, ttl=8, fwmark=20)
-_IPTUN = _Numbers(link=1, local=2, remote=3, ttl=4, fwmark=20)
-_VTI = _Numbers(link=1, ikey=2, okey=3, local=4, remote=5, fwmark=6, ttl=0)
-KINDS: Mapping[str, _Numbers] = {
+_VXLAN = _AttributeNumbers(id=1, remote=2, link=3, local=4, ttl=5, port=15, remote6=16, local6=17)
+_GENEVE = _AttributeNumbers(local=0, id=1, remote=2, ttl=3, port=5, remote6=7)
+_GRE = _AttributeNumbers(link=1, iflags=2, oflags=3, ikey=4, okey=5, local=6, remote=7, ttl=8, fwmark=20)
+_IPTUN = _AttributeNumbers(link=1, local=2, remote=3, ttl=4, fwmark=20)
+_VTI = _AttributeNumbers(link=1, ikey=2, okey=3, local=4, remote=5, fwmark=6, ttl=0)
+KINDS: Mapping[str, _AttributeNumbers] = {
     "vxlan": _VXLAN,
     "geneve": _GENEVE,
     **dict.fromkeys(("gre", "gretap", "erspan", "ip6gre", "ip6gretap", "ip6erspan"), _GRE),

@@ -10,7 +10,7 @@ import pytest
 
 from kattila_agent.collectors import link_table, nexthops
 from kattila_agent.collectors.netlink import rtnetlink
-from kattila_agent.collectors.netlink.rtnetlink import Channel, Interrupted, Listed, Refused
+from kattila_agent.collectors.netlink.rtnetlink import Interrupted, Listed, NetlinkChannel, Refused
 from support import netlink
 from support.collector_messages import (
     ETHERNET,
@@ -156,7 +156,7 @@ def test_if_links_keep_changing_some_names_are_better_than_none(monkeypatch: pyt
     attempts = []
 
     @contextmanager
-    def opened() -> Iterator[Channel]:
+    def opened() -> Iterator[NetlinkChannel]:
         attempts.append(1)
         with channel_with(interrupted) as channel:
             yield channel
@@ -169,7 +169,7 @@ def test_if_links_keep_changing_some_names_are_better_than_none(monkeypatch: pyt
 def test_a_table_that_keeps_changing_fails_after_some_attempts() -> None:
     attempts = []
 
-    def changing(_channel: Channel) -> Listed:
+    def changing(_channel: NetlinkChannel) -> Listed:
         attempts.append(1)
         raise Interrupted
 

@@ -8,7 +8,7 @@ import socket
 import struct
 
 from kattila_agent.collectors.netlink import rtnetlink
-from kattila_agent.collectors.netlink.rtnetlink import Channel
+from kattila_agent.collectors.netlink.rtnetlink import NetlinkChannel
 
 # struct genlmsghdr, which every message begins with: command, version, reserved.
 HEADER = struct.Struct("=BBH")
@@ -22,13 +22,13 @@ _FAMILY_ID, _FAMILY_NAME = 1, 2
 
 
 def open_socket() -> socket.socket:
-    """Return a socket for a Channel; raises OSError."""
+    """Return a socket for a NetlinkChannel; raises OSError."""
     opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_GENERIC)
     opened.settimeout(_TIMEOUT_SECONDS)
     return opened
 
 
-def family(channel: Channel, name: str) -> int:
+def family(channel: NetlinkChannel, name: str) -> int:
     """Return the number of a family. The request loads the family's kernel module.
 
     Raises:

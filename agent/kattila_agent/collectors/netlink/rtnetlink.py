@@ -68,7 +68,7 @@ class Interrupted(Exception):
 
 
 @dataclass(slots=True)
-class Channel:
+class NetlinkChannel:
     """A netlink socket, for one thread.
 
     Opening one takes 20 µs, so none is used again: after an error, parts of an answer may still be under way. With
@@ -128,7 +128,7 @@ class Channel:
 
 
 @contextlib.contextmanager
-def opened() -> Iterator[Channel]:
+def opened() -> Iterator[NetlinkChannel]:
     """Open a channel to rtnetlink in this thread's network namespace; raises OSError."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as connection:
         connection.settimeout(_TIMEOUT_SECONDS)
@@ -136,10 +136,10 @@ def opened() -> Iterator[Channel]:
         # Makes the kernel filter a dump by the request's header and attributes. Before 4.20 it returned everything.
         with contextlib.suppress(OSError):
             connection.setsockopt(_SOL_NETLINK, _GET_STRICT_CHK, 1)
-        yield Channel(connection)
+        yield NetlinkChannel(connection)
 
 
-def retried(read: Callable[[Channel], _Value], *, accept_changes: bool = False) -> _Value:
+def retried(read: Callable[[NetlinkChannel], _Value], *, accept_changes: bool = False) -> _Value:
     """Read a table over a new channel, again if it changes meanwhile, and return the result.
 
     With `accept_changes`, the last attempt returns its result even if the table changes.

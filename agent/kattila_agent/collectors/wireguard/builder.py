@@ -18,8 +18,8 @@ class VanishedError(Exception):
 class PeerLimits:
     """How many peers and AllowedIPs a report may contain, of all interfaces together."""
 
-    peers: int = 1_000
-    allowed_ips: int = 5_000
+    peers: int
+    allowed_ips: int
 
 
 @dataclass(slots=True)

@@ -27,7 +27,7 @@ _NEEDS_PRIVILEGE = (
 _AT_ONCE = 4
 
 # The interfaces that were read, and why others could not be, by name.
-_Outcome = tuple[list[InterfaceBuilder], dict[str, str]]
+_Interfaces = tuple[list[InterfaceBuilder], dict[str, str]]
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -85,7 +85,7 @@ def _may_exist(path: Path) -> bool:
 
 def _read_helper(
     path: Path, devices: Collection[Device], limits: PeerLimits, read_devices: Callable[[], Collection[Device]]
-) -> _Outcome:
+) -> _Interfaces:
     try:
         found, unreadable = helper.parse(helper.read(path), limits)
     except ValueError as error:
@@ -101,7 +101,7 @@ def _read_helper(
     return builders, reasons
 
 
-def _read_with_privilege(helper_socket: Path, devices: Sequence[Device], limits: PeerLimits) -> _Outcome:
+def _read_with_privilege(helper_socket: Path, devices: Sequence[Device], limits: PeerLimits) -> _Interfaces:
     """Read the devices, several userspace devices at once, so that the slowest one determines how long it takes."""
     found: dict[Device, InterfaceBuilder] = {}
     reasons: dict[Device, str] = {}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kattila_agent.collectors.netlink.rtnetlink import text
 from kattila_agent.collectors.unix_socket import UnreadableError, exchange, lines
-from kattila_agent.collectors.wireguard import dump, notation
+from kattila_agent.collectors.wireguard import notation, wg_dump
 from kattila_agent.collectors.wireguard.builder import InterfaceBuilder, PeerLimits
 from kattila_agent.collectors.wireguard.notation import ScopeName
 
@@ -42,7 +42,7 @@ def parse(
         ValueError: the dump in it is malformed.
     """
     reasons: dict[str, str] = {}
-    found = dump.parse(_dump_lines(_body(answer), reasons), limits, scope_name)
+    found = wg_dump.parse(_dump_lines(_body(answer), reasons), limits, scope_name)
     return found, reasons
 
 

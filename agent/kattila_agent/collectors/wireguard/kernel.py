@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable, Iterator
 
 from kattila_agent.collectors.netlink import genetlink, rtnetlink
-from kattila_agent.collectors.netlink.rtnetlink import Channel
+from kattila_agent.collectors.netlink.rtnetlink import NetlinkChannel
 from kattila_agent.collectors.unix_socket import UnreadableError
 from kattila_agent.collectors.wireguard import notation
 from kattila_agent.collectors.wireguard.builder import InterfaceBuilder, PeerBuilder, PeerLimits, VanishedError
@@ -87,7 +87,7 @@ def _refusal(error: OSError) -> Exception:
 
 def _dump(index: int) -> list[bytes]:
     with genetlink.open_socket() as connection:
-        channel = Channel(connection)
+        channel = NetlinkChannel(connection)
         family = genetlink.family(channel, "wireguard")
         device = rtnetlink.attribute(_DEVICE_INDEX, struct.pack("=I", index))
         found = channel.dump(family, genetlink.HEADER.pack(_GET_DEVICE, _VERSION, 0) + device, MAX_MESSAGES)

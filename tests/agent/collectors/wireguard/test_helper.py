@@ -82,12 +82,12 @@ def test_secrets_are_blanked_and_the_rest_is_kept(with_wg: MakeWg) -> None:
         "wg0\t" + PEER.replace(SECRET, "(hidden)"),
         "wg0\t" + bare,
     ]
-    found, unreadable = helper.parse(done.stdout, PeerLimits(), notation.scope_name)
+    found, unreadable = helper.parse(done.stdout, PeerLimits(1000, 5000), notation.scope_name)
     assert (list(found), unreadable) == (["wg0"], {})
 
 
 def test_no_interfaces(with_wg: MakeWg) -> None:
-    assert helper.parse(run(with_wg(wg_with())).stdout, PeerLimits()) == ({}, {})
+    assert helper.parse(run(with_wg(wg_with())).stdout, PeerLimits(1000, 5000)) == ({}, {})
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def check_failure(done: subprocess.CompletedProcess[bytes], reason: str) -> None
     assert (done.returncode, done.stderr) == (1, b"")
     assert done.stdout == f"kattila-wireguard 1\nfailed {reason}\n".encode()
     with pytest.raises(UnreadableError, match=f"the WireGuard helper failed: {reason}"):
-        helper.parse(done.stdout, PeerLimits(), notation.scope_name)
+        helper.parse(done.stdout, PeerLimits(1000, 5000), notation.scope_name)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_an_interface_that_hangs_does_not_hide_others(with_wg: MakeWg) -> None:
 
 
 def check_only_one_fails(done: subprocess.CompletedProcess[bytes], reason: str) -> None:
-    found, unreadable = helper.parse(done.stdout, PeerLimits(), notation.scope_name)
+    found, unreadable = helper.parse(done.stdout, PeerLimits(1000, 5000), notation.scope_name)
     assert (list(found), unreadable) == (["wg0"], {"wg1": reason})
     assert SECRET.encode() not in done.stdout
 
@@ -146,7 +146,7 @@ def test_after_the_total_time_the_other_interfaces_have_a_reason(with_wg: MakeWg
     slow = f"exec sleep {ENDLESS_SECONDS}"
     script = wg_with("wg1", "wg2", "wg3", "wg4", wg1=slow, wg2=slow, wg3=slow)
     done = run(with_wg(script, each=2, total=6))
-    found, unreadable = helper.parse(done.stdout, PeerLimits(), notation.scope_name)
+    found, unreadable = helper.parse(done.stdout, PeerLimits(1000, 5000), notation.scope_name)
     assert (done.returncode, found, list(unreadable)) == (0, {}, ["wg1", "wg2", "wg3", "wg4"])
     assert (unreadable["wg1"], unreadable["wg4"]) == ("it took longer than 2 s", "other interfaces took too long")
 
@@ -154,7 +154,7 @@ def test_after_the_total_time_the_other_interfaces_have_a_reason(with_wg: MakeWg
 @pytest.mark.parametrize("name", ["all", "interfaces"])
 def test_a_link_named_like_a_word_of_wg_is_not_read(with_wg: MakeWg, name: str) -> None:
     done = run(with_wg(wg_with(name, "wg0")))
-    found, unreadable = helper.parse(done.stdout, PeerLimits(), notation.scope_name)
+    found, unreadable = helper.parse(done.stdout, PeerLimits(1000, 5000), notation.scope_name)
     assert (list(found), unreadable) == (["wg0"], {name: "wg cannot show an interface of this name"})
 
 

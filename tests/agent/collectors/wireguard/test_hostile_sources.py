@@ -65,7 +65,7 @@ def test_sockets_are_read_at_the_same_time(tmp_path: Path) -> None:
             assert device.socket is not None
             server = stack.enter_context(listening(device.socket))
             threading.Thread(target=answer, args=(server,), daemon=True).start()
-        builders, reasons = collector._read_with_privilege(tmp_path / "none", found, PeerLimits())
+        builders, reasons = collector._read_with_privilege(tmp_path / "none", found, PeerLimits(1000, 5000))
     assert ([one.name for one in builders], reasons) == (["wg0", "wg1", "wg2"], {})
 
 
@@ -77,7 +77,7 @@ def test_a_device_that_never_answers_is_named_and_the_others_are_read(
     with listening(tmp_path / "wg0.sock"), listening(tmp_path / "wg1.sock") as server:
         thread = threading.Thread(target=answer_one, args=(server,))
         thread.start()
-        builders, reasons = collector._read_with_privilege(tmp_path / "none", found, PeerLimits())
+        builders, reasons = collector._read_with_privilege(tmp_path / "none", found, PeerLimits(1000, 5000))
         thread.join()
     # Nobody listens on the third socket: that device is gone.
     assert [one.name for one in builders] == ["wg1"]
@@ -92,7 +92,7 @@ def test_a_reason_shared_by_many_interfaces_names_some_of_them(tmp_path: Path, m
         raise PermissionError if index < 30 else UnreadableError("is malformed")
 
     monkeypatch.setattr(kernel, "read", read)
-    found = collector.collect(tmp_path / "none", PeerLimits(), tmp_path).failures
+    found = collector.collect(tmp_path / "none", PeerLimits(1000, 5000), tmp_path).failures
     assert found[0].startswith("wg0, wg1, wg2, wg3 and 26 more: reading WireGuard needs root")
     assert found[1:] == ("odd0: is malformed",)
 
@@ -104,11 +104,11 @@ from kattila_agent.collectors.wireguard.builder import PeerLimits
 count = 5_000_000
 if sys.argv[1] == "userspace":
     answer = b"x=\\n" * count + b"errno=0\\n\\n"
-    read = lambda: userspace.parse("wg0", answer, PeerLimits())
+    read = lambda: userspace.parse("wg0", answer, PeerLimits(1000, 5000))
 else:
     body = b"a\\t\\n" * count
     answer = b"kattila-wireguard 1\\n" + body + b"end " + hashlib.sha256(body).hexdigest().encode() + b"\\n"
-    read = lambda: helper.parse(answer, PeerLimits())
+    read = lambda: helper.parse(answer, PeerLimits(1000, 5000))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     read()
@@ -145,4 +145,4 @@ def test_a_folder_that_must_not_be_searched_is_not_taken_as_empty() -> None:
 
 def test_a_private_key_of_zeros_stands_for_none() -> None:
     answer = b"private_key=" + b"0" * 64 + b"\n" + ANSWER
-    assert userspace.parse("wg0", answer, PeerLimits()).public_key == ""
+    assert userspace.parse("wg0", answer, PeerLimits(1000, 5000)).public_key == ""

@@ -9,13 +9,13 @@ import struct
 import pytest
 
 from kattila_agent.collectors.unix_socket import UnreadableError
-from kattila_agent.collectors.wireguard import curve25519, dump, helper, kernel, userspace
+from kattila_agent.collectors.wireguard import curve25519, helper, kernel, userspace, wg_dump
 from kattila_agent.collectors.wireguard.builder import InterfaceBuilder, PeerLimits, build
 from kattila_protocol.report import Cut, WireguardInterface, WireguardPeer
 from support import wireguard_packets as packets
 from support.wireguard_packets import INDEX, attribute, device, message, peer, peers
 
-LIMITS = PeerLimits()
+LIMITS = PeerLimits(1000, 5000)
 PRIVATE, PRESHARED = bytes(range(1, 33)), bytes(range(101, 133))
 OWN = curve25519.public_key(PRIVATE)
 ALICE, BOB = bytes(range(32)), bytes(range(50, 82))
@@ -43,7 +43,7 @@ def from_userspace(answer: str) -> InterfaceBuilder:
 
 
 def from_dump(*lines: str, limits: PeerLimits = LIMITS) -> InterfaceBuilder:
-    return dump.parse([line.encode() for line in lines], limits, scope)["wg0"]
+    return wg_dump.parse([line.encode() for line in lines], limits, scope)["wg0"]
 
 
 def framed(body: bytes) -> bytes:
@@ -161,7 +161,7 @@ def key(number: int) -> bytes:
 
 @pytest.mark.parametrize("count", [3, 8, 100])
 def test_the_same_peers_are_reported_in_any_order(count: int) -> None:
-    limits = PeerLimits(peers=3)
+    limits = PeerLimits(peers=3, allowed_ips=5000)
     lines = [f"wg0\t{text(key(number))}\t(none)\t(none)\t(none)\t0\t0\t0\toff" for number in range(count)]
     header = f"wg0\t(none)\t{text(OWN)}\t1\toff"
     found = build([from_dump(header, *lines, limits=limits)], limits)
@@ -171,7 +171,7 @@ def test_the_same_peers_are_reported_in_any_order(count: int) -> None:
 
 
 def test_too_many_allowed_ips_are_cut_and_counted() -> None:
-    limits = PeerLimits(allowed_ips=100)
+    limits = PeerLimits(peers=1000, allowed_ips=100)
     many = packets.allowed_ips(f"10.0.{number}.0/24" for number in range(200))
     more = packets.allowed_ips(f"10.1.{number}.0/24" for number in range(56))
     messages = (

@@ -15,7 +15,7 @@ from typing import TypeVar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kattila_agent.collectors.wireguard import curve25519, dump, helper, kernel, userspace
+from kattila_agent.collectors.wireguard import curve25519, helper, kernel, userspace, wg_dump
 from kattila_agent.collectors.wireguard.builder import InterfaceBuilder, PeerLimits, build
 from kattila_agent.helpers import wireguard_helper
 from kattila_protocol import canonical
@@ -23,7 +23,7 @@ from support import wireguard_packets as packets
 from support.counts import examples
 from support.wireguard_packets import INDEX, attribute, message
 
-LIMITS = PeerLimits()
+LIMITS = PeerLimits(1000, 5000)
 # A part of a secret this long never appears by chance.
 PART = 8
 
@@ -204,7 +204,7 @@ def test_a_userspace_devices_secrets(data: st.DataObject, private: bytes, presha
 @given(st.data(), keys, keys)
 def test_the_secrets_of_a_dump(data: st.DataObject, private: bytes, preshared: bytes) -> None:
     lines = data.draw(dumps(private, preshared)).split(b"\n")[:-1]
-    assert_no_secret(shown(lambda: dump.parse(lines, LIMITS, scope)["wg0"]), private, preshared)
+    assert_no_secret(shown(lambda: wg_dump.parse(lines, LIMITS, scope)["wg0"]), private, preshared)
 
 
 @settings(max_examples=examples(200))

@@ -229,7 +229,7 @@ import json, os
 from pathlib import Path
 from kattila_agent.collectors.wireguard import collector, builder
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
-found = collector.collect(Path({helper!r}), builder.PeerLimits())
+found = collector.collect(Path({helper!r}), builder.PeerLimits(1000, 5000))
 print(json.dumps([[each.name for each in found.items], found.failures]))
 """
     found: list[Any] = json.loads(subprocess.check_output(namespace.command(sys.executable, "-c", code), cwd="/"))
@@ -347,10 +347,10 @@ def test_reading_costs_little(mesh: Mesh) -> None:
 import json, time
 from pathlib import Path
 from kattila_agent.collectors.wireguard import collector, builder
-collector.collect(Path({NO_HELPER!r}), builder.PeerLimits())
+collector.collect(Path({NO_HELPER!r}), builder.PeerLimits(1000, 5000))
 before = time.process_time()
 for _ in range(5):
-    collector.collect(Path({NO_HELPER!r}), builder.PeerLimits())
+    collector.collect(Path({NO_HELPER!r}), builder.PeerLimits(1000, 5000))
 print((time.process_time() - before) / 5)
 """
     seconds = float(subprocess.check_output(mesh.one.command(sys.executable, "-c", code)))
