@@ -202,7 +202,7 @@ def attribute(kind: int, value: bytes) -> bytes:
 def number(
     found: Attributes, kind: int, size: int, order: Literal["little", "big"] = ORDER, *, signed: bool = False
 ) -> int | None:
-    """Return an integer of `size` bytes, None if absent; raises ValueError if it has another length."""
+    """Return an integer of `size` bytes, None if absent; raises ValueError if it has the wrong length."""
     value = found.get(kind)
     if value is None:
         return None

@@ -11,7 +11,7 @@ _A24 = 121665
 
 
 def public_key(private_key: bytes) -> bytes:
-    """Return the 32 bytes of the public key; raises ValueError if the private key has another length."""
+    """Return the 32 bytes of the public key; raises ValueError if the private key has the wrong length."""
     if len(private_key) != 32:
         raise ValueError("a key has 32 bytes")
     scalar = int.from_bytes(private_key, "little") & (2**254 - 8) | 2**254

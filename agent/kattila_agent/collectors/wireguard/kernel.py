@@ -155,7 +155,7 @@ def _attributes(data: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 def _number(layout: str, value: memoryview, name: str) -> int:
     if len(value) != struct.calcsize(layout):
-        raise ValueError(f"{name} has another length")
+        raise ValueError(f"{name} has the wrong length")
     number: int = struct.unpack(layout, value)[0]
     if not 0 <= number <= MAX_INTEGER:
         raise ValueError(f"{name} is out of range")
@@ -164,14 +164,14 @@ def _number(layout: str, value: memoryview, name: str) -> int:
 
 def _is_set(secret: memoryview) -> bool:
     if len(secret) != KEY_BYTES:
-        raise ValueError("preshared_key has another length")
+        raise ValueError("preshared_key has the wrong length")
     return any(secret)
 
 
 def _endpoint(address: memoryview, scope_name: ScopeName) -> str:
     """Return the endpoint in a struct sockaddr_in or sockaddr_in6 (netinet/in.h)."""
     if len(address) < 16:
-        raise ValueError("endpoint has another length")
+        raise ValueError("endpoint has the wrong length")
     (family,) = struct.unpack_from("=H", address)
     (port,) = struct.unpack_from("!H", address, 2)
     if family == socket.AF_INET:

@@ -23,9 +23,9 @@ _BITS: Mapping[int, int] = {socket.AF_INET: 32, socket.AF_INET6: 128}
 
 
 def format_key(raw: bytes, name: str) -> str:
-    """Return a public key in base64; raises ValueError if it has another length."""
+    """Return a public key in base64; raises ValueError if it has the wrong length."""
     if len(raw) != KEY_BYTES:
-        raise ValueError(f"{name} has another length")
+        raise ValueError(f"{name} has the wrong length")
     return base64.b64encode(raw).decode("ascii")
 
 
