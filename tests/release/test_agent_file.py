@@ -174,7 +174,8 @@ def test_the_helper_loads_only_the_file_and_the_standard_library(agent: str, tmp
     chosen = {"CACHE_DIRECTORY": str(tmp_path), "PYTHONPATH": str(tmp_path), "HOME": str(tmp_path)}
     found = run(sys.executable, "-I", "-S", "-c", code % agent, env=chosen, cwd=tmp_path)
     exit_code, *files = found.stdout.decode().splitlines()
-    assert (exit_code, found.stderr[:38]) == ("2", b"usage: kattila-wireguard-helper, behin")
+    assert exit_code == "2"
+    assert found.stderr.startswith(b"usage: kattila-wireguard-helper, without arguments")
     prefixes = (sys.base_prefix, f"{agent}/", "/proc/self/fd/")
     assert [file for file in files if not file.startswith(prefixes)] == []
     assert any(file.endswith("kattila_agent/helpers/wireguard_helper.py") for file in files)
