@@ -200,6 +200,7 @@ def rows(found: RouteWithHops, names: Mapping[int, str], most: int) -> Iterator[
 
 
 def _main_table(channel: NetlinkChannel, request: bytes, *, family: int, limit: int) -> Listed:
+    """Keep the first `limit` routes and as many more default routes, and count all."""
     bodies: list[bytes] = []
     total = 0
     for body in channel.each(RTM_GETROUTE, request, least=HEADER.size):
@@ -217,6 +218,7 @@ def _main_table(channel: NetlinkChannel, request: bytes, *, family: int, limit: 
 def _granted(found: list[list[RouteWithHops]], limit: int) -> list[list[int]]:
     """Return how many next hops to report for each route of each family."""
     granted = [[0] * len(routes) for routes in found]
+    # First all routes share the limit, then the default routes beyond it share it once more.
     for only_defaults in (False, True):
         missing = [
             [

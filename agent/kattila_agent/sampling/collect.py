@@ -162,9 +162,8 @@ def _collected(collector: Collector, inputs: Inputs, found: Telemetry) -> Bounde
 def _tunnels(found: Telemetry, limits: Limits) -> Bounded[Tunnel]:
     """Return the first tunnels, at most as many as interfaces, even those that are not among the interfaces."""
     links = [LinkSummary(each.index, each.name, each.kind) for each in found.interfaces]
-    if any(each.what == "interfaces" for each in found.cuts) or any(
-        each.collector == "links" for each in found.failures
-    ):
+    is_cut = any(each.what == "interfaces" for each in found.cuts)
+    if is_cut or any(failure.collector == "links" for failure in found.failures):
         links = list(link_table.read_by_index(link_table.summary).values())
     among = [link for link in links if link.kind in tunnels.KINDS]
     first = among[: limits.interfaces]

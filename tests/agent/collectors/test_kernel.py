@@ -290,9 +290,9 @@ def looked_up(namespace: Namespace, address: str, mark: int) -> dict[str, Any]:
     """The one lookup of a WireGuard endpoint, as the collector makes it in the namespace."""
     code = (
         "import json; from kattila_agent.collectors import link_table, lookups\n"
-        f"asked = [lookups.RouteQuery('wireguard', 'wg0', {address!r}, {mark})]\n"
+        f"queries = [lookups.RouteQuery('wireguard', 'wg0', {address!r}, {mark})]\n"
         "links = link_table.read_by_index(link_table.outgoing)\n"
-        "print(json.dumps(lookups.parse(lookups.look_up(asked, links))[0]._asdict()))"
+        "print(json.dumps(lookups.parse(lookups.look_up(queries, links))[0]._asdict()))"
     )
     found: dict[str, Any] = json.loads(subprocess.check_output(namespace.command(sys.executable, "-c", code)))
     return found

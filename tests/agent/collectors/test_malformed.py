@@ -29,9 +29,9 @@ from support.collector_messages import (
 from support.netlink import channel_with, done, link, link_info, message, nla
 
 
-def nexthop(*said: bytes) -> bytes:
+def nexthop(*attributes: bytes) -> bytes:
     """The body of RTM_NEWNEXTHOP."""
-    return struct.pack("=BBBBI", 2, 0, 0, 0, 0) + b"".join(said)
+    return struct.pack("=BBBBI", 2, 0, 0, 0, 0) + b"".join(attributes)
 
 
 def parsed_objects(body: bytes) -> object:
@@ -112,8 +112,12 @@ def dumped(*datagrams: bytes) -> Listed:
 
 
 def test_a_dump_in_several_datagrams_is_bounded_and_counted() -> None:
-    said = message(16, b"a" * 5) + message(16, b"-"), message(16, b"b") + message(16, b"c"), message(16, b"c") + done()
-    assert dumped(*said) == Listed([b"a" * 5, b"b"], 4)
+    datagrams = (
+        message(16, b"a" * 5) + message(16, b"-"),
+        message(16, b"b") + message(16, b"c"),
+        message(16, b"c") + done(),
+    )
+    assert dumped(*datagrams) == Listed([b"a" * 5, b"b"], 4)
 
 
 def test_answers_to_an_earlier_request_are_skipped() -> None:

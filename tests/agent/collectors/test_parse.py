@@ -221,9 +221,9 @@ def test_neighbours() -> None:
 
 
 def test_a_lookup_has_the_mtu_of_its_route_or_of_its_interface() -> None:
-    said = nla(5, ip("192.0.2.254")), nla(4, 2), nla(7, ip("192.0.2.1"))
-    (plain,) = parsed_lookups(netlink.route(*said, length=32, table=252) + nla(15, 51820))
-    (bound,) = parsed_lookups(netlink.route(*said, nla(8, nla(2, 1280)), length=32))
+    attributes = nla(5, ip("192.0.2.254")), nla(4, 2), nla(7, ip("192.0.2.1"))
+    (plain,) = parsed_lookups(netlink.route(*attributes, length=32, table=252) + nla(15, 51820))
+    (bound,) = parsed_lookups(netlink.route(*attributes, nla(8, nla(2, 1280)), length=32))
     about = ("wireguard", "wg0", "198.51.100.7", 0, "eth0", "192.0.2.254", "192.0.2.1")
     assert (plain, bound) == (Lookup(*about, 1500, 51820, None), Lookup(*about, 1280, 254, None))
 

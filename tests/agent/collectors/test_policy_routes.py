@@ -89,12 +89,12 @@ LOOKED_UP = f"""
 import json, os
 from kattila_agent.collectors import link_table, lookups
 os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
-asked = [lookups.RouteQuery(*words) for words in (
+queries = [lookups.RouteQuery(*words) for words in (
     ("wireguard", "wg0", "198.51.100.7"), ("tunnel", "gre7", "198.51.100.7"), ("manager", None, "198.51.100.7"),
     ("wireguard", "wg0", "2001:db8:7::7"), ("manager", None, "2001:db8:7::7"),
 )]
 links = link_table.read_by_index(link_table.outgoing)
-print(json.dumps([lookup._asdict() for lookup in lookups.parse(lookups.look_up(asked, links))]))
+print(json.dumps([lookup._asdict() for lookup in lookups.parse(lookups.look_up(queries, links))]))
 """
 
 
@@ -165,8 +165,8 @@ def test_a_rule_for_vrfs_looks_up_all_their_tables() -> None:
 
 
 def defaults(*bodies: bytes, family: int = 2, table: int = 77, limit: int = 9) -> Listed:
-    said = (message(24, body, sequence=1) for body in bodies)
-    with channel_with(*said, done()) as channel:
+    messages = (message(24, body, sequence=1) for body in bodies)
+    with channel_with(*messages, done()) as channel:
         return policy_routes.defaults(channel, b"", family=family, table=table, limit=limit)
 
 
