@@ -1,4 +1,4 @@
-"""What holds for all tests, however they are started."""
+"""Settings of all tests: Hypothesis, and the handling of SIGINT."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if importlib.util.find_spec("hypothesis") is not None:
 
 
 def pytest_configure() -> None:
-    # Under nohup, or behind a shell's &, SIGINT is ignored, also in all processes that tests start.
+    # Started with nohup or with & in a shell, this process and all its children would ignore SIGINT.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

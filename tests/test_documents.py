@@ -25,7 +25,7 @@ def test_generated_parts_are_fresh(name: str) -> None:
     assert generated(text) == text, "run: make docs"
 
 
-def test_every_part_stands_somewhere() -> None:
+def test_every_generated_part_is_used() -> None:
     texts = "".join((ROOT / name).read_text() for name in DOCUMENTS)
     assert [part for part in PARTS if f"<!-- generated: {part} -->" not in texts] == []
 
@@ -71,7 +71,7 @@ def test_documents_that_code_refers_to_exist() -> None:
     assert found - exist == set()
 
 
-def test_states_of_agents() -> None:
+def test_the_documented_states_of_agents_exist() -> None:
     table = re.search(r"^\| state \| meaning \|\n\|[-|]+\n((?:\|.*\n)+)", OPERATIONS, re.MULTILINE)
     assert table is not None
     assert re.findall(r"^\| `(\w+)`", table[1], re.MULTILINE) == list(Presence)

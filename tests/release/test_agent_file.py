@@ -140,9 +140,9 @@ def test_the_file_makes_a_dump_with_the_cached_key(agent: str, tmp_path: Path) -
     keep_ring(tmp_path, PSK)
     with dead_dns() as dns:
         found = run(sys.executable, agent, "-dump", "-", env=dns, cwd=tmp_path)
-    cut = envelope.parse(found.stdout)
-    envelope.verify(cut, ring_of(PSK), "manager")
-    assert canonical.parse_object(cut.data)["agent_id"] == AGENT_ID
+    parts = envelope.parse(found.stdout)
+    envelope.verify(parts, ring_of(PSK), "manager")
+    assert canonical.parse_object(parts.data)["agent_id"] == AGENT_ID
 
 
 def test_a_daemon_continues_after_its_file_is_replaced(agent: str, knot: Knot, tmp_path: Path) -> None:
