@@ -214,8 +214,8 @@ def test_an_answer_for_another_purpose_is_refused() -> None:
 
 # Answers and verdicts share a purpose, but their members differ.
 def test_a_verdict_and_an_answer_are_not_interchangeable() -> None:
-    said = verdict.seal(verdict.Verdict("accepted", AGENT, NONCE, NOW, 0), KEY)
+    signed = verdict.seal(verdict.Verdict("accepted", AGENT, NONCE, NOW, 0), KEY)
     with pytest.raises(Malformed):
-        peer.unseal_answer(said, RING, NONCE)
+        peer.unseal_answer(signed, RING, NONCE)
     with pytest.raises(Malformed):
         verdict.unseal(peer.seal_answer(ANSWER, KEY), RING, NONCE)

@@ -193,12 +193,6 @@ class Mesh:
         return any(sample > since and not path for sample, path in self.paths(name).items())
 
 
-def full_mesh(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Return a tunnel for each pair of nodes."""
-    ordered = sorted(names)
-    return [(first, second) for first in ordered for second in ordered if first < second]
-
-
 @contextmanager
 def new_mesh(
     folder: Path,

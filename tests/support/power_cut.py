@@ -34,7 +34,7 @@ class Disk:
 
 
 @contextmanager
-def disk_with_a_plug(folder: Path) -> Iterator[Disk]:
+def disk_with_power_cuts(folder: Path) -> Iterator[Disk]:
     """Create such a disk in a folder; skips the test without permission to mount."""
     if shutil.which("mke2fs") is None:
         pytest.skip("mke2fs is missing: apt-get install e2fsprogs")

@@ -10,7 +10,7 @@ import pytest
 from kattila_agent.spool import Spool
 from support.counts import POWER_CUTS
 from support.kill_points import run_watched
-from support.power_cut import Disk, disk_with_a_plug
+from support.power_cut import Disk, disk_with_power_cuts
 from support.spool_samples import BOOT, CLOCK, filled, opened, sample
 
 Found = tuple[tuple[int, ...], int]
@@ -18,7 +18,7 @@ Found = tuple[tuple[int, ...], int]
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    with disk_with_a_plug(tmp_path) as disk:
+    with disk_with_power_cuts(tmp_path) as disk:
         yield disk
 
 

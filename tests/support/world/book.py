@@ -21,7 +21,7 @@ from support.world.wsgi import Answer
 _HEAD = re.compile(rb'\{"agent_id":"([^"]+)","sample":(\d+),"tick":(\d+),')
 # The members before the telemetry are shorter.
 _HEAD_BYTES = 400
-_MOST_HOPS = 3
+_MAX_HOPS = 3
 _LABEL = re.compile(rb'"measurement":"([^"]+)"')
 # A sample is late if it was signed more than a minute after its measurement. Both clocks may be a second off.
 _LATE_SECONDS = 60
@@ -88,7 +88,7 @@ class Book:
 
     def _check_hop(self, parts: Envelope, sender: str, origin: str) -> None:
         path = parts.relay_path
-        assert len(path) <= _MOST_HOPS, f"{len(path)} hops"
+        assert len(path) <= _MAX_HOPS, f"{len(path)} hops"
         assert len(set(path)) == len(path), "a relay is in the path twice"
         assert (parts.mac, sender) not in self._in_progress, f"{sender} relays a report again: a loop"
         # An attacker may replay an old report through other relays; only the manager checks its origin.
