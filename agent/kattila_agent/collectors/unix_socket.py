@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
-TIMEOUT_SECONDS = 15.0
 
 _CHUNK = 64 * 1024
 
@@ -19,12 +18,7 @@ class UnreadableError(Exception):
 
 
 def exchange(
-    path: Path,
-    request: bytes,
-    end: bytes = b"",
-    *,
-    timeout_seconds: float = TIMEOUT_SECONDS,
-    max_bytes: int = MAX_ANSWER_BYTES,
+    path: Path, request: bytes, end: bytes = b"", *, timeout_seconds: float = 15.0, max_bytes: int = MAX_ANSWER_BYTES
 ) -> bytes:
     """Send a request and return the answer, which ends with `end` or with the connection.
 
