@@ -23,8 +23,8 @@ from typing import Protocol, TypeVar
 
 from disk import filesystem, fsync_ms
 from kattila_agent.spool import Spool
-from kattila_agent.spool.bounds import on_disk
-from kattila_agent.spool.sample import Clock, Sample
+from kattila_agent.spool.dropping import disk_bytes
+from kattila_agent.spool.sample import Moment, Sample
 from kattila_protocol import canonical, envelope
 from kattila_protocol.signing import Key
 from reports import Shape, bodies
@@ -38,7 +38,7 @@ SHAPES = {"a node of 7 kB": Shape(), "a node of 60 kB": Shape(interfaces=20, rou
 _KEY = Key.from_psk(b"of the benchmark, protects nothing")
 _BOOT = "b0000000-0000-4000-8000-000000000000"
 _NOW = 1_790_000_000_000
-_CLOCK = Clock(_NOW, _BOOT, 90_000_000)
+_CLOCK = Moment(_NOW, _BOOT, 90_000_000)
 
 
 class Store(Protocol):
@@ -92,12 +92,12 @@ class Sqlite:
             self._connection.execute(statement)
         # SQLite has no checksums. The agent's spool verifies its files at the start, so the rows are verified here.
         rows = self._connection.execute("SELECT number, crc, telemetry FROM samples")
-        self._bytes = {number: on_disk(len(data)) for number, crc, data in rows if zlib.crc32(data) == crc}
+        self._bytes = {number: disk_bytes(len(data)) for number, crc, data in rows if zlib.crc32(data) == crc}
 
     def put(self, sample: Sample) -> None:
         """Store a sample, and drop and count the oldest in the same transaction."""
         data = zlib.compress(sample.telemetry)
-        self._bytes[sample.number] = on_disk(len(data))
+        self._bytes[sample.number] = disk_bytes(len(data))
         row = (sample.number, sample.sampled_at, sample.boot_id, sample.since_boot_ms, zlib.crc32(data), data)
         with self._transaction("FULL"):
             while sum(self._bytes.values()) > self._max_bytes:
@@ -190,7 +190,7 @@ def measure(kind: str, samples: Sequence[Sample]) -> Cost:
         store.close()
         mib = sum(file.stat().st_blocks * 512 for file in folder.rglob("*")) / 2**20
         # The limit that makes the spool full now.
-        limit = sum(on_disk(len(zlib.compress(sample.telemetry)) + 90) for sample in day)
+        limit = sum(disk_bytes(len(zlib.compress(sample.telemetry)) + 90) for sample in day)
         start, store = _timed(lambda: KINDS[kind](folder, limit))
         full = [_timed(partial(store.put, sample))[0] for sample in extra]
         drain, drained = _timed(lambda: _drain(store))

@@ -1,4 +1,4 @@
-"""Join the parts of the agent."""
+"""Build the agent from its parts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SPOOL = "spool"
 
 
 class Agent:
-    """The joined parts of one agent: reporter, draining of the spool, discovery of siblings, and API."""
+    """One agent: reporter, draining of the spool, discovery of siblings, and API."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Agent:
         clients: Clients,
         measure: Measure = measure,
     ) -> None:
-        """Join all parts; sends nothing yet.
+        """Build all parts; sends nothing yet.
 
         Raises:
             SpoolInUseError: another agent uses the state folder.

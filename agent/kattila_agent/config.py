@@ -1,7 +1,4 @@
-"""The agent's settings as one checked, frozen value.
-
-May live here: which settings the agent knows and what makes one valid. Not here: reading files (kattila_settings).
-"""
+"""The agent's settings as one checked, frozen value."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ MIN_SPOOL_BYTES = 4096
 MAX_SPOOL_BYTES = 2**40
 WIREGUARD_HELPER = Path("/run/kattila/wireguard.sock")
 CLOCK_HELPER = Path("/run/kattila/clock.sock")
-# A unit says it (systemd's %b), as the /proc that a confined service has is not that of its container.
+# A systemd unit sets it (%b), because the /proc of a confined service is not that of its container.
 BOOT_ID_VARIABLE = "KATTILA_BOOT_ID"
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -40,56 +37,62 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "DNS", "", "name of the DNS TXT record that holds the fleet's PSK; needed by the daemon, -dump and -discover"
     ),
-    Setting("DNS_SERVER", "", "ask this resolver, `ADDRESS` or `ADDRESS:PORT`, instead of the system's"),
+    Setting("DNS_SERVER", "", "use this resolver, `ADDRESS` or `ADDRESS:PORT`, instead of the system's"),
     Setting("DNS_REQUIRE_AD", "no", "`yes`: take the PSK only from an answer that the resolver validated (DNSSEC)"),
-    Setting("MANAGER_URL", "", "where reports go, as in `http://192.0.2.1:5086`; needed by the daemon"),
-    Setting("STATE_DIR", "", "folder of agent_id.txt, the counters and the cached keys; default: systemd's, else here"),
+    Setting("MANAGER_URL", "", "URL of the manager, as in `http://192.0.2.1:5086`; needed by the daemon"),
+    Setting(
+        "STATE_DIR",
+        "",
+        "folder of agent_id.txt, the counters and the cached keys; default: systemd's, or this folder",
+    ),
     Setting("INTERVAL", "30", f"seconds from one report to the next, 1 to {MAX_INTERVAL_SECONDS}"),
-    Setting("LABELS", "", "what is told of this node in its reports, as in `site=north,role=hub`"),
-    Setting("AGENT_LISTEN", f"*:{PORT}", "where the agent's own API listens: `ADDRESS:PORT`, several with commas"),
+    Setting("LABELS", "", "labels of this node in its reports, as in `site=north,role=hub`"),
+    Setting("AGENT_LISTEN", f"*:{PORT}", "where the agent's own API listens: `ADDRESS:PORT`, or several, with commas"),
     Setting(
         "PEER_NETWORKS",
         "",
-        "prefixes that may call /status/peer, /status/relay and /status/reset, beside this machine and its tunnels",
+        "prefixes that may call /status/peer, /status/relay and /status/reset, besides this machine and its tunnels",
     ),
     Setting(
-        "SPOOL_MAX_AGE", "86400", "seconds that a report waits on disk to be delivered; then it is dropped, and counted"
+        "SPOOL_MAX_AGE", "86400", "seconds that an undelivered report stays on disk; then it is dropped, and counted"
     ),
-    Setting("SPOOL_MAX_BYTES", "67108864", "most bytes on disk of what waits; beyond that the oldest are dropped"),
+    Setting("SPOOL_MAX_BYTES", "67108864", "most bytes of undelivered reports; beyond that the oldest are dropped"),
     Setting(
         "WIREGUARD_HELPER",
         str(WIREGUARD_HELPER),
-        "socket of the helper, which reads WireGuard for an agent without privilege; used if it is there",
+        "socket of the helper that reads WireGuard for an agent without privilege; used if it exists",
     ),
     Setting(
         "CLOCK_HELPER",
         str(CLOCK_HELPER),
-        "socket of the helper that asks for the clock's state where the agent's service may not; used if it is there",
+        "socket of the helper that reads the clock's state if the agent's service may not; used if it exists",
     ),
     Setting(
-        "MAX_INTERFACES", "1000", "most interfaces in a report, and most tunnels; what is left out is counted in it"
+        "MAX_INTERFACES",
+        "1000",
+        "most interfaces in a report, and most tunnels; it counts those that were left out",
     ),
     Setting(
         "MAX_ADDRESSES",
         "2000",
-        "most addresses of all interfaces together; of each interface and family the first 8 are told beyond that",
+        "most addresses of all interfaces together; beyond that, the first 8 of each interface and family are reported",
     ),
     Setting(
         "MAX_ROUTES",
         "2000",
-        "most routes, both families together, each counted once for each next hop; as many default routes are told "
+        "most routes, both families together, each counted once per next hop; as many default routes are reported "
         "beyond that",
     ),
-    Setting("MAX_NEIGHBOURS", "1000", "most neighbours, both families together; and most further remotes of all vxlan"),
+    Setting("MAX_NEIGHBOURS", "1000", "most neighbours, both families together; and most additional VXLAN remotes"),
     Setting("MAX_RULES", "256", "most policy rules, both families together"),
     Setting("MAX_PEERS", "1000", "most WireGuard peers of all interfaces together"),
-    Setting("MAX_ALLOWED_IPS", "5000", "most AllowedIPs of all peers together; peers with few are told whole"),
+    Setting("MAX_ALLOWED_IPS", "5000", "most AllowedIPs of all peers together; peers with few are reported in full"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much of each kind a report tells."""
+    """The most entries of each kind in a report."""
 
     interfaces: int
     addresses: int
@@ -102,9 +105,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All settings, checked. `dns` and `manager_url` are None while they are not set.
+    """All settings, checked. `dns` and `manager_url` are None if they are not set.
 
-    `boot_id` is what the environment calls this boot, None where it says nothing.
+    `boot_id` is this boot's id from the environment, None if it is not set there.
     """
 
     dns: str | None
@@ -133,7 +136,7 @@ class Config:
 
 
 def default_limits() -> Limits:
-    """Return the limits that hold where nothing is set."""
+    """Return the default limits."""
     return _limits(Settings(SETTINGS, {}))
 
 
@@ -141,7 +144,7 @@ def read(env_file: str | None, environment: Mapping[str, str], folder: Path) -> 
     """Read and check the settings; relative paths are taken from `folder`.
 
     Raises:
-        ConfigError: a file that was asked for cannot be read, a line is no setting, or a value is wrong.
+        ConfigError: the named file cannot be read, a line is not a setting, or a value is wrong.
     """
     settings = read_settings(SETTINGS, env_file, environment, folder)
     return _parse(settings, _default_state_dir(environment, folder), _boot_id(environment))
@@ -175,7 +178,7 @@ def _limits(settings: Settings) -> Limits:
 
 
 def _default_state_dir(environment: Mapping[str, str], folder: Path) -> Path:
-    # systemd gives several folders separated by colons (systemd.exec(5), StateDirectory=).
+    # systemd may set several folders, separated by colons (systemd.exec(5), StateDirectory=).
     return folder / environment.get("STATE_DIRECTORY", "").split(":")[0]
 
 
@@ -189,7 +192,7 @@ def _boot_id(environment: Mapping[str, str]) -> str | None:
 
 
 def port_of(url: str) -> int:
-    """Return the TCP port that a URL of HTTP or HTTPS leads to."""
+    """Return the TCP port of an HTTP or HTTPS URL."""
     parts = urlsplit(url)
     return parts.port or (443 if parts.scheme == "https" else 80)
 
@@ -203,7 +206,7 @@ def _url(text: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or re.search(r"\s", text):
         raise ValueError("expected http:// or https:// and a host, as in http://192.0.2.1:5086")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("a URL with a user or a password in it; reports are signed and need none")
+        raise ValueError("a URL with a user or a password; reports are signed and need neither")
     if parts.query or parts.fragment:
         raise ValueError("a URL with a query or a fragment; /status/… is appended to it")
     return text.rstrip("/")
@@ -223,7 +226,7 @@ def _labels(text: str) -> dict[str, str]:
         if not equals or _LABEL_NAME.fullmatch(name) is None or len(value) > MAX_LABEL_LENGTH:
             raise ValueError(f"{part!r} is not NAME=VALUE; expected as in site=north,role=hub")
         if name in labels:
-            raise ValueError(f"{name!r} stands twice")
+            raise ValueError(f"{name!r} is given twice")
         labels[name] = value
     if len(labels) > MAX_LABELS:
         raise ValueError(f"{len(labels)} labels; the limit is {MAX_LABELS}")

@@ -1,11 +1,8 @@
-"""Who this node is, and which numbers its next message takes.
+"""The node's id and counters, in the state folder's `agent_id.txt` and `counters.json`.
 
-May live here: the state folder's `agent_id.txt` and `counters.json`, and the lock over both. Not here: the cached ring
-(kattila_keys.ring_file), which a reset keeps.
-
-Every call reads the files afresh under the lock, so that threads and processes (`-dump` beside the daemon) see each
-other's changes. The counters name the id that they belong to: a new id starts with tick 1 by replacing one file.
-Samples are numbered on under it, so that those which wait on disk (spool) keep their numbers.
+Every call reads the files again under a lock, so that threads and processes (`-dump` beside the daemon) see each
+other's changes. The counters name their id, so that replacing one file gives the node a new id whose ticks start at 1.
+The numbers of samples continue under a new id, because samples that wait on disk keep theirs.
 """
 
 from __future__ import annotations
@@ -26,21 +23,21 @@ from kattila_protocol.names import MAX_COUNTER, checked_counter, checked_id, is_
 _ID_FILE = "agent_id.txt"
 _COUNTERS_FILE = "counters.json"
 _LOCK_FILE = "identity.lock"
-# Neither is secret; only the folder's owner can replace them.
+# Neither file is secret; only the folder's owner can replace them.
 _MODE = 0o644
-# Always the same, so that new counters fit where the old ones are.
+# A fixed size, so that new counters fit into the bytes of the old ones.
 _COUNTERS_BYTES = 128
 
 _log = logging.getLogger("kattila.agent")
 
 
 class StateError(Exception):
-    """The state folder cannot be used, or holds what the agent did not write; the text says what to do."""
+    """The state folder cannot be used, or one of its files is invalid; the text says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
-class Numbers:
-    """The id, and the last sample and the last tick that were taken under it (0: none yet)."""
+class Counters:
+    """The id, and the last sample and tick that were taken under it (0: none yet)."""
 
     agent_id: str
     sample: int = 0
@@ -51,48 +48,52 @@ class Identity:
     """The identity in one state folder. Safe for several threads and processes."""
 
     def __init__(self, folder: Path, new_id: Callable[[], str]) -> None:
-        """Take a folder that exists, and how a new id is drawn. Touches nothing yet."""
+        """Take an existing folder and a function that returns a random id. Touches nothing yet."""
         self._folder = folder
         self._new_id = new_id
 
     def agent_id(self) -> str:
-        """Return the id, made on the first call in a new folder; raises StateError."""
+        """Return the id, which the first call in a new folder creates; raises StateError."""
         with self._locked():
             return self._read_id()
 
-    def take(self) -> Numbers:
-        """Take the next sample and the next tick; they are on disk before this returns, and never given again.
+    def take(self, *, samples: int = 1) -> Counters:
+        """Take the next tick, and the next sample unless `samples` is 0, for a sample that has its number already.
+
+        The counters are on disk before this returns, so that no number is given twice.
 
         Raises:
             StateError: the folder is not writable or full, or the numbers are used up.
         """
-        return self._take(samples=1)
+        with self._locked():
+            last = self._read()
+            taken = Counters(last.agent_id, last.sample + samples, last.tick + 1)
+            if max(taken.sample, taken.tick) > MAX_COUNTER:
+                raise StateError(f"the numbers of {taken.agent_id} are used up: reset this agent, for a new id")
+            self._write_counters(taken)
+            return taken
 
-    def take_tick(self) -> Numbers:
-        """Take the next tick, for a sample that has its number; otherwise as `take`."""
-        return self._take(samples=0)
-
-    def last(self) -> Numbers:
-        """Return what was taken last; raises StateError."""
+    def last(self) -> Counters:
+        """Return the last counters that were taken; raises StateError."""
         with self._locked():
             return self._read()
 
     def raise_above(self, agent_id: str, tick: int, sample: int) -> None:
-        """Go on above the numbers that the manager knows of this id; does nothing if the id is another by now.
+        """Continue above the numbers that the manager has seen of this id; does nothing if the id has changed.
 
         Raises:
             StateError: see `take`.
         """
         with self._locked():
             last = self._read()
-            raised = Numbers(last.agent_id, max(last.sample, sample), max(last.tick, tick))
+            raised = Counters(last.agent_id, max(last.sample, sample), max(last.tick, tick))
             if last.agent_id == agent_id and raised != last:
                 self._write_counters(raised)
 
     def replace(self, old_id: str, issued_id: str | None = None) -> str:
-        """End `old_id` and return the id from now on: `issued_id`, else a new one.
+        """Replace `old_id` by `issued_id`, or by a random one, and return the new id.
 
-        Of two that replace the same id, by a reset and by the manager, one wins and the other gets its result.
+        If a reset and the manager replace the same id at once, the first one wins, and the second gets its result.
 
         Raises:
             StateError: see `take`.
@@ -102,17 +103,8 @@ class Identity:
             if current != old_id:
                 return current
             fresh = issued_id or self._new_id()
-            self._write(_ID_FILE, f"{fresh}\n")
+            self._write_id(fresh)
             return fresh
-
-    def _take(self, *, samples: int) -> Numbers:
-        with self._locked():
-            last = self._read()
-            taken = Numbers(last.agent_id, last.sample + samples, last.tick + 1)
-            if max(taken.sample, taken.tick) > MAX_COUNTER:
-                raise StateError(f"the numbers of {taken.agent_id} are used up: reset this agent, for a new id")
-            self._write_counters(taken)
-            return taken
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -125,19 +117,24 @@ class Identity:
                 f"to the user that runs this (uid {os.geteuid()}); STATE_DIR sets another one"
             ) from error
 
-    def _read(self) -> Numbers:
+    def _read(self) -> Counters:
         agent_id = self._read_id()
         path = self._folder / _COUNTERS_FILE
         try:
-            numbers = _parse_counters(path.read_bytes())
-        except FileNotFoundError:
-            return Numbers(agent_id)
-        except (ValueError, RecursionError) as error:
-            _log.warning(
-                "%s is damaged (%s): counting from 0 again, until the manager tells the numbers it knows", path, error
+            members = json.loads(path.read_bytes())
+            counters = Counters(
+                agent_id=checked_id(members["agent_id"], "agent_id"),
+                sample=checked_counter(members["sample"], "sample"),
+                tick=checked_counter(members["tick"], "tick"),
             )
-            return Numbers(agent_id)
-        return numbers if numbers.agent_id == agent_id else Numbers(agent_id, numbers.sample)
+        except FileNotFoundError:
+            return Counters(agent_id)
+        except (ValueError, TypeError, KeyError, RecursionError, Malformed) as error:
+            _log.warning(
+                "%s is damaged (%s): counting from 0 again, until the manager reports the highest numbers", path, error
+            )
+            return Counters(agent_id)
+        return counters if counters.agent_id == agent_id else Counters(agent_id, counters.sample)
 
     def _read_id(self) -> str:
         path = self._folder / _ID_FILE
@@ -145,47 +142,33 @@ class Identity:
             text = path.read_bytes().decode("utf-8", "backslashreplace").strip().lower()
         except FileNotFoundError:
             text = self._new_id()
-            self._write(_ID_FILE, f"{text}\n")
+            self._write_id(text)
         if not is_id(text):
             raise StateError(
-                f"{path} holds {text[:40]!r}, which is no UUID: put this node's id back there, or remove the file so "
-                "that a new id is made"
+                f"{path} contains {text[:40]!r}, which is not a UUID: restore this node's id, or remove the file for "
+                "a new id"
             )
         return text
 
-    def _write_counters(self, numbers: Numbers) -> None:
+    def _write_id(self, agent_id: str) -> None:
+        durable.write(self._folder / _ID_FILE, f"{agent_id}\n".encode(), _MODE)
+
+    def _write_counters(self, numbers: Counters) -> None:
         members = {"agent_id": numbers.agent_id, "sample": numbers.sample, "tick": numbers.tick}
         text = json.dumps(members).ljust(_COUNTERS_BYTES - 1) + "\n"
         try:
-            self._write(_COUNTERS_FILE, text)
+            durable.write(self._folder / _COUNTERS_FILE, text.encode(), _MODE)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             _overwrite(self._folder / _COUNTERS_FILE, text)
 
-    def _write(self, name: str, text: str) -> None:
-        durable.write(self._folder / name, text.encode(), _MODE)
-
 
 def _overwrite(path: Path, text: str) -> None:
-    """Write into the bytes that a file has already, which a full disk allows.
+    """Overwrite a file in place, which is possible on a full disk.
 
-    A power cut in the middle may damage it, which is found and healed (see `_read`).
+    A power cut meanwhile may damage the file; `_read` detects that and starts again.
     """
     with path.open("r+b", buffering=0) as file:
         file.write(text.encode())
         os.fsync(file.fileno())
-
-
-def _parse_counters(text: bytes) -> Numbers:
-    members = json.loads(text)
-    if not isinstance(members, dict):
-        raise ValueError("not an object")
-    try:
-        return Numbers(
-            agent_id=checked_id(members.get("agent_id"), "agent_id"),
-            sample=checked_counter(members.get("sample"), "sample"),
-            tick=checked_counter(members.get("tick"), "tick"),
-        )
-    except Malformed as error:
-        raise ValueError(error.detail) from error

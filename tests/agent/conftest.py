@@ -1,4 +1,4 @@
-"""What the tests of the agent start."""
+"""Fixtures for the tests of the agent."""
 
 from __future__ import annotations
 

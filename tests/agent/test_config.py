@@ -1,4 +1,4 @@
-"""Every setting, its default, what is taken and what is refused, and where an error says the value stands."""
+"""Every setting: its default, valid and invalid values, and the place that an error names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def complaint(folder: Path, text: str = "", **environment: str) -> str:
     return str(caught.value)
 
 
-def test_nothing_is_set_and_there_is_no_file(tmp_path: Path) -> None:
+def test_defaults_apply_without_settings_and_file(tmp_path: Path) -> None:
     assert config.read(None, {}, tmp_path) == Config(
         dns=None,
         dns_server=None,
@@ -101,7 +101,7 @@ def test_a_value_is_taken(tmp_path: Path, line: str, member: str, value: Any) ->
         ("INTERVAL", "\u0661", "from 1 to 3600"),
         ("LABELS", "north", "not NAME=VALUE"),
         ("LABELS", "=north", "not NAME=VALUE"),
-        ("LABELS", "site=a,site=b", "stands twice"),
+        ("LABELS", "site=a,site=b", "is given twice"),
         ("LABELS", ",".join(f"n{number}=x" for number in range(33)), "the limit is 32"),
         ("AGENT_LISTEN", "localhost:5087", "not ADDRESS:PORT"),
         ("AGENT_LISTEN", "192.0.2.1:65536", "is not a port"),
@@ -115,7 +115,7 @@ def test_a_value_is_taken(tmp_path: Path, line: str, member: str, value: Any) ->
         ("WIREGUARD_HELPER", "wireguard.sock", "expected an absolute path, as in /run/kattila/wireguard.sock"),
     ],
 )
-def test_a_wrong_value_is_told_with_its_place(tmp_path: Path, name: str, value: str, expected: str) -> None:
+def test_an_error_names_the_value_and_its_source(tmp_path: Path, name: str, value: str, expected: str) -> None:
     in_file = complaint(tmp_path, f"# settings\n\n{name}='{value}'\n")
     assert in_file.startswith(f"{name}=") and value in in_file and expected in in_file
     assert f"{tmp_path}/.env line 3" in in_file
@@ -128,7 +128,7 @@ def test_a_password_in_the_url_is_refused_and_not_repeated(tmp_path: Path) -> No
     assert "geheim" not in text
 
 
-def test_the_environment_is_above_the_file_even_when_empty(tmp_path: Path) -> None:
+def test_the_environment_overrides_the_file_even_when_empty(tmp_path: Path) -> None:
     assert read(tmp_path, "INTERVAL=10", INTERVAL="20").interval_seconds == 20
     assert read(tmp_path, "INTERVAL=10", INTERVAL="").interval_seconds == 30
 
@@ -144,13 +144,13 @@ def test_another_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["INTERVAL='30", "=30"])
-def test_a_line_that_is_no_setting_is_named_but_not_shown(tmp_path: Path, line: str) -> None:
+def test_an_invalid_line_is_named_but_not_shown(tmp_path: Path, line: str) -> None:
     text = complaint(tmp_path, f"DNS=example.com\n{line}\n")
     assert ".env line 2 is not of the form NAME=value" in text
     assert "30" not in text.partition("line 2")[2]
 
 
-def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+def test_a_binary_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"DNS=\xff\xfe")
     with pytest.raises(ConfigError, match="is not UTF-8 text"):
         config.read(None, {}, tmp_path)
@@ -168,7 +168,7 @@ def test_the_state_folder(tmp_path: Path, environment: dict[str, str], folder: s
     assert config.read(None, environment, tmp_path).state_dir == Path(folder)
 
 
-def test_the_boot_as_systemd_calls_it(tmp_path: Path) -> None:
+def test_the_boot_id_of_systemd(tmp_path: Path) -> None:
     boot_id = "9d3b6c21-5e7f-4a80-b1c2-fedcba987654"
     for text in (boot_id, boot_id.replace("-", "")):
         assert config.read(None, {"KATTILA_BOOT_ID": text}, tmp_path).boot_id == boot_id
@@ -178,7 +178,7 @@ def test_the_boot_as_systemd_calls_it(tmp_path: Path) -> None:
     assert config.read(None, {}, tmp_path).boot_id is None
 
 
-def test_what_is_needed_says_so(tmp_path: Path) -> None:
+def test_a_missing_required_setting_is_named(tmp_path: Path) -> None:
     empty = config.read(None, {}, tmp_path)
     with pytest.raises(ConfigError, match="DNS is not set"):
         empty.required_dns()

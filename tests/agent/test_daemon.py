@@ -1,4 +1,4 @@
-"""The real daemon against a real server in the manager's place, and a real DNS server."""
+"""The real daemon against a stand-in for the manager and a real DNS server."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_reports_arrive_in_every_interval(knot: Knot, tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "ring.json").stat().st_mode) == 0o600
 
 
-def test_a_report_knows_the_way_to_the_manager_and_the_offset_of_its_last_verdict(knot: Knot, tmp_path: Path) -> None:
+def test_a_report_contains_the_route_to_the_manager_and_the_last_clock_offset(knot: Knot, tmp_path: Path) -> None:
     with running_stand_in(PSK) as manager:
         manager.next_answer(UPDATES, accept(clock_offset=-1234), refuse(ClockSkew("far"), clock_offset=700_000))
         named = manager.url.replace("127.0.0.1", "localhost")
@@ -84,7 +84,7 @@ def test_a_report_knows_the_way_to_the_manager_and_the_offset_of_its_last_verdic
     assert all(run["duration_us"] > 0 for run in second["runs"])
 
 
-def test_the_way_to_a_manager_without_a_name_is_told_at_once(knot: Knot, tmp_path: Path) -> None:
+def test_the_route_to_a_manager_with_an_address_is_in_the_first_report(knot: Knot, tmp_path: Path) -> None:
     with running_stand_in(PSK) as manager, running_daemon(tmp_path, **settings(knot, manager.url, PSK)):
         telemetry = manager.wait_for_reports(1)[0].members["telemetry"]
     assert [lookup[2] for lookup in telemetry["lookups"]] == ["127.0.0.1"]
@@ -117,7 +117,7 @@ def test_it_stops_without_waiting_for_a_silent_manager(knot: Knot, tmp_path: Pat
                 assert daemon.stop(number) == 0
 
 
-def test_it_stops_whichever_of_its_threads_is_given_the_signal(knot: Knot, tmp_path: Path) -> None:
+def test_it_stops_whichever_thread_receives_the_signal(knot: Knot, tmp_path: Path) -> None:
     with running_stand_in(PSK) as manager, running_daemon(tmp_path, **settings(knot, manager.url, PSK)) as daemon:
         manager.wait_for_reports(1)
         main = daemon.process.pid
@@ -183,7 +183,7 @@ def test_a_failed_registration_never_stops_reporting(knot: Knot, tmp_path: Path)
     assert daemon.log.count("not registered, reporting anyway: too many") == 1
 
 
-def test_an_answer_without_a_signature_is_no_delivery(knot: Knot, tmp_path: Path) -> None:
+def test_an_unsigned_answer_is_not_a_delivery(knot: Knot, tmp_path: Path) -> None:
     answers: list[tuple[Rule, str]] = [
         (unsigned(), "no known key signed the manager's answer (HTTP 200), which says: "),
         (unsigned(403, b'{"detail":"\\u001b[31mgo away"}'), "(HTTP 403), which says: '\\x1b[31mgo away'"),
@@ -204,7 +204,7 @@ def test_an_answer_without_a_signature_is_no_delivery(knot: Knot, tmp_path: Path
     assert "\x1b" not in log
 
 
-def test_skew_is_told_once_with_the_difference(knot: Knot, tmp_path: Path) -> None:
+def test_clock_skew_is_logged_once_with_the_difference(knot: Knot, tmp_path: Path) -> None:
     with running_stand_in(PSK) as manager:
         skewed = [refuse(ClockSkew("off"), clock_offset=-7_200_500 + number) for number in range(2)]
         manager.next_answer(UPDATES, *skewed)
@@ -214,7 +214,7 @@ def test_skew_is_told_once_with_the_difference(knot: Knot, tmp_path: Path) -> No
     assert daemon.log.count("this node's clock") == 1
 
 
-def test_a_manager_that_comes_later(knot: Knot, tmp_path: Path) -> None:
+def test_a_manager_that_starts_later(knot: Knot, tmp_path: Path) -> None:
     port = free_port()
     with running_daemon(tmp_path, **settings(knot, f"http://127.0.0.1:{port}", PSK)) as daemon:
         daemon.wait_for_log("the manager cannot be reached: connection refused")
@@ -226,7 +226,7 @@ def test_a_manager_that_comes_later(knot: Knot, tmp_path: Path) -> None:
     assert log.count("cannot be reached") == 1
 
 
-def test_a_connection_closed_without_a_word_is_tried_again_at_once(knot: Knot, tmp_path: Path) -> None:
+def test_a_silently_closed_connection_is_retried_at_once(knot: Knot, tmp_path: Path) -> None:
     with running_stand_in(PSK) as manager:
         manager.next_answer(UPDATES, accept(), lambda request: None)
         with running_daemon(tmp_path, **settings(knot, manager.url, PSK)) as daemon:
@@ -246,7 +246,7 @@ def test_a_node_that_boots_without_dns_reports_with_its_cached_key(tmp_path: Pat
         assert daemon.stop() == 0
 
 
-def test_without_any_key_it_says_so_once_and_begins_when_dns_has_one(knot: Knot, tmp_path: Path) -> None:
+def test_a_missing_key_is_logged_once_and_reports_start_when_dns_has_one(knot: Knot, tmp_path: Path) -> None:
     with running_stand_in(PSK) as manager:
         chosen = settings(knot, manager.url)
         with running_daemon(tmp_path, **chosen) as daemon:
@@ -298,10 +298,10 @@ def test_a_state_folder_that_breaks_while_it_runs(knot: Knot, tmp_path: Path) ->
         (tmp_path / "agent_id.txt").write_text(good)
         count = len(manager.reports())
         manager.wait_for_reports(count + 1)
-    assert daemon.log.count("which is no UUID") == 1
+    assert daemon.log.count("which is not a UUID") == 1
 
 
-def test_what_the_manager_gets_is_strict_json(knot: Knot, tmp_path: Path) -> None:
+def test_reports_are_strict_json(knot: Knot, tmp_path: Path) -> None:
     with running_stand_in(PSK) as manager, running_daemon(tmp_path, **settings(knot, manager.url, PSK)):
         report = manager.wait_for_reports(1)[0]
     assert canonical.encode(report.members) in report.body

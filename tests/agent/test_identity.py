@@ -1,4 +1,4 @@
-"""The identity in a state folder: kept, never twice, healed; in one process, in two, and in a folder that is broken."""
+"""The identity in a state folder: numbers are never given twice, and damage is repaired."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kattila_agent.identity import Identity, Numbers, StateError
+from kattila_agent.identity import Counters, Identity, StateError
 from kattila_protocol.names import MAX_COUNTER, is_id
 from support.folder_access import make_world_readable
 from support.small_disk import small_disk
@@ -51,8 +51,8 @@ def test_the_first_run_makes_an_id_and_the_second_keeps_it(tmp_path: Path) -> No
 
 
 def test_numbers_go_up_across_restarts(tmp_path: Path) -> None:
-    assert kept(tmp_path).take() == Numbers(ID, 1, 1)
-    assert Identity(tmp_path, drawn).take() == Numbers(ID, 2, 2)
+    assert kept(tmp_path).take() == Counters(ID, 1, 1)
+    assert Identity(tmp_path, drawn).take() == Counters(ID, 2, 2)
 
 
 def test_numbers_are_on_disk_before_they_are_used(tmp_path: Path) -> None:
@@ -89,71 +89,71 @@ def test_two_processes_never_take_the_same(tmp_path: Path) -> None:
     assert sorted(int(tick) for _, _, tick in taken) == list(range(1, 401))
 
 
-def test_a_killed_writer_leaves_numbers_that_go_on(tmp_path: Path) -> None:
+def test_numbers_continue_after_a_kill(tmp_path: Path) -> None:
     kept(tmp_path).take()
     (tmp_path / "counters.json.new").write_text('{"agent_id":')
-    assert Identity(tmp_path, drawn).take() == Numbers(ID, 2, 2)
+    assert Identity(tmp_path, drawn).take() == Counters(ID, 2, 2)
 
 
-def test_raised_above_what_the_manager_knows(tmp_path: Path) -> None:
+def test_numbers_are_raised_above_those_of_the_manager(tmp_path: Path) -> None:
     identity = kept(tmp_path)
     identity.raise_above(ID, 1000, 500)
-    assert identity.take() == Numbers(ID, 501, 1001)
+    assert identity.take() == Counters(ID, 501, 1001)
     identity.raise_above(ID, 7, 7)
-    assert identity.take() == Numbers(ID, 502, 1002)
+    assert identity.take() == Counters(ID, 502, 1002)
 
 
-def test_not_raised_for_an_id_that_was_replaced_meanwhile(tmp_path: Path) -> None:
+def test_numbers_are_not_raised_for_an_id_that_was_replaced_meanwhile(tmp_path: Path) -> None:
     identity = kept(tmp_path)
     identity.replace(ID, OTHER_ID)
     identity.raise_above(ID, 1000, 500)
-    assert identity.take() == Numbers(OTHER_ID, 1, 1)
+    assert identity.take() == Counters(OTHER_ID, 1, 1)
 
 
-def test_a_message_more_is_a_tick_more_and_no_sample(tmp_path: Path) -> None:
+def test_another_message_takes_a_tick_but_no_sample(tmp_path: Path) -> None:
     identity = kept(tmp_path)
-    assert identity.take() == Numbers(ID, 1, 1)
-    assert identity.take_tick() == Numbers(ID, 1, 2)
-    assert identity.last() == Numbers(ID, 1, 2)
+    assert identity.take() == Counters(ID, 1, 1)
+    assert identity.take(samples=0) == Counters(ID, 1, 2)
+    assert identity.last() == Counters(ID, 1, 2)
 
 
-def test_on_a_full_disk_it_counts_on(tmp_path: Path) -> None:
+def test_counting_continues_on_a_full_disk(tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", 64) as folder:
         identity = kept(folder)
         identity.take()
         with (folder / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space left"):
             while True:
                 filler.write(bytes(512))
-        assert identity.take() == Numbers(ID, 2, 2)
-        assert Identity(folder, drawn).take() == Numbers(ID, 3, 3)
+        assert identity.take() == Counters(ID, 2, 2)
+        assert Identity(folder, drawn).take() == Counters(ID, 3, 3)
 
 
-def test_a_new_id_begins_with_tick_1_numbers_samples_on_and_leaves_the_ring(tmp_path: Path) -> None:
+def test_a_new_id_starts_with_tick_1_continues_samples_and_keeps_the_ring(tmp_path: Path) -> None:
     identity = kept(tmp_path)
     identity.take()
     (tmp_path / "ring.json").write_text("the cached keys")
     fresh = identity.replace(ID)
     assert is_id(fresh) and fresh != ID
-    assert identity.take() == Numbers(fresh, 2, 1)
+    assert identity.take() == Counters(fresh, 2, 1)
     assert (tmp_path / "ring.json").read_text() == "the cached keys"
 
 
-def test_of_two_replacements_of_one_id_one_wins(tmp_path: Path) -> None:
+def test_the_first_of_two_replacements_wins(tmp_path: Path) -> None:
     identity = kept(tmp_path)
     assert identity.replace(ID, OTHER_ID) == OTHER_ID
     assert identity.replace(ID) == OTHER_ID
 
 
-def test_an_id_put_there_by_hand_takes_no_ticks_of_another(tmp_path: Path) -> None:
+def test_an_id_written_by_hand_starts_with_its_own_ticks(tmp_path: Path) -> None:
     kept(tmp_path).take()
     (tmp_path / "agent_id.txt").write_text(OTHER_ID.upper())
-    assert Identity(tmp_path, drawn).take() == Numbers(OTHER_ID, 2, 1)
+    assert Identity(tmp_path, drawn).take() == Counters(OTHER_ID, 2, 1)
 
 
 @pytest.mark.parametrize("text", [b"node-17\n", b"", b"\xff\xfe", ID.encode() + b"\n" + ID.encode()])
-def test_an_id_that_is_none_is_refused_and_left_alone(tmp_path: Path, text: bytes) -> None:
+def test_an_invalid_id_is_refused_and_kept(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "agent_id.txt").write_bytes(text)
-    with pytest.raises(StateError, match="is no UUID: put this node's id back there, or remove the file"):
+    with pytest.raises(StateError, match="is not a UUID: restore this node's id, or remove the file"):
         Identity(tmp_path, drawn).agent_id()
     assert (tmp_path / "agent_id.txt").read_bytes() == text
 
@@ -172,30 +172,30 @@ def test_an_id_that_is_none_is_refused_and_left_alone(tmp_path: Path, text: byte
         b'{"agent_id": 7, "sample": 1, "tick": 1}',
     ],
 )
-def test_damaged_counters_are_told_and_counted_anew(
+def test_damaged_counters_are_logged_and_start_again(
     tmp_path: Path, text: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     identity = kept(tmp_path)
     (tmp_path / "counters.json").write_bytes(text)
     with caplog.at_level(logging.WARNING):
-        assert identity.take() == Numbers(ID, 1, 1)
+        assert identity.take() == Counters(ID, 1, 1)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "counters.json is damaged" in caplog.text and "until the manager tells" in caplog.text
+    assert "counters.json is damaged" in caplog.text and "until the manager reports" in caplog.text
 
 
-def test_used_up_numbers_say_what_to_do(tmp_path: Path) -> None:
+def test_exhausted_numbers_are_an_error_with_a_remedy(tmp_path: Path) -> None:
     identity = kept(tmp_path)
     identity.raise_above(ID, MAX_COUNTER, 1)
     with pytest.raises(StateError, match="are used up: reset this agent"):
         identity.take()
 
 
-def test_a_missing_folder_says_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(StateError, match=r"missing \(No such file or directory\): it must exist.*STATE_DIR"):
         Identity(tmp_path / "missing", drawn).agent_id()
 
 
-def test_a_folder_of_somebody_else_says_what_to_do(tmp_path: Path) -> None:
+def test_a_folder_of_another_user_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("taking another user's place needs root")
     kept(tmp_path).take()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kattila_agent.spool import Spool
-from kattila_agent.spool.sample import Clock, Sample
+from kattila_agent.spool.sample import Moment, Sample
 
 BLOCK = 4096
 DAY_SECONDS = 86_400
@@ -15,16 +15,16 @@ NOW = 1_760_000_000_000
 BOOT = "b0000000-0000-4000-8000-000000000001"
 OTHER_BOOT = "b0000000-0000-4000-8000-000000000002"
 # Two hours after boot.
-CLOCK = Clock(NOW, BOOT, 7_200_000)
+CLOCK = Moment(NOW, BOOT, 7_200_000)
 
 
-def later(seconds: float, clock: Clock = CLOCK) -> Clock:
+def later(seconds: float, clock: Moment = CLOCK) -> Moment:
     """Return the clock after some seconds, without a step."""
     milliseconds = int(seconds * 1000)
     return replace(clock, now=clock.now + milliseconds, since_boot_ms=clock.since_boot_ms + milliseconds)
 
 
-def sample(number: int, clock: Clock = CLOCK, blocks: int = 1) -> Sample:
+def sample(number: int, clock: Moment = CLOCK, blocks: int = 1) -> Sample:
     """Return the sample with this number, whose file takes `blocks` of 4 KiB."""
     noise = random.Random(number).randbytes(blocks * BLOCK - 2000)
     return Sample(number, clock.now, clock.boot_id, clock.since_boot_ms, noise)

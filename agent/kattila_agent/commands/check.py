@@ -1,7 +1,7 @@
 """-check: would an agent with these settings work on this node?
 
-May live here: one question each to the resolver, the manager and the kernel, and how the answers are shown. Nothing is
-changed or kept. Of the PSK only the fingerprint leaves this module.
+One query each to the resolver, the manager and the kernel. Nothing is changed or stored, and of the PSK only the
+fingerprint is shown.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from kattila_settings.settings import ConfigError
 from kattila_settings.values import Listen
 
 _HEALTH = "/status/healthcheck"
-_PATIENCE_SECONDS = 10.0
-# It is on this machine.
-_OWN_PATIENCE_SECONDS = 3.0
-_NOBODY_BEHIND_A_PROXY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
-_NOT_CHECKED = "not checked, as the settings are wrong"
+_TOTAL_SECONDS = 10.0
+# The agent on this machine answers sooner.
+_OWN_TOTAL_SECONDS = 3.0
+_NO_MANAGER_BEHIND_PROXY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
+_NOT_CHECKED = "not checked, because the settings are wrong"
 
 
 @dataclass(frozen=True, slots=True)
 class SettingsCheck:
-    """Whether all settings that the daemon needs are there and valid."""
+    """Whether all settings that the daemon needs are set and valid."""
 
     ok: bool
     problem: str | None = None
@@ -41,7 +41,7 @@ class SettingsCheck:
 
 @dataclass(frozen=True, slots=True)
 class KeyCheck:
-    """Whether DNS gives this node a PSK, and the fingerprint of that."""
+    """Whether DNS provides a PSK, and its fingerprint."""
 
     ok: bool
     fingerprint: str | None = None
@@ -50,7 +50,7 @@ class KeyCheck:
 
 @dataclass(frozen=True, slots=True)
 class ManagerCheck:
-    """Whether the manager answers its health check; `absent`: its machine does, and says that no manager runs there."""
+    """Whether the manager answers its health check; `absent`: its machine answers that no manager runs there."""
 
     ok: bool
     url: str | None = None
@@ -60,7 +60,7 @@ class ManagerCheck:
 
 @dataclass(frozen=True, slots=True)
 class ListenCheck:
-    """Whether the agent's own API can listen; `running`: an agent does already, which is fine."""
+    """Whether the agent's API can listen; `running`: an agent listens there already, which is fine."""
 
     ok: bool
     running: bool = False
@@ -69,7 +69,7 @@ class ListenCheck:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """All that was found; the names are those of the JSON."""
+    """All results; the names are those of the JSON."""
 
     version: str
     python: str
@@ -80,16 +80,16 @@ class Check:
 
     @property
     def exit_code(self) -> int:
-        """0 all is well, 1 something is not, 2 the settings are wrong."""
+        """The exit code: 0 all checks passed, 1 some failed, 2 the settings are wrong."""
         if not self.settings.ok:
             return 2
         return 0 if self.key.ok and self.manager.ok and self.listen.ok else 1
 
 
-def check(read_settings: Callable[[], Config], ask: Callable[[Config], TxtRecords], python: str) -> Check:
-    """Look at everything; blocks for DNS and for HTTP, some 20 seconds at worst.
+def check(read_settings: Callable[[], Config], query_dns: Callable[[Config], TxtRecords], python: str) -> Check:
+    """Run all checks; blocks for DNS and HTTP, at worst for some 20 seconds.
 
-    `ask` asks DNS as the settings say and raises DnsError; `python` is the running version.
+    `query_dns` queries DNS as the settings say and raises DnsError; `python` is the running version.
     """
     try:
         settings = read_settings()
@@ -101,19 +101,19 @@ def check(read_settings: Callable[[], Config], ask: Callable[[Config], TxtRecord
         version=__version__,
         python=python,
         settings=SettingsCheck(ok=True),
-        key=_check_key(lambda: ask(settings)),
+        key=_check_key(lambda: query_dns(settings)),
         manager=_check_manager(url),
         listen=_check_listen(settings),
     )
 
 
 def as_json(found: Check) -> str:
-    """Return what was found for programs."""
+    """Return the results for programs."""
     return json.dumps(asdict(found), indent=2) + "\n"
 
 
 def as_table(found: Check) -> str:
-    """Return what was found for people: a line for each thing that was looked at."""
+    """Return the results for people: a line for each check."""
     running = "an agent answers there" if found.listen.running else "free"
     rows = [
         ("settings", found.settings.ok, found.settings.problem or "complete and valid"),
@@ -142,37 +142,35 @@ def _unchecked(problem: str, python: str) -> Check:
     )
 
 
-def _check_key(ask: Callable[[], TxtRecords]) -> KeyCheck:
+def _check_key(query: Callable[[], TxtRecords]) -> KeyCheck:
     try:
-        return KeyCheck(ok=True, fingerprint=Key.from_psk(select_psk(ask())).fingerprint)
+        return KeyCheck(ok=True, fingerprint=Key.from_psk(select_psk(query())).fingerprint)
     except (DnsError, TxtError) as error:
         return KeyCheck(ok=False, problem=str(error))
 
 
 def _check_manager(url: str) -> ManagerCheck:
     try:
-        answer = Connection(url, total_seconds=_PATIENCE_SECONDS).get(_HEALTH)
+        answer = Connection(url, total_seconds=_TOTAL_SECONDS).get(_HEALTH)
     except UnreachableError as error:
         absent = _is_refused(url)
-        # Of several addresses the error is that of the last one, which this node may have no way to.
+        # If the name has several addresses, the error is that of the last one, which may be unreachable from here.
         why = "connection refused" if absent else error
         return ManagerCheck(ok=False, url=url, absent=absent, problem=f"{url} does not answer: {why}")
     if answer.status != HTTPStatus.OK or not _is_healthy(answer.body):
         return ManagerCheck(
             ok=False,
             url=url,
-            absent=answer.status in _NOBODY_BEHIND_A_PROXY,
-            problem=f"{url} answers, but not as a manager does (HTTP {answer.status} at {_HEALTH})",
+            absent=answer.status in _NO_MANAGER_BEHIND_PROXY,
+            problem=f"{url} answers, but not like a manager (HTTP {answer.status} at {_HEALTH})",
         )
     if answer.server == NAME:
-        return ManagerCheck(
-            ok=False, url=url, problem=f"{url} is an agent; a manager's port is 5086, if not set otherwise"
-        )
+        return ManagerCheck(ok=False, url=url, problem=f"{url} is an agent; the default port of a manager is 5086")
     return ManagerCheck(ok=True, url=url)
 
 
 def _is_refused(url: str) -> bool:
-    """Tell whether one address of a URL's host at least refuses connections, as a machine does where nobody listens."""
+    """Return whether at least one address of a URL's host refuses connections: the machine is up, the port closed."""
     try:
         socket.create_connection(
             (urlsplit(url).hostname, port_of(url)), timeout=CONNECT_SECONDS, all_errors=True
@@ -199,7 +197,7 @@ def _check_listen(settings: Config) -> ListenCheck:
 
 def _is_agent(listen: Listen) -> bool:
     try:
-        answer = Connection(f"http://{in_url(listen)}", total_seconds=_OWN_PATIENCE_SECONDS).get(_HEALTH)
+        answer = Connection(f"http://{in_url(listen)}", total_seconds=_OWN_TOTAL_SECONDS).get(_HEALTH)
     except UnreachableError:
         return False
     return answer.server == NAME and _is_healthy(answer.body)

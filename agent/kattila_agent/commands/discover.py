@@ -15,7 +15,7 @@ from typing import TextIO
 from kattila_agent.commands.errors import CommandError
 from kattila_agent.outbound.clients import AgentClient
 from kattila_agent.outbound.connection import UnreachableError
-from kattila_agent.outbound.discovery import candidates, query, unread
+from kattila_agent.outbound.discovery import candidates, query
 from kattila_agent.runtime import Runtime
 from kattila_protocol.errors import Refusal
 from kattila_protocol.peer import PeerAnswer
@@ -27,7 +27,7 @@ THREADS = 16
 TOTAL_SECONDS = 90.0
 MAX_SHOWN_SILENT = 6
 
-_ITSELF = "it has the id of this node: one of its own addresses, or a clone of its disk"
+_ITSELF = "it has the id of this node: an address of this node, or a clone of its disk"
 
 _log = logging.getLogger("kattila.agent")
 
@@ -74,16 +74,16 @@ def query_addresses(telemetry: Telemetry) -> tuple[str, ...]:
     Raises:
         CommandError: there is no WireGuard interface, or none can be read.
     """
-    reasons = [f"{each.collector}: {each.reason}" for each in unread(telemetry)]
+    found = candidates(telemetry)
+    reasons = [f"{each.collector}: {each.reason}" for each in found.unread]
     if not telemetry.wireguard:
         why = "; ".join(reasons) or "this node has no WireGuard interface"
         raise CommandError(f"there is no address to query: {why}")
     for reason in reasons:
         _log.warning("some addresses are missing, because a source could not be read: %s", reason)
-    found = candidates(telemetry)
-    if not found:
+    if not found.addresses:
         _log.warning("there is no address to query: the AllowedIPs hold neither single addresses nor small subnets")
-    return found
+    return found.addresses
 
 
 def discover(addresses: Sequence[str], own_id: str, hostname: str, ring: Ring, runtime: Runtime) -> Survey:

@@ -14,7 +14,7 @@ from kattila_agent.runtime import Runtime
 from kattila_agent.sampling import fitting
 from kattila_agent.sampling.measurement import Measurement
 from kattila_agent.spool import sample
-from kattila_agent.spool.sample import Clock, Sample, Signing
+from kattila_agent.spool.sample import Moment, Sample, Signing
 from kattila_protocol import envelope
 from kattila_protocol.ring import Ring
 
@@ -31,20 +31,20 @@ def dump(target: str, measurement: Measurement, identity: Identity, ring: Ring, 
         StateError: the state folder cannot be used.
         TooMuchError: the measurement does not fit into a report.
     """
-    numbers = identity.take()
-    clock = Clock(runtime.now(), measurement.boot_id, runtime.since_boot_ms())
+    counters = identity.take()
+    moment = Moment(runtime.now(), measurement.boot_id, runtime.since_boot_ms())
     telemetry = fitting.encode(measurement.telemetry, measurement.allowed_ips)
-    measured = Sample(numbers.sample, measurement.sampled_at, clock.boot_id, clock.since_boot_ms, telemetry)
-    data = sample.encode(measured, Signing(numbers.agent_id, numbers.tick, runtime.nonce(), clock))
+    measured = Sample(counters.sample, measurement.sampled_at, moment.boot_id, moment.since_boot_ms, telemetry)
+    data = sample.encode(measured, Signing(counters.agent_id, counters.tick, runtime.nonce(), moment))
     report = envelope.seal(data, ring.current).to_bytes()
     _write(report, target)
     _log.info(
         "wrote %d bytes to %s: agent %s, sample %d, tick %d, key %s",
         len(report),
         target,
-        numbers.agent_id,
-        numbers.sample,
-        numbers.tick,
+        counters.agent_id,
+        counters.sample,
+        counters.tick,
         ring.current.fingerprint,
     )
 

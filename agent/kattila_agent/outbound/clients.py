@@ -14,7 +14,7 @@ UPDATES = "/status/updates"
 REGISTER = "/status/register"
 RELAY = "/status/relay"
 PEER = "/status/peer"
-# The header in which a caller tells a relay how long it will wait, in ms.
+# The header that states how long the caller of a relay will wait, in ms.
 BUDGET = "Kattila-Budget-Ms"
 
 # A relay is behind a tunnel of this node.
@@ -24,7 +24,7 @@ ANSWER_SECONDS = 2.0
 
 
 class AgentClient:
-    """Sends requests to other agents, each over a connection of its own. Safe for several threads."""
+    """Sends requests to other agents, each over a new connection. Safe for several threads."""
 
     def __init__(self, port: int = PORT) -> None:
         """Take the port that all agents listen on."""

@@ -1,8 +1,4 @@
-"""HTTP to one server, bounded in time and size whatever the server does.
-
-May live here: a request and its time, and what a failure is called. Not here: sockets and names (transport, resolving),
-what is sent and what an answer means.
-"""
+"""HTTP to one server, with limits on time and size that hold whatever the server does."""
 
 from __future__ import annotations
 
@@ -27,22 +23,24 @@ from kattila_settings.values import ALL_ADDRESSES, Listen
 
 CONNECT_SECONDS = 3.0
 READ_SECONDS = 10.0
-# From the first byte sent to the last one read; a server that drips its answer is cut off.
+# From the first byte sent to the last one read. A server that sends its answer too slowly is cut off.
 TOTAL_SECONDS = 15.0
 
-# One for all connections of this program: what one has learned, others need not ask.
+# Shared by all connections of the program, so that each name is resolved once.
 SYSTEM = Resolver()
 
-_Answer = TypeVar("_Answer")
+_Received = TypeVar("_Received")
+# Sends a request with these options of requests, and returns what it received.
+_Send = Callable[[Request, dict[str, Any]], _Received]
 
 
 class UnreachableError(Exception):
-    """No whole answer came back; the text says why, without what varies from one attempt to the next."""
+    """No whole answer came back. The text says why, without details that vary between attempts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a GET brought: the status, what the server calls itself (empty: nothing), and the body."""
+    """The answer to a GET: the status, the Server header (empty if there is none), and the body."""
 
     status: int
     server: str
@@ -50,7 +48,7 @@ class Page:
 
 
 class Reply(NamedTuple):
-    """What a POST brought: the status, the body, and after how many seconds another is welcome (None: not said)."""
+    """The answer to a POST: the status, the body, and the seconds of the Retry-After header, None without one."""
 
     status: int
     body: bytes
@@ -60,8 +58,8 @@ class Reply(NamedTuple):
 class Connection:
     """Keep-alive HTTP to one server, without proxies, redirects, cookies or compression. For one thread.
 
-    A request takes `total_seconds` at most. Only resolving a name, for RESOLVE_SECONDS, and then trying each of its
-    addresses for `connect_seconds`, may go beyond that.
+    A request takes at most `total_seconds`, except that resolving a name may take RESOLVE_SECONDS, and connecting to
+    each of its addresses `connect_seconds`.
     """
 
     def __init__(
@@ -83,84 +81,72 @@ class Connection:
     def post(
         self, path: str, body: bytes, headers: Mapping[str, str] | None = None, *, total_seconds: float | None = None
     ) -> Reply:
-        """Post JSON and return the answer; `total_seconds` is for this request alone.
+        """Post JSON and return the answer; `total_seconds` applies to this request alone.
 
         Raises:
             UnreachableError: no connection, no answer in time, or one over 256 KiB.
         """
-        given = {"data": body, "headers": headers}
-        return self._in_time(lambda request: self._post_again_if_closed(path, given, request), total_seconds)
+        message = {"data": body, "headers": headers}
+        return self._in_time(lambda request, options: self._post(path, request, options | message), total_seconds)
 
     def get(self, path: str, parameters: Mapping[str, str] | None = None) -> Page:
         """Get a page; raises UnreachableError as `post` does."""
-        return self._in_time(lambda request: self._get(path, parameters, request), None)
+        return self._in_time(lambda _, options: self._get(path, options | {"params": parameters}), None)
 
     @property
     def address(self) -> str | None:
-        """The IP address of the newest connection, or of the URL if it names one; None before a name was resolved."""
+        """The IP address of the newest connection, or in the URL; None if neither is known yet."""
         return self._sockets.address or self._named_address
 
     def close(self) -> None:
-        """Close what is open; the next request opens it again."""
+        """Close the connection; the next request opens it again."""
         self._session.close()
 
-    def _in_time(self, ask: Callable[[Request], _Answer], total_seconds: float | None) -> _Answer:
+    def _in_time(self, send: _Send[_Received], total_seconds: float | None) -> _Received:
         request = Request(self._total_seconds if total_seconds is None else total_seconds)
+        timeout = min(self._connect_seconds, request.total_seconds), READ_SECONDS
+        options = {"timeout": timeout, "allow_redirects": False, "stream": True}
+        # Only the text of an error is kept: the error itself would keep the sockets in its frames open.
+        received, problem = None, ""
         with self._sockets.cut_off_in_time(request):
-            outcome = _outcome(ask, request)
+            try:
+                received = send(request, options)
+            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+                problem = _reason(error)
+            except ValueError:
+                # The libraries raise it for lines that they cannot parse.
+                problem = "its answer is not HTTP"
         if request.is_cut_off:
             # An answer that was cut off in its first lines looks like an empty one.
             raise UnreachableError(f"no whole answer within {request.total_seconds:g} s")
-        if isinstance(outcome, _Failure):
-            raise UnreachableError(outcome.reason)
-        return outcome
+        if received is None:
+            raise UnreachableError(problem)
+        return received
 
-    def _post_again_if_closed(self, path: str, given: Mapping[str, Any], request: Request) -> Reply:
-        kept_alive = bool(self._sockets)
+    def _post(self, path: str, request: Request, options: dict[str, Any]) -> Reply:
+        was_open, response = bool(self._sockets.open), None
         try:
-            return self._post(path, given, request)
+            response = self._session.post(self._url + path, **options)
         except requests.ConnectionError:
-            # A server may close a kept connection at any moment. The same body again is a duplicate at worst.
-            if not kept_alive or request.is_cut_off:
+            # A server may close an idle connection at any moment. Posting the same body again is a duplicate at worst.
+            if not was_open or request.is_cut_off:
                 raise
             self._session.close()
-        return self._post(path, given, request)
-
-    def _post(self, path: str, given: Mapping[str, Any], request: Request) -> Reply:
-        with self._session.post(self._url + path, **given, **self._bounds(request)) as response:
+        if response is None:
+            response = self._session.post(self._url + path, **options)
+        with response:
             retry_after = response.headers.get("Retry-After", "")
             # The other form of RFC 9110, section 10.2.3, is a date, which our servers do not send.
             seconds = int(retry_after) if re.fullmatch(r"[0-9]{1,6}", retry_after) else None
             return Reply(response.status_code, _read_bounded(response), seconds)
 
-    def _get(self, path: str, parameters: Mapping[str, str] | None, request: Request) -> Page:
-        with self._session.get(self._url + path, params=parameters, **self._bounds(request)) as response:
+    def _get(self, path: str, options: dict[str, Any]) -> Page:
+        with self._session.get(self._url + path, **options) as response:
             return Page(response.status_code, response.headers.get("Server", ""), _read_bounded(response))
-
-    def _bounds(self, request: Request) -> dict[str, Any]:
-        timeout = min(self._connect_seconds, request.total_seconds), READ_SECONDS
-        return {"timeout": timeout, "allow_redirects": False, "stream": True}
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """Why there is no answer. Not the error itself: that would keep open what its frames hold."""
-
-    reason: str
-
-
-def _outcome(ask: Callable[[Request], _Answer], request: Request) -> _Answer | _Failure:
-    try:
-        return ask(request)
-    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-        return _Failure(_reason(error))
-    except ValueError:
-        # What the libraries below say of lines that they cannot read.
-        return _Failure("its answer is no HTTP")
 
 
 class Connections:
-    """A few connections to one server, for several threads; each request takes one that is idle, or a new one."""
+    """Connections to one server, for several threads; each request takes an idle one, or opens another."""
 
     def __init__(self, url: str) -> None:
         """Take the server's URL. Opens nothing yet."""
@@ -180,13 +166,13 @@ class Connections:
 
 
 def in_url(listen: Listen) -> str:
-    """Return where to reach from this machine what listens there, as a URL writes it."""
+    """Return the host and port in a URL that reaches this listener from the same machine."""
     host = "127.0.0.1" if listen.host == ALL_ADDRESSES else listen.host
     return f"[{host}]:{listen.port}" if ":" in host else f"{host}:{listen.port}"
 
 
 def unsigned_words(body: bytes) -> str:
-    """Return what a problem document says went wrong, for a log: escaped and cut short, as nobody signed it."""
+    """Return the detail of an unsigned problem document for a log: escaped and cut short."""
     try:
         return ascii(str(json.loads(body)["detail"])[:200])
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -209,7 +195,7 @@ def _read_bounded(response: requests.Response) -> bytes:
 
 
 def _reason(error: BaseException) -> str:
-    """Say why in the words of the operating system: the texts of requests name objects by their address."""
+    """Return the operating system's text for an error; the texts of requests contain object addresses."""
     for cause in _causes(error):
         if isinstance(cause, socket.gaierror):
             return f"its name cannot be resolved ({cause.strerror})"
@@ -223,7 +209,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield what caused an error, the innermost first."""
+    """Return an error and its causes, the innermost first."""
     chain = []
     while error is not None and error not in chain:
         chain.append(error)

@@ -21,7 +21,7 @@ from kattila_protocol.verdict import Verdict
 MAX_RELAYS_TRIED = 3
 # For one relay, which may need as long as this agent to find that its own next hop does not answer.
 RELAY_SECONDS = 6.0
-# For all relays of one report together: what is left of an interval after the manager did not answer.
+# For all relays of one report together: the rest of an interval in which the manager did not answer.
 _RELAYS_SECONDS = 12.0
 # In less time than this a relay can do nothing.
 LEAST_SECONDS = 0.5
@@ -83,7 +83,7 @@ class OutgoingReport:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryResult:
-    """What became of a report.
+    """The result of a delivery.
 
     `outcome` is the result that counts, `direct` that of the manager itself. `relay` is the one that passed the report
     on, None if none did; `failed` are the relays that did not, with their outcomes.
@@ -99,7 +99,7 @@ class Delivery:
     """Delivers this node's own reports. For one thread."""
 
     def __init__(self, clients: Clients, directory: Directory, uplink: Uplink, runtime: Runtime) -> None:
-        """Join the parts; the relays come from the directory."""
+        """Take the parts; relays come from the directory."""
         self._clients = clients
         self._directory = directory
         self._uplink = uplink
@@ -172,8 +172,8 @@ class Delivery:
             self._directory.passed_on(relay.agent_id, now)
         elif not isinstance(outcome, Busy):
             # A relay that is busy now stays a good choice for the next interval.
-            knows_no_way = isinstance(outcome, Unsigned) and outcome.kind == NoWay.kind
-            self._directory.refused(relay.agent_id, now, self._runtime.share(), knows_no_way=knows_no_way)
+            has_no_path = isinstance(outcome, Unsigned) and outcome.kind == NoWay.kind
+            self._directory.refused(relay.agent_id, now, self._runtime.share(), has_no_path=has_no_path)
         return outcome
 
 

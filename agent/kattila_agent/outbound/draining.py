@@ -21,7 +21,7 @@ _HOLD_FOR_ALL = (ClockSkew.kind, IdentityConflict.kind, IdentityUnproven.kind, O
 
 
 def per_interval(waiting: int) -> int:
-    """Return how many of so many waiting samples are sent within one interval."""
+    """Return how many of the waiting samples are sent within one interval."""
     return max(LEAST_PER_INTERVAL, math.ceil(waiting / SHARE_PER_INTERVAL))
 
 
@@ -39,7 +39,7 @@ class Draining:
         interval_seconds: float,
         journal: Journal,
     ) -> None:
-        """Join the parts. Sends nothing yet."""
+        """Take the parts. Sends nothing yet."""
         self._spool = spool
         self._send = send
         self._runtime = runtime

@@ -28,8 +28,7 @@ class Journal:
     def note_stored(self, waiting: Waiting, problem: str | None) -> None:
         """Log whether samples can be stored on disk, and whether others were dropped."""
         text = f"samples cannot be stored on disk: {problem}" if problem else "samples are stored on disk again"
-        level = logging.WARNING if problem else logging.INFO if self._log.is_abnormal("disk") else logging.DEBUG
-        self._log.note("disk", problem or "", level, text)
+        self._log.note("disk", problem or "", logging.WARNING if problem else logging.INFO, text)
         grown = 0 if self._dropped is None else waiting.dropped - self._dropped
         self._dropped = waiting.dropped
         if grown > 0:
@@ -61,8 +60,7 @@ class Journal:
 
     def note_drained(self) -> None:
         """Log that no sample waits any more."""
-        level = logging.INFO if self._log.is_abnormal("waiting") else logging.DEBUG
-        self._log.note("waiting", "", level, "no sample waits on disk any more")
+        self._log.note("waiting", "", logging.INFO, "no sample waits on disk any more")
         self._log.note("draining", "", logging.DEBUG, "no waiting sample is held up")
 
     def note_paused(self, outcome: Outcome) -> None:

@@ -62,7 +62,7 @@ class Uplink:
         return path is None or path.relay is not None
 
     def pause(self, seconds: float, now: float) -> None:
-        """Remember that the manager asked for a pause of so many seconds."""
+        """Remember that the manager asked for a pause."""
         self._busy_until = now + seconds
 
     def pause_seconds(self, now: float) -> float:

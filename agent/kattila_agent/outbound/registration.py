@@ -36,7 +36,7 @@ class Registrar:
         manager: Connection,
         log: StateLog,
     ) -> None:
-        """Join what a registration needs. Sends nothing yet."""
+        """Take the parts. Sends nothing yet."""
         self._runtime = runtime
         self._identity = identity
         self._spool = spool

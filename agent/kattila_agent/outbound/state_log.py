@@ -8,20 +8,19 @@ _log = logging.getLogger("kattila.agent")
 
 
 class StateLog:
-    """The last logged state of each subject. For one thread."""
+    """The last logged state of each subject. For one thread.
+
+    Every subject starts in the normal state, which is the empty text: only its return to normal is worth a line.
+    """
 
     def __init__(self) -> None:
-        """Start with every subject in the empty state, which is the normal one."""
-        self._states: dict[str, str] = {}
+        """Start with no subject in another than the normal state."""
+        self.states: dict[str, str] = {}
 
     def note(self, subject: str, state: str, level: int, text: str) -> None:
         """Log `text` if the subject's state has changed; the text may contain details that vary within a state."""
-        if self._states.get(subject) != state:
-            self._states[subject] = state
+        if self.states.get(subject, "") != state:
+            self.states[subject] = state
             _log.log(level, "%s", text)
         else:
             _log.debug("still: %s", text)
-
-    def is_abnormal(self, subject: str) -> bool:
-        """Return whether the subject is in any other than the empty state."""
-        return bool(self._states.get(subject))

@@ -1,8 +1,4 @@
-"""What carries HTTP to one server: sockets that another thread can shut down, and names resolved in bounded time.
-
-May live here: what requests and urllib3 are told to do otherwise than by themselves. Not here: what is asked, and what
-a failure is called (connection).
-"""
+"""HTTP transport to one server: sockets that another thread can shut down, and names resolved in bounded time."""
 
 from __future__ import annotations
 
@@ -22,80 +18,77 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util.connection import create_connection
 
 from kattila_agent import __version__
-from kattila_agent.outbound.resolver import Resolver, numeric
+from kattila_agent.outbound.resolver import Resolver, is_address
 
 
 @dataclass(slots=True)
 class Request:
-    """A request that is under way: its time, and whether that is over."""
+    """A request in progress: its time limit, and whether it was cut off."""
 
     total_seconds: float
     is_cut_off: bool = False
 
 
 class Sockets:
-    """The open sockets of a session, so that another thread can cut off a request that is under way.
+    """The open sockets of a session, so that another thread can cut off a request in progress.
 
-    Duplicates, because TLS takes the original ones over; to shut one down shuts the connection.
+    `open` contains duplicates, because TLS takes over the originals; shutting one down shuts the connection down.
     """
 
     def __init__(self) -> None:
-        """Know none yet."""
-        self._open: set[socket.socket] = set()
+        """Start without sockets."""
+        self.open: set[socket.socket] = set()
         self._done: list[socket.socket] = []
         self.address: str | None = None
         self._lock = threading.Lock()
-        self._under_way: Request | None = None
-
-    def __bool__(self) -> bool:
-        return bool(self._open)
+        self._current: Request | None = None
 
     def add(self, opened: socket.socket) -> socket.socket:
-        """Know one that was opened; return the duplicate by which it can be let go of."""
+        """Add an opened socket; return its duplicate, which `remove` takes."""
         duplicate = opened.dup()
         self.address = _address(duplicate.getpeername())
         with self._lock:
-            self._open.add(duplicate)
-            if self._under_way is not None and self._under_way.is_cut_off:
+            self.open.add(duplicate)
+            if self._current is not None and self._current.is_cut_off:
                 # Connected at last, but too late.
                 _shut_down(duplicate)
         return duplicate
 
     def remove(self, duplicate: socket.socket) -> None:
-        """Let go of one that no other request will use: the body of an answer may still be read from it."""
+        """Remove a socket that no other request will use; the current answer may still be read from it."""
         with self._lock:
             self._done.append(duplicate)
-            if self._under_way is None:
+            if self._current is None:
                 self._close_done()
 
     @contextmanager
     def cut_off_in_time(self, request: Request) -> Iterator[None]:
-        """Shut the connection down, and any that is opened afterwards, when the request's time is over."""
+        """Shut down the connection, and any that is opened later, once the request's time is over."""
         timer = threading.Timer(request.total_seconds, self._cut_off, (request,))
         timer.daemon = True
         with self._lock:
-            self._under_way = request
+            self._current = request
         timer.start()
         try:
             yield
         finally:
             timer.cancel()
             with self._lock:
-                self._under_way = None
+                self._current = None
                 self._close_done()
 
     def _cut_off(self, request: Request) -> None:
         with self._lock:
-            # The timer may come just when the request has ended, and the next one has begun.
-            if self._under_way is not request:
+            # The timer may fire just after the request has ended and the next one has begun.
+            if self._current is not request:
                 return
             request.is_cut_off = True
-            for duplicate in self._open:
+            for duplicate in self.open:
                 _shut_down(duplicate)
 
     def _close_done(self) -> None:
         for duplicate in self._done:
-            self._open.discard(duplicate)
+            self.open.discard(duplicate)
             duplicate.close()
         self._done.clear()
 
@@ -106,12 +99,12 @@ def _shut_down(duplicate: socket.socket) -> None:
 
 
 class _Adapter(HTTPAdapter):
-    """requests' transport over connections whose sockets are known."""
+    """The transport of requests, with connections that add their sockets to `sockets`."""
 
     def __init__(self, sockets: Sockets, resolver: Resolver, url: str) -> None:
         self._sockets = sockets
         self._resolver = resolver
-        # The system's certificates, SSL_CERT_FILE included, so that a manager with a private CA can be trusted.
+        # The system's certificates, or those of SSL_CERT_FILE, so that a manager may have a private CA.
         self._tls = ssl.create_default_context() if url.startswith("https:") else None
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
 
@@ -150,8 +143,8 @@ def _pool_classes(sockets: Sockets, resolver: Resolver) -> dict[str, type[HTTPCo
 
 
 def _connect(wanted: HTTPConnection, resolver: Resolver) -> socket.socket:
-    """Connect to the first address that takes it, each within the time that urllib3 allows for one."""
-    addresses = [wanted.host] if numeric(wanted.host) else resolver.addresses(wanted.host)
+    """Connect to the first address that accepts, within the time that urllib3 allows for each."""
+    addresses = [wanted.host] if is_address(wanted.host) else resolver.addresses(wanted.host)
     for address in addresses[:-1]:
         with suppress(OSError):
             return _connect_to(wanted, address)
@@ -164,16 +157,15 @@ def _connect_to(wanted: HTTPConnection, address: str) -> socket.socket:
 
 
 def _address(name: tuple[Any, ...]) -> str:
-    """Return the address of a socket's name, with the zone of a link-local one."""
+    """Return the address in a socket's name, with the zone of a link-local one."""
     host, scope = str(name[0]).partition("%")[0], name[3] if len(name) == 4 else 0
     return f"{host}%{scope}" if scope else host
 
 
 class _Session(requests.Session):
-    """A session for which no answer is a redirect.
+    """A session that does not recognize redirects.
 
-    Told not to follow one, requests still reads and unpacks the whole body and parses where it leads: all of it as
-    large and as odd as a stranger likes.
+    Even if redirects are off, requests reads and unpacks the whole body of one and parses its target, without limits.
     """
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 - the signature is theirs
@@ -181,9 +173,9 @@ class _Session(requests.Session):
 
 
 def session_over(sockets: Sockets, resolver: Resolver, url: str) -> requests.Session:
-    """Return a session to the server of a URL, whose sockets are known while they are open."""
+    """Return a session to the server of a URL, which adds its open sockets to `sockets`."""
     session, adapter = _Session(), _Adapter(sockets, resolver, url)
-    # Reports go where the settings say: no proxy and no .netrc of whoever started the agent.
+    # Requests go where the settings say: neither proxies nor a .netrc of the environment count.
     session.trust_env = False
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     session.headers.update(

@@ -11,7 +11,7 @@ from kattila_agent.config import Network
 from kattila_agent.sampling.measurement import Measurement
 from kattila_protocol.report import Telemetry
 
-# The shortest prefix that says who is there, by IP version.
+# The shortest prefix that counts as a network behind a tunnel, by IP version.
 _MIN_PREFIX_LENGTH = {4: 8, 6: 16}
 
 
@@ -38,7 +38,7 @@ class AllowedSources:
 def tunnel_networks(telemetry: Telemetry) -> tuple[Network, ...]:
     """Return the prefixes behind a node's WireGuard tunnels: their own subnets, and the AllowedIPs of their peers.
 
-    Default routes and their halves and quarters are left out: they say where packets go, not who is there.
+    Default routes and their halves and quarters are left out: they say where packets go, but not which hosts exist.
     """
     names = {interface.name for interface in telemetry.wireguard}
     own = [prefix for interface in telemetry.interfaces if interface.name in names for prefix in interface.addresses]

@@ -122,7 +122,7 @@ def _own_addresses(measurement: Measurement | None, is_local: bool) -> frozenset
     known = (measurement.own_addresses if measurement else frozenset()) | {here}
     if is_local:
         return known | _LOOPBACK
-    # Every node has loopback addresses: a query to one that comes from elsewhere may have been meant for another node.
+    # Every node has loopback addresses: a remote query to one may have been meant for another node.
     return frozenset(address for address in known - _LOOPBACK if not address.startswith("127."))
 
 

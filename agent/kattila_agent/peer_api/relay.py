@@ -39,7 +39,7 @@ class ReportRelay:
     """Passes reports on, a few at a time. Safe for several threads."""
 
     def __init__(self, identity: Identity, keys: Keys, uplink: Uplink, clients: Clients, runtime: Runtime) -> None:
-        """Join the parts. Keeps no verdict yet."""
+        """Take the parts. Keeps no verdict yet."""
         self._identity = identity
         self._keys = keys
         self._uplink = uplink

@@ -1,7 +1,6 @@
-"""Which signed queries were answered already.
+"""The nonces of signed queries that were answered, so that none is answered twice.
 
-May live here: the window of nonces that this process keeps in memory. A query older than the skew limit is refused by
-its timestamp, so that nothing needs to be kept for longer.
+Only this process's memory holds them, for as long as the skew limit: older queries are refused by their timestamp.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ import threading
 from kattila_protocol.errors import Overloaded, Replay
 from kattila_protocol.freshness import MAX_SKEW_MS
 
-# A query may be signed that much ahead of our clock, and is then valid until it is that much behind it.
+# A query may be signed this much ahead of the node's clock, and is valid until it is as much behind it.
 KEPT_MS = 2 * MAX_SKEW_MS
-# 500 neighbours that ask every 30 seconds, in about 3 MB.
+# Enough for 500 neighbours with a query every 30 seconds, in about 3 MB.
 MAX_NONCES = 20_000
 
 
@@ -21,7 +20,7 @@ class SeenNonces:
     """The nonces of the last twenty minutes. Safe for several threads."""
 
     def __init__(self, limit: int = MAX_NONCES) -> None:
-        """Begin with none; `limit` bounds the memory."""
+        """Start empty; `limit` bounds the memory."""
         self._limit = limit
         self._seen: dict[str, int] = {}
         self._lock = threading.Lock()

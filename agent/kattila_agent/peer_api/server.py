@@ -1,7 +1,7 @@
-"""The agent's server: sockets, threads and limits around a WSGI application.
+"""The agent's HTTP server: sockets, threads and limits around a WSGI application.
 
-May live here: what waitress is told, and the three things it lacks: a limit on how long a request may take to arrive,
-problem documents for what it refuses itself, and SERVER_NAME as the address that a request came to.
+It adds three features to waitress: a limit on how long a request may take to arrive, problem documents for refusals by
+waitress itself, and SERVER_NAME as the address that the request came to.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
 from kattila_protocol.envelope import MAX_BODY_BYTES
 from kattila_settings.values import ALL_ADDRESSES, Listen
 
-# What it calls itself in every answer.
+# The Server header of every answer.
 NAME = "kattila-agent"
 
-# Half of them may be busy with passing reports on (relay.SLOTS).
+# Half of them may be busy with relayed reports (relay.SLOTS).
 _THREADS = 8
 _CONNECTIONS = 200
-# A connection that waits for a request, or whose request has not arrived whole, is closed at this age.
+# A connection without a complete request is closed at this age.
 MAX_AGE_SECONDS = 60
-_LOOK_SECONDS = 5
+_CHECK_SECONDS = 5
 _MAX_HEADER_BYTES = 16 * 1024
 _BACKLOG = 128
 
 
 class ListenError(OSError):
-    """An address cannot be listened on; the text says which, why, and what to do."""
+    """The agent cannot listen on an address; the text says which, why, and what to do."""
 
 
 def open_sockets(listens: Iterable[Listen]) -> list[socket.socket]:
-    """Bind all sockets; raises ListenError. All addresses means both families, where the kernel has IPv6."""
+    """Bind and return all sockets; `*` means both families if the kernel has IPv6; raises ListenError."""
     opened: list[socket.socket] = []
     try:
         for listen in listens:
@@ -56,7 +56,7 @@ def serve(
 ) -> threading.Thread:
     """Serve a WSGI application on bound sockets, in a thread that ends with the process.
 
-    SERVER_NAME is the own address that the request came to, as REMOTE_ADDR is the other end's.
+    SERVER_NAME is the own address of the connection, REMOTE_ADDR that of the client.
     """
     limits = Adjustments(
         sockets=sockets,
@@ -64,7 +64,7 @@ def serve(
         threads=_THREADS,
         backlog=_BACKLOG,
         connection_limit=_CONNECTIONS,
-        cleanup_interval=min(_LOOK_SECONDS, max_age_seconds),
+        cleanup_interval=min(_CHECK_SECONDS, max_age_seconds),
         channel_timeout=max_age_seconds,
         max_request_body_size=MAX_BODY_BYTES,
         max_request_header_size=_MAX_HEADER_BYTES,
@@ -73,7 +73,7 @@ def serve(
     )
     dispatcher = ThreadedTaskDispatcher()
     dispatcher.set_thread_count(limits.threads)
-    # Each server enters itself into the map, which the one loop serves.
+    # Each server adds itself to the map, which one loop serves.
     servers: dict[int, Any] = {}
     for bound in sockets:
         info = (bound.family, bound.type, bound.proto, bound.getsockname())
@@ -91,7 +91,7 @@ def address_of(bound: socket.socket) -> str:
 
 
 class _ProblemTask(ErrorTask):  # type: ignore[misc] # waitress has no types
-    """What waitress refuses before the application sees it, said as a problem document (RFC 9457)."""
+    """A refusal by waitress itself, as a problem document (RFC 9457)."""
 
     def execute(self) -> None:
         status = HTTPStatus(self.request.error.code)
@@ -105,26 +105,26 @@ class _ProblemTask(ErrorTask):  # type: ignore[misc] # waitress has no types
         self.write(body)
 
 
-class _Task(WSGITask):  # type: ignore[misc] # waitress has no types
+class _RequestTask(WSGITask):  # type: ignore[misc] # waitress has no types
     def get_environment(self) -> dict[str, Any]:
         return {**super().get_environment(), "SERVER_NAME": self.channel.local_address}
 
 
-class _Channel(HTTPChannel):  # type: ignore[misc] # waitress has no types
-    task_class = _Task
+class _ClientChannel(HTTPChannel):  # type: ignore[misc] # waitress has no types
+    task_class = _RequestTask
     error_task_class = _ProblemTask
 
     def __init__(self, server: Any, sock: socket.socket, *more: Any, **named: Any) -> None:
         super().__init__(server, sock, *more, **named)
-        # Now: a client that leaves has the socket closed while its request is answered.
+        # Read now, because the socket may be closed while the request is answered.
         self.local_address = sock.getsockname()[0]
 
 
 class _Server(TcpWSGIServer):  # type: ignore[misc] # waitress has no types
-    channel_class = _Channel
+    channel_class = _ClientChannel
 
     def maintenance(self, now: float) -> None:
-        """Close what is too old, too: a request that drips in is active all the time."""
+        """Also close connections that are too old: a slow request keeps its connection active."""
         super().maintenance(now)
         for channel in self.active_channels.values():
             if not channel.requests and channel.creation_time < now - self.adj.channel_timeout:
@@ -134,7 +134,7 @@ class _Server(TcpWSGIServer):  # type: ignore[misc] # waitress has no types
 def _open(listen: Listen) -> list[socket.socket]:
     if listen.host != ALL_ADDRESSES:
         return [_bind(socket.AF_INET6 if ":" in listen.host else socket.AF_INET, listen.host, listen.port)]
-    bound = [_bind(socket.AF_INET, "0.0.0.0", listen.port)]  # noqa: S104 - that is what all addresses means
+    bound = [_bind(socket.AF_INET, "0.0.0.0", listen.port)]  # noqa: S104 - the setting asks for all addresses
     if _has_ipv6():
         try:
             bound.append(_bind(socket.AF_INET6, "::", listen.port or bound[0].getsockname()[1]))

@@ -1,4 +1,4 @@
-"""Samples that wait on disk until they are delivered: one file for each, the oldest given up first, and counted."""
+"""Samples that wait on disk until they are delivered: one file for each. The oldest are dropped first, and counted."""
 
 from kattila_agent.spool.folder import SpoolInUseError
 from kattila_agent.spool.spool import Spool, Waiting

@@ -1,8 +1,6 @@
-"""What the spool has to remember beside the samples: how many were given up, and a change that is under way.
+"""The spool's record of dropped samples and of an unfinished change, as a value and as text. Pure.
 
-May live here: the ledger as a value, and as text, pure. Not here: its file (folder).
-
-It is written down before the files are changed. Whoever finds it after a kill knows what was decided, and completes it.
+It is written before the files are changed, so that a process that finds it after a kill can complete the change.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Renumbering:
-    """Samples of this boot that have a lower number than `first` get new ones, from there on."""
+    """The samples of a boot with numbers below `first` get new numbers, from there on."""
 
     boot_id: str
     first: int
@@ -27,7 +25,7 @@ class Renumbering:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """`dropped` samples were given up so far. The files of `dropping` are counted in it and may still be there."""
+    """`dropped` samples were dropped so far. The files of `dropping` are included, and may still exist."""
 
     dropped: int = 0
     dropping: tuple[int, ...] = ()
@@ -46,7 +44,7 @@ def encode(ledger: Ledger) -> bytes:
 
 
 def parse(text: bytes) -> Ledger:
-    """Return the ledger that a text holds; raises ValueError."""
+    """Return the ledger in a text; raises ValueError."""
     try:
         members = canonical.parse_object(text)
         if members["version"] != VERSION:

@@ -1,13 +1,11 @@
-"""One sample as the content and the name of one file.
+"""The content of a sample's file. Pure.
 
-May live here: how a sample is written down and read again, pure. Not here: touching files (folder).
-
-A file is one line, and behind it the telemetry, compressed (zlib, RFC 1950):
+A file is one line, followed by the telemetry, compressed (zlib, RFC 1950):
 
     kattila-spool 1 CRC SAMPLED_AT BOOT_ID SINCE_BOOT_MS
 
 CRC is the CRC-32 of all that follows it and its blank, as 8 hex digits; the others are the members of a Sample. Its
-number is the file's name and stands nowhere else, so that a rename gives it another one.
+number is the name of the file and not part of the content, so that a rename changes it.
 """
 
 from __future__ import annotations
@@ -16,30 +14,19 @@ import re
 import sys
 import zlib
 
-from kattila_agent.spool.bounds import Entry, on_disk
+from kattila_agent.spool.dropping import Entry, disk_bytes
 from kattila_agent.spool.sample import Sample
 from kattila_protocol.envelope import MAX_BODY_BYTES
 
-# What is beyond is no sample of ours: zlib adds 5 bytes to each 16 KiB that it cannot compress (zlib's manual).
+# No sample has a longer file: zlib adds 5 bytes to each 16 KiB that it cannot compress (zlib's manual).
 MAX_FILE_BYTES = MAX_BODY_BYTES + 4096
 
 _HEAD = b"kattila-spool 1 %08x "
 _FILE = re.compile(rb"kattila-spool 1 ([0-9a-f]{8}) ((-?[0-9]{1,16}) ([!-~]{1,64}) (-?[0-9]{1,16})\n(.*))", re.DOTALL)
-_NAME = re.compile(r"[0-9]{16}")
 
 
 class DamagedError(ValueError):
-    """A file holds no whole sample; the text says what is wrong."""
-
-
-def name_of(number: int) -> str:
-    """Return the name of a sample's file: names sort as numbers do."""
-    return f"{number:016d}"
-
-
-def number_of(name: str) -> int | None:
-    """Return the number that a file's name says, None if it is none of a sample."""
-    return int(name) if _NAME.fullmatch(name) else None
+    """A file does not contain a whole sample; the text says what is wrong."""
 
 
 def encode(sample: Sample) -> bytes:
@@ -49,15 +36,15 @@ def encode(sample: Sample) -> bytes:
     return _HEAD % zlib.crc32(checked) + checked
 
 
-def entry_of(content: bytes) -> Entry:
-    """Return what is remembered of a sample while it waits; raises DamagedError."""
+def parse_entry(content: bytes) -> Entry:
+    """Return a sample without its telemetry; raises DamagedError."""
     sampled_at, boot_id, since_boot_ms, _ = _members(content)
-    # Thousands of samples are of few boots, and share their names.
-    return Entry(int(sampled_at), sys.intern(boot_id.decode("ascii")), int(since_boot_ms), on_disk(len(content)))
+    # Thousands of samples come from a few boots, and share the strings of their ids.
+    return Entry(int(sampled_at), sys.intern(boot_id.decode("ascii")), int(since_boot_ms), disk_bytes(len(content)))
 
 
 def parse(number: int, content: bytes) -> Sample:
-    """Return the sample that a file of this number holds; raises DamagedError."""
+    """Return the sample in the file with this number; raises DamagedError."""
     sampled_at, boot_id, since_boot_ms, compressed = _members(content)
     return Sample(number, int(sampled_at), boot_id.decode("ascii"), int(since_boot_ms), _decompressed(compressed))
 
@@ -79,5 +66,5 @@ def _decompressed(compressed: bytes) -> bytes:
     except zlib.error as error:
         raise DamagedError(f"not compressed telemetry: {error}") from error
     if not stream.eof or stream.unused_data:
-        raise DamagedError("not one compressed stream, or too long a one")
+        raise DamagedError("not one compressed stream, or too long")
     return telemetry

@@ -30,7 +30,7 @@ def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
 
 @pytest.fixture
 def good(knot: Knot, manager: Manager) -> dict[str, str]:
-    """Settings with which all is well."""
+    """Settings that pass every check."""
     return settings(knot, f"http://127.0.0.1:{manager.port}", PSK) | {"AGENT_LISTEN": f"127.0.0.1:{free_port()}"}
 
 
@@ -41,7 +41,7 @@ def found(folder: Path, chosen: dict[str, str]) -> tuple[int, Any]:
     return done.returncode, json.loads(done.stdout)
 
 
-def test_all_is_well_and_nothing_is_changed(good: dict[str, str], tmp_path: Path) -> None:
+def test_a_healthy_node_passes_and_nothing_changes(good: dict[str, str], tmp_path: Path) -> None:
     exit_code, shown = found(tmp_path, good)
     assert exit_code == 0
     assert shown == {
@@ -68,7 +68,7 @@ def test_a_table_for_people(good: dict[str, str], tmp_path: Path) -> None:
     assert b"http://127.0.0.1:9 does not answer: connection refused" in done.stdout
 
 
-def test_the_psk_is_never_told(good: dict[str, str], tmp_path: Path) -> None:
+def test_the_psk_is_never_shown(good: dict[str, str], tmp_path: Path) -> None:
     done = run_agent(tmp_path, "-check", "-debug", **good)
     assert FINGERPRINT.encode() in done.stdout
     told = done.stdout + done.stderr
@@ -76,7 +76,7 @@ def test_the_psk_is_never_told(good: dict[str, str], tmp_path: Path) -> None:
     assert PSK.hex().encode() not in told
 
 
-def test_the_record_itself_is_asked_for_whatever_is_cached(good: dict[str, str], knot: Knot, tmp_path: Path) -> None:
+def test_the_dns_record_is_queried_even_with_a_cached_key(good: dict[str, str], knot: Knot, tmp_path: Path) -> None:
     keep_ring(tmp_path, PSK)
     before = (tmp_path / "ring.json").read_bytes()
     exit_code, shown = found(tmp_path, good | settings(knot, good["MANAGER_URL"]))
@@ -86,22 +86,22 @@ def test_the_record_itself_is_asked_for_whatever_is_cached(good: dict[str, str],
     assert (tmp_path / "ring.json").read_bytes() == before
 
 
-def test_what_is_no_key(good: dict[str, str], knot: Knot, tmp_path: Path) -> None:
+def test_records_without_a_usable_key(good: dict[str, str], knot: Knot, tmp_path: Path) -> None:
     exit_code, shown = found(tmp_path, good | settings(knot, good["MANAGER_URL"], b"too short"))
     assert (exit_code, shown["key"]["ok"]) == (1, False)
     assert "too short" not in shown["key"]["problem"]
 
 
-def test_something_else_in_the_managers_place(good: dict[str, str], tmp_path: Path) -> None:
+def test_another_server_at_the_managers_url(good: dict[str, str], tmp_path: Path) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
         exit_code, shown = found(tmp_path, good | {"MANAGER_URL": f"http://127.0.0.1:{other.server_port}"})
         other.shutdown()
     assert (exit_code, shown["manager"]["ok"]) == (1, False)
-    assert "answers, but not as a manager does (HTTP 501" in shown["manager"]["problem"]
+    assert "answers, but not like a manager (HTTP 501" in shown["manager"]["problem"]
 
 
-def test_an_agent_in_the_managers_place(good: dict[str, str], tmp_path: Path) -> None:
+def test_an_agent_at_the_managers_url(good: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     with running_daemon(tmp_path / "other", **(good | {"AGENT_LISTEN": "127.0.0.1:0"})) as other:
         exit_code, shown = found(tmp_path, good | {"MANAGER_URL": f"http://{other.address()}"})
@@ -111,7 +111,7 @@ def test_an_agent_in_the_managers_place(good: dict[str, str], tmp_path: Path) ->
 
 # Without an interface, nothing is ever sent to a link-local address.
 @pytest.mark.parametrize(("host", "absent"), [("127.0.0.1", True), ("[fe80::1]", False)])
-def test_a_machine_without_a_manager_is_told_from_one_that_cannot_be_reached(
+def test_a_machine_without_a_manager_differs_from_an_unreachable_one(
     good: dict[str, str], tmp_path: Path, host: str, absent: bool
 ) -> None:
     exit_code, shown = found(tmp_path, good | {"MANAGER_URL": f"http://{host}:{free_port()}"})
@@ -126,7 +126,7 @@ def test_a_port_that_is_taken(good: dict[str, str], manager: Manager, tmp_path: 
             assert f"cannot listen on 127.0.0.1 port {port} (Address already in use)" in shown["listen"]["problem"]
 
 
-def test_a_port_that_the_running_agent_has_is_well(good: dict[str, str], tmp_path: Path) -> None:
+def test_a_port_used_by_the_running_agent_is_fine(good: dict[str, str], tmp_path: Path) -> None:
     keep_ring(tmp_path, PSK)
     with running_daemon(tmp_path, **good) as daemon:
         daemon.address()
@@ -140,12 +140,12 @@ def test_wrong_settings_end_with_2(good: dict[str, str], tmp_path: Path, wrong: 
     assert (exit_code, shown["settings"]["ok"]) == (2, False)
     assert next(iter(wrong)) in shown["settings"]["problem"]
     assert {shown[name]["problem"] for name in ("key", "manager", "listen")} == {
-        "not checked, as the settings are wrong"
+        "not checked, because the settings are wrong"
     }
 
 
 def test_json_is_for_check_alone(tmp_path: Path) -> None:
     done: subprocess.CompletedProcess[bytes] = run_agent(tmp_path, "-json", "-version")
-    assert done.returncode == 0  # -version ends it before anything else is looked at
+    assert done.returncode == 0  # -version exits before any other check
     done = run_agent(tmp_path, "-json")
     assert (done.returncode, b"-json goes with -check" in done.stderr) == (2, True)

@@ -1,4 +1,4 @@
-"""The commands as a user runs them: real processes, their output, their exit codes."""
+"""The commands as a user runs them: real processes, output and exit codes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_sysinfo_without_privileges(tmp_path: Path) -> None:
     assert shown["interfaces"]
 
 
-def test_sysinfo_shows_labels_and_says_why_it_cannot(tmp_path: Path) -> None:
+def test_sysinfo_shows_labels_or_why_it_cannot(tmp_path: Path) -> None:
     found = run_agent(tmp_path, "-sysinfo", LABELS="site=north")
     assert json.loads(found.stdout)["system"]["labels"] == {"site": "north"}
     found = run_agent(tmp_path, "-sysinfo", LABELS="north")
@@ -79,7 +79,7 @@ def test_sysinfo_shows_labels_and_says_why_it_cannot(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flag", ["-dump", "--dump"])
-def test_dump_is_the_report_that_would_be_sent(knot: Knot, tmp_path: Path, flag: str) -> None:
+def test_dump_writes_the_report_that_would_be_sent(knot: Knot, tmp_path: Path, flag: str) -> None:
     keep_id(tmp_path)
     target = tmp_path / "report.json"
     began = int(time.time() * 1000)
@@ -241,7 +241,7 @@ def test_a_daemon_without_its_settings_ends_with_2(tmp_path: Path, chosen: dict[
 @pytest.mark.parametrize(
     ("break_it", "said"),
     [
-        (lambda folder: (folder / "agent_id.txt").write_text("me"), b"which is no UUID"),
+        (lambda folder: (folder / "agent_id.txt").write_text("me"), b"which is not a UUID"),
         (lambda folder: (folder / "state").rmdir(), b"cannot use the state folder"),
     ],
 )

@@ -1,4 +1,4 @@
-"""-discover and the threads that discover, among real agents and worse on real tunnels."""
+"""-discover and the discovery threads among real agents and hostile servers, on real tunnels."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ V6 = {"here": "fd99::1", "near": "fd99::2"}
 
 @dataclass(frozen=True)
 class Fleet:
-    """The node "here" asks. Of the agents "near" reaches the manager, "behind" only through "near", "far" not at all.
+    """The node "here" sends queries. "near" reaches the manager, "behind" only through "near", and "far" not at all.
 
     On "other" runs no agent, but much else answers there.
     """
@@ -135,7 +135,7 @@ def join_v6(mesh: Mesh) -> None:
 
 
 def place_others(stack: ExitStack, here: MeshNode, there: MeshNode) -> None:
-    """Let a node have more addresses, and on each of them what is no agent; and a peer that never was."""
+    """Add addresses to a node, each with a server that is not an agent, and a peer that never existed."""
     here.device.set("peer", wg("pubkey", stdin=wg("genkey")).strip(), "allowed-ips", f"{NOBODY}/32")
     addresses = [*HOSTILE, BOASTER]
     allowed = ",".join(f"{address}/32" for address in (there.overlay, *addresses))
@@ -148,7 +148,7 @@ def place_others(stack: ExitStack, here: MeshNode, there: MeshNode) -> None:
         stack.enter_context(serving(answers_as(KEY, OTHER, 10**9, hostname="\x1b[2Jloud"), BOASTER, PORT))
 
 
-def test_who_answers_and_who_does_not_and_why(fleet: Fleet) -> None:
+def test_agents_that_answer_and_addresses_that_do_not(fleet: Fleet) -> None:
     found = fleet.found()
     assert (found["agent_id"], found["not_asked"]) == (HERE, [])
     agents = {each["address"]: each for each in found["agents"]}
@@ -234,14 +234,14 @@ def test_an_interrupt_ends_it_quietly(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("flag", ["-discover", "--discover"])
-def test_without_wireguard_nobody_can_be_asked(fleet: Fleet, tmp_path: Path, flag: str) -> None:
+def test_without_wireguard_there_is_no_address_to_query(fleet: Fleet, tmp_path: Path, flag: str) -> None:
     with new_namespace() as bare:
         code, shown, said = fleet.run(flag=flag, namespace=bare, folder=tmp_path)
     assert (code, shown) == (1, "")
     assert "there is no address to query: this node has no WireGuard interface" in said
 
 
-def test_without_peers_there_is_nobody_to_ask(fleet: Fleet, tmp_path: Path) -> None:
+def test_without_peers_there_is_no_address_to_query(fleet: Fleet, tmp_path: Path) -> None:
     keep_ring(tmp_path, PSK)
     with new_namespace() as bare, new_device(bare) as device:
         bare.ip("link", "set", device.name, "up")
@@ -252,7 +252,7 @@ def test_without_peers_there_is_nobody_to_ask(fleet: Fleet, tmp_path: Path) -> N
     assert (found["agents"], found["silent"]) == ([], [])
 
 
-def test_an_agent_that_may_not_read_wireguard_says_what_to_do(fleet: Fleet) -> None:
+def test_without_privilege_the_error_has_a_remedy(fleet: Fleet) -> None:
     code = (
         "import os, sys\n"
         "import kattila_agent.__main__ as agent, psutil, dotenv, platform\n"
@@ -266,7 +266,7 @@ def test_an_agent_that_may_not_read_wireguard_says_what_to_do(fleet: Fleet) -> N
     assert b"reading WireGuard needs root or the helper, whose socket" in done.stderr
 
 
-def test_without_a_key_nobody_can_be_asked(fleet: Fleet, tmp_path: Path) -> None:
+def test_without_a_key_no_query_is_sent(fleet: Fleet, tmp_path: Path) -> None:
     code, shown, said = fleet.run(folder=tmp_path, DNS="nothing.example.org")
     assert (code, shown) == (1, "")
     assert "no key to sign with" in said
@@ -277,12 +277,12 @@ def test_wrong_settings_end_with_2(fleet: Fleet) -> None:
     assert fleet.run(AGENT_LISTEN="nowhere")[0] == 2
 
 
-def test_real_siblings_become_relays_and_a_way_that_opens_is_found(fleet: Fleet) -> None:
+def test_real_siblings_become_relays_and_a_new_path_is_found(fleet: Fleet) -> None:
     directory, stop = Directory(INTERVAL_SECONDS), threading.Event()
     with fleet.here.entered(), ExitStack() as stack:
         stack.callback(stop.set)
         telemetry = measure(Inputs({}, default_limits()), now_ms(), time.monotonic).telemetry
-        asked = candidates(telemetry)
+        asked = candidates(telemetry).addresses
         # On the own subnets all; after a handshake first, the one that never shook hands last.
         assert {V6["near"], *(fleet.overlay(name) for name in NAMES[1:])} <= set(asked[:-1])
         assert asked[-1] == NOBODY
@@ -312,7 +312,7 @@ def relays(directory: Directory) -> tuple[Relay, ...]:
     return directory.relays(HERE, time.monotonic())
 
 
-def test_when_the_time_is_over_the_rest_is_not_asked() -> None:
+def test_when_the_time_is_over_the_remaining_addresses_are_not_queried() -> None:
     turns = itertools.count()
 
     def ask(address: str) -> PeerAnswer:
@@ -331,7 +331,7 @@ def test_when_the_time_is_over_the_rest_is_not_asked() -> None:
     assert "not queried, because 90 s were over" in discover.as_table(found)
 
 
-def test_no_more_than_sixteen_are_asked_at_a_time() -> None:
+def test_at_most_sixteen_queries_run_at_a_time() -> None:
     lock, here, most = threading.Lock(), [0], [0]
 
     def ask(address: str) -> PeerAnswer:

@@ -1,4 +1,4 @@
-"""One request against servers that misbehave: bounded in time and size, and a reason that reads."""
+"""Requests to servers that misbehave: bounded in time and size, with a readable reason."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.open_files import open_files
 from support.waiting import ENDLESS_SECONDS, PATIENCE_SECONDS, not_waiting_for
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-# Of an answer after which the server closes.
+# The head of an answer after which the server closes.
 CLOSING = b"HTTP/1.0 200 OK\r\n"
 # Nearly as many lines as a client accepts.
 LONG_HEAD = HEAD + (b"X: " + b"y" * 59 + b"\r\n") * 90
@@ -158,7 +158,7 @@ def test_one_request_may_have_less_time_than_the_others() -> None:
         connection.post("/", b"{}", total_seconds=0.5)
 
 
-def test_a_connection_that_never_comes_about_is_given_up_in_time() -> None:
+def test_a_connection_attempt_ends_in_time() -> None:
     with create_server(("127.0.0.1", 0), backlog=0) as full:
         # What does not fit into the backlog gets no answer at all.
         waiting = [socket() for _ in range(4)]
@@ -177,7 +177,7 @@ def test_a_connection_that_never_comes_about_is_given_up_in_time() -> None:
             each.close()
 
 
-def test_a_connection_that_comes_about_too_late_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_established_too_late_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(*arguments: Any) -> Any:
         time.sleep(1)
         return getaddrinfo(*arguments)
@@ -210,7 +210,7 @@ def test_parameters_are_escaped() -> None:
         (b"", "the connection was closed before an answer came"),
     ],
 )
-def test_an_answer_that_is_none(raw: bytes, said: str) -> None:
+def test_invalid_answers_raise_an_error(raw: bytes, said: str) -> None:
     def answer(connection: socket) -> None:
         connection.sendall(raw)
         connection.close()
@@ -259,7 +259,7 @@ def test_a_redirect_is_not_followed() -> None:
 
 
 @pytest.mark.parametrize("location", [b"http://[::1", b"\xff\xfe", b"", b"/\x00", b"http://192.0.2.1:99999999/"])
-def test_where_a_redirect_leads_is_not_even_read(location: bytes) -> None:
+def test_the_target_of_a_redirect_is_not_even_parsed(location: bytes) -> None:
     def answer(connection: socket) -> None:
         connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: " + location + b"\r\nContent-Length: 0\r\n\r\n")
 
@@ -352,5 +352,5 @@ def test_a_tls_answer_that_drips_is_cut_off(tmp_path: Path, monkeypatch: pytest.
         (b"[" * 100_000, ""),
     ],
 )
-def test_words_that_nobody_signed_are_escaped_and_short(body: bytes, words: str) -> None:
+def test_unsigned_words_are_escaped_and_short(body: bytes, words: str) -> None:
     assert unsigned_words(body) == words

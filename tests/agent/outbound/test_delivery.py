@@ -1,4 +1,4 @@
-"""In which order a report's recipients are tried, and what each answer means for the next try.
+"""The order in which a report's recipients are tried, and how each answer affects the next attempt.
 
 The recipients are functions here, so that they can answer anything; `tests/end_to_end` has real ones.
 """
@@ -51,7 +51,7 @@ def gone(*_: object) -> Reply:
 
 @dataclass
 class Scene:
-    """A delivery, the manager's answer, the answers of relays by address, and who was asked with which body."""
+    """A delivery, the manager's answer, the answers of relays by address, and the requests with their bodies."""
 
     manager: Callable[..., Reply] = lambda *_: verdict_reply()
     relays: dict[str, Callable[..., Reply]] = field(default_factory=dict)
@@ -102,7 +102,7 @@ def test_the_manager_comes_first_and_is_enough() -> None:
 
 
 @pytest.mark.parametrize("manager", [gone, lambda *_: Reply(200, b"<html>log in</html>"), lambda *_: Reply(404, b"")])
-def test_where_the_manager_gives_no_verdict_the_nearest_relay_is_asked(manager: Callable[..., Reply]) -> None:
+def test_without_a_verdict_of_the_manager_the_nearest_relay_is_tried(manager: Callable[..., Reply]) -> None:
     scene = Scene(manager, {"192.0.2.1": lambda *_: verdict_reply()})
     outcome, relay = scene.deliver()
     assert isinstance(outcome, Answered)
@@ -119,14 +119,14 @@ LIES: dict[str, Callable[..., Reply]] = {
     "garbage": lambda *_: Reply(200, bytes(range(256))),
     "truncated": lambda *_: Reply(200, verdict_reply().body[:-10]),
     "of another message": lambda *_: verdict_reply(nonce=OTHER_NONCE),
-    "under a key of its own": lambda *_: Reply(200, verdict.seal(Verdict(ACCEPTED, AGENT, NONCE, NOW, 0), FOREIGN_KEY)),
+    "under a foreign key": lambda *_: Reply(200, verdict.seal(Verdict(ACCEPTED, AGENT, NONCE, NOW, 0), FOREIGN_KEY)),
     "gone": gone,
     "has no way": lambda *_: problem(NoWay("neither do I")),
 }
 
 
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
-def test_a_relay_that_lies_or_fails_delivers_nothing_and_another_is_asked(lie: Callable[..., Reply]) -> None:
+def test_after_a_relay_that_lies_or_fails_another_is_tried(lie: Callable[..., Reply]) -> None:
     scene = Scene(gone, {"192.0.2.1": lie, "192.0.2.2": lambda *_: verdict_reply()})
     _, relay = scene.deliver()
     assert relay is not None and relay.address == "192.0.2.2"
@@ -135,7 +135,7 @@ def test_a_relay_that_lies_or_fails_delivers_nothing_and_another_is_asked(lie: C
     assert scene.names == ["manager", "192.0.2.2"], "it is left alone for a while"
 
 
-def test_a_relay_that_is_busy_is_asked_again_in_the_next_interval() -> None:
+def test_a_busy_relay_is_tried_again_in_the_next_interval() -> None:
     answers = [problem(Overloaded("full", retry_after_seconds=2)), verdict_reply()]
     scene = Scene(gone, {"192.0.2.1": lambda *_: answers.pop(0)})
     assert scene.deliver()[1] is None
@@ -143,14 +143,14 @@ def test_a_relay_that_is_busy_is_asked_again_in_the_next_interval() -> None:
     assert scene.deliver()[1] is not None
 
 
-def test_with_nobody_to_pass_it_on_the_report_waits() -> None:
+def test_without_a_relay_the_report_waits() -> None:
     scene = Scene(gone)
     outcome, relay = scene.deliver()
     assert (outcome, relay) == (Unreachable("no route to host"), None)
     assert scene.uplink.path(scene.moment) is None
 
 
-def test_no_more_than_three_relays_are_asked_for_one_report() -> None:
+def test_at_most_three_relays_are_tried_for_one_report() -> None:
     scene = Scene(gone, {f"192.0.2.{number}": gone for number in range(7)})
     scene.deliver()
     assert len(scene.asked) == 1 + MAX_RELAYS_TRIED
@@ -173,7 +173,7 @@ def test_a_refusal_that_the_manager_signed_ends_the_search() -> None:
     assert scene.names == ["manager"]
 
 
-def test_a_busy_manager_is_left_alone_as_long_as_it_asks_and_no_relay_troubles_it() -> None:
+def test_a_busy_manager_gets_its_pause_from_this_node_and_its_relays() -> None:
     answers = [problem(Overloaded("full", retry_after_seconds=20)), verdict_reply()]
     scene = Scene(lambda *_: answers.pop(0), {"192.0.2.1": lambda *_: verdict_reply()})
     assert scene.deliver() == (Busy(20, "'full'"), None)
@@ -183,7 +183,7 @@ def test_a_busy_manager_is_left_alone_as_long_as_it_asks_and_no_relay_troubles_i
     assert scene.names == ["manager", "manager"]
 
 
-def test_what_says_so_again_and_again_is_believed_once() -> None:
+def test_repeated_requests_for_a_pause_are_granted_once() -> None:
     scene = Scene(
         lambda *_: problem(Overloaded("full", retry_after_seconds=3600)), {"192.0.2.1": lambda *_: verdict_reply()}
     )
@@ -194,12 +194,12 @@ def test_what_says_so_again_and_again_is_believed_once() -> None:
         assert scene.deliver()[1] is not None
 
 
-def test_what_says_503_without_a_time_is_no_manager_that_is_busy() -> None:
+def test_a_503_without_a_time_does_not_count_as_a_busy_manager() -> None:
     scene = Scene(lambda *_: Reply(503, b"upstream"), {"192.0.2.1": lambda *_: verdict_reply()})
     assert scene.deliver()[1] is not None
 
 
-def test_what_waited_goes_the_way_of_the_newest_report() -> None:
+def test_waiting_samples_take_the_path_of_the_newest_report() -> None:
     scene = Scene(gone, {"192.0.2.1": lambda *_: verdict_reply()})
     assert isinstance(scene.delivery.deliver_again(OUTGOING), Unreachable)
     scene.deliver()
@@ -208,13 +208,13 @@ def test_what_waited_goes_the_way_of_the_newest_report() -> None:
     assert scene.names == ["192.0.2.1"]
 
 
-def test_it_knows_its_own_report() -> None:
+def test_its_own_report_is_recognized() -> None:
     scene = Scene()
     scene.deliver()
     assert scene.uplink.report_mac == envelope.parse(scene.asked[0][1]).mac
 
 
-def test_an_unsigned_answer_says_what_it_claims_to_be() -> None:
+def test_the_claimed_kind_of_an_unsigned_answer_is_kept() -> None:
     outcome, _ = Scene(lambda *_: problem(NoWay("not me"))).deliver()
     assert isinstance(outcome, Unsigned)
     assert (outcome.status, outcome.kind, outcome.words) == (502, "no_way", "'not me'")

@@ -1,4 +1,4 @@
-"""What waited goes out in order, spread over the interval, and nothing that is refused holds up the rest."""
+"""Waiting samples are sent in order, spread over the interval; a refused one delays no other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kattila_agent.outbound.journal import Journal
 from kattila_agent.outbound.state_log import StateLog
 from kattila_agent.runtime import Runtime
 from kattila_agent.spool import Spool
-from kattila_agent.spool.sample import Clock, Sample
+from kattila_agent.spool.sample import Moment, Sample
 from kattila_protocol.errors import ClockSkew, IdentityConflict, Malformed, Overloaded, Replay, Superseded
 from kattila_protocol.verdict import ACCEPTED, DUPLICATE, Verdict
 from protocol.samples import AGENT, BOOT, NONCE, NOW
@@ -30,7 +30,7 @@ def answered(outcome: str) -> Outcome:
 
 @dataclass
 class Scene:
-    """A spool with some samples, what becomes of each by its number, and which were sent at what moment."""
+    """A spool with some samples, the outcome of each by its number, and when each was sent."""
 
     folder: Path
     waiting: int
@@ -41,7 +41,7 @@ class Scene:
     def __post_init__(self) -> None:
         self.spool = Spool(self.folder / "spool", 64 * 1024 * 1024, 86_400)
         for number in range(1, self.waiting + 1):
-            self.spool.put(Sample(number, NOW, BOOT, 1000, b"{}"), Clock(NOW, BOOT, 1000))
+            self.spool.put(Sample(number, NOW, BOOT, 1000, b"{}"), Moment(NOW, BOOT, 1000))
         runtime = Runtime(
             now=lambda: NOW,
             monotonic=lambda: self.moment,
@@ -87,7 +87,7 @@ def test_a_backlog_of_a_day_is_gone_within_minutes() -> None:
     assert intervals * INTERVAL < 15 * 60
 
 
-def test_what_twenty_intervals_left_is_gone_within_ten(tmp_path: Path) -> None:
+def test_the_backlog_of_twenty_intervals_is_gone_within_ten(tmp_path: Path) -> None:
     scene = Scene(tmp_path, 20)
     for _ in range(3):
         scene.drain_one_interval()
@@ -101,7 +101,7 @@ def test_a_duplicate_has_arrived(tmp_path: Path) -> None:
     assert scene.spool.numbers() == ()
 
 
-def test_one_that_can_never_arrive_is_given_up_and_counted(tmp_path: Path) -> None:
+def test_a_sample_that_can_never_arrive_is_dropped_and_counted(tmp_path: Path) -> None:
     scene = Scene(tmp_path, 3, lambda number: answered(Malformed.kind if number == 2 else ACCEPTED))
     scene.drain_one_interval()
     assert scene.spool.numbers() == ()
@@ -109,7 +109,7 @@ def test_one_that_can_never_arrive_is_given_up_and_counted(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("outcome", [Superseded.kind, "a kind of the future"])
-def test_one_that_is_refused_goes_behind_the_others_and_is_tried_again(tmp_path: Path, outcome: str) -> None:
+def test_a_refused_sample_is_tried_again_after_the_others(tmp_path: Path, outcome: str) -> None:
     scene = Scene(tmp_path, 3, lambda number: answered(outcome if number == 1 else ACCEPTED))
     assert scene.drain_one_interval() == [1, 2, 3]
     assert scene.spool.numbers() == (1,)
@@ -123,13 +123,13 @@ def test_one_that_is_refused_goes_behind_the_others_and_is_tried_again(tmp_path:
         *map(answered, (ClockSkew.kind, Overloaded.kind, IdentityConflict.kind, Replay.kind)),
     ],
 )
-def test_what_holds_for_all_ends_it_until_the_next_report_arrives(tmp_path: Path, outcome: Outcome) -> None:
+def test_a_refusal_that_holds_for_all_pauses_draining(tmp_path: Path, outcome: Outcome) -> None:
     scene = Scene(tmp_path, 5, lambda number: outcome)
     assert scene.drain_one_interval() == [1]
     assert scene.spool.numbers() == (1, 2, 3, 4, 5)
 
 
-def test_one_that_never_gets_an_answer_holds_up_only_itself(tmp_path: Path) -> None:
+def test_an_unanswered_sample_delays_no_other(tmp_path: Path) -> None:
     scene = Scene(tmp_path, 20, lambda number: Unreachable("413") if number == 1 else answered(ACCEPTED))
     for _ in range(4):
         scene.drain_one_interval()
@@ -137,14 +137,14 @@ def test_one_that_never_gets_an_answer_holds_up_only_itself(tmp_path: Path) -> N
     assert scene.drain_one_interval() == [1]
 
 
-def test_many_that_are_refused_hold_up_nobody(tmp_path: Path) -> None:
+def test_many_refused_samples_delay_no_other(tmp_path: Path) -> None:
     scene = Scene(tmp_path, 30, lambda number: answered(Superseded.kind if number <= 15 else ACCEPTED))
     for _ in range(4):
         scene.drain_one_interval()
     assert scene.spool.numbers() == tuple(range(1, 16))
 
 
-def test_nothing_goes_while_the_newest_report_does_not_arrive(tmp_path: Path) -> None:
+def test_nothing_is_sent_while_the_newest_report_does_not_arrive(tmp_path: Path) -> None:
     scene = Scene(tmp_path, 5)
     assert scene.draining.due_at is None
     scene.draining.begin()
@@ -152,14 +152,14 @@ def test_nothing_goes_while_the_newest_report_does_not_arrive(tmp_path: Path) ->
     assert scene.draining.due_at is None
 
 
-def test_a_sample_that_is_gone_meanwhile_holds_up_nothing(tmp_path: Path) -> None:
+def test_a_sample_that_is_gone_delays_no_other(tmp_path: Path) -> None:
     scene = Scene(tmp_path, 3)
     for path in (tmp_path / "spool").glob("*2"):
         path.unlink()
     assert scene.drain_one_interval() == [1, 3]
 
 
-def test_a_sample_that_the_disk_does_not_give_holds_up_nothing(tmp_path: Path) -> None:
+def test_an_unreadable_sample_delays_no_other(tmp_path: Path) -> None:
     scene = Scene(tmp_path, 3)
     for path in (tmp_path / "spool").glob("*1"):
         path.unlink()
@@ -168,7 +168,7 @@ def test_a_sample_that_the_disk_does_not_give_holds_up_nothing(tmp_path: Path) -
     assert scene.spool.numbers() == (1,)
 
 
-def test_what_an_earlier_run_left_is_told_once_and_once_that_it_has_arrived(
+def test_a_backlog_of_an_earlier_run_is_logged_once_and_its_end_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):

@@ -1,4 +1,4 @@
-"""Any sequence of faults: no report is lost, none is taken twice, and none goes in circles.
+"""Any sequence of faults: no report is lost, accepted twice, or sent in a circle.
 
 Real agents and the real manager in one process, without sockets, on a virtual clock. What must hold at each message is
 asserted by the book that the world keeps (support.world.book). KATTILA_MODEL_EXAMPLES=1000 looks for longer, and each
@@ -224,14 +224,14 @@ def test_any_sequence_of_faults(tmp_path: Path) -> None:
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),
-            # To make what was found short takes minutes: a failure tells its steps as they were.
+            # Shrinking a failure takes minutes, so its steps are shown unchanged.
             phases=[Phase.generate],
             print_blob=True,
         ),
     )
 
 
-def test_a_disk_that_was_set_back_loses_nothing_while_the_manager_is_there_to_tell(tmp_path: Path) -> None:
+def test_a_restored_disk_loses_nothing_if_the_manager_is_reachable(tmp_path: Path) -> None:
     world = World(tmp_path, 1)
     (node,) = world.nodes
     try:

@@ -1,4 +1,4 @@
-"""Names are resolved in bounded time, and a resolver that falls silent takes no server away."""
+"""Names are resolved in bounded time; a silent resolver keeps the last known addresses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from kattila_agent.outbound.connection import Connection, UnreachableError
-from kattila_agent.outbound.resolver import Resolver, ask_system, numeric
+from kattila_agent.outbound.resolver import Resolver, is_address, look_up
 from support.waiting import PATIENCE_SECONDS, wait_for
 
 NAME = "manager.example"
@@ -62,15 +62,15 @@ def hung() -> Iterator[Scripted]:
 
 
 def test_the_system_knows_this_machine() -> None:
-    assert set(ask_system("localhost")) <= {"127.0.0.1", "::1"}
+    assert set(look_up("localhost")) <= {"127.0.0.1", "::1"}
 
 
 @pytest.mark.parametrize(
-    ("host", "is_numeric"),
+    ("host", "is_an_address"),
     [("192.0.2.1", True), ("[2001:db8::1]", True), ("fe80::1%eth0", True), (NAME, False), ("192.0.2", False)],
 )
-def test_an_address_needs_nobody_to_be_asked(host: str, is_numeric: bool) -> None:
-    assert numeric(host) == is_numeric
+def test_an_address_needs_no_lookup(host: str, is_an_address: bool) -> None:
+    assert is_address(host) == is_an_address
 
 
 def test_each_answer_replaces_the_one_before() -> None:
@@ -78,12 +78,12 @@ def test_each_answer_replaces_the_one_before() -> None:
     assert [resolver.addresses(NAME), resolver.addresses(NAME)] == [["192.0.2.1"], ["192.0.2.2", "2001:db8::2"]]
 
 
-def test_of_a_resolver_that_hangs_the_first_question_fails_in_time(hung: Scripted) -> None:
+def test_the_first_lookup_fails_in_time_if_the_resolver_hangs(hung: Scripted) -> None:
     with pytest.raises(socket.gaierror, match="does not answer in time"):
         Resolver(hung, SOON).addresses(NAME)
 
 
-def test_while_it_hangs_it_is_asked_once(hung: Scripted) -> None:
+def test_a_hanging_resolver_gets_one_lookup_per_name(hung: Scripted) -> None:
     resolver = Resolver(hung, SOON)
     for _ in range(3):
         with pytest.raises(socket.gaierror):
@@ -91,7 +91,7 @@ def test_while_it_hangs_it_is_asked_once(hung: Scripted) -> None:
     assert hung.asked == 1
 
 
-def test_what_it_says_late_holds_the_next_time(hung: Scripted) -> None:
+def test_a_late_answer_counts_the_next_time(hung: Scripted) -> None:
     resolver = Resolver(hung, SOON)
     with pytest.raises(socket.gaierror):
         resolver.addresses(NAME)
@@ -105,7 +105,7 @@ def test_what_it_says_late_holds_the_next_time(hung: Scripted) -> None:
     assert wait_for(found, "an answer") == ["192.0.2.1"]
 
 
-def test_what_it_said_holds_while_it_is_silent() -> None:
+def test_the_last_answer_counts_while_the_resolver_is_silent() -> None:
     scripted = Scripted(["192.0.2.1"], SILENCE, ["192.0.2.2"])
     resolver = Resolver(scripted, PATIENCE_SECONDS)
     assert [resolver.addresses(NAME) for _ in range(2)] == [["192.0.2.1"]] * 2
@@ -115,14 +115,14 @@ def test_what_it_said_holds_while_it_is_silent() -> None:
     scripted.may_answer.set()
 
 
-def test_a_name_that_is_gone_is_gone() -> None:
+def test_a_removed_name_is_gone() -> None:
     resolver = Resolver(Scripted(["192.0.2.1"], UNKNOWN))
     resolver.addresses(NAME)
     with pytest.raises(socket.gaierror, match="not known"):
         resolver.addresses(NAME)
 
 
-def test_a_name_that_cannot_be_one_is_unknown() -> None:
+def test_an_impossible_name_is_unknown() -> None:
     with pytest.raises(socket.gaierror):
         Resolver().addresses("a" * 64 + ".example")
 
@@ -137,14 +137,14 @@ def test_all_addresses_are_tried() -> None:
         connection.close()
 
 
-def test_why_a_name_has_no_address_is_said() -> None:
+def test_the_error_says_why_a_name_has_no_address() -> None:
     connection = Connection(f"http://{NAME}:1", resolver=Resolver(Scripted(UNKNOWN)))
     with pytest.raises(UnreachableError, match=r"its name cannot be resolved \(Name or service not known\)"):
         connection.post("/", b"{}")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a network of its own needs root")
-def test_a_name_server_that_never_answers_is_not_waited_for(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace needs root")
+def test_a_silent_name_server_does_not_delay_a_request(tmp_path: Path) -> None:
     # The system's resolver would wait for two and a half minutes, and report another error.
     (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.53\noptions timeout:30 attempts:5\n")
     script = f'ip link set lo up; mount --bind {tmp_path}/resolv.conf /etc/resolv.conf; exec "$0" -c "$1"'

@@ -1,4 +1,4 @@
-"""Many agents whose manager is away: what they send meanwhile, and what they send when it comes back.
+"""Many agents without their manager: what they send meanwhile, and after it comes back.
 
 Real agents and the real manager in one process, on a virtual clock; the figures are printed (pytest -s).
 """
@@ -119,7 +119,7 @@ def test_attempts_do_not_multiply_without_the_manager_nor_in_a_fleet_of_which_ha
         half_of_the_fleet_is_cut_off(world)
 
 
-def test_a_manager_that_takes_few_at_once_gets_all() -> None:
+def test_a_slow_manager_gets_all_reports() -> None:
     room_per_second = 10
     with fleet(meshed=False) as world:
         world.stop_manager()

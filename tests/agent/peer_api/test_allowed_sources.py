@@ -1,4 +1,4 @@
-"""Who may ask a node: this machine, who is behind its tunnels, and whom the settings name."""
+"""The sources that may send requests: this machine, its tunnels, and the configured networks."""
 
 from __future__ import annotations
 
@@ -61,5 +61,5 @@ def test_what_was_measured_last_counts() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["0.0.0.0/0", "::/0", "0.0.0.0/1", "128.0.0.0/1", "8000::/1", "2000::/3"])
-def test_a_default_route_or_a_part_of_one_allows_nobody(prefix: str) -> None:
+def test_a_default_route_or_a_part_of_one_allows_no_source(prefix: str) -> None:
     assert tunnel_networks(replace(TELEMETRY, interfaces=(), wireguard=(tunnel("wg0", prefix),))) == ()

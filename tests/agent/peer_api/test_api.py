@@ -1,4 +1,4 @@
-"""The agent's API over real sockets: what it answers, and each way in which a caller is turned away."""
+"""The agent's API over real sockets: its answers, and every refusal."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def node(knot: Knot, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]
         yield running
 
 
-def test_health_tells_nothing_but_health_and_version(node: Node) -> None:
+def test_the_health_check_shows_only_health_and_version(node: Node) -> None:
     answer = ask(node.address, "GET", "/status/healthcheck")
     assert answer.status == 200
     assert answer.headers["content-type"] == "application/json"
@@ -127,7 +127,7 @@ def test_a_signed_query_is_answered(node: Node) -> None:
     assert said.hostname == telemetry["system"]["hostname"]
 
 
-def test_any_own_address_may_be_asked(node: Node) -> None:
+def test_any_own_address_may_be_queried(node: Node) -> None:
     telemetry = node.manager.reports()[0].members["telemetry"]
     addresses = [address.partition("/")[0] for link in telemetry["interfaces"] for address in link["addresses"]]
     assert addresses
@@ -158,7 +158,7 @@ def test_a_query_that_is_refused(node: Node, path: Any, status: int, problem: st
     assert b"interfaces" not in answer.body
 
 
-def test_a_mac_made_for_another_purpose_is_worth_nothing(node: Node) -> None:
+def test_a_mac_made_for_another_purpose_is_invalid(node: Node) -> None:
     asked = query()
     text = "\n".join((asked.agent_id, asked.to, asked.nonce, str(asked.timestamp))).encode()
     for purpose in Purpose:
@@ -242,7 +242,7 @@ def test_a_reset_of_another_content_type(node: Node) -> None:
         (b"POST /status/reset HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
     ],
 )
-def test_what_is_refused_before_the_application_is_a_problem_document_too(node: Node, raw: bytes, status: int) -> None:
+def test_refusals_before_the_application_are_problem_documents_too(node: Node, raw: bytes, status: int) -> None:
     host, _, port = node.address.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(raw)
@@ -254,7 +254,7 @@ def test_what_is_refused_before_the_application_is_a_problem_document_too(node: 
     assert (answer.status, answer.problem) == (status, "about:blank")
 
 
-def test_stalled_requests_block_nobody(node: Node) -> None:
+def test_stalled_requests_do_not_block_others(node: Node) -> None:
     host, _, port = node.address.rpartition(":")
     stalled = [socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS) for _ in range(100)]
     try:
@@ -277,7 +277,7 @@ def is_closed(connection: socket.socket) -> bool:
         return True
 
 
-def test_a_request_that_drips_in_is_closed_at_its_age() -> None:
+def test_a_slow_request_is_closed_at_its_age() -> None:
     code = (
         "from kattila_agent.peer_api.server import address_of, open_sockets, serve\n"
         "from kattila_settings.values import Listen\n"
@@ -317,7 +317,7 @@ def test_a_node_that_cannot_reach_the_manager_says_so(knot: Knot, tmp_path: Path
     assert (said.distance, said.next_hop) == (None, None)
 
 
-def test_a_node_without_a_key_can_answer_nothing(knot: Knot, tmp_path: Path) -> None:
+def test_a_node_without_a_key_cannot_answer(knot: Knot, tmp_path: Path) -> None:
     with running_daemon(tmp_path, **settings(knot, f"http://127.0.0.1:{free_port()}")) as daemon:
         daemon.wait_for_log("no PSK yet")
         answer = ask(daemon.address(), "GET", peer_path(query()))
@@ -350,7 +350,7 @@ def test_both_families_and_a_taken_port(knot: Knot, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("networks", "status"), [("", 403), ("203.0.113.0/24", 403), ("192.0.2.0/24", 200)])
-def test_who_may_ask_from_elsewhere(tmp_path: Path, networks: str, status: int) -> None:
+def test_which_remote_sources_may_send_requests(tmp_path: Path, networks: str, status: int) -> None:
     keep_id(tmp_path)
     keep_ring(tmp_path, PSK)
     chosen = {
@@ -382,7 +382,7 @@ def test_who_may_ask_from_elsewhere(tmp_path: Path, networks: str, status: int) 
             daemon.process.terminate()
             daemon.process.wait(timeout=PATIENCE_SECONDS)
     assert found == [200, status, 403, 403, 403, status]
-    # From its own address on the link, which is no loopback either.
+    # From its own address on the link, which is not a loopback address either.
     assert here == status
 
 

@@ -1,4 +1,4 @@
-"""A relay passes on what is meant for it, the way its own reports go, and hands back what the manager says.
+"""A relay passes reports on along its own delivery path, and returns the verdicts of the manager.
 
 The way on is a function here, so that it can answer anything; `tests/end_to_end` has real ones.
 """
@@ -113,7 +113,7 @@ def fails(seconds: float) -> Reply:
     raise UnreachableError("it does not answer in time")
 
 
-def test_a_report_goes_on_with_one_hop_more_and_the_verdict_comes_back_unchanged() -> None:
+def test_a_report_gets_one_more_hop_and_the_verdict_comes_back_unchanged() -> None:
     scene = Scene()
     reply = scene.pass_on()
     ((recipient, body, _),) = scene.sent
@@ -163,14 +163,14 @@ def test_a_report_under_an_older_key_is_passed_on_under_that_key() -> None:
     ],
     ids=["for another", "for the manager", "outsider", "forged path", "changed path", "changed", "cut", "{}", "hops"],
 )
-def test_what_is_not_for_it_goes_nowhere(body: bytes, refusal: type[Refusal]) -> None:
+def test_a_report_for_another_recipient_is_refused(body: bytes, refusal: type[Refusal]) -> None:
     scene = Scene()
     with pytest.raises(refusal):
         scene.pass_on(body)
     assert scene.sent == []
 
 
-def test_a_report_that_was_here_is_a_loop() -> None:
+def test_a_report_that_was_relayed_before_is_a_loop() -> None:
     scene = Scene()
     with pytest.raises(RelayLoop):
         scene.pass_on(sealed(OWN, NEXT, recipient=OWN))
@@ -196,7 +196,7 @@ def test_its_own_report_coming_back_is_a_loop() -> None:
     ("path", "distance", "fits"),
     [((), 2, True), ((FARTHER,), 1, True), ((FARTHER, FARTHEST), 0, True), ((FARTHER,), 2, False), ((), 3, False)],
 )
-def test_it_looks_ahead_how_many_relays_are_still_to_come(path: tuple[str, ...], distance: int, fits: bool) -> None:
+def test_relays_still_ahead_count_as_hops(path: tuple[str, ...], distance: int, fits: bool) -> None:
     scene = Scene()
     onward = DIRECT if distance == 0 else DeliveryPath(Relay("192.0.2.7", NEXT, "next", distance - 1))
     scene.uplink.found(onward, scene.moment)
@@ -208,7 +208,7 @@ def test_it_looks_ahead_how_many_relays_are_still_to_come(path: tuple[str, ...],
     assert len(scene.sent) == fits
 
 
-def test_without_a_way_of_its_own_it_says_so_and_looks_for_none() -> None:
+def test_without_a_path_it_refuses_and_does_not_look_for_one() -> None:
     scene = Scene()
     scene.uplink.lost()
     with pytest.raises(NoWay):
@@ -216,21 +216,21 @@ def test_without_a_way_of_its_own_it_says_so_and_looks_for_none() -> None:
     assert scene.sent == []
 
 
-def test_a_way_that_is_no_news_is_none() -> None:
+def test_an_expired_path_is_not_used() -> None:
     scene = Scene()
     scene.moment += 91
     with pytest.raises(NoWay):
         scene.pass_on()
 
 
-def test_a_way_that_fails_is_lost_until_its_own_next_report() -> None:
+def test_a_failed_path_is_lost_until_its_own_next_report() -> None:
     scene = Scene(fails)
     with pytest.raises(NoWay, match="the manager does not answer: it does not answer in time"):
         scene.pass_on()
     assert scene.uplink.path(scene.moment) is None
 
 
-def test_a_way_that_was_found_meanwhile_is_not_lost_with_the_one_that_failed() -> None:
+def test_a_path_found_meanwhile_is_kept() -> None:
     def fails_late(seconds: float) -> Reply:
         scene.uplink.found(THROUGH_NEXT, scene.moment)
         raise UnreachableError("it does not answer in time")
@@ -241,7 +241,7 @@ def test_a_way_that_was_found_meanwhile_is_not_lost_with_the_one_that_failed() -
     assert scene.uplink.path(scene.moment) == THROUGH_NEXT
 
 
-def test_a_manager_that_asked_to_be_left_alone_is_left_alone_by_others_as_well() -> None:
+def test_the_managers_pause_applies_to_relayed_reports() -> None:
     scene = Scene()
     scene.uplink.pause(3.2, scene.moment)
     with pytest.raises(Overloaded) as raised:
@@ -249,7 +249,7 @@ def test_a_manager_that_asked_to_be_left_alone_is_left_alone_by_others_as_well()
     assert (raised.value.retry_after_seconds, scene.sent) == (4, [])
 
 
-def test_a_way_that_failed_for_want_of_time_is_not_lost() -> None:
+def test_a_path_that_failed_for_lack_of_time_is_kept() -> None:
     scene = Scene(fails)
     with pytest.raises(NoWay):
         scene.pass_on(seconds=1.0)
@@ -267,21 +267,21 @@ def test_a_way_that_failed_for_want_of_time_is_not_lost() -> None:
     ],
     ids=["unsigned", "empty", "foreign key", "refused", "no way"],
 )
-def test_what_is_no_verdict_is_not_handed_back(reply: Reply, is_lost: bool) -> None:
+def test_only_verdicts_are_returned(reply: Reply, is_lost: bool) -> None:
     scene = Scene(answers(reply))
     with pytest.raises(NoWay):
         scene.pass_on()
     assert (scene.uplink.path(scene.moment) is None) == is_lost
 
 
-def test_that_the_next_one_is_busy_is_handed_back() -> None:
+def test_a_busy_next_hop_is_reported_back() -> None:
     with pytest.raises(Overloaded) as raised:
         Scene(answers(refusal_reply(Overloaded("full", retry_after_seconds=7)))).pass_on()
     assert raised.value.retry_after_seconds == 7
 
 
 @pytest.mark.parametrize(("allowed", "given"), [(None, 5.7), (60.0, 5.7), (2.0, 1.7)])
-def test_its_time_is_what_the_caller_allows_less_what_it_needs_itself(allowed: float | None, given: float) -> None:
+def test_the_next_hop_gets_the_callers_budget_less_a_margin(allowed: float | None, given: float) -> None:
     scene = Scene()
     scene.pass_on(seconds=allowed)
     assert scene.sent[0][2] == pytest.approx(given)
@@ -295,7 +295,7 @@ def test_a_budget_that_is_spent(allowed: float) -> None:
     assert scene.sent == []
 
 
-def test_the_same_report_again_gets_the_remembered_verdict() -> None:
+def test_the_same_report_again_gets_the_stored_verdict() -> None:
     scene = Scene()
     first = scene.pass_on()
     scene.answer = answers(verdict_reply("duplicate"))
@@ -303,21 +303,21 @@ def test_the_same_report_again_gets_the_remembered_verdict() -> None:
     assert len(scene.sent) == 1
 
 
-def test_who_gets_a_remembered_verdict_must_have_signed_the_hop() -> None:
+def test_a_stored_verdict_requires_a_valid_hop_signature() -> None:
     scene = Scene()
     scene.pass_on()
     with pytest.raises(BadSignature):
         scene.pass_on(sealed(recipient=NEXT))
 
 
-def test_that_it_was_overloaded_is_not_remembered() -> None:
+def test_an_overloaded_answer_is_not_stored() -> None:
     scene = Scene(answers(verdict_reply(Overloaded.kind, refusal=Overloaded("full"))))
     assert scene.pass_on().status == 503
     scene.answer = answers(verdict_reply())
     assert scene.pass_on() == verdict_reply()
 
 
-def test_more_than_a_few_at_once_are_asked_to_come_later() -> None:
+def test_too_many_reports_at_once_are_refused_for_a_while() -> None:
     entered, leave = threading.Semaphore(0), threading.Event()
 
     def slow(seconds: float) -> Reply:

@@ -1,4 +1,4 @@
-"""How long nonces of queries are remembered, and how many."""
+"""How long the nonces of queries are kept, and how many."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import pytest
 from kattila_agent.sampling import fitting
 from kattila_agent.sampling.fitting import MAX_TELEMETRY_BYTES
 from kattila_agent.spool import sample
-from kattila_agent.spool.sample import Clock, Sample, Signing
+from kattila_agent.spool.sample import Moment, Sample, Signing
 from kattila_protocol import canonical, envelope
 from kattila_protocol.envelope import MAX_BODY_BYTES
 from kattila_protocol.members import build
@@ -208,7 +208,7 @@ def test_everything_at_once_fits() -> None:
 
 def test_the_largest_telemetry_leaves_room_for_the_rest_of_the_body() -> None:
     largest = Sample(MAX_COUNTER, MAX_COUNTER, BOOT, 0, b'"' + b"a" * (MAX_TELEMETRY_BYTES - 2) + b'"')
-    signing = Signing(AGENT, MAX_COUNTER, NONCE, Clock(MAX_COUNTER, BOOT, 0))
+    signing = Signing(AGENT, MAX_COUNTER, NONCE, Moment(MAX_COUNTER, BOOT, 0))
     sealed = envelope.seal(sample.encode(largest, signing), KEY, RELAYS[0])
     for number in range(3):
         sealed = envelope.forward(sealed, RELAYS[number], KEY, RELAYS[number + 1])

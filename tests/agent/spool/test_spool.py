@@ -1,4 +1,4 @@
-"""What is put is there, whole and in order, until it is delivered; what is too much is dropped, the oldest first."""
+"""Samples stay whole and in order until they are delivered; beyond the limits the oldest are dropped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_an_empty_spool(tmp_path: Path) -> None:
     assert (spool.numbers(), spool.read(1), spool.problem) == ((), None, None)
 
 
-def test_what_is_put_is_read_again_to_the_byte(tmp_path: Path) -> None:
+def test_a_sample_is_read_back_to_the_byte(tmp_path: Path) -> None:
     spool, put = opened(tmp_path / "spool"), sample(41)
     spool.put(put, CLOCK)
     assert spool.read(41) == put
@@ -38,13 +38,13 @@ def test_any_telemetry_up_to_a_whole_body(tmp_path: Path, telemetry: bytes) -> N
     assert spool.read(1) == put
 
 
-def test_in_order_however_they_came(tmp_path: Path) -> None:
+def test_numbers_are_in_order_however_samples_arrived(tmp_path: Path) -> None:
     spool = filled(tmp_path / "spool", 9, 100, 10)
     assert spool.numbers() == (9, 10, 100)
     assert reopened(spool, tmp_path / "spool").numbers() == (9, 10, 100)
 
 
-def test_what_waits_is_told(tmp_path: Path) -> None:
+def test_waiting_samples_are_reported(tmp_path: Path) -> None:
     spool = filled(tmp_path / "spool", 7, 8)
     spool.put(sample(9, later(9), blocks=3), later(9))
     told = Waiting(count=3, bytes=5 * BLOCK, dropped=0, oldest_sampled_at=later(7).now, highest=9)
@@ -59,7 +59,7 @@ def test_the_bytes_are_those_on_the_disk(tmp_path: Path) -> None:
         assert spool.waiting().bytes == sum(512 * path.stat().st_blocks for path in (disk / "spool").iterdir())
 
 
-def test_delivered_is_gone_and_not_counted(tmp_path: Path) -> None:
+def test_a_delivered_sample_is_gone_and_not_counted(tmp_path: Path) -> None:
     spool = filled(tmp_path / "spool", 1, 2)
     spool.remove(1)
     spool.remove(1)
@@ -67,7 +67,7 @@ def test_delivered_is_gone_and_not_counted(tmp_path: Path) -> None:
     assert reopened(spool, tmp_path / "spool").numbers() == (2,)
 
 
-def test_given_up_is_gone_and_counted_once_also_after_a_restart(tmp_path: Path) -> None:
+def test_a_dropped_sample_is_counted_once_even_after_a_restart(tmp_path: Path) -> None:
     spool = filled(tmp_path / "spool", 1, 2)
     spool.drop(1)
     spool.drop(1)
@@ -76,7 +76,7 @@ def test_given_up_is_gone_and_counted_once_also_after_a_restart(tmp_path: Path) 
     assert reopened(spool, tmp_path / "spool").waiting().dropped == 1
 
 
-def test_beyond_its_bytes_the_oldest_go_and_are_counted(tmp_path: Path) -> None:
+def test_beyond_its_bytes_the_oldest_are_dropped_and_counted(tmp_path: Path) -> None:
     spool = filled(tmp_path / "spool", 1, 2, 3, 4, blocks=4)
     spool.put(sample(5, blocks=2), CLOCK)
     assert (spool.numbers(), spool.waiting().dropped) == ((3, 4, 5), 2)
@@ -92,13 +92,13 @@ def test_a_sample_that_alone_is_too_much_drops_no_other(tmp_path: Path) -> None:
     assert spool.problem is None
 
 
-def test_less_room_than_before_drops_with_the_next(tmp_path: Path) -> None:
+def test_a_lower_limit_applies_with_the_next_sample(tmp_path: Path) -> None:
     spool = reopened(filled(tmp_path / "spool", 1, 2, 3, 4), tmp_path / "spool", blocks=2)
     spool.put(sample(5), CLOCK)
     assert (spool.numbers(), spool.waiting().dropped) == ((4, 5), 3)
 
 
-def test_a_number_that_comes_again_counts_the_first(tmp_path: Path) -> None:
+def test_a_repeated_number_replaces_and_counts_the_first(tmp_path: Path) -> None:
     spool = filled(tmp_path / "spool", 1)
     spool.put(sample(1, later(60)), later(60))
     assert spool.read(1) == sample(1, later(60))
@@ -106,7 +106,7 @@ def test_a_number_that_comes_again_counts_the_first(tmp_path: Path) -> None:
     assert reopened(spool, tmp_path / "spool").read(1) == sample(1, later(60))
 
 
-def test_after_a_reset_nothing_is_left_and_numbers_begin_anew(tmp_path: Path) -> None:
+def test_after_a_reset_nothing_is_left_and_numbers_start_again(tmp_path: Path) -> None:
     spool = filled(tmp_path / "spool", 1, 2, 3)
     spool.drop(2)
     spool.clear()
@@ -116,7 +116,7 @@ def test_after_a_reset_nothing_is_left_and_numbers_begin_anew(tmp_path: Path) ->
     assert (found.numbers(), found.waiting().dropped) == ((1,), 0)
 
 
-def test_a_clone_keeps_what_it_measured_itself_and_counts_the_rest(tmp_path: Path) -> None:
+def test_a_clone_keeps_its_own_samples_and_drops_the_others(tmp_path: Path) -> None:
     spool = filled(tmp_path / "spool", 3)
     before = later(-900)
     spool.put(sample(1, before), CLOCK)
@@ -147,13 +147,13 @@ def test_new_numbers_take_the_place_of_no_sample(tmp_path: Path) -> None:
     assert spool.numbers() == (600, 601)
 
 
-def test_where_nothing_waits_nothing_is_renumbered(tmp_path: Path) -> None:
+def test_an_empty_spool_is_not_renumbered(tmp_path: Path) -> None:
     spool = opened(tmp_path / "spool")
     assert spool.renumber(BOOT, 501) == {}
     assert list((tmp_path / "spool").iterdir()) == []
 
 
-def test_telemetry_is_for_the_owner_of_the_state_folder_alone_also_when_root_ran_it(tmp_path: Path) -> None:
+def test_only_the_owner_of_the_state_folder_may_read_telemetry_even_if_root_ran_the_agent(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("giving files away needs root")
     os.chown(tmp_path, 65534, 65534)

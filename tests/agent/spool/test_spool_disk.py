@@ -1,4 +1,4 @@
-"""Disks that are full, read-only or closed, and files that are damaged or not ours: nothing raises, all is counted."""
+"""Disks that are full, read-only or closed, and damaged or foreign files: no error, and every loss is counted."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ def test_a_full_disk_with_nothing_to_drop_counts_the_newest(tmp_path: Path) -> N
         fill(disk, 0)
         spool.put(sample(1), CLOCK)
         assert (spool.numbers(), spool.waiting().dropped) == ((), 1)
-        assert spool.problem is not None and "(No space left on device): what does not reach" in spool.problem
+        assert spool.problem is not None and "(No space left on device): samples that do not reach" in spool.problem
         assert list((disk / "spool").iterdir()) == []
 
 
-def test_what_could_not_be_counted_on_the_disk_is_counted_once_there_is_room(tmp_path: Path) -> None:
+def test_dropped_samples_are_counted_on_disk_once_there_is_room(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 64) as disk:
         spool = opened(disk / "spool")
         fill(disk, 0)
@@ -97,7 +97,7 @@ def test_a_daemon_starts_on_a_full_disk(tmp_path: Path) -> None:
         assert reopened(spool, disk / "spool").numbers() == (1, 2)
 
 
-def test_a_disk_that_others_keep_full_does_not_cost_the_whole_spool(tmp_path: Path) -> None:
+def test_a_disk_that_others_keep_full_does_not_empty_the_spool(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 256) as disk:
         spool = filled(disk / "spool", *range(1, 41))
         fill(disk, 0)
@@ -110,7 +110,7 @@ def test_a_disk_that_others_keep_full_does_not_cost_the_whole_spool(tmp_path: Pa
 # --- read-only, closed, gone
 
 
-def test_on_a_read_only_disk_what_is_there_is_read_and_what_is_put_is_counted(tmp_path: Path) -> None:
+def test_on_a_read_only_disk_old_samples_are_read_and_new_ones_are_counted(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 64) as disk:
         spool = filled(disk / "spool", 1, 2)
         spool.close()
@@ -139,7 +139,7 @@ def test_on_a_read_only_disk_without_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o500, 0o755])
-def test_a_folder_of_somebody_else_says_what_to_do(tmp_path: Path, mode: int) -> None:
+def test_a_folder_of_another_user_is_an_error_with_a_remedy(tmp_path: Path, mode: int) -> None:
     if os.geteuid() != 0:
         pytest.skip("taking another user's place needs root")
     filled(tmp_path / "spool", 1).close()
@@ -154,9 +154,11 @@ def test_a_folder_of_somebody_else_says_what_to_do(tmp_path: Path, mode: int) ->
         check=True,
         env=environment,
     ).stdout.splitlines()
-    assert told[0].startswith("() cannot keep samples in") and told[1].startswith("() 1 cannot keep samples in")
-    assert told[1].endswith("(Permission denied): what does not reach the manager at once is lost; the folder must "
-                            "have space and belong to the user that runs this (uid 65534)")  # fmt: skip
+    assert told[0].startswith("() cannot store samples in") and told[1].startswith("() 1 cannot store samples in")
+    assert told[1].endswith(
+        "(Permission denied): samples that do not reach the manager at once are lost; "
+        "the folder must have space and belong to the user that runs this (uid 65534)"
+    )
 
 
 def test_a_missing_state_folder_raises_nothing(tmp_path: Path) -> None:
@@ -173,7 +175,7 @@ def test_a_file_in_the_place_of_the_folder_raises_nothing(tmp_path: Path) -> Non
     assert spool.waiting().dropped == 1 and (tmp_path / "spool").read_text() == "not a folder"
 
 
-def test_a_folder_that_was_removed_under_the_daemon_is_made_again_and_its_samples_are_counted(tmp_path: Path) -> None:
+def test_a_removed_folder_is_created_again_and_its_samples_are_counted(tmp_path: Path) -> None:
     spool = filled(tmp_path / "spool", 1, 2)
     subprocess.run(["rm", "-r", str(tmp_path / "spool")], check=True)
     assert spool.read(2) is None
@@ -218,14 +220,14 @@ def test_a_damaged_file_is_removed_and_counted(tmp_path: Path, damage: Callable[
     assert reopened(found, folder).waiting().dropped == 2
 
 
-def test_a_checksum_that_fits_telemetry_that_expands_without_end(tmp_path: Path) -> None:
+def test_a_valid_checksum_of_telemetry_that_expands_without_end(tmp_path: Path) -> None:
     (tmp_path / "spool").mkdir()
     file_of(tmp_path / "spool", 1).write_bytes(encode(Sample(1, NOW, BOOT, 0, bytes(64 << 20))))
     spool = opened(tmp_path / "spool")
     assert (spool.read(1), spool.numbers(), spool.waiting().dropped) == (None, (), 1)
 
 
-def test_a_file_that_somebody_removed_is_counted(tmp_path: Path) -> None:
+def test_a_removed_file_is_counted(tmp_path: Path) -> None:
     spool = filled(tmp_path / "spool", 1, 2)
     file_of(tmp_path / "spool", 1).unlink()
     assert (spool.read(1), spool.numbers(), spool.waiting().dropped) == (None, (2,), 1)
@@ -246,7 +248,7 @@ def test_half_written_files_are_swept_and_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"version":2}', '{"version":1,"dropped":-1}'])
-def test_a_damaged_ledger_is_told_and_counts_from_0(
+def test_a_damaged_ledger_is_logged_and_counts_from_0(
     tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     spool = filled(tmp_path / "spool", 1, 2)

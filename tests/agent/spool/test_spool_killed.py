@@ -1,4 +1,4 @@
-"""SIGKILL at any moment: what put returned for is there, nothing twice, and what was dropped is counted once."""
+"""SIGKILL at any moment: stored samples stay, none appears twice, and each dropped one is counted once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.counts import SPOOL_KILLS
 from support.kill_points import killed_at_each_step
 from support.spool_samples import BOOT, CLOCK, DAY_SECONDS, NOW, OTHER_BOOT, filled, later, opened, sample
 
-# Announces each change before it is made, and tells when it is done.
+# Announces each change before it is made, and again when it is done.
 WORKER = """
 import pathlib, random, sys
 from support.spool_samples import CLOCK, opened, sample

@@ -1,4 +1,4 @@
-"""A power cut, on a real file system: what put returned for is there, and nothing is counted twice or never."""
+"""A power cut on a real file system: stored samples stay, and each dropped one is counted once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def found_in(disk: Disk, cut: int, blocks: int) -> Found:
         return numbers, dropped
 
 
-def test_what_is_put_is_there_after_a_cut_right_behind_it(disk: Disk) -> None:
+def test_a_sample_survives_a_power_cut_right_after_it_was_put(disk: Disk) -> None:
     spool = opened(disk.path / "spool")
     for number in range(1, 6):
         spool.put(sample(number), CLOCK)
@@ -91,7 +91,7 @@ def begin_anew(spool: Spool) -> None:
     spool.put(sample(2), CLOCK)
 
 
-def test_a_reset_is_forgotten_by_no_cut_once_numbers_begin_anew(disk: Disk) -> None:
+def test_a_reset_survives_any_power_cut_once_numbers_start_again(disk: Disk) -> None:
     filled(disk.path / "spool", 1, 2, 3).close()
     found = found_after(disk, begin_anew)
     assert found[-1] == ((2,), 0)

@@ -156,10 +156,9 @@ class Node:
     def waiting(self) -> dict[str, int]:
         """Return the samples in the spool: numbers by label."""
         found = {}
-        for path in sorted((self.folder / "spool").glob("[0-9]*")):
-            number = sample_file.number_of(path.name)
-            if number is not None:
-                found[label_of(sample_file.parse(number, path.read_bytes()).telemetry)] = number
+        for path in sorted((self.folder / "spool").glob("[0-9]" * 16)):
+            number = int(path.name)
+            found[label_of(sample_file.parse(number, path.read_bytes()).telemetry)] = number
         return found
 
     def dropped(self) -> int:
@@ -194,7 +193,7 @@ class Node:
             self.loop.report(self._log)
         finally:
             self._is_reporting = False
-        assert not self._log.is_abnormal("cycle"), "the cycle failed"
+        assert not self._log.states.get("cycle"), "the cycle failed"
 
     def _serve(self, app: Callable[..., Any], request: Request) -> Answer:
         try:

@@ -4,8 +4,8 @@
 the next queries.
 """
 
-from kattila_agent.outbound.discovery.addresses import candidates, unread
+from kattila_agent.outbound.discovery.addresses import candidates
 from kattila_agent.outbound.discovery.directory import Directory, Relay
 from kattila_agent.outbound.discovery.queries import Discoverer, Get, query
 
-__all__ = ["Directory", "Discoverer", "Get", "Relay", "candidates", "query", "unread"]
+__all__ = ["Directory", "Discoverer", "Get", "Relay", "candidates", "query"]

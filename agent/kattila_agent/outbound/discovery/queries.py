@@ -129,6 +129,6 @@ class Discoverer:
             self.directory.failed(address, now, share)
             return
         if answer.next_hop == own_id:
-            # Its reports come through here, so it is no path for reports from here.
+            # Its reports come through here, so it is not a path for reports from here.
             answer = replace(answer, distance=None)
         self.directory.answered(address, answer, now - began_at, now, share)

@@ -1,4 +1,4 @@
-"""At which addresses agents are looked for: tables of what WireGuard and the links say, and what follows."""
+"""The addresses at which siblings may answer, for tables of WireGuard and link states."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def found(addresses: str, *peers: str, handshake: int = ONCE) -> list[str]:
         interfaces=(link("wg0", *addresses.split()),),
         wireguard=(tunnel("wg0", *((handshake, allowed) for allowed in peers)),),
     )
-    return list(candidates(told))
+    return list(candidates(told).addresses)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def found(addresses: str, *peers: str, handshake: int = ONCE) -> list[str]:
         ("fd99::/127", "fd99::/127", "fd99::1"),
         ("fd99::1/126", "fd99::/126", "fd99::2 fd99::3"),
         ("10.99.0.1/32", "198.51.100.8/30", "198.51.100.9 198.51.100.10"),
-        # A part of the link's subnet has neither network nor broadcast address of its own.
+        # A part of the link's subnet has neither a network nor a broadcast address.
         ("10.99.0.1/24", "10.99.0.252/30", "10.99.0.252 10.99.0.253 10.99.0.254"),
         # Large ones: only what a small subnet of the link has in common with them.
         ("10.99.0.1/16", "10.99.0.0/16", ""),
@@ -72,7 +72,7 @@ def found(addresses: str, *peers: str, handshake: int = ONCE) -> list[str]:
         ("10.99.0.1/29", "10.99.0.2/32 10.99.0.0/16", "10.99.0.2 10.99.0.3 10.99.0.4 10.99.0.5 10.99.0.6"),
     ],
 )  # fmt: skip
-def test_what_is_asked(addresses: str, allowed: str, expected: str) -> None:
+def test_which_addresses_are_candidates(addresses: str, allowed: str, expected: str) -> None:
     assert sorted(found(addresses, allowed), key=expected.split().index) == expected.split()
 
 
@@ -90,7 +90,7 @@ def test_the_most_promising_come_first() -> None:
             tunnel("wg1", (NEVER, "10.98.0.0/30"), (ONCE, "198.51.100.4/30"), (ONCE, "10.98.0.2/32")),
         ),
     )
-    assert candidates(told) == (
+    assert candidates(told).addresses == (
         # On the link's own subnet: of peers that have shaken hands, then of those that never have.
         "10.99.0.2",
         "10.98.0.2",
@@ -109,32 +109,32 @@ def test_the_most_promising_come_first() -> None:
 @pytest.mark.parametrize(
     ("flags", "expected"), [(("UP",), ("10.99.0.2",)), (("NO-CARRIER", "UP"), ("10.99.0.2",)), ((), ())]
 )
-def test_nobody_is_reached_through_a_link_that_is_down(flags: tuple[str, ...], expected: tuple[str, ...]) -> None:
+def test_links_that_are_down_are_skipped(flags: tuple[str, ...], expected: tuple[str, ...]) -> None:
     told = Telemetry(
         system=None,
         interfaces=(link("wg0", "10.99.0.1/24", flags=flags),),
         wireguard=(tunnel("wg0", (ONCE, "10.99.0.2/32")),),
     )
-    assert candidates(told) == expected
+    assert candidates(told).addresses == expected
 
 
 def test_a_link_that_the_report_was_cut_by() -> None:
     told = Telemetry(system=None, wireguard=(tunnel("wg0", (ONCE, "10.99.0.2/32 0.0.0.0/0")),))
-    assert candidates(told) == ("10.99.0.2",)
+    assert candidates(told).addresses == ("10.99.0.2",)
 
 
-def test_addresses_of_other_links_are_own_too_and_their_subnets_are_not_asked() -> None:
+def test_addresses_of_other_links_are_own_and_their_subnets_are_skipped() -> None:
     eth0 = link("eth0", "192.0.2.1/29")
     told = Telemetry(
         system=None,
         interfaces=(eth0, link("wg0", "10.99.0.1/32")),
         wireguard=(tunnel("wg0", (ONCE, "0.0.0.0/0"), (ONCE, "192.0.2.1/32 192.0.2.2/32")),),
     )
-    assert candidates(told) == ("192.0.2.2",)
+    assert candidates(told).addresses == ("192.0.2.2",)
 
 
-def test_no_wireguard_nobody_to_ask() -> None:
-    assert candidates(Telemetry(system=None)) == ()
+def test_without_wireguard_there_are_no_candidates() -> None:
+    assert candidates(Telemetry(system=None)).addresses == ()
     assert found("10.99.0.1/24") == []
 
 

@@ -1,4 +1,4 @@
-"""Whatever siblings do, and however many they are: they are asked at a bounded rate, and little is remembered."""
+"""Whatever siblings do, and however many there are: queries stay at a bounded rate, and memory stays small."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ SHARES = st.floats(0, 1)
 
 @settings(max_examples=examples(60))
 @given(st.data())
-def test_whatever_siblings_do_they_are_asked_at_a_bounded_rate_and_no_wrong_one_is_a_relay(data: st.DataObject) -> None:
+def test_siblings_are_queried_at_a_bounded_rate_and_only_suitable_ones_are_relays(data: st.DataObject) -> None:
     addresses = ("a", "b", "c", "d")
     directory = directory_of(*addresses)
     asked: dict[str, list[float]] = {address: [] for address in addresses}
@@ -89,7 +89,7 @@ def test_whatever_siblings_do_they_are_asked_at_a_bounded_rate_and_no_wrong_one_
                 directory.answered(address, said, data.draw(st.floats(0, 2)), now, data.draw(SHARES))
         touched = data.draw(st.sampled_from([A, B, C]))
         if data.draw(st.booleans()):
-            directory.refused(touched, now, data.draw(SHARES), knows_no_way=data.draw(st.booleans()))
+            directory.refused(touched, now, data.draw(SHARES), has_no_path=data.draw(st.booleans()))
         elif data.draw(st.booleans()):
             directory.passed_on(touched, now)
         relays = directory.relays(OWN, now)
@@ -116,7 +116,7 @@ def test_back_off_stays_within_its_bounds(shares: list[float], hurried: bool) ->
         now += pause
 
 
-def test_a_mesh_of_a_hundred_that_is_cut_off_does_not_ask_more_and_more() -> None:
+def test_queries_do_not_grow_in_a_mesh_of_a_hundred_that_is_cut_off() -> None:
     count, hour = 100, 3600
     names = [name_of(number) for number in range(count)]
     directories = [directory_of(*(other for other in names if other != name)) for name in names[:5]]
@@ -131,6 +131,6 @@ def test_a_mesh_of_a_hundred_that_is_cut_off_does_not_ask_more_and_more() -> Non
                 directory.answered(address, answer(address, None), 0.01, float(now), (number * 7 + turn) / 40)
     rates = [per_ten_minutes[tens] / len(directories) / 10 for tens in range(6)]
     print(f"questions per agent and minute: {rates}")
-    # Each is asked six times in the first ten minutes, and then once in 8 to 10.
+    # Each gets six queries in the first ten minutes, and then one in 8 to 10 minutes.
     assert rates[0] <= (count - 1) * 6 / 10
     assert max(rates[1:]) <= (count - 1) / 8

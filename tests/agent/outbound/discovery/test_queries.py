@@ -1,4 +1,4 @@
-"""One query over real sockets: what comes back from a sibling, and from those who are none or mean harm."""
+"""Queries over real sockets, to siblings and to servers that are not siblings or are hostile."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from kattila_agent.identity import StateError
 from kattila_agent.outbound.clients import AgentClient
 from kattila_agent.outbound.connection import Page, UnreachableError
-from kattila_agent.outbound.discovery import Directory, Discoverer, Get, candidates, query, unread
+from kattila_agent.outbound.discovery import Directory, Discoverer, Get, candidates, query
 from kattila_agent.outbound.discovery.queries import PACE_SECONDS
 from kattila_agent.runtime import Runtime
 from kattila_protocol import message, peer
@@ -93,18 +93,18 @@ PROBLEM = b'{"type":"urn:kattila:problem:foreign_source","detail":"192.0.2.1 may
         (responds(b"<html>", 404), Malformed, "it refuses (HTTP 404)"),
     ],
 )  # fmt: skip
-def test_what_is_no_answer(behave: Behaviour, error: type[Exception], said: str) -> None:
+def test_invalid_answers(behave: Behaviour, error: type[Exception], said: str) -> None:
     with serving(behave) as port, pytest.raises(error) as caught, not_waiting_for("the end of the answer"):
         asked_at(port)
     assert said in str(caught.value)
 
 
-def test_nobody_there() -> None:
+def test_no_server_at_the_address() -> None:
     with pytest.raises(UnreachableError, match="connection refused"):
         asked_at(free_port())
 
 
-def test_without_a_key_nobody_is_asked() -> None:
+def test_without_a_key_no_query_is_possible() -> None:
     with pytest.raises(NoKey):
         asked_at(1, Ring())
 
@@ -147,7 +147,7 @@ def test_many_queries_leave_nothing_behind() -> None:
 
 
 class Asked:
-    """A `get` that answers as a test says, at once, and remembers who was asked."""
+    """A `get` that answers at once as a test says, and remembers the addresses."""
 
     def __init__(self, said: Callable[[str, str], PeerAnswer]) -> None:
         self.addresses: list[str] = []
@@ -195,11 +195,12 @@ def run_until(asking: Discoverer, is_done: Callable[[], object]) -> None:
         join_all([thread])
 
 
-def test_a_measurement_that_failed_makes_nobody_forgotten() -> None:
+def test_a_failed_measurement_keeps_the_known_siblings() -> None:
     directory = Directory()
 
     def observe(telemetry: Telemetry) -> None:
-        directory.update(candidates(telemetry), are_all=not unread(telemetry))
+        found = candidates(telemetry)
+        directory.update(found.addresses, are_all=not found.unread)
 
     peer_of_wg0 = WireguardPeer("key", None, ("192.0.2.1/32",), 1, 0, 0, 0, False)
     read = Telemetry(system=None, wireguard=(WireguardInterface("wg0", "key", 51820, 0, (peer_of_wg0,)),))
@@ -212,7 +213,7 @@ def test_a_measurement_that_failed_makes_nobody_forgotten() -> None:
     assert directory.relays(OWN, 1.0) == ()
 
 
-def test_siblings_are_asked_at_a_pace_by_however_many_threads() -> None:
+def test_all_threads_together_keep_the_pace() -> None:
     directory = Turns()
     directory.update(tuple(f"192.0.2.{number}" for number in range(1, 13)))
     asked = Asked(lambda address, nonce: replace(SAID, agent_id=f"{address[8:]:0>8}-0000-4000-8000-000000000000"))
@@ -225,7 +226,7 @@ def test_siblings_are_asked_at_a_pace_by_however_many_threads() -> None:
     assert min(pauses) >= PACE_SECONDS * 0.9
 
 
-def test_one_that_keeps_silent_does_not_keep_the_others_waiting() -> None:
+def test_a_silent_address_does_not_delay_the_others() -> None:
     directory = Directory()
     directory.update(("192.0.2.1", "192.0.2.2", "192.0.2.3"))
     stop, asked = threading.Event(), Asked(lambda address, nonce: SAID)
@@ -251,7 +252,7 @@ def test_one_that_keeps_silent_does_not_keep_the_others_waiting() -> None:
         replace(SAID, nonce="f" * 32),
     ],
 )
-def test_who_is_no_relay(said: PeerAnswer) -> None:
+def test_which_answers_make_no_relay(said: PeerAnswer) -> None:
     directory, asked = Directory(), Asked(lambda address, nonce: said)
     directory.update(("192.0.2.1",))
     asking = discoverer(directory, asked)
@@ -260,7 +261,7 @@ def test_who_is_no_relay(said: PeerAnswer) -> None:
     assert directory.due(time.monotonic(), hurried=True) is None
 
 
-def test_without_a_key_or_an_id_it_waits_and_goes_on_with_one() -> None:
+def test_without_a_key_or_an_id_it_waits_until_it_has_one() -> None:
     directory, asked, rings = Directory(), Asked(lambda address, nonce: SAID), [Ring()]
     directory.update(("192.0.2.1",))
     asking = discoverer(directory, asked, ring=lambda: rings[0])
