@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from kattila_agent import __version__, config
 from kattila_agent.commands.errors import CommandError
@@ -33,6 +34,34 @@ from kattila_settings.settings import ConfigError, settings_help
 
 _RING_FILE = "ring.json"
 _DNS_SECONDS = 5.0
+
+# The flags of which at most one may be given, with the arguments for argparse.
+_COMMANDS: dict[str, dict[str, Any]] = {
+    "sysinfo": {"action": "store_true", "help": "print all telemetry of this node as JSON"},
+    "dump": {"metavar": "FILE", "help": 'write one signed report to FILE, as it would be sent ("-": stdout)'},
+    "reset": {
+        "nargs": "*",
+        "metavar": "ADDRESS [AGENT_ID]",
+        "help": "make the agent at ADDRESS, by default the one on this machine, forget itself and take a new id",
+    },
+    "discover": {
+        "action": "store_true",
+        "help": "show the agents that answer behind this node's tunnels, with their distance to the manager",
+    },
+    "check": {
+        "action": "store_true",
+        "help": "check the settings, the DNS record, the manager and the agent's own port; changes nothing",
+    },
+    "wireguard-helper": {
+        "action": "store_true",
+        "help": "send the output of wg, without its secrets, to the agent; systemd starts this as root behind a socket",
+    },
+    "clock-helper": {
+        "action": "store_true",
+        "help": "send the kernel's clock error to the agent; systemd starts this behind a socket",
+    },
+    "version": {"action": "version", "version": f"kattila-agent {__version__}"},
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -182,49 +211,11 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Measure this node and report to the manager, until stopped. Flags take one or two dashes.",
-        epilog="settings, from the environment or else from .env in the working folder:\n"
-        + settings_help(config.SETTINGS),
+        epilog="settings, from the environment or from .env in the working folder:\n" + settings_help(config.SETTINGS),
     )
     commands = parser.add_mutually_exclusive_group()
-    commands.add_argument("-sysinfo", "--sysinfo", action="store_true", help="print all telemetry of this node as JSON")
-    commands.add_argument(
-        "-dump",
-        "--dump",
-        metavar="FILE",
-        help='write one signed report to FILE, as it would be sent ("-": stdout)',
-    )
-    commands.add_argument(
-        "-reset",
-        "--reset",
-        nargs="*",
-        metavar="ADDRESS [AGENT_ID]",
-        help="make the agent at ADDRESS, by default the one on this machine, forget itself and take a new id",
-    )
-    commands.add_argument(
-        "-discover",
-        "--discover",
-        action="store_true",
-        help="show the agents that answer behind this node's tunnels, with their distance to the manager",
-    )
-    commands.add_argument(
-        "-check",
-        "--check",
-        action="store_true",
-        help="check the settings, the DNS record, the manager and the agent's own port; changes nothing",
-    )
-    commands.add_argument(
-        "-wireguard-helper",
-        "--wireguard-helper",
-        action="store_true",
-        help="send the output of wg, without its secrets, to the agent; systemd starts this as root behind a socket",
-    )
-    commands.add_argument(
-        "-clock-helper",
-        "--clock-helper",
-        action="store_true",
-        help="send the kernel's clock error to the agent; systemd starts this behind a socket",
-    )
-    commands.add_argument("-version", "--version", action="version", version=f"kattila-agent {__version__}")
+    for name, options in _COMMANDS.items():
+        commands.add_argument(f"-{name}", f"--{name}", **options)
     parser.add_argument("-env", "--env", metavar="FILE", help="read the settings from FILE (also KATTILA_ENV=FILE)")
     parser.add_argument("-json", "--json", action="store_true", help="print JSON (with -check and -discover)")
     parser.add_argument("-v", "-debug", "--debug", action="store_true", help="log more")
