@@ -29,7 +29,7 @@ _MOST_SECONDS = 86_400
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns one of the exit codes above."""
+    """Run one command; return one of the exit codes above."""
     options = _parser().parse_args(arguments)
     compose.log_to_stderr(logging.INFO if options.command in ("serve", "publish") else logging.WARNING)
     try:

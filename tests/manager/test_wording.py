@@ -1,4 +1,4 @@
-"""What a person writes of a moment, and what it is taken for."""
+"""Parsing times that people write, and formatting values."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from support.fleet import DAY, HOUR, MINUTE, NOON, SECOND
         ("1815-12-10", 0),
     ],
 )
-def test_a_moment_is_read_in_utc_or_from_how_long_ago_it_was(text: str, moment: int) -> None:
+def test_a_time_is_parsed_in_utc_or_as_an_age(text: str, moment: int) -> None:
     assert wording.earlier(text, NOON) == moment
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "36", "h", "-1h", "1.5h", "36H", "2026-13-01", "12:00", "1e3s"])
-def test_what_is_no_moment_is_told(text: str) -> None:
+def test_an_invalid_time_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match="expected how long ago"):
         wording.earlier(text, NOON)
 
@@ -39,5 +39,5 @@ def test_what_is_no_moment_is_told(text: str) -> None:
     ("relays", "words"),
     [([], "direct"), (["north"], "via north"), (["north", "south", "west"], "via north, then south, then west")],
 )
-def test_a_way_names_the_relays_in_their_order(relays: list[str], words: str) -> None:
+def test_a_path_names_the_relays_in_order(relays: list[str], words: str) -> None:
     assert wording.path_text(relays) == words

@@ -1,1 +1,1 @@
-"""Which alarms open and close. Pure."""
+"""Which alarms open, continue and close. Pure."""

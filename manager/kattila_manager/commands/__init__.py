@@ -1,1 +1,1 @@
-"""What an operator runs: one module for each group of commands, from checked settings to an exit code."""
+"""The operator's commands, from checked settings to an exit code."""

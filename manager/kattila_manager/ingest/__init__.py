@@ -1,1 +1,1 @@
-"""A report's bytes to its signed answer, in the server's workers."""
+"""Takes reports: from the bytes of a request to the signed answer, in the server's workers."""

@@ -1,15 +1,13 @@
-"""The manager's HTTP responses: JSON documents, signed verdicts, and problem documents."""
+"""The manager's HTTP responses: JSON and problem documents."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kattila_protocol import canonical, verdict
+from kattila_protocol import canonical
 from kattila_protocol.errors import Refusal
-from kattila_protocol.signing import Key
-from kattila_protocol.verdict import Verdict
 
-_JSON = "application/json"
+JSON_HEADERS = (("content-type", "application/json"),)
 _PROBLEM = "application/problem+json"
 # Sent with every 503 that names no other time.
 _RETRY_AFTER_SECONDS = 5
@@ -26,23 +24,16 @@ class Response:
 
 def as_json(status: int, value: object) -> Response:
     """Return a JSON document."""
-    return Response(status, (("content-type", _JSON),), canonical.encode(value))
-
-
-def signed(given: Verdict, key: Key, refusal: Refusal | None) -> Response:
-    """Return a signed verdict; a refusal becomes a problem document that carries the verdict."""
-    body = verdict.seal(given, key, refusal)
-    if refusal is None:
-        return Response(200, (("content-type", _JSON),), body)
-    return Response(refusal.status, _problem_headers(refusal), body)
+    return Response(status, JSON_HEADERS, canonical.encode(value))
 
 
 def problem(refusal: Refusal) -> Response:
     """Return an unsigned problem document (RFC 9457)."""
-    return Response(refusal.status, _problem_headers(refusal), canonical.encode(refusal.members))
+    return Response(refusal.status, problem_headers(refusal), canonical.encode(refusal.members))
 
 
-def _problem_headers(refusal: Refusal) -> tuple[tuple[str, str], ...]:
+def problem_headers(refusal: Refusal) -> tuple[tuple[str, str], ...]:
+    """Return the headers of a problem document for this refusal."""
     headers = [("content-type", _PROBLEM)]
     if refusal.status == 401:
         # Makes a browser prompt for the token, as the password of any user name (RFC 7617).

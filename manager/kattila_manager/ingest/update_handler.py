@@ -15,7 +15,7 @@ from kattila_manager.records import Filed, VerifiedReport, refused
 from kattila_manager.store.decoding import decode
 from kattila_manager.store.ingest.refusal_counters import RefusalCounters
 from kattila_manager.store.ingest.writer import COMMIT_SECONDS, RETRY_AFTER_SECONDS, Writer
-from kattila_protocol import envelope
+from kattila_protocol import envelope, verdict
 from kattila_protocol.errors import BadSignature, ClockSkew, Malformed, NoKey, Overloaded, Refusal, RelayLoop
 from kattila_protocol.freshness import check_skew
 from kattila_protocol.message import check_content_type
@@ -80,9 +80,9 @@ class UpdateHandler:
         return VerifiedReport(report, parts.data, bytes.fromhex(parts.mac), key, parts.relay_path, now)
 
     def answer(self, agent_id: str, nonce: str, clock_offset: int, filed: Filed, key: Key) -> Response:
-        """Return the signed verdict on an authentic message, and count it if it was refused."""
+        """Return the signed verdict on an authentic message; a refusal is counted, and becomes a problem document."""
         now, refusal = self._clock(), filed.refusal
-        verdict = Verdict(
+        given = Verdict(
             outcome=filed.outcome,
             agent_id=agent_id,
             nonce=nonce,
@@ -92,9 +92,11 @@ class UpdateHandler:
             highest_sample=filed.highest_sample,
             detail=refusal.detail if refusal else "",
         )
-        if refusal is not None:
-            self._counters.note(refusal, agent_id, now)
-        return responses.signed(verdict, key, refusal)
+        body = verdict.seal(given, key, refusal)
+        if refusal is None:
+            return Response(200, responses.JSON_HEADERS, body)
+        self._counters.note(refusal, agent_id, now)
+        return Response(refusal.status, responses.problem_headers(refusal), body)
 
     def refuse(self, refusal: Refusal) -> Response:
         """Return the unsigned refusal of a message from an unknown sender, and count it."""

@@ -1,1 +1,1 @@
-"""What each page shows, as values. Pure."""
+"""The content of each page, as values. Pure."""

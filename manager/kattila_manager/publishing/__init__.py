@@ -1,1 +1,1 @@
-"""One publishing cycle, and the HTML that it writes."""
+"""The publishing cycle, and the HTML that it writes."""

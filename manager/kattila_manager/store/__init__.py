@@ -1,1 +1,1 @@
-"""The only SQL of the manager: schema, filing with group commit, snapshots, alarms, retention."""
+"""The only SQL of the manager: schema, filing, snapshots, alarms, retention, backups."""

@@ -1,1 +1,1 @@
-"""Which agents report, what joins them, and what happened to them. Pure."""
+"""States, connections and histories of agents, derived from their reports. Pure."""

@@ -1,4 +1,4 @@
-"""What opens an alarm, what keeps it open, what ends it: on values alone."""
+"""When alarms open, continue and close."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def only(found: Findings) -> Finding:
     return finding
 
 
-def test_a_fleet_in_order_raises_nothing() -> None:
+def test_a_healthy_fleet_raises_no_alarm() -> None:
     assert events(snapshot(ONE, TWO)) == ()
 
 
@@ -53,7 +53,7 @@ def test_a_fleet_in_order_raises_nothing() -> None:
     "kind",
     [AlarmKind.BAD_SIGNATURE, AlarmKind.REPLAY, AlarmKind.CLOCK_SKEW, AlarmKind.IDENTITY_CONFLICT],
 )
-def test_a_counter_that_grew_lately_opens_an_alarm(kind: AlarmKind) -> None:
+def test_a_counter_that_grew_recently_opens_an_alarm(kind: AlarmKind) -> None:
     whom = None if kind is AlarmKind.BAD_SIGNATURE else ONE.agent_id
     [event] = events(snapshot(ONE, refusals=(refusal(kind, whom, 7, NOON - MINUTE, first_at=NOON - 2 * MINUTE),)))
     assert isinstance(event, Opened)
@@ -63,13 +63,13 @@ def test_a_counter_that_grew_lately_opens_an_alarm(kind: AlarmKind) -> None:
 
 
 @pytest.mark.parametrize(("last_at", "is_open"), [(NOON - 15 * MINUTE, True), (NOON - 15 * MINUTE - 1, False)])
-def test_an_alarm_that_follows_a_counter_closes_after_a_quiet_quarter_of_an_hour(last_at: int, is_open: bool) -> None:
+def test_a_counter_alarm_closes_after_15_quiet_minutes(last_at: int, is_open: bool) -> None:
     opened = alarm("replay", ONE.agent_id, counter=7, count=7)
     quiet = snapshot(ONE, open_alarms=(opened,), refusals=(refusal("replay", ONE.agent_id, 7, last_at),))
     assert events(quiet) == (() if is_open else (Closed(opened, NOON),))
 
 
-def test_an_alarm_counts_on_while_its_counter_grows() -> None:
+def test_an_open_alarm_counts_further_growth() -> None:
     opened = alarm("replay", ONE.agent_id, counter=107, count=7)
     counted = {("replay", ONE.agent_id): 107}
     newer = refusal("replay", ONE.agent_id, 110, NOON - SECOND, detail="newer")
@@ -79,14 +79,14 @@ def test_an_alarm_counts_on_while_its_counter_grows() -> None:
     assert event.detail.startswith("newer")
 
 
-def test_a_new_alarm_counts_from_where_the_last_one_ended() -> None:
+def test_a_new_alarm_counts_from_the_end_of_the_last_one() -> None:
     again = refusal("replay", ONE.agent_id, 110, NOON - SECOND)
     [event] = events(snapshot(ONE, counters={("replay", ONE.agent_id): 107}, refusals=(again,)))
     assert isinstance(event, Opened)
     assert (event.count, event.counter, event.opened_at) == (3, 110, NOON - SECOND)
 
 
-def test_a_counter_that_was_reset_counts_from_nothing() -> None:
+def test_a_reset_counter_counts_from_zero() -> None:
     opened = alarm("replay", ONE.agent_id, counter=107, count=7)
     fresh = refusal("replay", ONE.agent_id, 2, NOON - SECOND)
     seen = snapshot(ONE, open_alarms=(opened,), counters={("replay", ONE.agent_id): 107}, refusals=(fresh,))
@@ -95,16 +95,16 @@ def test_a_counter_that_was_reset_counts_from_nothing() -> None:
     assert (event.count, event.counter) == (9, 2)
 
 
-def test_refusals_that_concern_nobodys_health_raise_nothing() -> None:
+def test_harmless_refusals_raise_no_alarm() -> None:
     others = ("malformed", "too_large", "superseded", "overloaded", "no_key", "wrong_content_type", "relay_loop")
     assert events(snapshot(ONE, refusals=tuple(refusal(kind, None, 9, NOON) for kind in others))) == ()
 
 
-def test_a_clock_that_was_far_ahead_once_does_not_keep_an_alarm_open_for_good() -> None:
+def test_a_clock_far_ahead_does_not_keep_an_alarm_open_forever() -> None:
     assert events(snapshot(ONE, refusals=(refusal("replay", None, 1, NOON + DAY),))) == ()
 
 
-def test_samples_that_an_agent_gave_up_are_an_alarm_that_says_how_many_and_since_when() -> None:
+def test_dropped_samples_raise_an_alarm_with_their_count_and_time() -> None:
     gave_up = agent(1, waiting=3, dropped=1234, dropped_at=NOON - MINUTE, dropped_after=NOON - DAY)
     [event] = events(snapshot(gave_up))
     assert isinstance(event, Opened)
@@ -116,12 +116,12 @@ def test_samples_that_an_agent_gave_up_are_an_alarm_that_says_how_many_and_since
     )
 
 
-def test_samples_that_were_given_up_before_the_first_report_say_so() -> None:
+def test_the_alarm_names_samples_dropped_before_the_first_report() -> None:
     detail = only(look(snapshot(agent(1, dropped=1, dropped_at=NOON)))).detail
     assert detail.startswith("1 sample dropped since its state folder was created, the newest before its first")
 
 
-def test_more_samples_given_up_count_on_and_a_quiet_quarter_of_an_hour_closes() -> None:
+def test_more_dropped_samples_are_counted_and_15_quiet_minutes_close_the_alarm() -> None:
     opened = alarm("samples_dropped", ONE.agent_id, counter=5, count=5)
     counted = {("samples_dropped", ONE.agent_id): 5}
     more = agent(1, dropped=8, dropped_at=NOON, dropped_after=NOON - MINUTE)
@@ -133,7 +133,7 @@ def test_more_samples_given_up_count_on_and_a_quiet_quarter_of_an_hour_closes() 
 
 
 @pytest.mark.parametrize("told", [{}, {"waiting": 9}, {"dropped": 0}, {"waiting": 9, "dropped": 0}])
-def test_samples_that_wait_are_no_alarm(told: dict[str, int]) -> None:
+def test_waiting_samples_raise_no_alarm(told: dict[str, int]) -> None:
     assert events(snapshot(agent(1, **told))) == ()
 
 
@@ -148,7 +148,7 @@ def test_an_identity_conflict_names_both_machines() -> None:
     assert ONE.hostname in finding.detail
 
 
-def test_an_agent_that_was_issued_another_id_is_an_identity_conflict_of_the_first() -> None:
+def test_an_issued_id_is_an_identity_conflict_of_the_first_id() -> None:
     issued = agent(2, instead_of=ONE.agent_id, first_seen_at=NOON - MINUTE)
     finding = only(look(snapshot(ONE, issued)))
     assert finding.subject == (AlarmKind.IDENTITY_CONFLICT, ONE.agent_id)
@@ -158,11 +158,11 @@ def test_an_agent_that_was_issued_another_id_is_an_identity_conflict_of_the_firs
     )
 
 
-def test_an_id_that_was_issued_long_ago_is_no_news() -> None:
+def test_an_id_issued_long_ago_raises_no_alarm() -> None:
     assert events(snapshot(ONE, agent(2, instead_of=ONE.agent_id))) == ()
 
 
-def test_all_signs_of_one_conflict_are_one_alarm_with_the_newest_sign() -> None:
+def test_all_evidence_of_one_conflict_is_one_alarm_with_the_newest_detail() -> None:
     signs = (
         refusal("identity_unproven", ONE.agent_id, 2, NOON - 3 * MINUTE, detail="not clear yet"),
         refusal("identity_conflict", ONE.agent_id, 3, NOON - 2 * MINUTE, detail="clear"),
@@ -177,7 +177,7 @@ def test_all_signs_of_one_conflict_are_one_alarm_with_the_newest_sign() -> None:
 # --- States
 
 
-def test_a_silent_agent_is_an_alarm_until_it_reports() -> None:
+def test_a_silent_agent_has_an_alarm_until_it_reports() -> None:
     [event] = events(snapshot(ONE, SILENT))
     assert isinstance(event, Opened)
     assert event.subject == (AlarmKind.AGENT_SILENT, SILENT.agent_id)
@@ -189,7 +189,7 @@ def test_a_silent_agent_is_an_alarm_until_it_reports() -> None:
     assert events(snapshot(ONE, back, open_alarms=(opened,))) == (Closed(opened, NOON),)
 
 
-def test_a_silence_that_late_samples_filled_says_that_the_agent_was_cut_off() -> None:
+def test_late_samples_show_that_a_silent_agent_was_cut_off() -> None:
     closed = alarm("agent_silent", TWO.agent_id, alarm_id=7, closed_at=NOON)
     other = alarm("agent_silent", ONE.agent_id, alarm_id=8, closed_at=NOON)
     [amended] = amend((closed, other), {7: 20})
@@ -204,16 +204,16 @@ def test_a_silence_that_late_samples_filled_says_that_the_agent_was_cut_off() ->
     assert more.detail.endswith("21 samples arrived late")
 
 
-def test_a_silent_agent_tells_by_which_relays_it_came_last() -> None:
+def test_the_alarm_of_a_silent_agent_names_its_last_relays() -> None:
     relayed = replace(SILENT, relay_path=(ONE.agent_id, "00000000-0000-4000-8000-000000000000"))
     detail = only(look(snapshot(ONE, relayed))).detail
     assert detail.endswith(f"came via {ONE.hostname}, then 00000000-0000-4000-8000-000000000000")
 
 
-def test_an_agent_that_reports_through_others_is_no_alarm() -> None:
+def test_a_relayed_agent_raises_no_alarm() -> None:
     relayed = agent(2, relay_path=(ONE.agent_id,))
     assert events(snapshot(ONE, relayed)) == ()
-    # Nor if its relay went down, as long as it is heard.
+    # Not even if its relay is down, as long as it reports.
     assert [
         event.subject
         for event in events(snapshot(SILENT, agent(2, relay_path=(SILENT.agent_id,))))
@@ -221,17 +221,17 @@ def test_an_agent_that_reports_through_others_is_no_alarm() -> None:
     ] == [(AlarmKind.AGENT_SILENT, SILENT.agent_id)]
 
 
-def test_a_silence_ends_with_a_report_through_others() -> None:
+def test_a_relayed_report_ends_a_silence() -> None:
     opened = alarm("agent_silent", TWO.agent_id)
     assert events(snapshot(ONE, agent(2, relay_path=(ONE.agent_id,)), open_alarms=(opened,))) == (Closed(opened, NOON),)
 
 
-def test_an_agent_that_only_registered_says_so() -> None:
+def test_the_alarm_names_an_agent_that_only_registered() -> None:
     registered = replace(SILENT, highest_sample=0, fingerprint="", latest_report_id=None)
     assert only(look(snapshot(registered))).detail == "registered, but never reported"
 
 
-def test_while_nobody_listens_silence_neither_begins_nor_ends() -> None:
+def test_silence_neither_begins_nor_ends_while_the_server_is_down() -> None:
     opened = alarm("agent_silent", ONE.agent_id)
     away = (NOON - DAY, NOON - MINUTE)
     assert events(snapshot(ONE, SILENT, open_alarms=(opened,), listening=away)) == ()
@@ -242,7 +242,7 @@ def test_a_restart_of_the_server_does_not_end_a_silence() -> None:
     assert events(snapshot(SILENT, open_alarms=(opened,), listening=(NOON - 10 * SECOND, NOON))) == ()
 
 
-def test_an_agent_on_a_previous_key_is_an_alarm_until_it_signs_with_the_current_one() -> None:
+def test_a_previous_key_raises_an_alarm_until_the_agent_uses_the_current_one() -> None:
     late = agent(1, fingerprint=PREVIOUS.fingerprint)
     [event] = events(snapshot(late, TWO))
     assert isinstance(event, Opened)
@@ -253,7 +253,7 @@ def test_an_agent_on_a_previous_key_is_an_alarm_until_it_signs_with_the_current_
     assert events(snapshot(ONE, TWO, open_alarms=(opened,))) == (Closed(opened, NOON),)
 
 
-def test_a_key_that_left_the_ring_renews_the_alarm_with_new_words() -> None:
+def test_a_key_that_left_the_ring_updates_the_alarm() -> None:
     late = agent(1, fingerprint=PREVIOUS.fingerprint)
     opened = alarm("previous_key", late.agent_id, detail="signs with 3954075d; …")
     [event] = events(snapshot(late, open_alarms=(opened,)), KEYS[:1])
@@ -263,7 +263,7 @@ def test_a_key_that_left_the_ring_renews_the_alarm_with_new_words() -> None:
 
 
 @pytest.mark.parametrize("keys", [None, ()])
-def test_without_a_ring_nothing_is_said_of_keys(keys: tuple[KeyName, ...] | None) -> None:
+def test_without_a_ring_keys_are_not_judged(keys: tuple[KeyName, ...] | None) -> None:
     late = agent(1, fingerprint=PREVIOUS.fingerprint)
     assert events(snapshot(late, open_alarms=(alarm("previous_key", late.agent_id),)), keys) == ()
     assert events(snapshot(late), keys) == ()
@@ -273,10 +273,10 @@ def test_an_agent_that_never_signed_a_report_uses_no_key() -> None:
     assert events(snapshot(agent(1, fingerprint="", highest_sample=0))) == ()
 
 
-# --- Words
+# --- Texts
 
 
-def test_a_detail_is_bounded_and_moves_no_cursor() -> None:
+def test_a_detail_is_bounded_and_safe_for_terminals() -> None:
     name = "\x1b[2J\u202e" + "n" * 10_000
     cloned = agent(2, hostname=name, instead_of=ONE.agent_id, first_seen_at=NOON)
     said = refusal("replay", ONE.agent_id, 1, NOON, detail=name)
@@ -285,7 +285,7 @@ def test_a_detail_is_bounded_and_moves_no_cursor() -> None:
         assert finding.detail.isprintable()
 
 
-# --- Whatever happens
+# --- Any sequence of findings
 
 
 _SUBJECTS = [(kind.value, whom) for kind in AlarmKind for whom in (ONE.agent_id, TWO.agent_id, None)]
@@ -302,7 +302,7 @@ _FINDINGS = st.builds(
     st.lists(st.sampled_from(_SUBJECTS), unique=True),
     st.sets(st.sampled_from(_SUBJECTS)),
 )
-def test_there_is_one_alarm_per_subject_and_comparing_again_says_nothing_new(
+def test_each_subject_has_one_alarm_and_comparing_again_changes_nothing(
     found: list[Finding], opened: list[tuple[str, str | None]], unknown: set[tuple[str, str | None]]
 ) -> None:
     before = [alarm(kind, whom, alarm_id=number) for number, (kind, whom) in enumerate(opened)]

@@ -13,13 +13,13 @@ from support.reports import KEY, report, ring_of
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Manager:
-    """Commands in a folder with a ring of two keys."""
+    """Return a manager in a folder with a ring of two keys."""
     return Manager(tmp_path, ring=ring_of(KEY, OLD_KEY))
 
 
 @pytest.fixture
 def fleet(manager: Manager) -> Iterator[Fleet]:
-    """Its database, with three agents that reported a second ago."""
+    """Return its database, with three agents that reported a second ago."""
     now = now_ms()
     with fleet_in(manager.folder) as made:
         made.beat(now)

@@ -11,7 +11,7 @@ from support.manager import Manager, now_ms
 from support.reports import KEY, PSK, RING, node, report
 
 
-def test_check_of_a_manager_in_order(tmp_path: Path) -> None:
+def test_check_of_a_healthy_manager(tmp_path: Path) -> None:
     with running_knot({"kattila": [PSK]}) as knot, fleet_in(tmp_path) as fleet:
         manager = with_dns(tmp_path, knot, "kattila", ring=RING)
         for sample in range(1, 41):
@@ -23,7 +23,7 @@ def test_check_of_a_manager_in_order(tmp_path: Path) -> None:
     assert lines[4].endswith("41 reports read, 40 MACs verified, 1 signed with a key that is no longer in the ring")
 
 
-def test_check_finds_what_is_wrong_with_reports(tmp_path: Path) -> None:
+def test_check_finds_problems_of_reports(tmp_path: Path) -> None:
     with running_knot({"kattila": [PSK]}) as knot, fleet_in(tmp_path) as fleet:
         manager = with_dns(tmp_path, knot, "kattila", ring=RING)
         for sample in range(1, 7):
@@ -42,7 +42,7 @@ def test_check_finds_what_is_wrong_with_reports(tmp_path: Path) -> None:
     assert "report 5 cannot be read" in shown
 
 
-def test_check_without_dns_and_database_says_both(tmp_path: Path) -> None:
+def test_check_without_dns_and_database_reports_both(tmp_path: Path) -> None:
     shown = run(Manager(tmp_path, ring=None, DNS=""), "check", code=1).stdout
     lines = [line for line in shown.splitlines() if not line.startswith("  ")]
     assert [line.split()[0] for line in lines] == ["ok", "WRONG", "WRONG", "WRONG"]
@@ -59,7 +59,7 @@ def test_check_finds_a_damaged_file(tmp_path: Path) -> None:
         manager = with_dns(tmp_path, knot, "kattila", ring=RING)
         path = fleet.database
         content = bytearray(path.read_bytes())
-        # An inner page of the file, behind the schema.
+        # A page of the file after the schema.
         content[-3 * 4096 : -2 * 4096] = b"\xff" * 4096
         path.write_bytes(content)
         done = manager.command("check")

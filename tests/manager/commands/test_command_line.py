@@ -1,4 +1,4 @@
-"""What all commands of the operator have in common: calls, help, settings, output."""
+"""The command line of all commands: calls, help, settings, output."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_settings_may_come_from_another_file(tmp_path: Path, place: str) -> None
     assert "other.env line 1)" in done.stderr
 
 
-def test_output_that_nobody_reads_to_its_end_is_no_crash(manager: Manager, fleet: Fleet) -> None:
+def test_a_closed_output_is_not_a_crash(manager: Manager, fleet: Fleet) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer) as pipe:

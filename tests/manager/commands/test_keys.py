@@ -13,7 +13,7 @@ from support.manager import Manager, now_ms
 from support.reports import KEY, PSK, report
 
 
-def test_keys_tell_whether_a_rotation_is_complete(manager: Manager, fleet: Fleet) -> None:
+def test_keys_shows_whether_a_rotation_is_complete(manager: Manager, fleet: Fleet) -> None:
     shown = run(manager, "keys").stdout
     assert (
         f"[2/3] The rotation to {KEY.fingerprint} is not complete: {TWO.hostname} uses {OLD_KEY.fingerprint}." in shown
@@ -26,7 +26,7 @@ def test_keys_tell_whether_a_rotation_is_complete(manager: Manager, fleet: Fleet
     assert f"[3/3] All agents sign with {KEY.fingerprint}." in run(manager, "keys").stdout
 
 
-def test_keys_as_json_hold_no_key(manager: Manager, fleet: Fleet) -> None:
+def test_keys_as_json_contains_no_key(manager: Manager, fleet: Fleet) -> None:
     shown = run(manager, "keys", "--json").stdout
     members = json.loads(shown)
     assert (members["current"], members["rotation_complete"]) == (KEY.fingerprint, False)
@@ -44,7 +44,7 @@ def test_keys_without_a_ring(tmp_path: Path) -> None:
     assert "is damaged" in failed(manager, "keys")
 
 
-def test_refresh_key_asks_dns_now(tmp_path: Path) -> None:
+def test_refresh_key_queries_dns(tmp_path: Path) -> None:
     with running_knot({"kattila": [PSK], "other": [OLD_KEY.psk]}) as knot:
         manager = with_dns(tmp_path, knot, "kattila", ring=None)
         assert run(manager, "refresh-key").stdout == f"the current key is now {KEY.fingerprint} (before: none)\n"

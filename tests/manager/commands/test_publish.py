@@ -1,4 +1,4 @@
-"""`kattila-manager publish` as a process of its own."""
+"""`kattila-manager publish` as a separate process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.reports import report
 from support.waiting import PATIENCE_SECONDS, wait_for
 
 
-def test_publish_once_says_what_it_did(manager: Manager, fleet: Fleet) -> None:
+def test_publish_once_prints_a_summary(manager: Manager, fleet: Fleet) -> None:
     done = run(manager, "publish", "--once")
     assert done.stdout == (
         f"3 agents; 1 alarm opened, 0 closed; 1 page written to {manager.folder}/pages; 0 reports pruned\n"
@@ -23,14 +23,14 @@ def test_publish_once_says_what_it_did(manager: Manager, fleet: Fleet) -> None:
     assert "1 alarm is open." in (manager.folder / "pages" / "index.html").read_text()
 
 
-def test_publish_once_that_fails_exits_1_and_says_why(manager: Manager, fleet: Fleet) -> None:
+def test_publish_once_exits_1_and_logs_the_cause_if_it_fails(manager: Manager, fleet: Fleet) -> None:
     (manager.folder / "pages").touch()
     done = run(manager, "publish", "--once", code=1)
     assert "rendering the pages failed" in done.stderr
     assert "correct PAGES_DIR" in done.stderr
 
 
-def test_publish_waits_for_a_database_goes_on_and_stops_cleanly(manager: Manager) -> None:
+def test_publish_waits_for_a_database_continues_and_stops_cleanly(manager: Manager) -> None:
     index = manager.folder / "pages" / "index.html"
     command = [*MANAGER, "publish", "--every", "0.2"]
     with subprocess.Popen(command, cwd=manager.folder, env=manager.environment, stderr=subprocess.PIPE) as process:

@@ -1,4 +1,4 @@
-"""`kattila-manager serve`: why it does not start, and what it logs."""
+"""`kattila-manager serve`: start-up errors and log lines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.manager import Manager
 from support.reports import PSK, RING
 
 
-def test_serve_says_that_the_port_is_taken(manager: Manager) -> None:
+def test_serve_reports_a_port_in_use(manager: Manager) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", manager.port))
         taken.listen()
@@ -20,18 +20,18 @@ def test_serve_says_that_the_port_is_taken(manager: Manager) -> None:
     assert "MANAGER_LISTEN" in message
 
 
-def test_serve_says_that_an_address_is_not_of_this_machine(tmp_path: Path) -> None:
+def test_serve_reports_an_address_of_another_machine(tmp_path: Path) -> None:
     manager = Manager(tmp_path, MANAGER_LISTEN="192.0.2.1:5086")
     assert "cannot listen on 192.0.2.1:5086: this machine does not have that address" in failed(manager, "serve")
 
 
-def test_serve_without_dns_is_a_wrong_configuration(tmp_path: Path) -> None:
+def test_serve_without_dns_is_a_configuration_error(tmp_path: Path) -> None:
     manager = Manager(tmp_path, DNS="")
     assert "DNS is not set" in failed(manager, "serve", code=2)
     assert not manager.database.exists()
 
 
-def test_serve_logs_where_it_listens_and_little_else(tmp_path: Path) -> None:
+def test_serve_logs_its_address_and_little_else(tmp_path: Path) -> None:
     with running_knot({"kattila": [PSK]}) as knot:
         manager = with_dns(tmp_path, knot, "kattila", ring=RING)
         manager.start()

@@ -1,4 +1,4 @@
-"""Databases that are missing, damaged, newer or not to be written: each command says so, and leaves nothing behind."""
+"""Missing, damaged, newer or read-only databases: every command reports them, and changes nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.waiting import PATIENCE_SECONDS
 
 
 @pytest.mark.parametrize("command", ["agents", "alarms", "publish --once", "report x", "reset --all"])
-def test_without_a_database_a_command_says_what_makes_one(manager: Manager, command: str) -> None:
+def test_without_a_database_a_command_names_the_remedy(manager: Manager, command: str) -> None:
     assert "kattila-manager serve" in failed(manager, *command.split())
     assert not manager.database.exists()
 
@@ -40,7 +40,7 @@ def _newer(path: Path) -> None:
         (lambda path: path.mkdir(), "cannot be used", 1),
     ],
 )
-def test_serve_and_the_others_say_what_is_wrong_with_a_database(
+def test_every_command_reports_the_problem_of_a_database(
     manager: Manager, spoil: object, words: str, code: int
 ) -> None:
     assert callable(spoil)
@@ -49,16 +49,16 @@ def test_serve_and_the_others_say_what_is_wrong_with_a_database(
         assert words in failed(manager, command, code=code)
 
 
-def test_serve_says_that_the_folder_of_the_database_is_missing(tmp_path: Path) -> None:
+def test_serve_reports_a_missing_database_folder(tmp_path: Path) -> None:
     manager = Manager(tmp_path, MANAGER_DB=str(tmp_path / "missing" / "m.db"))
     message = failed(manager, "serve")
     assert f"the folder {tmp_path}/missing does not exist: create it" in message
 
 
-def test_serve_says_that_it_may_not_write_the_database(manager: Manager, fleet: Fleet) -> None:
+def test_serve_reports_a_database_without_write_permission(manager: Manager, fleet: Fleet) -> None:
     without_override: list[str] = []
     if os.geteuid() == 0:
-        # Root may write anything, unless that capability is taken from it.
+        # Root may write every file unless it lacks that capability.
         setpriv = shutil.which("setpriv") or pytest.skip("setpriv is missing: apt-get install util-linux")
         without_override = [setpriv, "--bounding-set", "-dac_override,-dac_read_search"]
     manager.database.chmod(0o444)
@@ -78,7 +78,7 @@ def test_serve_says_that_it_may_not_write_the_database(manager: Manager, fleet: 
     assert "uid" in done.stderr
 
 
-def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_failed_migration_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "m.db"
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE refusals (somebody_elses TEXT)")
@@ -88,7 +88,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
         assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("refusals",)]
 
 
-def test_a_migration_is_named_for_its_revision() -> None:
+def test_a_migration_is_named_after_its_revision() -> None:
     config = AlembicConfig()
     config.set_main_option("script_location", str(Path(database.__file__).with_name("migrations")))
     config.set_main_option("path_separator", "os")

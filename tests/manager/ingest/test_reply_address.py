@@ -1,4 +1,4 @@
-"""To whom a refusal of an authentic report is addressed, in whatever order its members stand."""
+"""The reply address in an authentic report that cannot be parsed."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ ADDRESS = {"agent_id": AGENT, "nonce": NONCE, "timestamp": NOW}
 
 @pytest.mark.parametrize("names", list(itertools.permutations(ADDRESS)))
 @pytest.mark.parametrize("spacing", [(",", ":"), (", ", ": "), (" ,\n\t", " : ")])
-def test_the_three_are_found_in_any_order(names: tuple[str, ...], spacing: tuple[str, str]) -> None:
+def test_the_members_are_found_in_any_order(names: tuple[str, ...], spacing: tuple[str, str]) -> None:
     members = {name: ADDRESS[name] for name in names}
     assert find_reply_address(json.dumps({**members, "x": 1}, separators=spacing).encode()) == KNOWN
     assert find_reply_address(json.dumps({"x": 1, **members}, separators=spacing).encode()) == KNOWN
 
 
-def test_each_is_found_without_the_others() -> None:
+def test_each_member_is_found_without_the_others() -> None:
     assert find_reply_address(b'{"agent_id":"%s"}' % AGENT.encode()) == (AGENT, NO_NONCE, 0)
     assert find_reply_address(b'{"nonce":"%s"}' % NONCE.encode()) == (NOBODY, NONCE, 0)
     assert find_reply_address(b'{"timestamp":%d}' % NOW) == (NOBODY, NO_NONCE, NOW)
@@ -47,7 +47,7 @@ def test_each_is_found_without_the_others() -> None:
     ],
     ids=["nested", "in a list", "in a string", "after a bracket in a string", "after an escaped quote"],
 )
-def test_what_stands_deeper_or_in_a_string_is_not_the_senders(front: bytes) -> None:
+def test_nested_members_and_strings_are_ignored(front: bytes) -> None:
     address = canonical.encode(ADDRESS)
     assert find_reply_address(b"{" + front % (OTHER_AGENT.encode(), OTHER_NONCE.encode()) + address[1:]) == KNOWN
 
@@ -68,7 +68,7 @@ def test_what_stands_deeper_or_in_a_string_is_not_the_senders(front: bytes) -> N
         (str(NOW), "9" * 1000, (AGENT, NONCE, 0)),
     ],
 )
-def test_what_is_no_such_name_is_zeros(old: str, new: str, found: tuple[str, str, int]) -> None:
+def test_invalid_values_become_zeros(old: str, new: str, found: tuple[str, str, int]) -> None:
     assert find_reply_address(canonical.encode(ADDRESS).replace(old.encode(), new.encode())) == found
 
 
@@ -77,13 +77,13 @@ def test_only_the_first_kilobyte_is_searched() -> None:
     within = 1024 - len(canonical.encode(ADDRESS)) - len(front) + len("%s") + 1
     rest = canonical.encode(ADDRESS)[1:]
     assert find_reply_address(front % (b"x" * within) + rest) == KNOWN
-    # A number that is cut may go on.
+    # A truncated number may be incomplete.
     assert find_reply_address(front % (b"x" * (within + 1)) + rest) == (AGENT, NONCE, 0)
     assert find_reply_address(front % (b"x" * 1024) + rest) == (NOBODY, NO_NONCE, 0)
 
 
 @pytest.mark.parametrize("pattern", [b'"', b'\\"', b'"\\', b"{", b"]", b'"nonce":', b'"nonce" ', b"\xff", b" "])
-def test_nothing_takes_long(pattern: bytes) -> None:
+def test_no_input_takes_long(pattern: bytes) -> None:
     # Takes 10 ms; quadratic work would take minutes.
     started = thread_time()
     assert find_reply_address(b'{"x":"' + pattern * (1024 * 1024 // len(pattern))) == (NOBODY, NO_NONCE, 0)
@@ -91,7 +91,7 @@ def test_nothing_takes_long(pattern: bytes) -> None:
 
 
 @given(st.binary())
-def test_any_bytes_have_an_address_that_can_be_answered(data: bytes) -> None:
+def test_any_bytes_have_a_valid_reply_address(data: bytes) -> None:
     agent_id, nonce, timestamp = find_reply_address(data)
     assert is_id(agent_id)
     assert len(nonce) == 32

@@ -36,19 +36,19 @@ def answered_to(sealed: Envelope, now: int = NOW) -> tuple[int, Verdict]:
     return response.status, verdict.unseal(response.body, RING, NONCE)
 
 
-def test_a_strangers_malformed_report_gets_its_verdict() -> None:
+def test_a_malformed_report_gets_a_verdict() -> None:
     status, said = answered(ordered("timestamp", "nonce", "tick", "agent_id", sample="41"))
     assert (status, said.outcome, said.agent_id, said.clock_offset) == (400, "malformed", AGENT, 0)
 
 
-def test_raw_utf_8_gets_its_verdict() -> None:
+def test_raw_utf_8_gets_a_verdict() -> None:
     status, said = answered(canonical.encode(REPORT)[:-1] + ',"of":"kä"}'.encode())
     assert (status, said.outcome, said.agent_id) == (400, "malformed", AGENT)
 
 
-# What can be read is addressed by what it says, wherever that stands.
+# A report that can be parsed is answered by its members, wherever they are.
 @pytest.mark.parametrize("first", ["agent_id", "telemetry"])
-def test_a_report_of_another_time_gets_its_verdict(first: str) -> None:
+def test_a_report_with_a_skewed_clock_gets_a_verdict(first: str) -> None:
     data = ordered(first)
     assert (data.index(b'"nonce"') > 1024) is (first == "telemetry")
     status, said = answered(data, NOW + 600_001)
@@ -56,7 +56,7 @@ def test_a_report_of_another_time_gets_its_verdict(first: str) -> None:
 
 
 @pytest.mark.parametrize("now", [NOW, NOW + 600_001])
-def test_a_report_that_its_origin_relayed_gets_its_verdict(now: int) -> None:
+def test_a_report_relayed_by_its_origin_gets_a_verdict(now: int) -> None:
     data = canonical.encode(REPORT)
     for path in ((AGENT,), (OTHER_AGENT, AGENT)):
         sealed = envelope.seal(data, KEY, path[0])
@@ -66,14 +66,14 @@ def test_a_report_that_its_origin_relayed_gets_its_verdict(now: int) -> None:
         assert (status, said.outcome, said.agent_id, said.clock_offset) == (409, "relay_loop", AGENT, NOW - now)
 
 
-def test_a_report_that_others_relayed_is_taken() -> None:
+def test_a_relayed_report_is_accepted() -> None:
     sealed = envelope.forward(envelope.seal(canonical.encode(REPORT), KEY, OTHER_AGENT), OTHER_AGENT, KEY, MANAGER)
     verified = read_update(sealed.to_bytes(), RING, NOW)
     assert isinstance(verified, VerifiedReport)
     assert verified.relay_path == (OTHER_AGENT,)
 
 
-def test_a_strangers_order_is_taken() -> None:
+def test_any_order_of_members_is_accepted() -> None:
     data = ordered("telemetry", "timestamp", "nonce")
     verified = read_update(envelope.seal(data, KEY).to_bytes(), RING, NOW)
     assert isinstance(verified, VerifiedReport)

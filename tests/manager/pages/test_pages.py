@@ -1,6 +1,6 @@
-"""What the pages say, and that a stranger's text stays text.
+"""The content of the pages, which shows hostile text as text.
 
-The golden page is accepted anew by: ACCEPT=1 make test ARGS=tests/manager/pages/test_pages.py
+To accept new golden pages: ACCEPT=1 make test ARGS=tests/manager/pages/test_pages.py
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def test_the_verdict(shown: Snapshot, verdict: str, level: str) -> None:
     assert (view.verdict, view.level) == (verdict, level)
 
 
-def test_trouble_comes_first_then_names() -> None:
+def test_problems_come_first_then_names() -> None:
     old = agent(5, last_seen_at=NOON - HOUR, hostname="a.example.net")
     fleet = snapshot(agent(1, hostname="c.example.net"), agent(2, hostname="b.example.net"), SILENT, old)
     fleet = replace(fleet, agents=(*fleet.agents, RELAYED))
@@ -112,7 +112,7 @@ def test_counts_are_those_of_the_rows() -> None:
     assert counts == (("5", "agents"), ("2", "reporting"), ("1", "relayed"), ("2", "silent"), ("1", "open alarm"))
 
 
-def test_an_agent_tells_how_it_arrives_and_by_which_key() -> None:
+def test_a_row_shows_the_path_and_the_key() -> None:
     unknown = "00000000-0000-4000-8000-000000000000"
     late = agent(2, relay_path=(ONE.agent_id, unknown), fingerprint=PREVIOUS.fingerprint, clock_offset=-75_400)
     relayed, direct = index(seen(snapshot(ONE, late))).agents
@@ -140,7 +140,7 @@ def test_an_agent_tells_how_it_arrives_and_by_which_key() -> None:
         ({"waiting": 12, "dropped": 5}, "12 waiting, 5 dropped"),
     ],
 )
-def test_a_spool_is_shown_where_it_is_not_empty(told: dict[str, int], shown: str) -> None:
+def test_a_spool_is_shown_unless_it_is_empty(told: dict[str, int], shown: str) -> None:
     fleet = snapshot(agent(1, **told))
     [row] = index(seen(fleet)).agents
     assert row.spool == shown
@@ -154,12 +154,12 @@ def test_an_agent_without_a_name_or_a_report_still_has_a_row() -> None:
     assert "none yet" in html(snapshot(bare))
 
 
-def test_a_report_that_cannot_be_read_is_told() -> None:
+def test_an_unreadable_report_is_noted() -> None:
     view = index(seen(snapshot(ONE, reports={}, damaged=(1,))))
     assert view.notes == ("The newest report of 1 agent cannot be read: run 'kattila-manager check'.",)
 
 
-def test_without_a_ring_the_page_says_so_and_nothing_of_keys() -> None:
+def test_without_a_ring_the_page_notes_it_and_judges_no_keys() -> None:
     view = index(replace(seen(snapshot(ONE)), keys=None))
     assert view.agents[0].key_is == ""
     assert "The key ring cannot be read" in view.notes[0]
@@ -185,7 +185,7 @@ def _example() -> Snapshot:
 
 
 @pytest.mark.parametrize("name", ["trouble", "empty"])
-def test_the_page_is_the_golden_one(name: str) -> None:
+def test_the_page_equals_the_golden_one(name: str) -> None:
     page = html(_example() if name == "trouble" else snapshot())
     gold = GOLD / f"{name}.html"
     if os.environ.get("ACCEPT"):
@@ -193,7 +193,7 @@ def test_the_page_is_the_golden_one(name: str) -> None:
     assert page == gold.read_text(), f"differs from {gold}; if that is right: ACCEPT=1 make test ARGS={__file__}"
 
 
-def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing() -> None:
+def test_the_page_loads_no_resources_and_runs_no_scripts() -> None:
     page = html(_example())
     [policy] = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
@@ -207,14 +207,14 @@ def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing() -> None:
     assert "@import" not in page
 
 
-def test_every_moment_is_there_for_machines_and_in_utc() -> None:
+def test_every_time_is_machine_readable_and_in_utc() -> None:
     found = _elements(html(_example()))
     moments = [dict(attributes)["datetime"] for name, attributes in found if name == "time"]
     assert len(moments) > 10
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", moment or "") for moment in moments)
 
 
-def test_a_state_is_told_by_a_word_and_links_lead_somewhere() -> None:
+def test_states_have_a_word_and_links_resolve() -> None:
     page = html(_example())
     for word in ("silent", "relayed", "reporting", "previous", "current"):
         assert f">{word}</span>" in page
@@ -253,12 +253,12 @@ def _elements(page: str) -> list[tuple[str, list[tuple[str, str | None]]]]:
 
 
 def _saying(text: str) -> Snapshot:
-    """A fleet of one that says this text wherever an agent can say something."""
+    """Return a fleet of one agent that reports this text in every text field."""
     told = report(node(1), 100, NOON)
     assert told.telemetry.system is not None
     system: System = replace(told.telemetry.system, hostname=text, agent_version=text, labels={text: text})
     told = replace(told, telemetry=replace(told.telemetry, system=system))
-    # Silent, so that its row stays the first whatever its name.
+    # Silent, so that its row stays first under any name.
     hostile = agent(1, hostname=text, agent_version=text, last_seen_at=NOON - HOUR)
     relayed = agent(2, relay_path=(hostile.agent_id,))
     opened = (
@@ -292,7 +292,7 @@ def _check_harmless(text: str) -> None:
     page = html(_saying(text))
     harmless = _elements(html(_saying("a" if text else "")))
     found = _elements(page)
-    # The same elements with the same attributes: nothing became markup.
+    # The elements and attributes are the same, so no text became markup.
     assert [(name, [key for key, _ in attributes]) for name, attributes in found] == [
         (name, [key for key, _ in attributes]) for name, attributes in harmless
     ]
@@ -301,16 +301,16 @@ def _check_harmless(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_what_a_node_says_of_itself_stays_text(text: str) -> None:
+def test_hostile_texts_stay_text(text: str) -> None:
     _check_harmless(text)
 
 
 @settings(max_examples=examples(60))
 @given(st.text(st.characters(exclude_categories=()), min_size=1, max_size=80))
-def test_whatever_a_node_says_of_itself_stays_text(text: str) -> None:
+def test_any_text_of_a_node_stays_text(text: str) -> None:
     _check_harmless(text)
 
 
-def test_hostile_text_can_still_be_read() -> None:
+def test_hostile_text_stays_readable() -> None:
     text = "".join(_parsed(html(_saying('<b>"x" & \u202ey</b>'))).text)
     assert '<b>"x" & \\u202ey</b>' in text

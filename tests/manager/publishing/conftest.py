@@ -1,4 +1,4 @@
-"""What the tests of the publisher start with."""
+"""Fixtures for the tests of the publisher."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.reports import report
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    """A fleet whose server has been listening for a day until noon, and whose first two agents report."""
+    """Yield a fleet whose server has been listening for a day until noon, and whose first two agents report."""
     with fleet_in(tmp_path) as made:
         made.beat(NOON - DAY)
         listen(made, NOON)

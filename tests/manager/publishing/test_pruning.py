@@ -1,4 +1,4 @@
-"""What is pruned in a cycle, and what stays whatever the limits."""
+"""Which reports a cycle prunes, and which stay under any limit."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def _all_readable(fleet: Fleet) -> int:
 
 
 def _days(fleet: Fleet, count: int, every: int) -> None:
-    """Reports of one agent until noon, one each `every` ms, the first `count` times before."""
+    """File `count` reports of one agent, one every `every` ms until noon."""
     sender = node(3)
     for number in range(count, 0, -1):
         fleet.file(report(sender, count - number + 1, NOON - number * every))
 
 
-def test_reports_over_the_limit_of_age_go_and_the_others_can_be_read(fleet: Fleet) -> None:
+def test_reports_over_the_age_limit_are_pruned_and_the_others_stay_readable(fleet: Fleet) -> None:
     _days(fleet, 500, HOUR)
     done = cycle(fleet, limits=RetentionLimits(7 * DAY, 1024 * MIB))
     kept = _all_readable(fleet)
-    # Groups go as a whole, which are two hours long at the most.
+    # Groups, which span at most two hours, are pruned as a whole.
     assert 7 * 24 <= kept - 2 <= 7 * 24 + 3
     assert done.pruned >= 500 - 7 * 24 - 3
     newest = fleet.store.read(lambda connection: queries.record(connection, node(3).agent_id, None))
@@ -37,7 +37,7 @@ def test_reports_over_the_limit_of_age_go_and_the_others_can_be_read(fleet: Flee
     assert newest.sample == 500
 
 
-def test_reports_over_the_limit_of_size_go_until_it_fits(fleet: Fleet) -> None:
+def test_reports_over_the_size_limit_are_pruned_until_it_fits(fleet: Fleet) -> None:
     _days(fleet, 2000, 10 * MINUTE)
     before = fleet.store.read(used_bytes)
     limit = before * 2 // 3
@@ -50,7 +50,7 @@ def test_reports_over_the_limit_of_size_go_until_it_fits(fleet: Fleet) -> None:
     assert 1000 < kept < 1950
 
 
-def test_what_is_still_in_use_stays_however_small_the_limit(tmp_path: Path) -> None:
+def test_reports_in_use_stay_under_any_limit(tmp_path: Path) -> None:
     with fleet_in(tmp_path) as fleet:
         _days(fleet, 60, 10 * MINUTE)
         cycle(fleet, limits=RetentionLimits(30 * DAY, 1))
@@ -58,14 +58,14 @@ def test_what_is_still_in_use_stays_however_small_the_limit(tmp_path: Path) -> N
 
 
 def _check_in_use(fleet: Fleet) -> None:
-    # The last hour at least: of a group that began before the rows that stay, nothing can be read.
+    # At least the last hour. A group that started before the remaining rows is unreadable.
     assert 6 <= _all_readable(fleet) <= 18
     assert fleet.rows("SELECT count(*) FROM reports") == [(18,)]
     newest = fleet.store.read(lambda connection: queries.record(connection, node(3).agent_id, None))
     assert newest is not None
 
 
-def test_the_newest_report_stays_so_that_no_id_is_given_twice(fleet: Fleet) -> None:
+def test_the_newest_report_stays_so_that_no_id_is_reused(fleet: Fleet) -> None:
     much_later = NOON + 400 * DAY
     cycle(fleet, much_later)
     assert fleet.rows("SELECT max(id), count(*) FROM reports") == [(2, 1)]
@@ -81,7 +81,7 @@ def test_an_agent_whose_newest_report_was_pruned_still_has_its_row(fleet: Fleet)
     assert "cannot be read" not in page(fleet)
 
 
-def test_pruning_that_is_stopped_goes_on_in_the_next_cycle(fleet: Fleet) -> None:
+def test_stopped_pruning_continues_in_the_next_cycle(fleet: Fleet) -> None:
     _days(fleet, 300, HOUR)
     fleet.change("UPDATE reports SET received_at = received_at - ?", 400 * DAY)
     mine = publisher(fleet, RetentionLimits(DAY, 1024 * MIB))
@@ -93,7 +93,7 @@ def test_pruning_that_is_stopped_goes_on_in_the_next_cycle(fleet: Fleet) -> None
     assert fleet.rows("SELECT count(*) FROM reports") == [(1,)]
 
 
-def test_reports_are_taken_while_others_are_pruned(fleet: Fleet) -> None:
+def test_reports_are_accepted_during_pruning(fleet: Fleet) -> None:
     _days(fleet, 1500, HOUR)
     ended = threading.Event()
     taken: list[int] = []

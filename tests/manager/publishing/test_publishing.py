@@ -1,4 +1,4 @@
-"""The cycle on a real database and a real folder; the moment is given, nothing waits."""
+"""The publishing cycle on a real database and folder, at given times."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from support.reports import report
 # --- Alarms and the page
 
 
-def test_a_fleet_in_order_is_a_page_and_no_alarm(fleet: Fleet) -> None:
+def test_a_healthy_fleet_has_a_page_and_no_alarm(fleet: Fleet) -> None:
     assert cycle(fleet) == CycleResult(agents=2, pages=1)
     assert "All 2 agents report." in page(fleet)
     assert opened(fleet) == ()
 
 
-def test_a_silence_begins_is_shown_in_the_same_cycle_and_ends(fleet: Fleet) -> None:
+def test_a_silence_is_shown_in_its_first_cycle_and_ends(fleet: Fleet) -> None:
     later = NOON + 5 * MINUTE
     listen(fleet, later)
     fleet.file(report(ONE, 2, later))
@@ -40,7 +40,7 @@ def test_a_silence_begins_is_shown_in_the_same_cycle_and_ends(fleet: Fleet) -> N
     assert "Closed within 24 hours" in page(fleet)
 
 
-def test_a_silence_that_was_none_is_told_so_as_its_samples_come_late(fleet: Fleet) -> None:
+def test_late_samples_amend_the_alarm_of_a_silence(fleet: Fleet) -> None:
     back = NOON + 10 * MINUTE
     listen(fleet, back + MINUTE)
     cycle(fleet, NOON + 5 * MINUTE)
@@ -66,7 +66,7 @@ def test_a_silence_that_was_none_is_told_so_as_its_samples_come_late(fleet: Flee
     assert fleet.dump() == before
 
 
-def test_publishing_without_news_writes_nothing_to_the_database(fleet: Fleet) -> None:
+def test_publishing_without_changes_writes_nothing_to_the_database(fleet: Fleet) -> None:
     later = NOON + 5 * MINUTE
     listen(fleet, later)
     fleet.refuse("replay", ONE.agent_id, 3, later)
@@ -78,7 +78,7 @@ def test_publishing_without_news_writes_nothing_to_the_database(fleet: Fleet) ->
     assert fleet.dump() == before
 
 
-def test_counting_goes_on_over_restarts_and_quiet_times(fleet: Fleet) -> None:
+def test_counting_continues_across_restarts_and_quiet_times(fleet: Fleet) -> None:
     now = NOON
     for count, expected in ((3, [3]), (2, [5]), (0, [5])):
         if count:
@@ -96,7 +96,7 @@ def test_counting_goes_on_over_restarts_and_quiet_times(fleet: Fleet) -> None:
     assert [alarm.count for alarm in opened(fleet)] == [4]
 
 
-def test_a_reset_agent_counts_anew(fleet: Fleet) -> None:
+def test_a_reset_agent_counts_from_zero(fleet: Fleet) -> None:
     fleet.refuse("replay", ONE.agent_id, 9, NOON)
     cycle(fleet)
     fleet.change("DELETE FROM refusals")
@@ -140,7 +140,7 @@ def test_a_change_is_logged_once(fleet: Fleet, caplog: pytest.LogCaptureFixture)
 # --- Failures
 
 
-def test_a_failed_rendering_leaves_the_last_page_and_is_logged_once(
+def test_a_failed_rendering_keeps_the_last_page_and_is_logged_once(
     fleet: Fleet, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -156,7 +156,7 @@ def test_a_failed_rendering_leaves_the_last_page_and_is_logged_once(
         [failure] = mine.cycle(NOON, lambda: True).failures
         assert "nothing" in failure
     assert page(fleet) == "All 2 agents report."
-    # Alarms do not wait for the page.
+    # Alarms do not depend on the page.
     assert len(opened(fleet)) == 1
     (templates / "index.html").write_text("{{ page.verdict }} again")
     assert mine.cycle(NOON, lambda: True).failures == ()
@@ -181,7 +181,7 @@ def test_a_damaged_report_does_not_stop_the_others(fleet: Fleet) -> None:
     assert ONE.hostname in page(fleet)
 
 
-def test_a_database_that_cannot_be_read_is_a_failure_and_no_crash(fleet: Fleet) -> None:
+def test_an_unreadable_database_is_a_failure_but_not_a_crash(fleet: Fleet) -> None:
     mine = publisher(fleet)
     mine.cycle(NOON, lambda: True)
     fleet.change("ALTER TABLE agents RENAME TO gone")
@@ -199,7 +199,7 @@ def _interfaces(fleet: Fleet) -> list[tuple[str, int]]:
     return fleet.rows("SELECT name, report_id FROM agent_interfaces JOIN agents ON ref = agent_ref ORDER BY ref, name")
 
 
-def test_interfaces_are_those_of_the_newest_measurement(fleet: Fleet) -> None:
+def test_interfaces_are_those_of_the_newest_sample(fleet: Fleet) -> None:
     cycle(fleet)
     assert _interfaces(fleet) == [("eth0", 1), ("lo", 1), ("eth0", 2), ("lo", 2)]
     told = report(ONE, 2, NOON)
@@ -254,7 +254,7 @@ def _edges(fleet: Fleet) -> list[tuple[object, ...]]:
     return fleet.rows("SELECT kind, a_ref, b_ref, state, first_seen_at, last_seen_at FROM topology_edges ORDER BY id")
 
 
-def test_a_path_is_an_edge_while_it_is_used_then_unused_then_forgotten(fleet: Fleet) -> None:
+def test_an_edge_is_up_then_unused_then_forgotten(fleet: Fleet) -> None:
     listen(fleet, NOON + MINUTE)
     cycle(fleet)
     assert _edges(fleet) == []
@@ -276,14 +276,14 @@ def test_a_path_is_an_edge_while_it_is_used_then_unused_then_forgotten(fleet: Fl
     assert _edges(fleet) == []
 
 
-def test_an_edge_that_is_used_again_keeps_since_when_it_is_known(fleet: Fleet) -> None:
+def test_an_edge_used_again_keeps_its_first_seen_time(fleet: Fleet) -> None:
     for sample, relays in ((2, (ONE.agent_id,)), (3, ()), (4, (ONE.agent_id,))):
         fleet.file(report(TWO, sample, NOON + sample * SECOND), relays=relays)
         cycle(fleet, NOON + sample * SECOND)
     assert _edges(fleet) == [("relay", 1, 2, "up", NOON + 2 * SECOND, NOON + 4 * SECOND)]
 
 
-def test_edges_without_news_are_not_written_again(fleet: Fleet) -> None:
+def test_unchanged_edges_are_not_written_again(fleet: Fleet) -> None:
     fleet.file(report(TWO, 2, NOON), relays=(ONE.agent_id,))
     cycle(fleet)
     before = fleet.dump()
@@ -291,7 +291,7 @@ def test_edges_without_news_are_not_written_again(fleet: Fleet) -> None:
     assert fleet.dump() == before
 
 
-def test_edges_of_other_kinds_are_left_alone(fleet: Fleet) -> None:
+def test_edges_of_other_kinds_do_not_change(fleet: Fleet) -> None:
     fleet.change("INSERT INTO topology_edges VALUES (7, 'wireguard', 1, 2, 'up', '{}', 0, 0)")
     cycle(fleet, NOON + 400 * DAY)
     assert _edges(fleet) == [("wireguard", 1, 2, "up", 0, 0)]

@@ -1,4 +1,4 @@
-"""Rendering and the swap: whole sites only, whatever fails and whoever reads."""
+"""Rendering and swapping: readers see only complete sites, even after failures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SITE = {"index.html": b"one", "nodes/a.html": b"a", "nodes/b.html": b"b"}
 
 
 def shown(folder: Path) -> dict[str, bytes]:
-    """Return what a reader of the folder can ask for by name."""
+    """Return the files that a reader of the folder sees."""
     found: dict[str, bytes] = {}
     for top in sorted(folder.iterdir()):
         if not top.name.startswith("."):
@@ -33,7 +33,7 @@ def shown(folder: Path) -> dict[str, bytes]:
 # --- The swap
 
 
-def test_a_site_is_shown_as_it_was_given(tmp_path: Path) -> None:
+def test_a_site_is_shown_unchanged(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "pages"
     assert swap(folder, SITE) == 3
     assert shown(folder) == SITE
@@ -55,19 +55,19 @@ def test_an_unchanged_page_is_not_written_again(tmp_path: Path) -> None:
     assert shown(tmp_path)["index.html"] == b"two"
 
 
-def test_pages_come_and_go(tmp_path: Path) -> None:
+def test_pages_are_added_and_removed(tmp_path: Path) -> None:
     swap(tmp_path, SITE)
     assert swap(tmp_path, {"index.html": b"one", "alarms.html": b"alarms"}) == 3
     assert shown(tmp_path) == {"index.html": b"one", "alarms.html": b"alarms"}
 
 
-def test_no_more_than_two_versions_are_kept(tmp_path: Path) -> None:
+def test_at_most_two_versions_are_kept(tmp_path: Path) -> None:
     for number in range(5):
         swap(tmp_path, {"index.html": str(number).encode()})
     assert len(list((tmp_path / ".versions").iterdir())) == 2
 
 
-def test_what_a_killed_publisher_left_is_cleared_away(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_publisher_are_removed(tmp_path: Path) -> None:
     swap(tmp_path, SITE)
     half = tmp_path / ".versions" / "2"
     half.mkdir()
@@ -77,14 +77,14 @@ def test_what_a_killed_publisher_left_is_cleared_away(tmp_path: Path) -> None:
     assert shown(tmp_path) == SITE | {"index.html": b"two"}
 
 
-def test_a_lost_version_is_made_anew(tmp_path: Path) -> None:
+def test_a_lost_version_is_written_again(tmp_path: Path) -> None:
     swap(tmp_path, SITE)
     shutil.rmtree(tmp_path / ".versions")
     assert swap(tmp_path, SITE) == 3
     assert shown(tmp_path) == SITE
 
 
-def test_somebody_elses_page_is_not_replaced(tmp_path: Path) -> None:
+def test_a_foreign_page_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_bytes(b"mine")
     with pytest.raises(FileExistsError, match="not kattila's"):
         swap(tmp_path, SITE)
@@ -101,7 +101,7 @@ def test_other_files_of_the_folder_stay(tmp_path: Path) -> None:
 
 @contextmanager
 def swapping(folder: Path) -> Iterator[threading.Event]:
-    """Swap sites of ever higher numbers in, in a thread; the event is set when it ends."""
+    """Swap in sites with increasing numbers in a thread; the event is set when it ends."""
     ended = threading.Event()
 
     def swap_all() -> None:
@@ -131,18 +131,18 @@ def _number(page: bytes) -> int:
     return int(first)
 
 
-def test_a_reader_never_meets_half_a_site_or_an_older_page_after_a_newer_one(tmp_path: Path) -> None:
+def test_a_reader_never_sees_half_a_site_or_an_older_page_after_a_newer_one(tmp_path: Path) -> None:
     swap(tmp_path, _numbered(0))
     numbers = [0]
     with swapping(tmp_path) as ended:
         while not ended.is_set():
-            # By their names, as a web server does: a newer one of the two may come second, never an older.
+            # By name, as a web server does. The second page may be newer, but never older.
             numbers += [_number((tmp_path / name).read_bytes()) for name in ("index.html", "nodes/a.html")]
     assert numbers == sorted(numbers)
     assert len(set(numbers)) > 10
 
 
-def test_one_version_is_one_site_as_long_as_it_is_looked_at(tmp_path: Path) -> None:
+def test_an_open_version_stays_one_site(tmp_path: Path) -> None:
     swap(tmp_path, _numbered(0))
     looked_at = 0
     with swapping(tmp_path) as ended:
@@ -151,7 +151,7 @@ def test_one_version_is_one_site_as_long_as_it_is_looked_at(tmp_path: Path) -> N
             try:
                 pages = [os.open(name, os.O_RDONLY, dir_fd=version) for name in ("index.html", "nodes/a.html")]
             except FileNotFoundError:
-                # Two swaps later the version is cleared away: as a whole, and the next one is whole again.
+                # Two swaps later the version is removed as a whole, and the next one is complete.
                 continue
             finally:
                 os.close(version)
@@ -165,7 +165,7 @@ def test_one_version_is_one_site_as_long_as_it_is_looked_at(tmp_path: Path) -> N
 # --- Rendering
 
 
-def test_the_templates_of_the_repository_are_those_of_the_package() -> None:
+def test_the_repository_and_the_package_share_the_templates() -> None:
     top = Path(__file__).parents[3] / "report_templates"
     assert TEMPLATES.resolve() == top.resolve()
     assert {path.name for path in top.iterdir()} >= {"base.html", "index.html", "style.css"}
@@ -187,7 +187,7 @@ def _templates(folder: Path, index: str) -> Path:
         ("{% extends 'missing.html' %}", "missing.html"),
     ],
 )
-def test_a_wrong_template_leaves_the_last_good_page(tmp_path: Path, template: str, reason: str) -> None:
+def test_a_wrong_template_keeps_the_last_good_page(tmp_path: Path, template: str, reason: str) -> None:
     folder = tmp_path / "pages"
     pages = (Page("index.html", "index.html", "view"),)
     assert Website(folder, _templates(tmp_path / "good", "{{ page }}")).publish(pages) == 1
@@ -196,7 +196,7 @@ def test_a_wrong_template_leaves_the_last_good_page(tmp_path: Path, template: st
     assert (folder / "index.html").read_text() == "view"
 
 
-def test_a_page_that_fails_takes_none_of_the_others_along(tmp_path: Path) -> None:
+def test_a_failed_page_keeps_all_pages(tmp_path: Path) -> None:
     templates = _templates(tmp_path / "templates", "{{ page.title() }}")
     website = Website(tmp_path / "pages", templates)
     website.publish((Page("index.html", "index.html", "one"), Page("other.html", "index.html", "one")))
@@ -205,18 +205,18 @@ def test_a_page_that_fails_takes_none_of_the_others_along(tmp_path: Path) -> Non
     assert (tmp_path / "pages" / "index.html").read_text() == "One"
 
 
-def test_whatever_is_given_to_a_template_is_escaped(tmp_path: Path) -> None:
+def test_template_values_are_escaped(tmp_path: Path) -> None:
     website = Website(tmp_path / "pages", _templates(tmp_path / "templates", "{{ page }}"))
     assert website.render((Page("index.html", "index.html", "<b>'\""),))["index.html"] == b"&lt;b&gt;&#39;&#34;"
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_write_permission_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(WebsiteError, match=r"cannot write .*correct PAGES_DIR"):
         Website(tmp_path / "file" / "pages").publish(build(seen(snapshot(agent(1)))))
 
 
-def test_a_full_disk_leaves_the_last_good_page(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_last_good_page(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("mounting a small file system needs root")
     small = tmp_path / "small"

@@ -1,4 +1,4 @@
-"""The audit log gives back every DATA byte for byte, whoever filed it and whatever was forgotten meanwhile."""
+"""The audit log returns every DATA byte for byte, whichever process filed it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=300)
 
 @dataclass(frozen=True)
 class Step:
-    """One report by one agent through one of two processes, which may forget first all that it knew."""
+    """One report of an agent, filed by one of two processes, which may restart before it."""
 
     agent: int
     process: int
@@ -51,13 +51,13 @@ STEPS = st.lists(
 
 def data(sender: Node, sample: int, now: int, text: str) -> bytes:
     said = canonical.encode(report(sender, sample, now))
-    # A member that is not known here yet, as of a newer agent.
+    # An unknown member, such as from a newer agent.
     return said[:-1] + b',"more":' + canonical.encode(text) + b"}"
 
 
 @given(STEPS)
 @settings(max_examples=examples(60))
-def test_whatever_was_filed_comes_back_byte_for_byte(steps: list[Step]) -> None:
+def test_filed_reports_come_back_byte_for_byte(steps: list[Step]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = new_database(Path(folder))
         filers = [Filer(path), Filer(path)]
@@ -89,13 +89,13 @@ def file_all(path: Path, filers: list[Filer], steps: list[Step]) -> list[tuple[t
 
 
 @given(st.lists(st.binary(max_size=2000), min_size=2, max_size=2))
-def test_frames_give_back_what_they_took_with_any_base_or_none(texts: list[bytes]) -> None:
+def test_compression_is_lossless_with_and_without_a_base(texts: list[bytes]) -> None:
     sent, base = texts
     assert compression.expand(compression.compress(sent, None), None) == sent
     assert compression.expand(compression.compress(sent, base), base) == sent
 
 
-def test_a_damaged_frame_is_an_error_and_no_other_report() -> None:
+def test_a_damaged_body_is_an_error() -> None:
     base = canonical.encode(report(node(1), 1, NOW))
     body = compression.compress(canonical.encode(report(node(1), 2, NOW)), base)
     with pytest.raises(zstandard.ZstdError):
@@ -103,8 +103,8 @@ def test_a_damaged_frame_is_an_error_and_no_other_report() -> None:
 
 
 @pytest.mark.parametrize("together", [1, 2, 3, 8, 10])
-def test_reports_of_one_agent_that_come_at_once_are_read_through_few_others(tmp_path: Path, together: int) -> None:
-    # They are compressed before any of them is filed, as when a spool is drained.
+def test_concurrent_reports_of_one_agent_need_few_others(tmp_path: Path, together: int) -> None:
+    # They are compressed before any of them is filed, as when an agent drains its spool.
     filer = Filer(new_database(tmp_path))
     try:
         for first in range(1, 121, together):
@@ -128,7 +128,7 @@ def depth(bases: dict[int, int | None], report_id: int) -> int:
     return 0 if base is None else 1 + depth(bases, base)
 
 
-def test_a_report_costs_few_bytes_beside_the_one_before(tmp_path: Path) -> None:
+def test_a_report_takes_few_bytes_after_the_previous_one(tmp_path: Path) -> None:
     filer = Filer(new_database(tmp_path))
     try:
         sent = [data(node(1), sample, NOW + 30_000 * sample, "") for sample in range(1, 65)]
@@ -142,7 +142,7 @@ def test_a_report_costs_few_bytes_beside_the_one_before(tmp_path: Path) -> None:
     assert sum(map(len, sent)) / sum(sizes) > 8
 
 
-def test_the_inbox_hands_over_the_bytes_that_were_signed() -> None:
+def test_data_is_passed_on_byte_for_byte() -> None:
     sent = data(node(1), 1, NOW, "ä\U0001f600")
     incoming: VerifiedReport = opened(sealed_bytes(sent), NOW)
     assert incoming.data == sent

@@ -1,4 +1,4 @@
-"""Backups of the database by `kattila-manager backup`, and `restore`, as processes of their own."""
+"""`kattila-manager backup` and `restore`, as separate processes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def fleet(manager: Manager) -> Iterator[Fleet]:
 
 @pytest.fixture
 def filled(manager: Manager) -> Path:
-    """Return the path of a database that nobody has open."""
+    """Return the path of a database that no process has open."""
     with fleet_in(manager.folder) as made:
         for sample in range(1, 40):
             made.file(report(ONE, sample, now_ms()))
@@ -64,9 +64,7 @@ def dump(path: Path) -> list[str]:
 # --- backup
 
 
-def test_a_backup_holds_all_under_a_name_that_tells_moment_and_schema(
-    manager: Manager, fleet: Fleet, folder: Path
-) -> None:
+def test_a_backup_is_complete_and_named_after_time_and_schema(manager: Manager, fleet: Fleet, folder: Path) -> None:
     made = json.loads(run(manager, "backup", "--json").stdout)
     [path] = folder.glob(NAME)
     assert made["file"] == str(path)
@@ -76,23 +74,23 @@ def test_a_backup_holds_all_under_a_name_that_tells_moment_and_schema(
     assert list(folder.iterdir()) == [path], "it is one file"
 
 
-def test_a_backup_beside_the_database_is_the_default(tmp_path: Path) -> None:
+def test_backups_are_beside_the_database_by_default(tmp_path: Path) -> None:
     with fleet_in(tmp_path):
         assert f"{tmp_path}/kattila_manager-" in run(Manager(tmp_path), "backup").stdout
     assert len(list(tmp_path.glob(NAME))) == 1
 
 
-def test_no_key_is_in_a_backup(manager: Manager, fleet: Fleet, folder: Path) -> None:
+def test_a_backup_contains_no_key(manager: Manager, fleet: Fleet, folder: Path) -> None:
     shown = run(manager, "backup", str(folder / "mine.db"))
     assert PSK not in (folder / "mine.db").read_bytes()
     assert PSK.decode() not in shown.stdout + shown.stderr
     assert "Backups do not include the key ring" in " ".join(run(manager, "backup", "--help").stdout.split())
 
 
-def test_reports_are_taken_during_a_backup_and_it_is_of_one_moment(
+def test_reports_are_accepted_during_a_backup_which_is_consistent(
     manager: Manager, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Every step of the copy is followed by a commit: it neither waits nor begins anew.
+    # A commit follows every step of the copy, which must neither wait nor start over.
     before, filed = dump(manager.database), 0
     target = manager.folder / "copy.db"
     monkeypatch.setattr(backups, "_STEP_PAGES", 4)
@@ -108,7 +106,7 @@ def test_reports_are_taken_during_a_backup_and_it_is_of_one_moment(
     assert dump(target) == before
 
 
-def test_keep_removes_older_ones_of_its_own_naming_only(manager: Manager, fleet: Fleet, folder: Path) -> None:
+def test_keep_removes_only_older_backups_of_this_database(manager: Manager, fleet: Fleet, folder: Path) -> None:
     old = [folder / f"kattila_manager-2026010{day}T000000Z-schema-{schema}.db" for day, schema in enumerate("aab", 1)]
     others = [
         folder / "notes.db",
@@ -118,7 +116,7 @@ def test_keep_removes_older_ones_of_its_own_naming_only(manager: Manager, fleet:
     for path in old + others:
         path.touch()
     removed = json.loads(run(manager, "backup", "--keep", "1", "--json").stdout)["removed"]
-    # The newest of each schema is what a downgrade needs.
+    # A downgrade needs the newest backup of each schema.
     assert removed == [str(old[0])]
     assert {path for path in old + others if path.exists()} == {*old[1:], *others}
     assert len(list(folder.glob(NAME))) == 1 + 1
@@ -129,12 +127,12 @@ def test_a_wrong_call_of_backup(manager: Manager, arguments: list[str]) -> None:
     assert "usage: " in run(manager, "backup", *arguments, code=2).stderr
 
 
-def test_a_folder_that_is_missing_is_told(manager: Manager, fleet: Fleet, folder: Path) -> None:
+def test_a_missing_folder_is_an_error(manager: Manager, fleet: Fleet, folder: Path) -> None:
     folder.rmdir()
     assert f"the folder {folder} does not exist: create it" in failed(manager, "backup")
 
 
-def test_a_file_that_exists_is_left_alone(manager: Manager, fleet: Fleet, folder: Path) -> None:
+def test_an_existing_file_is_not_replaced(manager: Manager, fleet: Fleet, folder: Path) -> None:
     mine = folder / "mine.db"
     mine.write_text("precious")
     assert "mine.db exists: remove it, or choose another name" in failed(manager, "backup", str(mine))
@@ -142,7 +140,7 @@ def test_a_file_that_exists_is_left_alone(manager: Manager, fleet: Fleet, folder
     assert list(folder.iterdir()) == [mine]
 
 
-def test_a_copy_that_does_not_fit_is_not_begun(manager: Manager, filled: Path, tmp_path: Path) -> None:
+def test_a_copy_that_does_not_fit_is_not_started(manager: Manager, filled: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", 32) as disk:
         message = failed(manager, "backup", str(disk / "b.db"))
         assert re.search(rf"a copy needs 0\.\d MiB, and {disk} has 0.0 MiB left", message)
@@ -152,7 +150,7 @@ def test_a_copy_that_does_not_fit_is_not_begun(manager: Manager, filled: Path, t
         assert not elsewhere.database.exists()
 
 
-def test_a_disk_that_fills_meanwhile_is_told_and_nothing_stays(
+def test_a_disk_that_fills_is_an_error_and_leaves_no_file(
     filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backups, "_STEP_PAGES", 4)
@@ -163,8 +161,8 @@ def test_a_disk_that_fills_meanwhile_is_told_and_nothing_stays(
         assert [path.name for path in disk.iterdir()] == ["ballast"]
 
 
-def test_a_folder_that_may_not_be_written_is_told(manager: Manager, fleet: Fleet) -> None:
-    # Nobody may make a file there, root included.
+def test_a_backup_folder_without_write_permission_is_an_error(manager: Manager, fleet: Fleet) -> None:
+    # Not even root can create a file there.
     message = failed(manager, "backup", "/proc/b.db")
     assert "/proc" in message
     assert "BACKUP_DIR" in message
@@ -181,7 +179,7 @@ def test_a_damaged_database_gives_no_backup(manager: Manager, folder: Path) -> N
     assert list(folder.iterdir()) == []
 
 
-def test_what_a_killed_backup_left_goes_with_the_next(manager: Manager, fleet: Fleet, folder: Path) -> None:
+def test_the_next_backup_removes_leftovers_of_a_killed_one(manager: Manager, fleet: Fleet, folder: Path) -> None:
     (folder / "kattila_manager.db.part").write_text("half")
     run(manager, "backup")
     assert [path.suffix for path in folder.iterdir()] == [".db"]
@@ -190,7 +188,7 @@ def test_what_a_killed_backup_left_goes_with_the_next(manager: Manager, fleet: F
 # --- restore
 
 
-def test_a_restore_brings_back_and_keeps_what_was_there(manager: Manager, filled: Path, folder: Path) -> None:
+def test_a_restore_keeps_the_previous_database(manager: Manager, filled: Path, folder: Path) -> None:
     run(manager, "backup", str(folder / "b.db"))
     before = dump(manager.database)
     with fleet_in(manager.folder) as fleet:
@@ -204,7 +202,7 @@ def test_a_restore_brings_back_and_keeps_what_was_there(manager: Manager, filled
     assert not list(manager.folder.glob("*.part*"))
 
 
-def test_a_restore_keeps_what_only_the_log_of_a_broken_database_holds(manager: Manager, folder: Path) -> None:
+def test_a_restore_keeps_the_log_of_a_broken_database(manager: Manager, folder: Path) -> None:
     with fleet_in(manager.folder):
         run(manager, "backup", str(folder / "b.db"))
     manager.database.write_bytes(b"broken" * 1000)
@@ -226,9 +224,7 @@ def test_a_restore_on_a_clean_machine(manager: Manager, fleet: Fleet, folder: Pa
     assert dump(elsewhere.database) == dump(manager.database)
 
 
-def test_a_restore_takes_a_backup_from_a_folder_that_may_not_be_written(
-    manager: Manager, filled: Path, folder: Path
-) -> None:
+def test_a_restore_reads_a_backup_in_a_read_only_folder(manager: Manager, filled: Path, folder: Path) -> None:
     run(manager, "backup")
     folder.chmod(0o555)
     assert f"schema {SCHEMA}" in run(manager, "restore", "--latest").stdout
@@ -255,7 +251,7 @@ def test_a_restore_is_refused_while_serve_or_publish_run(tmp_path: Path) -> None
         run(manager, "restore", str(tmp_path / "b.db"))
 
 
-def test_nobody_opens_a_database_that_is_being_restored(manager: Manager, filled: Path) -> None:
+def test_a_database_cannot_be_opened_during_a_restore(manager: Manager, filled: Path) -> None:
     with database.closed_to_others(manager.database):
         assert "is being restored: try again" in failed(manager, "agents")
         assert "is being restored: try again" in failed(manager, "serve")
@@ -270,7 +266,7 @@ def test_nobody_opens_a_database_that_is_being_restored(manager: Manager, filled
         (None, "cannot be read (No such file"),
     ],
 )
-def test_a_restore_of_something_else_is_refused(
+def test_a_restore_of_another_file_is_refused(
     manager: Manager, filled: Path, folder: Path, content: bytes | None, words: str
 ) -> None:
     before = dump(manager.database)
@@ -302,7 +298,7 @@ def test_restore_latest_without_a_backup(manager: Manager, filled: Path, folder:
     assert f"{folder} has no backup" in failed(manager, "restore", "--latest")
 
 
-def test_a_backup_of_a_running_manager_has_what_was_answered(tmp_path: Path) -> None:
+def test_a_backup_of_a_running_manager_has_all_answered_reports(tmp_path: Path) -> None:
     with running_manager(tmp_path) as manager:
         for sample in range(1, 20):
             verdict = manager.post(body(ONE, sample, now_ms())).verdict(nonce_of(ONE, sample, sample))
@@ -312,7 +308,7 @@ def test_a_backup_of_a_running_manager_has_what_was_answered(tmp_path: Path) -> 
         assert connection.execute("SELECT count(*) FROM reports").fetchone() == (19,)
 
 
-def test_root_leaves_a_backup_to_the_owner_of_the_database(manager: Manager, fleet: Fleet, folder: Path) -> None:
+def test_root_gives_a_backup_to_the_owner_of_the_database(manager: Manager, fleet: Fleet, folder: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("giving files away needs root")
     os.chown(manager.database, 65534, 65534)

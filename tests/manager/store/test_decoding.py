@@ -1,4 +1,4 @@
-"""What DATA means to the manager: the same as to the strict reader that agents have, only faster."""
+"""The manager's fast decoder accepts the same DATA as the strict parser."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MEMBERS: dict[str, Any] = json.loads(DATA)
 
 
 def strict(data: bytes) -> Report:
-    """Read DATA as an agent would."""
+    """Read DATA as strictly as an agent does."""
     return build(Report, canonical.parse_object(data)).check()
 
 
@@ -87,7 +87,7 @@ def test_report_is_read_back(report: Report) -> None:
     assert decode(data) == strict(data) == report
 
 
-# Else the tests below would compare the strict reader with itself.
+# Otherwise the tests below would compare the strict parser with itself.
 def test_a_plain_report_is_read_once() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(canonical, "parse_object", lambda _: pytest.fail("read again"))
@@ -95,7 +95,7 @@ def test_a_plain_report_is_read_once() -> None:
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-def test_both_readers_take_and_refuse_the_same(change: Callable[[Any, Any], None]) -> None:
+def test_both_readers_accept_and_refuse_the_same(change: Callable[[Any, Any], None]) -> None:
     read = [changed(path, change) for path in PLACES]
     assert [outcome(decode, data) for data in read] == [outcome(strict, data) for data in read]
 
@@ -120,7 +120,7 @@ def test_both_readers_agree_on_any_bytes(start: int, length: int, middle: bytes)
         *(b'"sample":041', b'"sample":"41"', b'"sample":41,', b'"sample":+41'),
     ],
 )
-def test_both_readers_refuse_what_others_might_read_otherwise(new: bytes) -> None:
+def test_both_readers_refuse_ambiguous_json(new: bytes) -> None:
     data = DATA.replace(b'"sample":41', new)
     assert outcome(strict, data) is None
     assert outcome(decode, data) is None
@@ -152,9 +152,9 @@ def test_a_row_has_exactly_its_columns(path: tuple[Any, ...], change: Callable[[
         decode(changed(path, change))
 
 
-# What is new about a peer or a route comes beside the rows.
+# New data about a peer or route is in members outside of the rows.
 @pytest.mark.parametrize("path", [("telemetry",), ("telemetry", "wireguard", 0)])
-def test_a_member_beside_the_rows_is_skipped(path: tuple[Any, ...]) -> None:
+def test_an_unknown_member_is_skipped(path: tuple[Any, ...]) -> None:
     assert decode(changed(path, lambda container, name: container[name].update(peer_notes=[["a"]]))) == PLAIN
 
 
@@ -170,7 +170,7 @@ def test_text_must_be_escaped(text: str) -> None:
     assert system.hostname == text
 
 
-def test_text_must_be_escaped_where_nobody_looks_as_well() -> None:
+def test_text_must_be_escaped_in_unknown_members_too() -> None:
     for raw in ('"of":"k\u00e4si"', '"k\u00e4si":0'):
         with pytest.raises(Malformed, match="is not ASCII"):
             decode(DATA[:-1] + b"," + raw.encode() + b"}")
@@ -201,11 +201,11 @@ REFUSED = [case for case in vectors("refused") if case["what"] == "report"]
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=[case["name"] for case in REFUSED])
-def test_what_the_vectors_call_refused_is_refused(case: dict[str, Any]) -> None:
+def test_refused_vectors_are_refused(case: dict[str, Any]) -> None:
     assert answer_to(case, case["ring"], case["now"]) == case["kind"]
 
 
-def test_what_the_vectors_call_good_is_taken() -> None:
+def test_good_vectors_are_accepted() -> None:
     cases = [case for case in vectors("report") if case["recipient"] == "manager" and '"tick":7' not in case["data"]]
     assert len(cases) == 3
     for case in cases:

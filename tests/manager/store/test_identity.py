@@ -1,4 +1,4 @@
-"""Who holds an id: the rules over boots and hardware addresses, as a table and as stories."""
+"""Who holds an id: the rules for boots and hardware addresses, as a table and as scenarios."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TABLE = {
     "a boot that comes back: a clone with the same hardware": (REBOOTED, Claim("boot-1", MINE), 0, HOLDER),
     "the owner of the hardware against who took over": (TAKEN_OVER, Claim("boot-1", MINE), 0, HOLDER),
     "the owner rebooted against who took over": (TAKEN_OVER, Claim("boot-2", MINE), 0, HOLDER),
-    "who took over goes on": (TAKEN_OVER, Claim("clone", OTHERS), 0, HOLDER),
+    "who took over continues": (TAKEN_OVER, Claim("clone", OTHERS), 0, HOLDER),
     "who took over reboots": (TAKEN_OVER, Claim("clone-reboot", OTHERS), 0, HOLDER),
 }
 
@@ -54,13 +54,13 @@ def test_ruling(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", TABLE)
-def test_the_same_claim_again_is_ruled_the_same(case: str) -> None:
+def test_a_repeated_claim_gets_the_same_ruling(case: str) -> None:
     known, claim, silent_ms, expected = TABLE[case]
     once = judge(known, claim, silent_ms, is_newest=True)[1]
     assert judge(once, claim, 0, is_newest=True) == (expected, once)
 
 
-def test_of_two_with_the_same_hardware_the_boot_that_was_first_stays() -> None:
+def test_with_equal_hardware_the_first_boot_keeps_the_id() -> None:
     ruling, after = judge(REBOOTED, Claim("boot-1", MINE), 0, is_newest=True)
     assert ruling is HOLDER
     assert judge(after, Claim("boot-2", MINE), 0, is_newest=True)[0] is CONFLICT
@@ -75,7 +75,7 @@ def test_the_owner_of_the_hardware_gets_its_id_back_and_the_newcomer_is_refused(
 
 
 @pytest.mark.parametrize("order", sorted(set(permutations(["original", "clone", "original", "clone"]))))
-def test_whatever_the_order_the_first_keeps_its_id_and_both_are_never_holders_for_long(order: tuple[str, ...]) -> None:
+def test_in_any_order_the_first_keeps_its_id_and_two_holders_never_last(order: tuple[str, ...]) -> None:
     claims = {"original": Claim("boot-1", MINE), "clone": Claim("clone", OTHERS)}
     known, last = HELD, {}
     for who in (*order, *order):
@@ -87,7 +87,7 @@ def test_whatever_the_order_the_first_keeps_its_id_and_both_are_never_holders_fo
 
 @pytest.mark.parametrize("known", [HELD, REBOOTED, CHALLENGED, PROVEN, TAKEN_OVER])
 @pytest.mark.parametrize("claim", [Claim("boot-1", MINE), Claim("boot-2", MINE), Claim("clone", OTHERS)])
-def test_what_may_be_an_old_message_proves_nothing_against_the_present_boot(known: Identity, claim: Claim) -> None:
+def test_a_possibly_old_message_proves_nothing_against_the_current_boot(known: Identity, claim: Claim) -> None:
     was_seen = claim.boot_id in known.former | known.refused | {known.boot_id}
     ruling, after = judge(known, claim, 0, is_newest=False)
     assert after.refused == known.refused
@@ -101,7 +101,7 @@ def link(name: str, address: str | None, kind: str | None = None, *flags: str) -
     return Interface(1, name, kind, flags, "UP", 1500, address, ())
 
 
-def test_hardware_is_told_by_links_of_hardware_and_by_others_only_where_there_are_none() -> None:
+def test_virtual_links_count_as_hardware_only_without_physical_ones() -> None:
     loopback = link("lo", "00:00:00:00:00:00", None, "LOOPBACK")
     bridge, tunnel = link("br0", "02:00:00:00:00:09", "bridge"), link("wg0", None, "wireguard")
     card = link("eth0", "02:00:00:00:00:01")
@@ -111,7 +111,7 @@ def test_hardware_is_told_by_links_of_hardware_and_by_others_only_where_there_ar
     assert identifying_addresses([]) == NONE
 
 
-def test_hardware_is_the_same_in_capitals() -> None:
+def test_hardware_addresses_ignore_case() -> None:
     assert identifying_addresses([link("eth0", "02:00:5E:00:00:0A")]) == {"02:00:5e:00:00:0a"}
     assert normalised_addresses(["02:00:5E:00:00:0A", "02:00:5e:00:00:0a", "00:00:00:00:00:00", "", None]) == {
         "02:00:5e:00:00:0a"

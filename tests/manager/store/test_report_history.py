@@ -1,4 +1,4 @@
-"""The reports and reboots of one agent over time, read from SQLite at moments that a test chose."""
+"""The reports and reboots of one agent over time, read from SQLite."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def at(sample: int) -> int:
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    """ONE reports each minute for an hour; from 12:10 to 12:40 it cannot, and sends its spool from 12:45 on."""
+    """ONE reports every minute for an hour, except from 12:10 to 12:40; it sends its spool from 12:45."""
     with fleet_in(tmp_path) as made:
         in_order = [*range(1, 10), *range(40, 46)]
         for sample in in_order:
@@ -40,7 +40,7 @@ def arrivals(fleet: Fleet, sender: Node, since: int | None = None, until: int | 
     return fleet.store.read(lambda connection: report_history.arrivals(connection, ref, since, until))
 
 
-def test_all_of_an_agents_reports_come_in_the_order_of_their_samples(fleet: Fleet) -> None:
+def test_an_agents_reports_are_ordered_by_sample(fleet: Fleet) -> None:
     found = arrivals(fleet, ONE)
     assert [one.sample for one in found] == [*range(1, 46), *range(47, 61)]
     assert [one.sample for one in found if one.sampled_at is not None] == list(range(10, 40))
@@ -60,24 +60,24 @@ def test_all_of_an_agents_reports_come_in_the_order_of_their_samples(fleet: Flee
         (at(30), at(20), range(0)),
     ],
 )
-def test_between_two_moments_is_what_was_measured_then_late_or_not(
+def test_a_period_has_all_samples_measured_in_it_late_or_not(
     fleet: Fleet, since: int | None, until: int | None, samples: range
 ) -> None:
     assert [one.sample for one in arrivals(fleet, ONE, since, until)] == list(samples)
 
 
-def test_each_tells_its_way(fleet: Fleet) -> None:
+def test_each_arrival_names_its_relays(fleet: Fleet) -> None:
     assert {one.relay_path for one in arrivals(fleet, TWO)} == {ONE.agent_id}
     assert {one.relay_path for one in arrivals(fleet, ONE)} == {None}
 
 
-def test_an_agent_that_only_registered_has_none(fleet: Fleet) -> None:
+def test_an_agent_that_only_registered_has_no_history(fleet: Fleet) -> None:
     ref = fleet.members(ONE.agent_id)["ref"] + 100
     assert fleet.store.read(lambda connection: report_history.arrivals(connection, ref, NOON, at(60))) == []
     assert fleet.store.read(lambda connection: report_history.reboots(connection, ref)) == []
 
 
-def test_reboots_are_boots_after_the_first_and_clones_are_none(fleet: Fleet) -> None:
+def test_reboots_are_boots_after_the_first_without_clones(fleet: Fleet) -> None:
     ref = fleet.members(ONE.agent_id)["ref"]
     fleet.file(report(ONE.rebooted(), 61, at(61), tick=300))
     fleet.file(report(ONE.cloned(), 62, at(61) + SECOND, tick=301))
@@ -87,7 +87,7 @@ def test_reboots_are_boots_after_the_first_and_clones_are_none(fleet: Fleet) -> 
 
 
 @pytest.mark.parametrize("hours", [0, 1])
-def test_after_pruning_the_past_is_what_is_left(fleet: Fleet, hours: int) -> None:
+def test_after_pruning_the_remaining_reports_are_the_history(fleet: Fleet, hours: int) -> None:
     fleet.change("DELETE FROM reports WHERE received_at < ?", NOON + hours * HOUR)
     left = arrivals(fleet, ONE, at(1), at(60))
     assert [one.sample for one in left] == ([60] if hours else [*range(1, 46), *range(47, 61)])

@@ -1,4 +1,4 @@
-"""The schema: what migrations make is what the code says, once and for all versions."""
+"""The migrations make the schema in the code, from every version."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def dump(path: Path) -> list[str]:
         return list(connection.iterdump())
 
 
-def test_migrations_make_the_schema_that_the_code_describes(tmp_path: Path) -> None:
+def test_migrations_make_the_schema_in_the_code(tmp_path: Path) -> None:
     path = new_database(tmp_path)
     engine = database.open_engine(path, pooled=False)
     with engine.connect() as connection:
@@ -33,7 +33,7 @@ def test_migrations_make_the_schema_that_the_code_describes(tmp_path: Path) -> N
     assert all(strict[table.name] for table in metadata.sorted_tables)
 
 
-def test_every_column_that_does_not_explain_itself_has_a_comment() -> None:
+def test_every_unclear_column_has_a_comment() -> None:
     assert all(table.comment for table in metadata.sorted_tables)
 
 
@@ -47,7 +47,7 @@ def test_migrating_again_changes_nothing(tmp_path: Path) -> None:
     assert dump(path) == before
 
 
-def test_a_database_of_a_newer_version_is_left_alone_with_a_clear_error(tmp_path: Path) -> None:
+def test_a_database_of_a_newer_version_is_a_clear_error_and_unchanged(tmp_path: Path) -> None:
     path = new_database(tmp_path)
     with sqlite(path) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
@@ -57,7 +57,7 @@ def test_a_database_of_a_newer_version_is_left_alone_with_a_clear_error(tmp_path
     assert dump(path) == before
 
 
-def test_what_is_no_database_is_left_alone_with_a_clear_error(tmp_path: Path) -> None:
+def test_another_file_is_a_clear_error_and_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "kattila_manager.db"
     path.write_bytes(b"these are somebody's notes, and no database at all\n" * 100)
     with pytest.raises(database.DatabaseUnusableError, match=str(path)):

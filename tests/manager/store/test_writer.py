@@ -1,4 +1,4 @@
-"""Group commit: who is answered when, and what a report that cannot be filed does to others."""
+"""Group commit: when outcomes are set, and how a report that cannot be filed affects others."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def incoming(number: int, sample: int = 1) -> VerifiedReport:
 
 
 def poison(number: int) -> VerifiedReport:
-    """Return what no inbox lets through, and no database takes."""
+    """Return a report that the database cannot store."""
     one = incoming(number)
     return replace(one, report=replace(one.report, sample=2**70))
 
 
 def at_once(filer: Filer, reports: list[VerifiedReport]) -> list[Filed]:
-    """Let them become one batch: none is filed before all are queued."""
+    """File these reports as one batch: all are queued before any is filed."""
     with filer.store.lock.held():
         waiting = [filer.submit(one) for one in reports]
     return [future.result(PATIENCE_SECONDS) for future in waiting]
 
 
-def test_an_answer_is_given_after_its_commit(tmp_path: Path) -> None:
+def test_the_outcome_is_set_after_the_commit(tmp_path: Path) -> None:
     path = new_database(tmp_path)
     seen: list[bool] = []
 
@@ -54,18 +54,18 @@ def test_an_answer_is_given_after_its_commit(tmp_path: Path) -> None:
     assert seen == [True] * 300
 
 
-def test_many_that_wait_are_filed_in_one_transaction(tmp_path: Path) -> None:
+def test_waiting_reports_are_filed_in_one_transaction(tmp_path: Path) -> None:
     path = new_database(tmp_path)
     with filing(path) as filer:
         filer.file(incoming(200))
         before = path.with_name(path.name + "-wal").stat().st_size
         at_once(filer, [incoming(number) for number in range(100)])
         grown = path.with_name(path.name + "-wal").stat().st_size - before
-    # A commit of its own for each would be several pages of 4 kB each.
+    # A separate commit for each report would write several pages of 4 kB each.
     assert grown < 100 * 4096
 
 
-def test_one_that_cannot_be_filed_does_not_take_the_others_with_it(tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_filed_does_not_block_the_others(tmp_path: Path) -> None:
     with filing(new_database(tmp_path)) as filer:
         results = at_once(filer, [incoming(1), incoming(2), poison(3), incoming(4), incoming(1, 2)])
         assert [one.outcome for one in results] == ["accepted", "accepted", "overloaded", "accepted", "accepted"]
@@ -79,7 +79,7 @@ def test_the_same_report_twice_in_a_batch_is_stored_once(tmp_path: Path) -> None
     assert [one.outcome for one in results] == ["accepted", "duplicate", "duplicate"]
 
 
-def test_what_comes_in_disorder_within_a_batch_is_judged_one_after_the_other(tmp_path: Path) -> None:
+def test_an_unordered_batch_is_judged_one_by_one(tmp_path: Path) -> None:
     with filing(new_database(tmp_path)) as filer:
         results = at_once(filer, [incoming(1, 300), incoming(1, 299), incoming(1, 100), incoming(1, 301)])
     assert [one.outcome for one in results] == ["accepted", "accepted", "replay", "accepted"]
@@ -89,7 +89,7 @@ def test_what_comes_in_disorder_within_a_batch_is_judged_one_after_the_other(tmp
 def test_a_full_queue_refuses_at_once(tmp_path: Path) -> None:
     one = incoming(1)
     with filing(new_database(tmp_path)) as filer, filer.store.lock.held():
-        # The thread may have taken one off already.
+        # The thread may already have taken one from the queue.
         for _ in range(MAX_PENDING + 1):
             try:
                 filer.submit(one)
@@ -101,7 +101,7 @@ def test_a_full_queue_refuses_at_once(tmp_path: Path) -> None:
             filer.submit(one)
 
 
-def test_stopping_files_what_is_waiting(tmp_path: Path) -> None:
+def test_stopping_files_the_waiting_reports(tmp_path: Path) -> None:
     path = new_database(tmp_path)
     filer = Filer(path)
     with filer.store.lock.held():
@@ -124,9 +124,7 @@ def test_a_database_that_another_process_holds_is_waited_for(tmp_path: Path) -> 
         assert waiting.result(PATIENCE_SECONDS).outcome == "accepted"
 
 
-def test_a_full_database_refuses_and_recovers_and_says_each_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_full_database_refuses_recovers_and_logs_each_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "kattila.store")
     with filing(new_database(tmp_path)) as filer:
         filer.file(incoming(1))
@@ -135,7 +133,7 @@ def test_a_full_database_refuses_and_recovers_and_says_each_once(
             pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
 
         def limited(limit: int) -> None:
-            # For the one connection that the writer uses.
+            # Applies to the one connection that the writer uses.
             with filer.store.lock.held(), engine.connect() as connection:
                 connection.exec_driver_sql(f"PRAGMA max_page_count = {limit}")
 

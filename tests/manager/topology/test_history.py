@@ -1,4 +1,4 @@
-"""A node's own history, on values: what each sequence of arrivals is told as."""
+"""The spans of a node's history for sequences of arrivals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def at(sample: int) -> int:
 
 
 def prompt(*samples: int, path: str | None = None) -> list[Arrival]:
-    """Samples that came when they were measured."""
+    """Return samples that arrived when they were measured."""
     return [Arrival(sample, sample, at(sample), None, path) for sample in samples]
 
 
@@ -40,17 +40,17 @@ def kinds(arrivals: Sequence[Arrival], *reboots: int, now: int | None = None) ->
     return [(span.kind, span.samples) for span in told(arrivals, *reboots, now=now)]
 
 
-def test_nothing_is_nothing() -> None:
+def test_no_arrivals_give_no_spans() -> None:
     assert told([], NOON, now=NOON) == []
 
 
-def test_what_came_in_its_order_is_one_span() -> None:
+def test_samples_in_order_are_one_span() -> None:
     assert told(prompt(*range(1, 101))) == [
         Span(SpanKind.REPORTED, at(1), at(100), samples=100, first_sample=1, last_sample=100)
     ]
 
 
-def test_each_path_is_a_span_of_its_own() -> None:
+def test_each_path_is_its_own_span() -> None:
     arrivals = [*prompt(1, 2), *prompt(3, 4, path=A), *prompt(5, path=f"{A},{B}"), *prompt(6)]
     assert [(span.relay_path, span.samples, span.from_at) for span in told(arrivals)] == [
         ((), 2, at(1)),
@@ -60,7 +60,7 @@ def test_each_path_is_a_span_of_its_own() -> None:
     ]
 
 
-def test_what_came_late_fills_the_time_it_was_measured_in() -> None:
+def test_late_samples_fill_the_time_of_their_measurement() -> None:
     arrivals = [*prompt(1, 2), *late(*range(3, 23), came_at=at(24)), *prompt(23, 24)]
     assert told(arrivals) == [
         Span(SpanKind.REPORTED, at(1), at(2), samples=2, first_sample=1, last_sample=2),
@@ -69,22 +69,22 @@ def test_what_came_late_fills_the_time_it_was_measured_in() -> None:
     ]
 
 
-def test_by_which_way_late_samples_came_is_of_no_account() -> None:
+def test_the_path_of_late_samples_does_not_matter() -> None:
     arrivals = [*late(1, 2, came_at=at(24), path=A), *late(3, 4, came_at=at(25)), *prompt(5)]
     assert kinds(arrivals) == [(SpanKind.CUT_OFF, 4), (SpanKind.REPORTED, 1)]
 
 
-def test_a_few_samples_that_came_a_little_late_cut_nothing_off() -> None:
+def test_slightly_late_samples_are_not_a_cut_off() -> None:
     arrivals = [*prompt(1, 2), *late(3, came_at=at(4)), *prompt(4, 5), *late(6, came_at=at(6) + 1), *prompt(7)]
     assert told(arrivals) == [Span(SpanKind.REPORTED, at(1), at(7), samples=7, late=2, first_sample=1, last_sample=7)]
 
 
 @pytest.mark.parametrize(("lateness", "kind"), [(PAUSE, SpanKind.REPORTED), (PAUSE + 1, SpanKind.CUT_OFF)])
-def test_cut_off_begins_where_silence_does(lateness: int, kind: SpanKind) -> None:
+def test_cut_off_starts_at_the_threshold_of_silence(lateness: int, kind: SpanKind) -> None:
     assert kinds([*prompt(1), *late(2, came_at=at(2) + lateness)])[-1][0] is kind
 
 
-def test_numbers_that_are_absent_are_counted_as_missing() -> None:
+def test_absent_numbers_are_missing_samples() -> None:
     assert told([*prompt(1, 2), *prompt(13)]) == [
         Span(SpanKind.REPORTED, at(1), at(2), samples=2, first_sample=1, last_sample=2),
         Span(SpanKind.MISSING, at(2), at(13), samples=10, first_sample=3, last_sample=12),
@@ -92,7 +92,7 @@ def test_numbers_that_are_absent_are_counted_as_missing() -> None:
     ]
 
 
-def test_a_hole_within_what_came_late_is_missing_too() -> None:
+def test_a_gap_in_late_samples_is_missing_too() -> None:
     arrivals = [*prompt(1), *late(2, 3, 6, came_at=at(20)), *prompt(7)]
     assert kinds(arrivals) == [
         (SpanKind.REPORTED, 1),
@@ -103,13 +103,13 @@ def test_a_hole_within_what_came_late_is_missing_too() -> None:
     ]
 
 
-def test_a_pause_in_which_no_number_was_taken_is_no_loss() -> None:
+def test_a_pause_without_missing_numbers_is_not_a_loss() -> None:
     stopped = [*prompt(1, 2), Arrival(3, 3, at(2) + HOUR, None, None)]
     assert told(stopped)[1] == Span(SpanKind.STOPPED, at(2), at(2) + HOUR)
     assert kinds(stopped)[1] == (SpanKind.STOPPED, 0)
 
 
-def test_a_reboot_stands_where_the_new_boot_was_heard_first() -> None:
+def test_a_reboot_is_at_the_first_report_of_the_new_boot() -> None:
     assert told(prompt(1, 2, 3, 4), at(3)) == [
         Span(SpanKind.REPORTED, at(1), at(2), samples=2, first_sample=1, last_sample=2),
         Span(SpanKind.REBOOTED, at(3), at(3)),
@@ -117,11 +117,11 @@ def test_a_reboot_stands_where_the_new_boot_was_heard_first() -> None:
     ]
 
 
-def test_reboots_before_what_is_kept_are_left_out_and_a_later_one_is_told() -> None:
+def test_reboots_before_the_kept_reports_are_dropped() -> None:
     assert kinds(prompt(1, 2), at(1) - DAY, at(2) + 1) == [(SpanKind.REPORTED, 2), (SpanKind.REBOOTED, 0)]
 
 
-def test_a_reboot_while_cut_off_stands_at_the_end_of_it() -> None:
+def test_a_reboot_while_cut_off_is_at_its_end() -> None:
     arrivals = [*prompt(1), *late(*range(2, 20), came_at=at(21)), *prompt(20)]
     assert [kind for kind, _ in kinds(arrivals, at(20))] == [
         SpanKind.REPORTED,
@@ -132,7 +132,7 @@ def test_a_reboot_while_cut_off_stands_at_the_end_of_it() -> None:
 
 
 @pytest.mark.parametrize(("now", "is_silent"), [(at(2) + PAUSE, False), (at(2) + PAUSE + 1, True)])
-def test_what_is_silent_until_now_is_told(now: int, is_silent: bool) -> None:
+def test_a_silence_until_now_is_a_span(now: int, is_silent: bool) -> None:
     last = told(prompt(1, 2), now=now)[-1]
     assert last == Span(SpanKind.SILENT, at(2), now) if is_silent else last.kind is SpanKind.REPORTED
 
@@ -145,7 +145,7 @@ _ARRIVALS = st.dictionaries(
 
 
 @given(_ARRIVALS, st.lists(st.integers(0, 70), max_size=3), st.integers(0, 100))
-def test_whatever_came_every_sample_is_in_one_span_and_time_goes_on(
+def test_every_sample_is_in_one_span_and_time_moves_forward(
     drawn: dict[int, tuple[int, bool, str | None]], reboots: list[int], now: int
 ) -> None:
     arrivals = [
@@ -163,6 +163,6 @@ def test_whatever_came_every_sample_is_in_one_span_and_time_goes_on(
     assert all(span.from_at <= span.to_at for span in found)
 
 
-def test_a_month_is_few_spans() -> None:
+def test_a_month_has_few_spans() -> None:
     month = prompt(*range(1, 86_401))
     assert [span.samples for span in told(month, at(40_000), now=at(86_400) + MINUTE)] == [39_999, 0, 46_401]

@@ -16,11 +16,11 @@ LONG = (NOON - DAY, NOON - 2 * SECOND)
         (NOON - 90 * SECOND, LONG, Presence.REPORTING),
         (NOON - 90 * SECOND - 1, LONG, Presence.SILENT),
         (NOON - 90 * DAY, LONG, Presence.SILENT),
-        # The server came back a minute ago: whoever was quiet meanwhile has as long as any other to report again.
+        # The server returned a minute ago. All agents again have three intervals to report.
         (NOON - HOUR, (NOON - MINUTE, NOON), Presence.UNHEARD),
         (NOON - HOUR, (NOON - 91 * SECOND, NOON), Presence.SILENT),
         (NOON - 10 * SECOND, (NOON - MINUTE, NOON), Presence.REPORTING),
-        # Nobody listens, so nobody is silent.
+        # The server is down, so no agent is silent.
         (NOON - HOUR, (NOON - DAY, NOON - 21 * SECOND), Presence.UNHEARD),
         (NOON - 5 * SECOND, (NOON - DAY, NOON - 21 * SECOND), Presence.UNHEARD),
         (NOON - HOUR, (NOON - DAY, NOON - 20 * SECOND), Presence.SILENT),
@@ -43,14 +43,14 @@ def test_presence(last_seen_at: int, listening: tuple[int, int] | None, expected
         (NOON - HOUR, (NOON - MINUTE, NOON), Presence.UNHEARD),
     ],
 )
-def test_an_agent_whose_newest_report_came_through_others_is_relayed_while_it_is_heard(
+def test_an_agent_with_a_relayed_newest_report_is_relayed(
     last_seen_at: int, listening: tuple[int, int], expected: Presence
 ) -> None:
     cut_off = agent(1, last_seen_at=last_seen_at, relay_path=(agent(2).agent_id,))
     assert presence(cut_off, Watch(30 * SECOND, NOON, listening)) is expected
 
 
-def test_a_longer_interval_gives_longer_to_report() -> None:
+def test_a_longer_interval_allows_longer_silence() -> None:
     quiet = agent(1, last_seen_at=NOON - 10 * MINUTE)
     assert presence(quiet, Watch(5 * MINUTE, NOON, LONG)) is Presence.REPORTING
     assert presence(quiet, Watch(3 * MINUTE, NOON, LONG)) is Presence.SILENT

@@ -1,4 +1,4 @@
-"""Which edges a snapshot shows, and what becomes of those that are known: on values alone."""
+"""Which edges a snapshot shows, and how known edges change."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORGET = NOON - 30 * DAY
 
 
 def via(number: int, *relays: int | str, **changes: int) -> Agent:
-    """Return an agent whose reports come through these, its own neighbour first."""
+    """Return an agent whose reports come through these relays, the nearest first."""
     path = tuple(relay if isinstance(relay, str) else node(relay).agent_id for relay in relays)
     return agent(number, relay_path=path, **changes)
 
@@ -38,19 +38,19 @@ def edge(a: int, b: int, **changes: object) -> Edge:
     return Edge(**{**members, "a_ref": a, "b_ref": b, "last_seen_at": NOON - HOUR, **changes})  # type: ignore[arg-type] # of any member
 
 
-# --- What is shown
+# --- Inferred edges
 
 
-def test_whoever_reports_directly_shows_no_edge() -> None:
+def test_a_direct_report_shows_no_edge() -> None:
     assert look(agent(1), agent(2)) == InferredEdges((), frozenset())
 
 
-def test_a_path_is_an_edge_for_each_hop_between_agents() -> None:
+def test_a_path_shows_an_edge_for_each_hop() -> None:
     links = look(agent(1), via(2, 1), via(3, 2, 1), via(4, 3, 2, 1))
     assert pairs(links) == [(1, 2), (2, 3), (3, 4)]
 
 
-def test_the_evidence_of_an_edge_names_the_reports_that_took_it_newest_first() -> None:
+def test_the_evidence_of_an_edge_names_its_reports_newest_first() -> None:
     links = look(agent(1), via(2, 1), via(3, 2, 1, last_seen_at=NOON - 2 * SECOND, highest_sample=7))
     [one, two] = links.found
     assert json.loads(one.evidence) == {
@@ -70,20 +70,20 @@ def test_the_evidence_of_a_busy_edge_is_bounded() -> None:
     assert (told["count"], len(told["reports"])) == (57, 10)
 
 
-def test_a_relay_that_never_reported_itself_is_the_end_of_no_edge() -> None:
+def test_a_relay_that_never_reported_has_no_edge() -> None:
     assert pairs(look(agent(1), via(2, STRANGER, 1), via(3, 2, STRANGER))) == [(2, 3)]
 
 
-def test_an_agent_that_is_silent_shows_no_edge() -> None:
+def test_a_silent_agent_shows_no_edge() -> None:
     assert look(agent(1), via(2, 1, last_seen_at=NOON - 5 * MINUTE)) == InferredEdges((), frozenset())
 
 
-def test_of_an_agent_that_nobody_can_have_heard_nothing_is_said() -> None:
+def test_the_edges_of_an_unheard_agent_are_unknown() -> None:
     shown: Snapshot = snapshot(agent(1), via(2, 1), listening=(NOON - DAY, NOON - MINUTE))
     assert infer(shown, watch(shown)) == InferredEdges((), frozenset({("relay", (1, 2))}))
 
 
-# --- What becomes of known edges
+# --- Changes to known edges
 
 
 def shown(a: int, b: int, evidence: str = "{}", seen_at: int = NOON) -> InferredEdges:
@@ -93,17 +93,17 @@ def shown(a: int, b: int, evidence: str = "{}", seen_at: int = NOON) -> Inferred
 NONE = InferredEdges((), frozenset())
 
 
-def test_an_edge_that_is_not_known_is_added() -> None:
+def test_a_new_edge_is_added() -> None:
     changes = compare([edge(1, 3)], shown(1, 2), FORGET)
     assert changes.added == shown(1, 2).found
 
 
-def test_an_edge_that_is_shown_anew_is_up_and_keeps_when_it_was_seen_first() -> None:
+def test_an_edge_shown_again_is_up_and_keeps_its_first_seen_time() -> None:
     [changed] = compare([edge(1, 2, state="unused")], shown(1, 2, "new"), FORGET).changed
     assert changed == edge(1, 2, evidence="new", last_seen_at=NOON)
 
 
-def test_an_edge_that_is_no_longer_shown_is_unused_from_then_on() -> None:
+def test_an_edge_no_longer_shown_is_unused() -> None:
     [changed] = compare([edge(1, 2)], NONE, FORGET).changed
     assert changed == edge(1, 2, state="unused")
     assert not compare([changed], NONE, FORGET)
@@ -115,13 +115,13 @@ def test_an_unused_edge_is_forgotten_after_the_retention(seen_at: int, is_forgot
     assert compare([old], NONE, FORGET).forgotten == ((old,) if is_forgotten else ())
 
 
-def test_an_edge_of_which_nothing_is_known_stays_as_it_is() -> None:
+def test_an_unknown_edge_does_not_change() -> None:
     unknown = InferredEdges((), frozenset({("relay", (1, 2))}))
     assert not compare([edge(1, 2)], unknown, FORGET)
     assert not compare([edge(1, 2, state="unused", last_seen_at=0)], unknown, FORGET)
 
 
-def test_an_edge_of_another_kind_is_left_alone() -> None:
+def test_an_edge_of_another_kind_does_not_change() -> None:
     assert not compare([edge(1, 2, kind="wireguard", last_seen_at=0)], NONE, FORGET)
 
 
@@ -129,7 +129,7 @@ _PATHS = st.lists(st.lists(st.integers(1, 6), max_size=3, unique=True), min_size
 
 
 @given(_PATHS, _PATHS)
-def test_after_writing_it_comparing_again_changes_nothing(before: list[list[int]], after: list[list[int]]) -> None:
+def test_comparing_again_after_writing_changes_nothing(before: list[list[int]], after: list[list[int]]) -> None:
     known: list[Edge] = []
     for paths in (before, after):
         links = look(*(via(number, *path) for number, path in enumerate(paths, 1)))

@@ -1,1 +1,1 @@
-"""Backups, restoring, retention and the audit of stored reports."""
+"""Backups, restore, retention, and the audit of stored reports."""

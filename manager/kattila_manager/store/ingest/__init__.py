@@ -1,1 +1,1 @@
-"""Filing reports: write transactions of the server."""
+"""What the server writes: reports, agents, refusal counters and heartbeats."""

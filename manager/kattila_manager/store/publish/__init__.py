@@ -1,1 +1,1 @@
-"""Write statements of the publisher."""
+"""What the publisher writes: alarms, edges and interfaces."""

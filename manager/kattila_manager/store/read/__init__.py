@@ -1,1 +1,1 @@
-"""Queries, as frozen values."""
+"""Queries that return frozen values."""

@@ -1,4 +1,4 @@
-"""Registrations at the real manager: which answers are signed, and what a refused one leaves behind."""
+"""Registrations at a real manager: which answers are signed, and what a refusal stores."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def is_known(manager: Manager, sender: Node) -> bool:
     return bool(manager.rows("SELECT ref FROM agents WHERE agent_id = ?", sender.agent_id))
 
 
-def test_a_registration_of_this_time_is_accepted(manager: Manager) -> None:
+def test_a_current_registration_is_accepted(manager: Manager) -> None:
     sender = node(1)
     verdict = register(manager, sender, -9 * MINUTES).verdict(registration_nonce(sender))
     assert (verdict.outcome, verdict.agent_id) == ("accepted", sender.agent_id)
@@ -47,7 +47,7 @@ def test_an_issued_id_follows_from_the_request() -> None:
 
 
 @pytest.mark.parametrize(("number", "offset"), [(2, 11 * MINUTES), (3, -11 * MINUTES)], ids=["ahead", "behind"])
-def test_one_of_another_time_is_refused_with_a_signed_difference(manager: Manager, number: int, offset: int) -> None:
+def test_a_skewed_registration_is_refused_with_a_signed_offset(manager: Manager, number: int, offset: int) -> None:
     sender = node(number)
     reply = register(manager, sender, offset)
     verdict = reply.verdict(registration_nonce(sender))
@@ -57,12 +57,12 @@ def test_one_of_another_time_is_refused_with_a_signed_difference(manager: Manage
     assert not is_known(manager, sender)
 
 
-def test_under_a_foreign_key_nothing_is_signed_whatever_its_time(manager: Manager) -> None:
+def test_under_a_foreign_key_no_answer_is_signed(manager: Manager) -> None:
     for offset in (0, 11 * MINUTES):
         reply = manager.post(registering(node(4), now_ms() + offset, key=FOREIGN_KEY), REGISTER)
         assert (reply.status, reply.kind, reply.is_signed) == (403, "bad_signature", False)
 
 
-def test_one_that_cannot_be_read_is_refused_unsigned(manager: Manager) -> None:
+def test_a_malformed_registration_is_refused_unsigned(manager: Manager) -> None:
     reply = manager.post(message.seal(Purpose.REGISTER, KEY, {"to": "manager"}), REGISTER)
     assert (reply.status, reply.kind, reply.is_signed) == (400, "malformed", False)

@@ -1,4 +1,4 @@
-"""Commands that ask the database: agents, alarms, report, history; and reset."""
+"""The commands agents, alarms, report, history and reset."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.reports import KEY, node, report
 # --- agents, alarms
 
 
-def test_agents_are_a_table_for_people(manager: Manager, fleet: Fleet) -> None:
+def test_agents_prints_a_table(manager: Manager, fleet: Fleet) -> None:
     fleet.file(report(replace(node(4), hostname=HOSTILE), 1, now_ms()))
     shown = run(manager, "agents").stdout
     header, *lines = shown.splitlines()
@@ -34,7 +34,7 @@ def test_agents_are_a_table_for_people(manager: Manager, fleet: Fleet) -> None:
     assert "\\u001b[2J\\u202eevil" in shown
 
 
-def test_agents_are_json_for_programs(manager: Manager, fleet: Fleet) -> None:
+def test_agents_prints_json(manager: Manager, fleet: Fleet) -> None:
     members = json.loads(run(manager, "agents", "--json").stdout)
     assert members["listening"] is True
     assert [agent["hostname"] for agent in members["agents"]] == [ONE.hostname, TWO.hostname, THREE.hostname]
@@ -74,7 +74,7 @@ def test_a_report_is_printed_byte_for_byte(manager: Manager, fleet: Fleet, name:
     assert OLD_KEY.matches(Purpose.REPORT, shown.encode(), record.mac)
 
 
-def test_an_older_report_and_how_it_came(manager: Manager, fleet: Fleet) -> None:
+def test_an_older_report_and_its_envelope(manager: Manager, fleet: Fleet) -> None:
     members = json.loads(run(manager, "report", ONE.hostname, "--sample", "1", "--envelope").stdout)
     assert members["data"]["sample"] == 1
     assert members["fingerprint"] == KEY.fingerprint
@@ -82,7 +82,7 @@ def test_an_older_report_and_how_it_came(manager: Manager, fleet: Fleet) -> None
     assert KEY.matches(Purpose.REPORT, canonical.encode(members["data"]), members["hmac"])
 
 
-def test_a_name_that_fits_nobody_or_several_is_told(manager: Manager, fleet: Fleet) -> None:
+def test_a_name_without_a_unique_match_is_an_error(manager: Manager, fleet: Fleet) -> None:
     assert "no agent has the id or the host name 'nobody'" in failed(manager, "report", "nobody")
     fleet.file(report(replace(node(4), hostname=ONE.hostname), 1, now_ms()))
     message = failed(manager, "report", ONE.hostname)
@@ -96,7 +96,7 @@ def test_a_name_that_fits_nobody_or_several_is_told(manager: Manager, fleet: Fle
 
 
 def _cut_off_and_back(fleet: Fleet) -> None:
-    """An hour ago FOUR reported through TWO, was cut off for ten minutes, and came back; two samples were given up."""
+    """An hour ago FOUR reported through TWO, was cut off for ten minutes, and returned; two samples were dropped."""
     began = now_ms() - HOUR
     for sample in (3, 4):
         fleet.file(report(FOUR, sample, began + sample * MINUTE), relays=(TWO.agent_id,))
@@ -106,7 +106,7 @@ def _cut_off_and_back(fleet: Fleet) -> None:
         fleet.file(report(FOUR, sample, back, tick=13 + sample, sampled_at=began + sample * MINUTE))
 
 
-def test_history_is_a_table_for_people(manager: Manager, fleet: Fleet) -> None:
+def test_history_prints_a_table(manager: Manager, fleet: Fleet) -> None:
     _cut_off_and_back(fleet)
     header, *lines = run(manager, "history", FOUR.hostname, "--since", "2h").stdout.splitlines()
     assert header.split() == ["FROM", "TO", "LASTED", "SAMPLES", "WHAT"]
@@ -122,7 +122,7 @@ def test_history_is_a_table_for_people(manager: Manager, fleet: Fleet) -> None:
     assert len(run(manager, "history", FOUR.hostname, "--since", "50min").stdout.splitlines()) == 1 + 4
 
 
-def test_history_is_json_for_programs(manager: Manager, fleet: Fleet) -> None:
+def test_history_prints_json(manager: Manager, fleet: Fleet) -> None:
     _cut_off_and_back(fleet)
     members = json.loads(run(manager, "history", FOUR.agent_id, "--json").stdout)
     assert (members["agent_id"], members["hostname"]) == (FOUR.agent_id, FOUR.hostname)
@@ -139,7 +139,7 @@ def test_history_is_json_for_programs(manager: Manager, fleet: Fleet) -> None:
     assert relayed["to_at"] - relayed["from_at"] == MINUTE
 
 
-def test_history_without_reports_says_so(manager: Manager, fleet: Fleet) -> None:
+def test_history_without_reports(manager: Manager, fleet: Fleet) -> None:
     words = run(manager, "history", ONE.hostname, "--since", "2100-01-31 12:00").stdout
     assert words == f"No report of {ONE.hostname} measured since 2100-01-31 12:00:00 UTC is stored.\n"
     assert "no agent has the id or the host name 'nobody'" in failed(manager, "history", "nobody")

@@ -1,4 +1,4 @@
-"""Samples that come late, out of a spool: marked, and never in the way of what is newer."""
+"""Late samples from a spool are marked, and never replace newer state."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from support.reports import node, report
 
 ONE, RELAY = node(1), node(2)
 OLD_KEY = Key.from_psk(b"psk of the month before, protects nothing")
-# What follows the newest measurement, and what follows the newest message.
+# State from the newest sample, and state from the newest message.
 OF_MEASUREMENT = (
     "hostname",
     "agent_version",
@@ -42,7 +42,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 
 
 def late(sample: int, tick: int, sampled_at: int, now: int = NOON) -> Report:
-    """Return a sample out of the spool, signed anew at `now`."""
+    """Return a sample from the spool, signed again at `now`."""
     return report(ONE, sample, now, tick=tick, sampled_at=sampled_at)
 
 
@@ -64,13 +64,13 @@ def test_a_sample_below_the_highest_is_late(fleet: Fleet) -> None:
     assert marks(fleet) == {10: NOON - 5 * MINUTE, 20: None, 21: None}
 
 
-def test_an_old_sample_is_late_even_if_nothing_newer_came_before_it(fleet: Fleet) -> None:
+def test_an_old_sample_is_late_even_if_it_is_the_newest(fleet: Fleet) -> None:
     fleet.file(late(1, 1, NOON - HOUR))
     fleet.file(late(2, 2, NOON - MINUTE))
     assert marks(fleet) == {1: NOON - HOUR, 2: None}
 
 
-def test_a_late_sample_is_dated_by_our_clock_whatever_the_node_believes(fleet: Fleet) -> None:
+def test_a_late_sample_is_dated_by_our_clock(fleet: Fleet) -> None:
     behind = 9 * MINUTE
     fleet.file(report(ONE, 20, NOON - behind), at=NOON)
     fleet.file(late(10, 21, NOON - behind - 5 * MINUTE, NOON - behind), at=NOON)
@@ -78,7 +78,7 @@ def test_a_late_sample_is_dated_by_our_clock_whatever_the_node_believes(fleet: F
 
 
 @pytest.mark.parametrize(("sampled_at", "dated"), [(0, 0), (MAX_COUNTER, NOON), (NOON + DAY, NOON), (NOON, NOON)])
-def test_a_late_sample_is_never_of_the_future_nor_before_1970(fleet: Fleet, sampled_at: int, dated: int) -> None:
+def test_a_late_sample_is_never_dated_in_the_future_or_before_1970(fleet: Fleet, sampled_at: int, dated: int) -> None:
     fleet.file(report(ONE, 20, NOON))
     fleet.file(late(10, 21, sampled_at))
     assert marks(fleet)[10] == dated
@@ -96,17 +96,17 @@ def test_a_boot_with_another_clock_is_dated_between_its_neighbours(fleet: Fleet,
     assert max(moments) <= NOON + HOUR
 
 
-def test_a_report_tells_that_it_came_late(fleet: Fleet) -> None:
+def test_a_record_shows_that_it_was_late(fleet: Fleet) -> None:
     fleet.file(report(ONE, 20, NOON))
     fleet.file(late(10, 21, NOON - MINUTE))
     found = [fleet.store.read(partial(queries.record, agent_id=ONE.agent_id, sample=sample)) for sample in (20, 10)]
     assert [record and record.sampled_at for record in found] == [None, NOON - MINUTE]
 
 
-# --- What they change
+# --- Effects
 
 
-def test_a_late_sample_moves_what_is_known_of_the_message_and_nothing_else(fleet: Fleet) -> None:
+def test_a_late_sample_updates_only_the_newest_message(fleet: Fleet) -> None:
     fleet.file(with_spool(report(ONE, 20, NOON, tick=100), Spool(19, 5000, 3)), relays=(RELAY.agent_id,))
     before = fleet.members(ONE.agent_id)
     renamed = replace(ONE, hostname="its-old-name.example.net")
@@ -121,7 +121,7 @@ def test_a_late_sample_moves_what_is_known_of_the_message_and_nothing_else(fleet
     assert newest.sample == 20
 
 
-def test_a_late_sample_whose_message_is_not_the_newest_either_changes_nothing_of_the_node(fleet: Fleet) -> None:
+def test_a_late_sample_with_an_older_message_changes_no_state(fleet: Fleet) -> None:
     fleet.file(report(ONE, 20, NOON, tick=100))
     before = fleet.members(ONE.agent_id)
     fleet.file(late(10, 99, NOON - HOUR), at=NOON + 3 * SECOND)
@@ -129,7 +129,7 @@ def test_a_late_sample_whose_message_is_not_the_newest_either_changes_nothing_of
     assert {name for name in after if after[name] != before[name]} == {"window"}
 
 
-def test_a_late_sample_that_is_known_is_a_duplicate(fleet: Fleet) -> None:
+def test_a_known_late_sample_is_a_duplicate(fleet: Fleet) -> None:
     fleet.file(report(ONE, 20, NOON))
     fleet.file(late(10, 21, NOON - HOUR))
     before = fleet.dump()
@@ -140,7 +140,7 @@ def test_a_late_sample_that_is_known_is_a_duplicate(fleet: Fleet) -> None:
 
 @given(st.permutations(range(1, 13)))
 @settings(max_examples=examples(25))
-def test_whatever_order_samples_come_in_none_is_missing_and_the_newest_counts(order: list[int]) -> None:
+def test_in_any_order_all_samples_are_stored_and_the_newest_counts(order: list[int]) -> None:
     with tempfile.TemporaryDirectory() as folder, fleet_in(Path(folder)) as fleet:
         highest = 0
         for tick, sample in enumerate(order, 1):
@@ -155,7 +155,7 @@ def test_whatever_order_samples_come_in_none_is_missing_and_the_newest_counts(or
         assert moments == sorted(moments)
 
 
-# --- What a node tells of its spool
+# --- Spool counts
 
 
 def spool_of(fleet: Fleet) -> tuple[object, ...]:
@@ -163,7 +163,7 @@ def spool_of(fleet: Fleet) -> tuple[object, ...]:
     return row["waiting"], row["dropped"], row["dropped_at"], row["dropped_after"]
 
 
-def test_what_waits_and_what_was_dropped_is_as_in_the_latest_report(fleet: Fleet) -> None:
+def test_spool_counts_are_those_of_the_latest_report(fleet: Fleet) -> None:
     fleet.file(report(ONE, 1, NOON))
     assert spool_of(fleet) == (None, None, None, None)
     fleet.file(with_spool(report(ONE, 2, NOON + SECOND), Spool(0, 0, 0)))
@@ -174,12 +174,12 @@ def test_what_waits_and_what_was_dropped_is_as_in_the_latest_report(fleet: Fleet
     assert spool_of(fleet) == (2, 5, NOON + HOUR, NOON + SECOND)
 
 
-def test_what_was_dropped_before_the_first_report_counts(fleet: Fleet) -> None:
+def test_samples_dropped_before_the_first_report_count(fleet: Fleet) -> None:
     fleet.file(with_spool(report(ONE, 1, NOON), Spool(0, 0, 5)))
     assert spool_of(fleet) == (0, 5, NOON, None)
 
 
-def test_a_node_that_cannot_tell_for_once_has_dropped_no_less(fleet: Fleet) -> None:
+def test_a_report_without_spool_counts_keeps_the_dropped_count(fleet: Fleet) -> None:
     fleet.file(with_spool(report(ONE, 1, NOON), Spool(1, 9, 5)))
     fleet.file(report(ONE, 2, NOON + SECOND))
     assert spool_of(fleet) == (None, 5, NOON, None)
@@ -188,12 +188,12 @@ def test_a_node_that_cannot_tell_for_once_has_dropped_no_less(fleet: Fleet) -> N
 
 
 @pytest.mark.parametrize(("dropped", "at"), [(3, NOON + HOUR), (0, NOON)])
-def test_a_count_that_fell_began_anew(fleet: Fleet, dropped: int, at: int) -> None:
+def test_a_count_that_fell_was_restarted(fleet: Fleet, dropped: int, at: int) -> None:
     fleet.file(with_spool(report(ONE, 1, NOON), Spool(0, 0, 5)))
     fleet.file(with_spool(report(ONE, 2, NOON + HOUR), Spool(0, 0, dropped)))
     assert spool_of(fleet)[1:3] == (dropped, at)
 
 
-def test_figures_that_are_none_do_no_harm(fleet: Fleet) -> None:
+def test_negative_counts_are_harmless(fleet: Fleet) -> None:
     fleet.file(with_spool(report(ONE, 1, NOON), Spool(-(2**63 - 1), -1, -5, -1)))
     assert spool_of(fleet) == (0, 0, None, None)
