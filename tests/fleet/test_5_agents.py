@@ -33,6 +33,25 @@ def test_agents_are_not_changed_while_the_manager_is_stopped(fleet: Fleet) -> No
     assert fleet.on_all(AGENTS, SETTINGS) == before
 
 
+@pytest.mark.parametrize(
+    ("stop", "start", "problem"),
+    [
+        ("systemctl stop kattila-agent", "systemctl start kattila-agent", "kattila-agent.service is inactive"),
+        ("systemctl kill -s STOP kattila-agent", "systemctl kill -s CONT kattila-agent", "has not arrived"),
+    ],
+    ids=["stopped", "hanging"],
+)
+def test_verify_names_an_agent_that_does_not_run(fleet: Fleet, stop: str, start: str, problem: str) -> None:
+    fleet.on(FIRST, stop)
+    try:
+        ran = fleet.playbook("verify.yml", "--limit", FIRST)
+    finally:
+        fleet.on(FIRST, start)
+    assert ran.code != 0, ran.text
+    assert problem in ran.text
+    assert f"not reporting: {FIRST}" in ran.text
+
+
 def test_a_wrong_manager_url_is_refused_if_the_manager_runs(fleet: Fleet) -> None:
     wrong = f"http://{LAB.manager}.{LAB.zone}:5068"
     ran = fleet.playbook("site.yml", "--limit", f"{LAB.manager},{FIRST}", "-e", f"kattila_manager_url={wrong}")
