@@ -152,7 +152,7 @@ def unprivileged_agent(devices: set[str]) -> str:
     assert (count, failures) == (0, []), (count, failures)
     assert set(names) == devices, names
     assert len(reasons) == 1, reasons
-    assert "needs root, or the helper" in reasons[0], reasons
+    assert "needs root or the helper" in reasons[0], reasons
     return "through systemd's socket"
 
 
