@@ -15,7 +15,8 @@ import dns.rdatatype
 import dns.resolver
 from dns.rdtypes.ANY.TXT import TXT
 
-from kattila_keys.dns_server import DnsError, DnsServer, TxtRecords
+from kattila_keys import resolv_conf as system
+from kattila_keys.dns_server import DNS_PORT, DnsError, DnsServer, TxtRecords
 
 RESOLV_CONF = Path("/etc/resolv.conf")
 # Fits into one unfragmented datagram on nearly every path (RFC 9715, section 3.1).
@@ -26,6 +27,10 @@ _ROUNDS = 3
 # limit only after the sleep.
 _FIRST_PAUSE_SECONDS = 0.1
 _MIN_ROUND_SECONDS = 0.05
+_NO_RESOLVER = (
+    "no resolver is configured ({} is missing or has no usable nameserver): add a line 'nameserver ADDRESS' to that "
+    "file, or set DNS_SERVER=; the query to this machine failed: "
+)
 
 
 def query_txt(
@@ -39,23 +44,25 @@ def query_txt(
     """Return the TXT records at `name`, sorted, each as its character-strings (RFC 1035, section 3.3.14).
 
     Blocks for at most `timeout_seconds`, which should be 2 or more. Without a `server` it queries those of
-    `resolv_conf`; search domains never apply. A lost datagram is sent again. An answer that is too large for UDP is
-    fetched over TCP.
+    `resolv_conf`, or this machine if that names none; search domains never apply. A lost datagram is sent again. An
+    answer that is too large for UDP is fetched over TCP.
 
     `require_ad` refuses an answer without the AD flag (RFC 4035, section 3.2.3). Anybody on the path can forge that
     flag, so the resolver should run on this machine or in a trusted network.
 
     Raises:
         DnsError: the name is invalid or does not exist, has no TXT record, the server answered SERVFAIL or REFUSED or
-            not in time, no resolver is configured, or the AD flag is required and missing.
+            not in time, or the AD flag is required and missing. No other error is raised.
     """
     qname = _absolute(name)
-    resolver = _resolver(server, timeout_seconds, resolv_conf)
+    configured = server.addresses if server else system.nameservers(resolv_conf)
+    resolver = _resolver(configured or (system.DEFAULT,), server.port if server else DNS_PORT, timeout_seconds)
     try:
         answer = _resolve(resolver, qname)
-    except (dns.exception.DNSException, OSError) as error:
+    except Exception as error:
+        advice = "" if configured else _NO_RESOLVER.format(resolv_conf)
         # Not chained: some errors of dnspython carry the answer, which may hold a PSK.
-        raise DnsError(_explain(error, qname, resolver, timeout_seconds)) from None
+        raise DnsError(advice + _explain(error, qname, resolver, timeout_seconds)) from None
     if require_ad and not answer.response.flags & dns.flags.AD:
         raise DnsError(
             f"{answer.nameserver} did not validate its answer for {_text(qname)} (no AD flag), which DNS_REQUIRE_AD= "
@@ -75,13 +82,10 @@ def _absolute(name: str) -> dns.name.Name:
     return qname
 
 
-def _resolver(server: DnsServer | None, timeout_seconds: float, resolv_conf: Path) -> dns.resolver.Resolver:
+def _resolver(addresses: Sequence[str], port: int, timeout_seconds: float) -> dns.resolver.Resolver:
     resolver = dns.resolver.Resolver(configure=False)
-    if server is None:
-        _read_resolv_conf(resolver, resolv_conf)
-    else:
-        resolver.nameservers = list(server.addresses)
-        resolver.port = server.port
+    resolver.nameservers = list(addresses)
+    resolver.port = port
     servers = len(resolver.nameservers)
     longest_pause = _FIRST_PAUSE_SECONDS * 2 ** (servers - 1)
     resolver.lifetime = max(_MIN_ROUND_SECONDS, timeout_seconds / _ROUNDS - longest_pause)
@@ -97,16 +101,6 @@ def _resolve(resolver: dns.resolver.Resolver, qname: dns.name.Name) -> dns.resol
         with suppress(dns.resolver.LifetimeTimeout):
             return resolver.resolve(qname, dns.rdatatype.TXT)
     return resolver.resolve(qname, dns.rdatatype.TXT)
-
-
-def _read_resolv_conf(resolver: dns.resolver.Resolver, resolv_conf: Path) -> None:
-    try:
-        resolver.read_resolv_conf(str(resolv_conf))
-    except dns.resolver.NoResolverConfiguration:
-        raise DnsError(
-            f"no resolver is configured ({resolv_conf} is missing or has no nameserver): add a line "
-            "'nameserver ADDRESS' to that file, or set DNS_SERVER="
-        ) from None
 
 
 def _explain(error: Exception, qname: dns.name.Name, resolver: dns.resolver.Resolver, timeout_seconds: float) -> str:
@@ -158,7 +152,7 @@ def _failure(attempt: _Attempt) -> str:
     address = str(server).removeprefix("Do53:").removesuffix(f"@{port}")
     place = f"{address} port {port} ({'TCP' if is_tcp else 'UDP'})"
     if isinstance(reason, OSError):
-        return f"{place} is unreachable ({reason.strerror or type(reason).__name__}): is its port open?"
+        return f"{place} is unreachable ({reason.strerror or reason}): is its port open?"
     if isinstance(reason, Exception):
         return f"{place} gave no valid answer ({type(reason).__name__}): is it a DNS server?"
     return f"{place} answered {reason}: {_REMEDIES.get(reason, 'read the log of that server')}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 # TXT records, each as its character-strings (RFC 1035, section 3.3.14).
 TxtRecords = tuple[tuple[bytes, ...], ...]
 
+DNS_PORT = 53
 _PORTS = range(1, 65536)
 _WITH_PORT = re.compile(r"\[([^\[\]]*)\](?::([0-9]{1,5}))?|([^:\[\]]*):([0-9]{1,5})")
 # RFC 6761, section 6.3: "localhost" is always loopback, so it needs no query.
@@ -24,7 +25,7 @@ class DnsServer:
     """A resolver to use instead of the system's: an IP address or "localhost", and a port."""
 
     host: str
-    port: int = 53
+    port: int = DNS_PORT
 
     @classmethod
     def parse(cls, text: str) -> DnsServer:
@@ -57,9 +58,9 @@ class DnsServer:
 def _split(text: str) -> tuple[str, int]:
     match = None if _is_address(text) else _WITH_PORT.fullmatch(text)
     if match is None:
-        return text, 53
+        return text, DNS_PORT
     bracketed, bracketed_port, host, port = match.groups()
-    return (bracketed, int(bracketed_port or 53)) if bracketed is not None else (host, int(port))
+    return (bracketed, int(bracketed_port or DNS_PORT)) if bracketed is not None else (host, int(port))
 
 
 def _is_address(text: str) -> bool:
