@@ -50,4 +50,5 @@ def test_a_database_of_the_first_schema_is_backed_up_migrated_and_used(tmp_path:
     [backup] = tmp_path.glob("kattila_manager-*-schema-0001.db")
     with sqlite(backup) as connection:
         assert connection.execute("SELECT id, body FROM reports ORDER BY id").fetchall() == before
-    assert f"migrating the database from schema 0001 to {database.revisions()[-1]}; it was backed up" in manager.log
+    newest_schema = database.revisions()[-1]
+    assert f"migrating the database from schema 0001 to {newest_schema}; the backup is {backup}" in manager.log

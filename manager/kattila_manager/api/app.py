@@ -141,7 +141,7 @@ def _answering(endpoint: Callable[[], Response]) -> Callable[[], HTTPResponse]:
             return _response(responses.problem(refusal))
         except DatabaseUnusableError as error:
             _log.error("%s %s: %s", request.method, request.path, error)
-            return _response(responses.problem(Overloaded("the database cannot be used at the moment")))
+            return _response(responses.problem(Overloaded("the database cannot be used now: try again later")))
 
     return callback
 

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection that `migrating.migrate` hands over."""
+"""Alembic's entry point: runs the migrations on the connection that `migrating.upgrade` passes."""
 
 from alembic import context
 
@@ -8,7 +8,7 @@ context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
     render_as_batch=True,
-    # SQLite can, and our connections begin transactions as SQLAlchemy says: a migration is done whole or not at all.
+    # SQLite can roll back DDL, and SQLAlchemy begins the transactions here. So a migration is complete or not done.
     transactional_ddl=True,
 )
 with context.begin_transaction():
