@@ -175,7 +175,7 @@ def collector_tests() -> str:
     here = Path(__file__).parents[1]
     words = ["-m", "pytest", "-q", "-rP", "--tb=short", "--durations=5", "-p", "no:cacheprovider"]
     words += ["--import-mode=importlib", "--rootdir", "/tmp"]
-    tests = [here / f"agent/collectors/test_{name}.py" for name in ("kernel", "l2tp", "odd", "policy")]
+    tests = [here / f"agent/collectors/test_{name}.py" for name in ("kernel", "l2tp", "unusual", "policy_routes")]
     done = subprocess.run([sys.executable, "-B", *words, *tests], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-500:]
     assert " skipped" not in done.stdout, done.stdout[-3000:]
