@@ -112,10 +112,11 @@ check: $(CHECK) ## run all checks of CI: linters, tests with reduced counts, and
 check-long: setup ## run check with full counts, test-kernel and test-arm64, and print a summary (as root)
 	@exec $(BIN)/python tests/check_long.py $(CHECK) test-kernel test-arm64
 
-lint: setup ## ruff, mypy --strict, import contracts
+lint: setup ## ruff, mypy --strict, import contracts, plain English
 	@echo "ruff"; $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
 	@echo "mypy"; $(BIN)/mypy
 	@echo "import contracts"; $(BIN)/lint-imports --no-logo
+	@echo "plain English"; $(BIN)/python docs/plain_english.py
 
 # ansible-lint needs ansible on PATH.
 DEPLOYED := $(wildcard roles playbooks inventory.example)

@@ -1,3 +1,3 @@
-"""Runs on every node: measures it, signs what it found, and delivers that to the manager."""
+"""The agent: measures a node, signs the report and sends it to the manager."""
 
 __version__ = "0.1.0"

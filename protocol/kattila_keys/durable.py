@@ -23,7 +23,9 @@ def write(path: Path, content: bytes, mode: int) -> os.stat_result:
     temporary.unlink(missing_ok=True)
     file = create(temporary, mode, owner_of=path)
     try:
-        _write_and_sync(file, content)
+        with os.fdopen(os.dup(file), "wb") as stream:
+            stream.write(content)
+        os.fsync(file)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -119,9 +121,3 @@ def _set_mode_and_owner(file: int, mode: int, model: os.stat_result) -> None:
     os.fchmod(file, mode)
     if os.geteuid() == 0:
         os.fchown(file, model.st_uid, model.st_gid)
-
-
-def _write_and_sync(file: int, content: bytes) -> None:
-    with os.fdopen(os.dup(file), "wb") as stream:
-        stream.write(content)
-    os.fsync(file)

@@ -44,18 +44,14 @@ def unseal(purpose: Purpose, ring: Ring, body: bytes) -> tuple[dict[str, Any], K
         Malformed: another shape, or the signed object is not strict JSON.
         NoKey, BadSignature: see `Ring.verify`.
     """
-    data, mac = _split(body, may_be_problem=purpose is Purpose.VERDICT)
-    key = ring.verify(purpose, data, mac)
-    return canonical.parse_object(data), key
-
-
-def _split(body: bytes, *, may_be_problem: bool) -> tuple[bytes, str]:
     if len(body) > MAX_MESSAGE_BYTES:
         raise TooLarge(f"the body has {len(body)} bytes; the limit is {MAX_MESSAGE_BYTES}")
     tail = _TAIL.search(body, max(0, len(body) - _TAIL_BYTES))
     start = body.find(_MEMBER)
-    # Members before DATA are unsigned. An answer may have them, a request may not.
-    is_first = start == 1 or (may_be_problem and body[max(0, start - 1) : start] == b",")
+    # Members before DATA are unsigned. A verdict may have them, as a problem document; a request may not.
+    is_first = start == 1 or (purpose is Purpose.VERDICT and body[max(0, start - 1) : start] == b",")
     if tail is None or not is_first or not body.startswith(b"{"):
         raise Malformed('the body is not {"data":{…},"hmac":"…"} without white space between the members')
-    return body[start + len(_MEMBER) : tail.start()], tail.group(1).decode("ascii")
+    data = body[start + len(_MEMBER) : tail.start()]
+    key = ring.verify(purpose, data, tail.group(1).decode("ascii"))
+    return canonical.parse_object(data), key

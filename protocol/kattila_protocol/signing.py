@@ -38,12 +38,12 @@ class Key:
     @classmethod
     def from_psk(cls, psk: bytes) -> Key:
         """Derive the keys of all purposes from a PSK."""
-        purpose_keys = {purpose: _hmac(psk, _LABEL + purpose.encode()) for purpose in Purpose}
+        purpose_keys = {purpose: hmac.digest(psk, _LABEL + purpose.encode(), "sha256") for purpose in Purpose}
         return cls(fingerprint(psk), psk, purpose_keys)
 
     def sign(self, purpose: Purpose, message: bytes) -> str:
         """Return the MAC of `message`: HMAC-SHA256 (RFC 2104) as 64 lower-case hex digits."""
-        return _hmac(self.purpose_keys[purpose], message).hex()
+        return hmac.digest(self.purpose_keys[purpose], message, "sha256").hex()
 
     def matches(self, purpose: Purpose, message: bytes, mac: str) -> bool:
         """Return, in constant time, whether this key made `mac` for `purpose`."""
@@ -53,7 +53,3 @@ class Key:
 def fingerprint(psk: bytes) -> str:
     """Return the 8 hex digits that name a PSK without revealing it."""
     return hashlib.sha256(_LABEL + b"fingerprint" + psk).hexdigest()[:8]
-
-
-def _hmac(key: bytes, message: bytes) -> bytes:
-    return hmac.digest(key, message, "sha256")

@@ -218,7 +218,7 @@ def _main_table(channel: NetlinkChannel, request: bytes, *, family: int, limit: 
 def _granted(found: list[list[RouteWithHops]], limit: int) -> list[list[int]]:
     """Return how many next hops to report for each route of each family."""
     granted = [[0] * len(routes) for routes in found]
-    # First all routes share the limit, then the default routes beyond it share it once more.
+    # First all routes share the limit, then the default routes beyond it share another one of that size.
     for only_defaults in (False, True):
         missing = [
             [
