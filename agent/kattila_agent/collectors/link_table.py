@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 from kattila_agent.collectors.netlink import rtnetlink
 from kattila_agent.collectors.netlink.rtnetlink import Attributes, Refused
 
-_Value = TypeVar("_Value")
+_Decoded = TypeVar("_Decoded")
 
 # linux/rtnetlink.h: struct ifinfomsg with its type, index and flags
 RTM_GETLINK = 18
@@ -118,7 +118,7 @@ def read_each(indexes: Iterable[int]) -> Iterator[bytes]:
                     raise
 
 
-def read_by_index(decode: Callable[[bytes], _Value]) -> dict[int, _Value]:
+def read_by_index(decode: Callable[[bytes], _Decoded]) -> dict[int, _Decoded]:
     """Return a value for each link by its index, in the kernel's order; `decode` takes the body of a message.
 
     If links keep coming and going, those may be missing. if_nameindex(3) would send no mask, and miss all links after a

@@ -146,10 +146,17 @@ class World:
     def _query_peers(self, node: Node, start: int) -> None:
         if not self._lives(node, start) or node.agent is None:
             return
-        queried: list[bool] = []
-        discoverer = node.agent.discoverer
-        self._do(node, lambda: queried.append(discoverer.query_next()))
-        pause = PACE_SECONDS * (1 + self.chance.random() / 2) + (0 if queried == [True] else self.look_seconds)
+        discoverer, queried = node.agent.discoverer, False
+
+        def query_next() -> None:
+            nonlocal queried
+            address = discoverer.due()
+            if address is not None:
+                discoverer.query_and_note(address)
+                queried = True
+
+        self._do(node, query_next)
+        pause = PACE_SECONDS * (1 + self.chance.random() / 2) + (0 if queried else self.look_seconds)
         self.at(self.time + pause, lambda: self._query_peers(node, start))
 
     def _do(self, node: Node, action: Callable[[], object]) -> None:

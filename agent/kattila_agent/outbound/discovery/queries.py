@@ -81,37 +81,20 @@ class Discoverer:
             if address is None:
                 continue
             try:
-                self._query(address)
+                self.query_and_note(address)
             except Exception:
                 # One odd answer must not end discovery.
                 _log.exception("querying %s failed; this is a bug in the agent", address)
 
-    def query_next(self) -> bool:
-        """Query one address that is due, without waiting; return whether there was one."""
-        address = self._due()
-        if address is not None:
-            self._query(address)
-        return address is not None
-
-    def _next(self) -> str | None:
-        """Wait for this thread's turn; return the address that is due then, if any."""
-        with self.turn:
-            self.stop.wait(PACE_SECONDS * (1 + self.runtime.share() / 2))
-            if self.stop.is_set():
-                return None
-            address = self._due()
-            if address is None:
-                self.stop.wait(CHECK_SECONDS)
-            return address
-
-    def _due(self) -> str | None:
+    def due(self) -> str | None:
+        """Return the address to query now, None if none is due or there is no key to sign with."""
         if not self.ring().entries:
-            # Without a key no query can be signed.
             return None
         now = self.runtime.monotonic()
         return self.directory.due(now, hurried=self.hurried(now))
 
-    def _query(self, address: str) -> None:
+    def query_and_note(self, address: str) -> None:
+        """Query an address and note its answer, or that there was none, in the directory."""
         began_at = self.runtime.monotonic()
         try:
             own_id = self.own_id()
@@ -121,6 +104,17 @@ class Discoverer:
             self.directory.failed(address, self.runtime.monotonic(), self.runtime.share())
             return
         self._note(address, answer, own_id, began_at)
+
+    def _next(self) -> str | None:
+        """Wait for this thread's turn; return the address that is due then, if any."""
+        with self.turn:
+            self.stop.wait(PACE_SECONDS * (1 + self.runtime.share() / 2))
+            if self.stop.is_set():
+                return None
+            address = self.due()
+            if address is None:
+                self.stop.wait(CHECK_SECONDS)
+            return address
 
     def _note(self, address: str, answer: PeerAnswer, own_id: str, began_at: float) -> None:
         now, share = self.runtime.monotonic(), self.runtime.share()
