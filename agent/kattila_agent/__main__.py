@@ -65,7 +65,7 @@ _COMMANDS: dict[str, dict[str, Any]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the agent with these arguments, by default those of the command line, and return the exit code."""
+    """Run the agent with these arguments, by default `sys.argv`; return the exit code."""
     parser = _parser()
     flags = parser.parse_args(arguments)
     if flags.json and not (flags.check or flags.discover):
@@ -170,7 +170,10 @@ def _settings(flags: argparse.Namespace) -> Config:
 
 
 def _txt_query(settings: Config) -> Callable[[], TxtRecords]:
-    """Return a function that queries the TXT record as the settings say; raises ConfigError if they name none."""
+    """Return a function that queries the TXT record as the settings say.
+
+    Raises ConfigError if they name none.
+    """
     name = settings.required_dns()
 
     def query() -> TxtRecords:

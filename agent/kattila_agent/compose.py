@@ -75,7 +75,10 @@ class Agent:
         self.draining = Draining(self.spool, self.reporter.send_again, runtime, config.interval_seconds, journal)
 
     def api(self, on_reset: Callable[[], None]) -> PeerApi:
-        """Return the API for other agents and for commands; `on_reset` is called once the agent has a new id."""
+        """Return the API for other agents and for commands.
+
+        `on_reset` is called once the agent has a new id.
+        """
         return PeerApi(
             runtime=self._runtime,
             identity=self._identity,

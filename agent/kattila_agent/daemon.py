@@ -31,7 +31,7 @@ _log = logging.getLogger("kattila.agent")
 
 
 def next_due(due: float, now: float, interval: float) -> float:
-    """Return when the cycle after the one of `due` is due (monotonic seconds, like `now`).
+    """Return when the cycle after that of `due` is due (monotonic seconds).
 
     Always whole intervals after the first cycle, so that nothing drifts. Intervals that a long cycle took are skipped.
     """
@@ -40,7 +40,10 @@ def next_due(due: float, now: float, interval: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """The reporting thread. The events `refresh`, `hurry` and `stop` ask for a DNS query, a report, and its end."""
+    """The reporting thread.
+
+    The events `refresh`, `hurry` and `stop` ask for a DNS query, a report, and its end.
+    """
 
     runtime: Runtime
     keys: Keys
@@ -72,7 +75,10 @@ class Loop:
             self._wait_until(due + self.interval * JITTER * (2 * self.runtime.share() - 1))
 
     def report(self, log: StateLog) -> None:
-        """Run one cycle, and start to drain the spool if its report arrived; failures are logged to `log`."""
+        """Run one cycle, and start to drain the spool if its report arrived.
+
+        Failures are logged to `log`.
+        """
         # No sample that waited is sent before a current report has arrived.
         self.draining.stop()
         try:
@@ -122,7 +128,9 @@ class Loop:
 
 
 def run(config: Config, runtime: Runtime, identity: Identity, keys: Keys) -> int:
-    """Run until SIGTERM or SIGINT and return the exit code; SIGHUP queries DNS at once.
+    """Run until SIGTERM or SIGINT and return the exit code.
+
+    SIGHUP queries DNS at once.
 
     Raises:
         ConfigError: no MANAGER_URL.

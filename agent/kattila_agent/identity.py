@@ -32,7 +32,10 @@ _log = logging.getLogger("kattila.agent")
 
 
 class StateError(Exception):
-    """The state folder cannot be used, or one of its files is invalid; the text says what to do."""
+    """The state folder cannot be used, or one of its files is invalid.
+
+    The text says what to do.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,10 @@ class Identity:
     """The identity in one state folder. Safe for several threads and processes."""
 
     def __init__(self, folder: Path, new_id: Callable[[], str]) -> None:
-        """Take an existing folder and a function that returns a random id. Touches nothing yet."""
+        """Take an existing folder and a function that returns a random id.
+
+        Touches nothing yet.
+        """
         self._folder = folder
         self._new_id = new_id
 
@@ -58,9 +64,10 @@ class Identity:
             return self._read_id()
 
     def take(self, *, samples: int = 1) -> Counters:
-        """Take the next tick, and the next sample unless `samples` is 0, for a sample that has its number already.
+        """Take the next tick, and the next sample unless `samples` is 0.
 
-        The counters are on disk before this returns, so that no number is given twice.
+        It is 0 for another message about a sample that has its number already. The counters are on disk before this
+        returns, so that no number is given twice.
 
         Raises:
             StateError: the folder is not writable or full, or the numbers are used up.
@@ -79,7 +86,9 @@ class Identity:
             return self._read()
 
     def raise_above(self, agent_id: str, tick: int, sample: int) -> None:
-        """Continue above the numbers that the manager has seen of this id; does nothing if the id has changed.
+        """Continue above the numbers that the manager has seen of this id.
+
+        Does nothing if the id has changed.
 
         Raises:
             StateError: see `take`.

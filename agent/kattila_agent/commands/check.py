@@ -50,7 +50,10 @@ class KeyCheck:
 
 @dataclass(frozen=True, slots=True)
 class ManagerCheck:
-    """Whether the manager answers its health check; `absent`: its machine answers that no manager runs there."""
+    """Whether the manager answers its health check.
+
+    `absent`: its machine answers that no manager runs there.
+    """
 
     ok: bool
     url: str | None = None
@@ -60,7 +63,10 @@ class ManagerCheck:
 
 @dataclass(frozen=True, slots=True)
 class ListenCheck:
-    """Whether the agent's API can listen; `running`: an agent listens there already, which is fine."""
+    """Whether the agent's API can listen.
+
+    `running`: an agent listens there already, which is fine.
+    """
 
     ok: bool
     running: bool = False
@@ -170,7 +176,7 @@ def _check_manager(url: str) -> ManagerCheck:
 
 
 def _is_refused(url: str) -> bool:
-    """Return whether at least one address of a URL's host refuses connections: the machine is up, the port closed."""
+    """Return whether an address of a URL's host refuses connections, as a closed port."""
     try:
         socket.create_connection(
             (urlsplit(url).hostname, port_of(url)), timeout=CONNECT_SECONDS, all_errors=True

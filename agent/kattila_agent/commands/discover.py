@@ -59,7 +59,10 @@ class Silent:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The result; its names are those of the JSON. `agent_id` and `hostname` are this node's."""
+    """The result; its names are those of the JSON.
+
+    `agent_id` and `hostname` are this node's.
+    """
 
     agent_id: str
     hostname: str
@@ -104,7 +107,9 @@ def survey(
     monotonic: Callable[[], float],
     progress: Callable[[int, int], None],
 ) -> Survey:
-    """Query all addresses, several at a time; takes TOTAL_SECONDS and one answer at most.
+    """Query all addresses, several at a time.
+
+    Takes TOTAL_SECONDS and one answer at most.
 
     `own_id` and `hostname` are this node's; `ask` raises what discovery.query raises; `progress` is called with the
     number of finished queries and the number of all.
@@ -138,7 +143,7 @@ def as_json(found: Survey) -> str:
 
 
 def as_table(found: Survey) -> str:
-    """Return the survey for people: a line for each agent, then the silent addresses, grouped by reason."""
+    """Return the survey for people: agents, then silent addresses by reason."""
     rows = [("ADDRESS", "NAME", "DISTANCE", "ROUND TRIP", "NEXT HOP", "ID"), *map(_row, found.agents)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows] if found.agents else []
@@ -215,5 +220,5 @@ def _some(addresses: Sequence[str]) -> str:
 
 
 def _printable(text: str) -> str:
-    """Return a text from another machine without characters that could control the terminal."""
+    """Return a foreign text without characters that could control the terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)

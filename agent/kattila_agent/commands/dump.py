@@ -50,7 +50,10 @@ def dump(target: str, measurement: Measurement, identity: Identity, ring: Ring, 
 
 
 def _write(report: bytes, target: str) -> None:
-    """Write to a new file of mode 0600 in the place of `target`; to stdout for "-", or into a device or a pipe."""
+    """Write to a new file of mode 0600 in the place of `target`.
+
+    "-" is stdout; a device or a pipe is written to directly.
+    """
     if target == "-":
         sys.stdout.buffer.write(report)
         sys.stdout.buffer.flush()

@@ -19,7 +19,7 @@ from kattila_settings.values import ALL_ADDRESSES, Listen, listen
 
 
 def parse_target(words: Sequence[str], own: Listen) -> tuple[Listen, str | None]:
-    """Return the address and the id in the command's arguments: `own` and None if there are none.
+    """Return the address and the id in the arguments, by default `own` and None.
 
     Raises:
         ConfigError: they are not an ADDRESS and an AGENT_ID, or another machine's id is missing.
@@ -39,7 +39,7 @@ def parse_target(words: Sequence[str], own: Listen) -> tuple[Listen, str | None]
 
 
 def reset(runtime: Runtime, ring: Ring, where: Listen, agent_id: str) -> str:
-    """Reset the agent that listens at an address, if it has this id, and return its new id.
+    """Reset the agent with this id at an address; return its new id.
 
     Raises:
         CommandError: no agent answers there, it refuses, or its answer is not signed.

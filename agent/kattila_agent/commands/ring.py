@@ -15,7 +15,10 @@ _log = logging.getLogger("kattila.agent")
 
 
 def usable_ring(keys: Keys, now: int) -> Ring:
-    """Query DNS and return the ring, or the cached one if DNS fails; raises CommandError if it has no key."""
+    """Query DNS and return the ring, or the cached one if DNS fails.
+
+    Raises CommandError if it has no key.
+    """
     try:
         return keys.refresh(now)
     except (DnsError, TxtError, RingFileError) as error:

@@ -11,7 +11,7 @@ from kattila_protocol import canonical
 
 
 def as_json(measurement: Measurement) -> str:
-    """Return all telemetry as formatted JSON, cleaned as in a report, but with names for the columns of rows."""
+    """Return all telemetry as JSON, cleaned as in a report, with named columns."""
     cleaned = json.loads(canonical.encode(_named(measurement.telemetry)))
     return json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n"
 

@@ -24,19 +24,28 @@ ANSWER_SECONDS = 2.0
 
 
 class AgentClient:
-    """Sends requests to other agents, each over a new connection. Safe for several threads."""
+    """Sends requests to other agents, each over a new connection.
+
+    Safe for several threads.
+    """
 
     def __init__(self, port: int = PORT) -> None:
         """Take the port that all agents listen on."""
         self._port = port
 
     def query(self, address: str, parameters: Mapping[str, str]) -> Page:
-        """Query the agent at an address for its distance to the manager; raises UnreachableError."""
+        """Query the agent at an address for its distance to the manager.
+
+        Raises UnreachableError.
+        """
         with closing(Connection(self._url(address), total_seconds=ANSWER_SECONDS)) as connection:
             return connection.get(PEER, parameters)
 
     def relay(self, address: str, body: bytes, seconds: float) -> Reply:
-        """Post a report to the relay at an address, with the time it may take; raises UnreachableError."""
+        """Post a report to the relay at an address, with the time it may take.
+
+        Raises UnreachableError.
+        """
         with closing(Connection(self._url(address), connect_seconds=_RELAY_CONNECT_SECONDS)) as connection:
             return connection.post(RELAY, body, {BUDGET: str(round(seconds * 1000))}, total_seconds=seconds)
 
@@ -58,5 +67,8 @@ class Clients:
 
     @classmethod
     def of(cls, manager_url: str) -> Clients:
-        """Return the clients of an agent whose manager has this URL. Opens no connection yet."""
+        """Return the clients of an agent whose manager has this URL.
+
+        Opens no connection yet.
+        """
         return cls(Connection(manager_url), Connections(manager_url), AgentClient())

@@ -35,12 +35,15 @@ _Send = Callable[[Request, dict[str, Any]], _Received]
 
 
 class UnreachableError(Exception):
-    """No whole answer came back. The text says why, without details that vary between attempts."""
+    """No whole answer came back.
+
+    The text says why, without details that vary between attempts.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The answer to a GET: the status, the Server header (empty if there is none), and the body."""
+    """The answer to a GET: status, Server header (empty if missing), and body."""
 
     status: int
     server: str
@@ -48,7 +51,7 @@ class Page:
 
 
 class Reply(NamedTuple):
-    """The answer to a POST: the status, the body, and the seconds of the Retry-After header, None without one."""
+    """The answer to a POST: status, body, and the seconds of Retry-After, if any."""
 
     status: int
     body: bytes
@@ -56,10 +59,10 @@ class Reply(NamedTuple):
 
 
 class Connection:
-    """Keep-alive HTTP to one server, without proxies, redirects, cookies or compression. For one thread.
+    """Keep-alive HTTP to one server, for one thread.
 
-    A request takes at most `total_seconds`, except that resolving a name may take RESOLVE_SECONDS, and connecting to
-    each of its addresses `connect_seconds`.
+    Without proxies, redirects, cookies and compression. A request takes at most `total_seconds`, except that resolving
+    a name may take RESOLVE_SECONDS, and connecting to each of its addresses `connect_seconds`.
     """
 
     def __init__(
@@ -95,7 +98,10 @@ class Connection:
 
     @property
     def address(self) -> str | None:
-        """The IP address of the newest connection, or in the URL; None if neither is known yet."""
+        """The IP address of the newest connection, or in the URL.
+
+        None if neither is known yet.
+        """
         return self._sockets.address or self._named_address
 
     def close(self) -> None:
@@ -146,7 +152,10 @@ class Connection:
 
 
 class Connections:
-    """Connections to one server, for several threads; each request takes an idle one, or opens another."""
+    """Connections to one server, for several threads.
+
+    Each request takes an idle one, or opens another.
+    """
 
     def __init__(self, url: str) -> None:
         """Take the server's URL. Opens nothing yet."""
@@ -166,13 +175,13 @@ class Connections:
 
 
 def in_url(listen: Listen) -> str:
-    """Return the host and port in a URL that reaches this listener from the same machine."""
+    """Return the host and port that reach this listener from the same machine."""
     host = "127.0.0.1" if listen.host == ALL_ADDRESSES else listen.host
     return f"[{host}]:{listen.port}" if ":" in host else f"{host}:{listen.port}"
 
 
 def unsigned_words(body: bytes) -> str:
-    """Return the detail of an unsigned problem document for a log: escaped and cut short."""
+    """Return the detail of an unsigned problem document, escaped and cut short."""
     try:
         return ascii(str(json.loads(body)["detail"])[:200])
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -195,7 +204,10 @@ def _read_bounded(response: requests.Response) -> bytes:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the operating system's text for an error; the texts of requests contain object addresses."""
+    """Return the operating system's text for an error.
+
+    The texts of requests contain object addresses.
+    """
     for cause in _causes(error):
         if isinstance(cause, socket.gaierror):
             return f"its name cannot be resolved ({cause.strerror})"

@@ -38,7 +38,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Unsigned:
-    """An answer that no key of the ring signed: whatever it says, nothing was delivered.
+    """An answer that no key of the ring signed: nothing was delivered.
 
     `reason` says what is wrong with the answer and `words` quotes it; `kind` is the kind of refusal that it claims to
     be, empty if none.
@@ -70,14 +70,17 @@ Outcome = Answered | Unsigned | Busy | Unreachable
 
 @dataclass(frozen=True, slots=True)
 class OutgoingReport:
-    """A report without a recipient: its DATA, its nonce, and the ring that signs it and verifies its verdict."""
+    """A report without a recipient; `ring` signs it and verifies its verdict."""
 
     data: bytes
     nonce: str
     ring: Ring
 
     def sealed_for(self, recipient: str) -> Envelope:
-        """Return the report signed for the manager or for a relay's id; raises NoKey if the ring is empty."""
+        """Return the report signed for the manager or for a relay's id.
+
+        Raises NoKey if the ring is empty.
+        """
         return envelope.seal(self.data, self.ring.current, recipient)
 
 
@@ -107,7 +110,7 @@ class Delivery:
         self._was_busy = False
 
     def deliver(self, report: OutgoingReport, own_id: str) -> DeliveryResult:
-        """Deliver a report to the manager or else to a relay, nearest first, whose own path avoids `own_id`."""
+        """Deliver a report to the manager, or to the nearest relay that avoids `own_id`."""
         direct = self._send_to_manager(report)
         if isinstance(direct, Answered):
             self._uplink.found(DeliveryPath(None), self._runtime.monotonic())
@@ -189,7 +192,7 @@ def read_answer(reply: Reply, nonce: str, ring: Ring) -> Outcome:
 
 
 def _claimed_kind(body: bytes) -> str:
-    """Return the kind that an unsigned refusal claims to be: only a hint for the choice of a relay."""
+    """Return the claimed kind of an unsigned refusal, a hint for choosing a relay."""
     try:
         claimed = json.loads(body)["type"]
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -54,7 +54,10 @@ class Journal:
             self._log.note("delivery", f"through {relay.agent_id}", logging.WARNING, text)
 
     def note_backlog(self, count: int) -> None:
-        """Log that samples wait while reports arrive. Only those of an earlier run are news here."""
+        """Log that samples wait while reports arrive.
+
+        Only those of an earlier run are news here.
+        """
         text = f"{_samples(count)} of an earlier run {'waits' if count == 1 else 'wait'} on disk and will be sent"
         self._log.note("waiting", "some", logging.INFO, text)
 
@@ -92,7 +95,7 @@ class Journal:
 
 
 def _failure(outcome: Outcome) -> tuple[str, str]:
-    """Return a failure as a state, without details that vary from report to report, and as text."""
+    """Return a failure as a state, without details that vary, and as text."""
     match outcome:
         case Answered(verdict):
             return verdict.outcome, _refusal(verdict)
@@ -133,7 +136,10 @@ def _refusal(verdict: Verdict) -> str:
 
 
 def _name(relay: Relay) -> str:
-    """Return a relay's name; the host name is unverified, so it is escaped and cut short."""
+    """Return a relay's name.
+
+    The host name is unverified, so it is escaped and cut short.
+    """
     return f"{ascii(relay.hostname)[1:-1][:64] or relay.agent_id} at {relay.address}"
 
 

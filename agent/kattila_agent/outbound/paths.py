@@ -10,7 +10,7 @@ from kattila_agent.outbound.discovery import Relay
 
 @dataclass(frozen=True, slots=True)
 class DeliveryPath:
-    """A path on which a report of this node arrived: straight to the manager (`relay` is None), or to a relay first."""
+    """A path on which a report arrived, through a relay unless `relay` is None."""
 
     relay: Relay | None
 
@@ -32,7 +32,10 @@ class Uplink:
     """
 
     def __init__(self, valid_seconds: float) -> None:
-        """Start without a path; a path expires `valid_seconds` after the last report that arrived on it."""
+        """Start without a path.
+
+        A path expires `valid_seconds` after the last report that arrived on it.
+        """
         self.report_mac = ""
         self._valid_seconds = valid_seconds
         self._lock = threading.Lock()
@@ -41,7 +44,7 @@ class Uplink:
         self._busy_until = 0.0
 
     def path(self, now: float) -> DeliveryPath | None:
-        """Return the path at `now` (monotonic seconds), or None if there is none or it has expired."""
+        """Return the path at `now` (monotonic seconds), None if it has expired."""
         with self._lock:
             return self._path if now - self._found_at <= self._valid_seconds else None
 
@@ -51,7 +54,10 @@ class Uplink:
             self._path, self._found_at = path, now
 
     def lost(self, path: DeliveryPath | None = None) -> None:
-        """Forget a path on which a report failed, unless another one was found since; None forgets any path."""
+        """Forget a path on which a report failed, unless another one was found since.
+
+        None forgets any path.
+        """
         with self._lock:
             if path is None or path == self._path:
                 self._path = None

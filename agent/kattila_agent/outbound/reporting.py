@@ -29,7 +29,10 @@ Measure = Callable[[Inputs, int, Callable[[], float]], Measurement]
 
 @dataclass(slots=True, eq=False)
 class Reporter:
-    """Reports one measurement per cycle. For one thread; `latest` may be read by others."""
+    """Reports one measurement per cycle. For one thread.
+
+    `latest` may be read by others.
+    """
 
     runtime: Runtime
     identity: Identity
@@ -47,7 +50,9 @@ class Reporter:
     goes_direct: bool = True
 
     def cycle(self) -> bool:
-        """Measure and report once; return whether the report arrived. If not, it waits on disk.
+        """Measure and report once; return whether the report arrived.
+
+        If not, it waits on disk.
 
         Failures outside of this process are logged, once per change.
 
@@ -77,7 +82,7 @@ class Reporter:
         return self.delivery.deliver_again(self._outgoing(waiting, self.identity.take(samples=0), self.keys.ring()))
 
     def _store(self, measurement: Measurement, number: int, since_boot_ms: int) -> Sample:
-        """Put the measurement into the spool: whatever happens from now on, it is not lost."""
+        """Put the measurement into the spool, so that it survives failures."""
         moment = Moment(self.runtime.now(), measurement.boot_id, self.runtime.since_boot_ms())
         waiting = self.spool.expire(moment)
         backlog = report.Spool(waiting.count, waiting.bytes, waiting.dropped, waiting.oldest_sampled_at)
@@ -88,7 +93,10 @@ class Reporter:
         return newest
 
     def _report(self, newest: Sample, counters: Counters, measurement: Measurement) -> bool:
-        """Deliver the newest sample; if the first attempt shows what to correct, correct it and try again."""
+        """Deliver the newest sample.
+
+        If the first attempt shows what to correct, correct it and try again.
+        """
         is_first = True
         while True:
             ring = self.keys.ring()
@@ -117,7 +125,10 @@ class Reporter:
     def _correct(
         self, outcome: Outcome, newest: Sample, counters: Counters, ring: Ring, measurement: Measurement
     ) -> Sample | None:
-        """Correct what an outcome shows to be wrong; return the sample to send again, None if that is useless."""
+        """Correct what an outcome shows to be wrong.
+
+        Return the sample to send again, None if that is useless.
+        """
         match outcome:
             case Answered(Verdict(outcome=Replay.kind) as verdict):
                 tick, number = verdict.highest_tick, verdict.highest_sample

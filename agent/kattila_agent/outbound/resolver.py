@@ -15,7 +15,9 @@ Lookup = Callable[[str], Sequence[str]]
 
 
 def look_up(host: str) -> list[str]:
-    """Return the addresses of a name in the order of the system's resolver; waits for it.
+    """Return the addresses of a name in the order of the system's resolver.
+
+    Waits for the resolver.
 
     Raises:
         OSError: socket.gaierror, the resolver failed.
@@ -34,7 +36,9 @@ def is_address(host: str) -> bool:
 
 
 class Resolver:
-    """Looks up each name in a separate thread, and waits a few seconds for it. For several threads.
+    """Looks up each name in a separate thread, and waits a few seconds for it.
+
+    For several threads.
 
     If the system's resolver does not answer, the last known addresses stay in use. A late answer counts the next time.
     """
@@ -65,7 +69,7 @@ class Resolver:
         return known
 
     def _pending(self, host: str) -> _PendingLookup:
-        """Return the current lookup of a name, so that at most one thread hangs for each name."""
+        """Return the current lookup of a name, of which there is at most one."""
         with self._lock:
             current = self._current.get(host)
             if current is None:
@@ -98,5 +102,5 @@ class _PendingLookup:
 
 
 def _is_temporary(problem: OSError) -> bool:
-    """Return whether the resolver could not be reached, as opposed to its answer that the name does not exist."""
+    """Return whether the resolver is unreachable; otherwise the name does not exist."""
     return problem.errno in (socket.EAI_AGAIN, socket.EAI_FAIL, socket.EAI_SYSTEM)

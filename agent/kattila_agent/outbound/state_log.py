@@ -18,7 +18,10 @@ class StateLog:
         self.states: dict[str, str] = {}
 
     def note(self, subject: str, state: str, level: int, text: str) -> None:
-        """Log `text` if the subject's state has changed; the text may contain details that vary within a state."""
+        """Log `text` if the subject's state has changed.
+
+        The text may contain details that vary within a state.
+        """
         if self.states.get(subject, "") != state:
             self.states[subject] = state
             _log.log(level, "%s", text)

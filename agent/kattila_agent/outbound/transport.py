@@ -30,7 +30,7 @@ class Request:
 
 
 class Sockets:
-    """The open sockets of a session, so that another thread can cut off a request in progress.
+    """The open sockets of a session, for another thread to cut a request off.
 
     `open` contains duplicates, because TLS takes over the originals; shutting one down shuts the connection down.
     """
@@ -55,7 +55,10 @@ class Sockets:
         return duplicate
 
     def remove(self, duplicate: socket.socket) -> None:
-        """Remove a socket that no other request will use; the current answer may still be read from it."""
+        """Remove a socket that no other request will use.
+
+        The current answer may still be read from it.
+        """
         with self._lock:
             self._done.append(duplicate)
             if self._current is None:
@@ -63,7 +66,7 @@ class Sockets:
 
     @contextmanager
     def cut_off_in_time(self, request: Request) -> Iterator[None]:
-        """Shut down the connection, and any that is opened later, once the request's time is over."""
+        """Shut down current and later connections once the request's time is over."""
         timer = threading.Timer(request.total_seconds, self._cut_off, (request,))
         timer.daemon = True
         with self._lock:
@@ -143,7 +146,7 @@ def _pool_classes(sockets: Sockets, resolver: Resolver) -> dict[str, type[HTTPCo
 
 
 def _connect(wanted: HTTPConnection, resolver: Resolver) -> socket.socket:
-    """Connect to the first address that accepts, within the time that urllib3 allows for each."""
+    """Connect to the first address that accepts; urllib3's timeout applies to each."""
     addresses = [wanted.host] if is_address(wanted.host) else resolver.addresses(wanted.host)
     for address in addresses[:-1]:
         with suppress(OSError):
@@ -173,7 +176,7 @@ class _Session(requests.Session):
 
 
 def session_over(sockets: Sockets, resolver: Resolver, url: str) -> requests.Session:
-    """Return a session to the server of a URL, which adds its open sockets to `sockets`."""
+    """Return a session to a URL's server that adds its open sockets to `sockets`."""
     session, adapter = _Session(), _Adapter(sockets, resolver, url)
     # Requests go where the settings say: neither proxies nor a .netrc of the environment count.
     session.trust_env = False

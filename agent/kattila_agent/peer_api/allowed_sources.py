@@ -24,7 +24,7 @@ class AllowedSources:
         self._tunnels: tuple[Measurement | None, tuple[Network, ...]] = (None, ())
 
     def includes(self, source: str, latest: Measurement | None) -> bool:
-        """Return whether an address may send requests: loopback, configured, or in a tunnel of `latest`."""
+        """Return whether a source is loopback, configured, or in a tunnel of `latest`."""
         address = ipaddress.ip_address(source)
         if address.is_loopback:
             return True
@@ -36,7 +36,7 @@ class AllowedSources:
 
 
 def tunnel_networks(telemetry: Telemetry) -> tuple[Network, ...]:
-    """Return the prefixes behind a node's WireGuard tunnels: their own subnets, and the AllowedIPs of their peers.
+    """Return the own subnets of WireGuard tunnels and the AllowedIPs of their peers.
 
     Default routes and their halves and quarters are left out: they say where packets go, but not which hosts exist.
     """

@@ -106,7 +106,10 @@ class PeerApi:
         return reset.seal_answer(ResetAnswer(new_id, requested.nonce), key)
 
     def _check_source(self) -> bool:
-        """Return whether the request comes from this machine; raises ForeignSource if its source is not allowed."""
+        """Return whether the request comes from this machine.
+
+        Raises ForeignSource if its source is not allowed.
+        """
         # A link-local IPv6 source carries its zone.
         source = str(request.environ["REMOTE_ADDR"]).partition("%")[0]
         if not self.allowed_sources.includes(source, self.reporter.latest):
@@ -168,7 +171,7 @@ def _relayed(reply: Reply) -> HTTPResponse:
 
 
 def _http_error(error: HTTPError) -> HTTPResponse:
-    """Return a wrong path, a wrong method or an internal error as a problem document (RFC 9457, 4.2.1)."""
+    """Return an HTTP error as a problem document (RFC 9457, section 4.2.1)."""
     status = HTTPStatus(error.status_code)
     return _problem(status, {"type": "about:blank", "title": status.phrase, "status": status}, allow=error.headers)
 

@@ -49,7 +49,7 @@ class ReportRelay:
         self._verdicts = _Verdicts(_KEPT_VERDICTS)
 
     def pass_on(self, body: bytes, budget_seconds: float | None) -> Reply:
-        """Pass a report on and return the manager's answer unchanged, within the caller's budget if it gave one.
+        """Pass a report on, within the caller's budget; return the manager's answer.
 
         Raises:
             TooLarge, Malformed, NoKey, BadSignature: not a report that is addressed to this agent.
@@ -115,7 +115,7 @@ class ReportRelay:
             raise NoWay(f"{next_hop} does not answer: {error}") from None
 
     def _check(self, reply: Reply, path: DeliveryPath, key: Key) -> None:
-        """Raise a refusal unless the manager signed the reply: it uses the key that verified the report."""
+        """Raise a refusal unless the key that verified the report signed the reply."""
         try:
             message.unseal(Purpose.VERDICT, Ring((RingEntry(key, first_seen_at=0),)), reply.body)
         except Refusal as error:

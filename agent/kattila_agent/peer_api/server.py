@@ -39,7 +39,10 @@ class ListenError(OSError):
 
 
 def open_sockets(listens: Iterable[Listen]) -> list[socket.socket]:
-    """Bind and return all sockets; `*` means both families if the kernel has IPv6; raises ListenError."""
+    """Bind and return all sockets; `*` means both families if the kernel has IPv6.
+
+    Raises ListenError.
+    """
     opened: list[socket.socket] = []
     try:
         for listen in listens:
@@ -54,7 +57,7 @@ def open_sockets(listens: Iterable[Listen]) -> list[socket.socket]:
 def serve(
     app: Callable[..., Any], sockets: list[socket.socket], *, max_age_seconds: int = MAX_AGE_SECONDS
 ) -> threading.Thread:
-    """Serve a WSGI application on bound sockets, in a thread that ends with the process.
+    """Serve a WSGI application on bound sockets; return the thread.
 
     SERVER_NAME is the own address of the connection, REMOTE_ADDR that of the client.
     """
@@ -124,7 +127,7 @@ class _Server(TcpWSGIServer):  # type: ignore[misc] # waitress has no types
     channel_class = _ClientChannel
 
     def maintenance(self, now: float) -> None:
-        """Also close connections that are too old: a slow request keeps its connection active."""
+        """Also close connections that are too old, even if a slow request is active."""
         super().maintenance(now)
         for channel in self.active_channels.values():
             if not channel.requests and channel.creation_time < now - self.adj.channel_timeout:

@@ -35,7 +35,7 @@ _MAX_REASON = 300
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What the collectors need besides the system: settings, and what the rest of the agent knows.
+    """The inputs of the collectors: settings, and facts from the rest of the agent.
 
     `manager_address` is the IP address that reports go to, `manager_port` its TCP port, and `clock_offset` that of the
     last verdict in ms; they are None while unknown. `wireguard_helper` and `clock_helper` are the helpers' sockets.
@@ -122,7 +122,9 @@ COLLECTORS: tuple[Collector, ...] = (
 def measure(
     inputs: Inputs, now: int, monotonic: Callable[[], float], collectors: tuple[Collector, ...] = COLLECTORS
 ) -> Measurement:
-    """Run all collectors; a failure is reported as data, and the other collectors still run.
+    """Run all collectors.
+
+    A failure is reported as data, and the other collectors still run.
 
     `now` is ms UTC; `monotonic` is a clock in seconds, which times each collector.
 

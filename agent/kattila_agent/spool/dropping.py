@@ -15,7 +15,10 @@ FIRST_DATE = 1_735_689_600_000
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A waiting sample without its telemetry (see Sample); `bytes` is the disk space of its file."""
+    """A waiting sample without its telemetry (see Sample).
+
+    `bytes` is the disk space of its file.
+    """
 
     sampled_at: int
     boot_id: str
@@ -24,7 +27,7 @@ class Entry:
 
 
 def disk_bytes(length: int) -> int:
-    """Return the disk space of a file of this length (bytes): whole blocks, at least one.
+    """Return the disk space of a file of this length: whole blocks, at least one.
 
     The kernel's number (st_blocks) cannot replace it: it differs between file systems, and some update it late.
     """
@@ -43,7 +46,10 @@ def is_too_old(entry: Entry, moment: Moment, max_age_ms: int) -> bool:
 
 
 def oldest(entries: Mapping[int, Entry], wanted: int) -> tuple[int, ...]:
-    """Return the fewest of the lowest numbers whose files free `wanted` bytes; all numbers if that is not enough."""
+    """Return the fewest of the lowest numbers whose files free `wanted` bytes.
+
+    All numbers if that is not enough.
+    """
     numbers: list[int] = []
     for number in sorted(entries):
         if wanted <= 0:

@@ -42,7 +42,7 @@ class Folder:
         self._lock = -1
 
     def enter(self) -> bool:
-        """Create the folder if it is missing, and lock it against other processes until `leave`.
+        """Create the folder if necessary, and lock it against others until `leave`.
 
         Returns whether the folder must be read: False if it is still the one of the last call.
 
@@ -79,7 +79,10 @@ class Folder:
                 path.unlink()
 
     def numbers(self) -> list[int]:
-        """Return the numbers of the stored samples, ascending. Files with other names are ignored."""
+        """Return the numbers of the stored samples, ascending.
+
+        Files with other names are ignored.
+        """
         with os.scandir(self.path) as files:
             names = [file.name for file in files if file.is_file(follow_symlinks=False)]
         return sorted(int(name) for name in names if _NAME.fullmatch(name))
@@ -110,7 +113,10 @@ class Folder:
         durable.sync_folder(self.path)
 
     def read_ledger(self) -> Ledger:
-        """Return the ledger, an empty one if there is none; raises also ValueError if it is damaged."""
+        """Return the ledger, an empty one if there is none.
+
+        Raises also ValueError if it is damaged.
+        """
         try:
             return ledger.parse((self.path / _LEDGER).read_bytes())
         except FileNotFoundError:
@@ -127,7 +133,10 @@ class Folder:
         self.sync()
 
     def free_bytes(self) -> int | None:
-        """Return the free disk space for this user, without quotas; None if the file system does not report it."""
+        """Return the free disk space for this user, without quotas.
+
+        None if the file system does not report it.
+        """
         found = os.statvfs(self.path)
         blocks = found.f_bfree if os.geteuid() == 0 else found.f_bavail
         return blocks * found.f_frsize if found.f_blocks else None

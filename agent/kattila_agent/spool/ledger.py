@@ -25,7 +25,10 @@ class Renumbering:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """`dropped` samples were dropped so far. The files of `dropping` are included, and may still exist."""
+    """`dropped` samples were dropped so far.
+
+    The files of `dropping` are included, and may still exist.
+    """
 
     dropped: int = 0
     dropping: tuple[int, ...] = ()

@@ -13,12 +13,17 @@ _log = logging.getLogger("kattila.agent")
 
 
 def start_above_spool(identity: Identity, spool: Spool) -> None:
-    """Continue above the highest number that waits, in case the counters were lost; raises StateError."""
+    """Continue above the highest number that waits, in case the counters were lost.
+
+    Raises StateError.
+    """
     identity.raise_above(identity.agent_id(), 0, spool.waiting().highest)
 
 
 def continue_above(identity: Identity, spool: Spool, agent_id: str, tick: int, sample: int, newest: Sample) -> Sample:
-    """Continue above the numbers that the manager has seen of an id; return the newest sample under its new number.
+    """Continue above the numbers that the manager has seen of an id.
+
+    Return the newest sample under its new number.
 
     If the manager has seen a sample that this node has not numbered yet, the state folder was restored from a copy, and
     everything measured since then has numbers that belong to other measurements. Only samples of this boot can be
@@ -40,9 +45,10 @@ def continue_above(identity: Identity, spool: Spool, agent_id: str, tick: int, s
 
 
 def take_other_id(identity: Identity, spool: Spool, old_id: str, issued_id: str | None, boot_id: str) -> str:
-    """Return the id that replaces one held by another machine: `issued_id`, else a new one.
+    """Replace an id that another machine has, and return the new id.
 
-    Samples of other boots belong to that machine, which has them as well and delivers them itself; they are dropped.
+    The new id is `issued_id`, or a random one if that is None. Samples of other boots are dropped: they belong to the
+    other machine, which has them as well and delivers them itself.
 
     Raises:
         StateError: the state folder cannot be used.

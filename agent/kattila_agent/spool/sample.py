@@ -41,7 +41,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Signing:
-    """What one message adds to a sample: the id that it is sent under, its tick, its nonce, and the moment."""
+    """What one message adds to a sample: the sender's id, tick, nonce and moment."""
 
     agent_id: str
     tick: int
@@ -50,7 +50,7 @@ class Signing:
 
 
 def encode(sample: Sample, signing: Signing) -> bytes:
-    """Return the DATA of a report of this sample, with its members in the protocol's order.
+    """Return the DATA of this sample's report, its members in the protocol's order.
 
     The telemetry stays as it was encoded when it was measured. `boot_id` is that of the boot that signs, by which the
     manager recognizes machines; `sampled_at` is corrected (see `corrected_sampled_at`).
@@ -71,7 +71,7 @@ def encode(sample: Sample, signing: Signing) -> bytes:
 
 
 def corrected_sampled_at(sample: Sample, moment: Moment) -> int:
-    """Return when a sample was measured (ms UTC), according to the clock of a later moment.
+    """Return when a sample was measured (ms UTC) by the clock of a later moment.
 
     Within a boot the time since then is known, and shows whether the clock was set meanwhile. For an earlier boot the
     clock's reading of that time is all there is.

@@ -31,7 +31,7 @@ _log = logging.getLogger("kattila.agent")
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The waiting samples: `count` of them with `bytes` of disk space, up to the number `highest` (0: none).
+    """The waiting samples: `count`, `bytes` on disk, `highest` number (0: none).
 
     `dropped` samples were dropped since the folder was created or cleared. `oldest_sampled_at` is that of the lowest
     number, None if no sample waits.
@@ -52,7 +52,9 @@ class Spool:
     """
 
     def __init__(self, folder: Path, max_bytes: int, max_age_seconds: int) -> None:
-        """Lock and read the folder, which is created if it is missing; its parent must exist.
+        """Lock and read the folder, which is created if it is missing.
+
+        Its parent must exist.
 
         Raises:
             SpoolInUseError: another process has locked it.
@@ -126,7 +128,10 @@ class Spool:
             return tuple(sorted(self._entries))
 
     def read(self, number: int) -> Sample | None:
-        """Return a sample, None if it is gone or cannot be read. A damaged one is dropped and counted."""
+        """Return a sample, None if it is gone or cannot be read.
+
+        A damaged one is dropped and counted.
+        """
         with self._guard:
             if number not in self._entries:
                 return None
@@ -147,7 +152,9 @@ class Spool:
             return self.waiting()
 
     def renumber(self, boot_id: str, first: int) -> dict[int, int]:
-        """Give the samples of a boot new numbers in their order; return the new number of each old one.
+        """Give the samples of a boot new numbers in their order.
+
+        Return the new number of each old one.
 
         They begin with `first`, or above all waiting samples if that is higher. This is for a state folder that was
         restored from a copy: samples measured since then have numbers that the manager has seen before. If the process
@@ -160,7 +167,7 @@ class Spool:
             return self._renumber(plan)
 
     def keep_only_boot(self, boot_id: str) -> None:
-        """Drop the samples of all other boots: on a cloned disk, the other machine reports those."""
+        """Drop the samples of all other boots, which another machine reports."""
         with self._guard:
             self._drop([number for number, entry in self._entries.items() if entry.boot_id != boot_id])
 
@@ -216,7 +223,10 @@ class Spool:
             return Ledger()
 
     def _read_all(self) -> tuple[dict[int, Entry], list[int]]:
-        """Return all entries, and the numbers of damaged files; remove files that were dropped before."""
+        """Return all entries, and the numbers of damaged files.
+
+        Remove files that were dropped before.
+        """
         entries, damaged = {}, []
         for number in self._folder.numbers():
             if number in self._ledger.dropping:
@@ -232,7 +242,10 @@ class Spool:
         return entries, damaged
 
     def _store(self, sample: Sample) -> str | None:
-        """Write a sample's file; return the problem if older samples had to go because the disk is full."""
+        """Write a sample's file.
+
+        Return the problem if older samples had to go because the disk is full.
+        """
         content = sample_file.encode(sample)
         size = dropping.disk_bytes(len(content))
         if size > self._max_bytes:
@@ -248,7 +261,10 @@ class Spool:
         return f"the disk of {self._folder.path} is full: the oldest samples give way to new ones" if is_full else None
 
     def _write(self, number: int, content: bytes, size: int) -> bool:
-        """Write a file, and drop older samples if the disk is full; return whether that was necessary."""
+        """Write a file, and drop older samples if the disk is full.
+
+        Return whether that was necessary.
+        """
         free = self._folder.free_bytes()
         victims = () if free is None else dropping.oldest(self._entries, size + RESERVE_BYTES - free)
         self._drop(victims)

@@ -23,14 +23,17 @@ _BROADCAST = IPv4Address("255.255.255.255")
 
 
 class Candidates(NamedTuple):
-    """Addresses at which sibling agents may answer. If `unread` is not empty, these failures may hide others."""
+    """Addresses at which sibling agents may answer.
+
+    If `unread` is not empty, these failures may hide others.
+    """
 
     addresses: tuple[str, ...]
     unread: tuple[CollectorFailure, ...]
 
 
 def candidates(telemetry: Telemetry) -> Candidates:
-    """Return the addresses at which sibling agents may answer, the most promising first, none twice.
+    """Return where sibling agents may answer, the most promising address first.
 
     The single addresses in AllowedIPs come first: those on the interface's own subnets before others, and among both
     those of peers that have ever shaken hands before others. The hosts of small subnets follow in turns, so that the
@@ -153,7 +156,10 @@ def _spelled(address: _Address, tunnel: _WireguardTunnel, own: frozenset[_Addres
 
 
 def _without_host(subnet: Network) -> tuple[_Address, ...]:
-    """Return the addresses of a subnet that are not hosts; the smallest ones have none (RFC 3021, RFC 6164)."""
+    """Return the addresses of a subnet that are not hosts.
+
+    The smallest ones have none (RFC 3021, RFC 6164).
+    """
     if subnet.num_addresses <= 2:
         return ()
     return (subnet[0], subnet[-1]) if subnet.version == 4 else (subnet[0],)

@@ -58,13 +58,13 @@ class Relay:
 
 
 def jittered(seconds: float, share: float) -> float:
-    """Return a pause shortened by up to a fifth, so that agents that started together spread out."""
+    """Return a pause shortened by up to a fifth, so that agents spread out."""
     return seconds * (1 - 0.2 * share)
 
 
 @dataclass(slots=True)
 class _Place:
-    """An address: the id that answered last, the time of the last query, and the failures in a row since."""
+    """An address: the last id, the time of the last query, and failures since."""
 
     position: int = 0
     asked_at: float = -math.inf
@@ -138,7 +138,9 @@ class Directory:
                 self._forget_without_address()
 
     def due(self, now: float, *, hurried: bool) -> str | None:
-        """Return the next address to query, None if none is due; `hurried` means that reports need a relay.
+        """Return the next address to query, None if none is due.
+
+        `hurried` means that reports need a relay.
 
         An address is not returned again before `answered` or `failed` was called for it, or LEASE_SECONDS are over.
         """
@@ -199,7 +201,7 @@ class Directory:
             return tuple(relay for _, relay in sorted(found, key=lambda each: each[0]))
 
     def passed_on(self, agent_id: str, now: float) -> None:
-        """Note that a sibling returned the manager's verdict: it has a path to the manager."""
+        """Note that a sibling returned the manager's verdict, so that it has a path."""
         with self._lock:
             sibling = self._siblings.get(agent_id)
             if sibling is not None:
@@ -209,7 +211,9 @@ class Directory:
                 self._best_places()[agent_id][1].failures = 0
 
     def refused(self, agent_id: str, now: float, share: float, *, has_no_path: bool) -> None:
-        """Note that a sibling did not relay a report; `has_no_path` means that it cannot reach the manager itself.
+        """Note that a sibling did not relay a report.
+
+        `has_no_path` means that it cannot reach the manager itself.
 
         Otherwise the address may be at fault: this counts as a failed query, and another address of the sibling is used
         next if there is one.
@@ -239,7 +243,7 @@ class Directory:
         self._hurried = hurried
 
     def _due(self, now: float) -> list[tuple[int, float, int, str]]:
-        """Return the addresses that are due, each as (urgency, due since, position, address)."""
+        """Return the due addresses, each as (urgency, due since, position, address)."""
         is_enough = self._is_enough(now)
         return [
             (self._urgency(place), due_at, place.position, address)
@@ -248,7 +252,7 @@ class Directory:
         ]
 
     def _urgency(self, place: _Place) -> int:
-        """Return 0 to 2: in a hurry, siblings with a path come first, then those that may have one by now."""
+        """Return 0 for a sibling with a path, 1 without one, and 2 otherwise or if calm."""
         sibling = self._siblings.get(place.agent_id)
         if not self._hurried or sibling is None or place.failures:
             return 2
@@ -272,7 +276,7 @@ class Directory:
         return is_relaying or sum(now - sibling.known_at <= self._interval for sibling in able) >= ENOUGH_PATHS
 
     def _best_places(self) -> dict[str, tuple[str, _Place]]:
-        """Return the best address of each sibling: one that answers, with the shortest round trip."""
+        """Return the answering address of each sibling with the shortest round trip."""
         best: dict[str, tuple[str, _Place]] = {}
         for address, place in self._places.items():
             before = best.get(place.agent_id)

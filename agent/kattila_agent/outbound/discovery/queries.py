@@ -31,7 +31,7 @@ _log = logging.getLogger("kattila.agent")
 
 
 def query(get: Get, own_id: str, address: str, ring: Ring, nonce: str, now: int) -> PeerAnswer:
-    """Return the answer of the agent at an address: who it is, and how far from the manager; `now` is ms UTC.
+    """Return the answer of the agent at an address; `now` is ms UTC.
 
     Raises:
         UnreachableError: no whole answer came in time.
@@ -87,7 +87,7 @@ class Discoverer:
                 _log.exception("querying %s failed; this is a bug in the agent", address)
 
     def due(self) -> str | None:
-        """Return the address to query now, None if none is due or there is no key to sign with."""
+        """Return the address to query now, None if none is due or the ring is empty."""
         if not self.ring().entries:
             return None
         now = self.runtime.monotonic()
