@@ -93,14 +93,16 @@ def lock(path: Path, mode: int, *, wait: bool) -> int | None:
     Closing the descriptor releases the lock. A missing file is created, and stays.
 
     Raises:
-        OSError: the file can be neither opened nor created.
+        OSError: the file can be neither opened nor created, or its file system has no locks.
     """
     file = _open_or_create(path, mode)
     try:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError as error:
         os.close(file)
-        return None
+        if isinstance(error, BlockingIOError):
+            return None
+        raise
     return file
 
 

@@ -13,6 +13,7 @@ from kattila_keys.ring_file import RingFile, RingFileDamagedError, RingFileError
 from kattila_protocol.errors import BadSignature, NoKey
 from kattila_protocol.ring import Ring, RingEntry
 from kattila_protocol.txt import TxtError, select_psk
+from kattila_settings.failures import Failures, described
 
 # Hourly, spread over 54 to 66 minutes, so that nodes that started together do not query DNS together.
 REFRESH_MS = 60 * 60 * 1000
@@ -30,6 +31,7 @@ _log = logging.getLogger("kattila.keys")
 _QUERY = "querying DNS for the PSK"
 _READ = "reading the key ring"
 _WRITE = "writing the key ring"
+_REFRESH = "refreshing the keys"
 
 _Result = TypeVar("_Result")
 
@@ -82,6 +84,7 @@ class Keys:
         self._lock = threading.Lock()
         self._is_querying = False
         self._logged_key: str | None = None
+        self._log_once = Failures(_log)
         self._failures: dict[str, str] = {}
         self._used_at: dict[str, int] = {}
 
@@ -171,7 +174,7 @@ class Keys:
         self._used_at[fingerprint] = now
         try:
             self._update(lambda stored: replace(stored, ring=stored.ring.with_use(fingerprint, now)))
-        except RingFileError as error:
+        except Exception as error:
             self._log_failure(error)
 
     def _must_record_use(self, fingerprint: str, now: int) -> bool:
@@ -207,7 +210,8 @@ class Keys:
                 # Checked again: another process may have queried DNS since.
                 if is_held and is_needed(self._stored()):
                     self._query_and_store(now)
-        except (DnsError, TxtError, RingFileError) as error:
+                    self._recover(_REFRESH)
+        except Exception as error:
             self._log_failure(error)
 
     def _query_and_store(self, now: int) -> None:
@@ -236,22 +240,27 @@ class Keys:
         if current != before:
             _log.info("the current key is %s (before: %s)", current or "none", before or "none")
 
-    def _log_failure(self, error: DnsError | TxtError | RingFileError) -> None:
-        self._fail(_WRITE if isinstance(error, RingFileError) else _QUERY, str(error))
+    def _log_failure(self, error: Exception) -> None:
+        match error:
+            case RingFileError():
+                self._fail(_WRITE, str(error))
+            case DnsError() | TxtError():
+                self._fail(_QUERY, str(error))
+            case _:
+                # An unexpected error must not end the caller's loop. Its text may quote the PSK.
+                self._fail(_REFRESH, described(error, quoted=False))
 
     def _fail(self, activity: str, failure: str) -> None:
         with self._lock:
-            before, self._failures[activity] = self._failures.get(activity), failure
-        if failure != before:
-            _log.warning("%s failed, the last good keys stay in use: %s", activity, failure)
+            self._failures[activity] = failure
+        text = f"{activity} failed, the last good keys stay in use: {failure}"
+        self._log_once.failed(activity, text, level=logging.WARNING)
 
     def _recover(self, activity: str) -> None:
-        if activity not in self._failures:
-            return
-        with self._lock:
-            failure = self._failures.pop(activity, None)
-        if failure is not None:
-            _log.info("%s works again", activity)
+        if activity in self._failures:
+            with self._lock:
+                self._failures.pop(activity, None)
+            self._log_once.worked(activity)
 
 
 def _fingerprints(ring: Ring) -> tuple[str, ...]:

@@ -16,7 +16,6 @@ from typing import Any
 
 from kattila_keys import durable
 from kattila_protocol import canonical
-from kattila_protocol.errors import Malformed
 from kattila_protocol.ring import RING_SIZE, Ring, RingEntry
 from kattila_protocol.signing import Key
 
@@ -130,7 +129,7 @@ class RingFile:
             text = file.read()
         try:
             return stamp, _parse(text)
-        except (Malformed, KeyError, TypeError, ValueError) as error:
+        except Exception as error:
             # Not chained, and without the parser's text: both may quote the file, which holds the PSK.
             raise RingFileDamagedError(
                 f"{self._path} is damaged ({type(error).__name__}) and will be rebuilt from the next DNS answer: "

@@ -1,1 +1,1 @@
-"""Settings from `.env` and the environment, and Unix signals: shared by agent and manager."""
+"""Settings from `.env` and the environment, Unix signals, and failures in loops: shared by agent and manager."""
