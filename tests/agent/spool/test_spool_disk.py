@@ -12,7 +12,7 @@ import pytest
 
 from kattila_agent.spool.sample import Sample
 from kattila_agent.spool.sample_file import encode
-from kattila_agent.spool.spool import RESERVE_BYTES
+from kattila_agent.spool.waiting import RESERVE_BYTES
 from support.folder_access import make_world_readable
 from support.small_disk import small_disk
 from support.spool_samples import BOOT, CLOCK, NOW, filled, later, opened, reopened, sample
