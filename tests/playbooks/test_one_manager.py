@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -26,3 +27,5 @@ def test_the_inventory_is_refused(tmp_path: Path, playbook: str, managers: list[
     assert ran.returncode != 0
     assert f"has {len(managers)} hosts: list exactly one manager" in " ".join(ran.stdout.split())
     assert "unreachable=0" in ran.stdout
+    # The message is readable: YAML, not a line of JSON.
+    assert re.search(r"^ +msg: ", ran.stdout, re.MULTILINE)

@@ -44,6 +44,12 @@ def test_space_is_returned_for_a_folder_that_does_not_exist_yet(tmp_path: Path) 
     assert space[planned]["used_mib"] == 0
     assert abs(space[planned]["free_mib"] - space[existing]["free_mib"]) < 1024
     assert space[existing]["free_mib"] > 0
+    assert space[planned]["disk"] == space[existing]["disk"] == tmp_path.stat().st_dev
+
+
+def test_folders_on_separate_file_systems_have_separate_disks() -> None:
+    space = result(folders=["/proc", "/sys", "/proc/sys"])["space"]
+    assert space["/proc"]["disk"] == space["/proc/sys"]["disk"] != space["/sys"]["disk"]
 
 
 def test_existing_paths_are_returned_with_their_link_targets(tmp_path: Path) -> None:

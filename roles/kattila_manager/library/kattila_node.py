@@ -42,7 +42,9 @@ listeners:
   type: list
   elements: dict
 space:
-  description: By folder, the MiB that can still be written (C(free_mib)), and the size of its files (C(used_mib)).
+  description: >-
+    By folder, the MiB that can still be written (C(free_mib)), the size of its files (C(used_mib)), and the number of
+    its file system (C(disk)).
   type: dict
 existing:
   description: By existing path, the target of a symbolic link; empty for anything else.
@@ -97,7 +99,7 @@ def parse_unit(groups: str) -> str:
 
 
 def read_space(folder: Path) -> dict[str, int]:
-    """Return the free space for a folder and the size of the files directly in it, in MiB.
+    """Return the free space for a folder and the size of the files directly in it, in MiB, and its file system.
 
     If the folder does not exist yet, its nearest existing parent counts.
     """
@@ -105,7 +107,7 @@ def read_space(folder: Path) -> dict[str, int]:
     disk = os.statvfs(existing)
     files = folder.iterdir() if folder.is_dir() else ()
     used = sum(path.lstat().st_size for path in files)
-    return {"free_mib": disk.f_bavail * disk.f_frsize // _MIB, "used_mib": used // _MIB}
+    return {"free_mib": disk.f_bavail * disk.f_frsize // _MIB, "used_mib": used // _MIB, "disk": existing.stat().st_dev}
 
 
 def read_link(path: Path) -> str:
