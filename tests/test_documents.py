@@ -61,6 +61,12 @@ def test_names_in_the_how_tos_exist() -> None:
     assert named - set(re.findall(r"\w+", sources)) == set()
 
 
+def test_tests_that_documents_name_exist() -> None:
+    named = {name for path in WRITTEN for name in re.findall(r"`(test_\w+)`", path.read_text())}
+    sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert {name for name in named if f"def {name}(" not in sources} == set()
+
+
 def test_documents_that_code_refers_to_exist() -> None:
     pattern = r"\b(docs/|bench/)?[A-Z]+\.md\b|docs/decisions/[0-9]{4}"
     command = ["git", "grep", "-hoE", pattern, "--", ":!*.md", ":!tests/docs"]
