@@ -39,6 +39,7 @@ from kattila_manager.store.ingest.worker_status import WorkerStatus
 from kattila_manager.store.ingest.writer import Writer
 from kattila_manager.store.store import Store, open_existing
 from kattila_manager.topology.presence import Watch
+from kattila_settings.failures import Failures, described
 from kattila_settings.signals import Signals
 
 _DNS_SECONDS = 5.0
@@ -51,6 +52,8 @@ _GC_OBJECTS = 50_000
 _DAY_MS = 24 * 60 * 60 * 1000
 # Pause between two slices of pruning, so that other writers get the lock.
 _PRUNE_PAUSE_SECONDS = 0.02
+
+_PUBLISHING = "publishing"
 
 _log = logging.getLogger("kattila.publish")
 
@@ -189,10 +192,12 @@ def publish_once(publisher: Publisher) -> CycleResult:
 def publish_every(config: Config, seconds: float) -> None:
     """Publish every `seconds` until SIGTERM or SIGINT; a slow cycle delays the next one."""
     stop = _Stop(Signals(signal.SIGTERM, signal.SIGINT))
-    publisher = _wait_for_publisher(config, stop, seconds)
+    failures = Failures(_log)
+    publisher = _wait_for_publisher(config, stop, seconds, failures)
     while publisher is not None and not stop.wait(0):
         started = time.monotonic()
-        publisher.cycle(clock(), partial(_may_prune, stop, started + seconds))
+        with failures.guard(_PUBLISHING):
+            publisher.cycle(clock(), partial(_may_prune, stop, started + seconds))
         stop.wait(max(0.0, started + seconds - time.monotonic()))
 
 
@@ -209,16 +214,17 @@ class _Stop:
         return self.is_set
 
 
-def _wait_for_publisher(config: Config, stop: _Stop, seconds: float) -> Publisher | None:
-    """Wait until the server has created the database; return None if a stop signal arrives first."""
-    logged = ""
+def _wait_for_publisher(config: Config, stop: _Stop, seconds: float, failures: Failures) -> Publisher | None:
+    """Wait until the database can be used, which the server creates; return None if a stop signal arrives first."""
     while not stop.wait(0):
         try:
-            return make_publisher(config)
-        except DatabaseUnusableError as error:
-            if str(error) != logged:
-                logged = str(error)
-                _log.warning("waiting: %s", logged)
+            publisher = make_publisher(config)
+        except Exception as error:
+            reason = str(error) if isinstance(error, DatabaseUnusableError) else described(error)
+            failures.failed(_PUBLISHING, f"waiting: {reason}", level=logging.WARNING)
+        else:
+            failures.worked(_PUBLISHING, f"publishing, now that {config.database} can be used")
+            return publisher
         stop.wait(seconds)
     return None
 

@@ -17,6 +17,7 @@ from kattila_manager.ingest.update_handler import UpdateHandler
 from kattila_manager.ingest.wsgi_bridge import WsgiApp
 from kattila_manager.store.ingest.writer import COMMIT_SECONDS, Writer
 from kattila_protocol.errors import Overloaded, Refusal
+from kattila_settings.failures import Failures
 
 UPDATES = "/status/updates"
 HEALTH = "/status/healthcheck"
@@ -112,7 +113,9 @@ class RsgiApp:
         self._pooled -= 1
 
     async def _keep_fresh(self) -> None:
+        failures = Failures(_log)
         while True:
             await asyncio.sleep(_REFRESH_CHECK_SECONDS)
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._key_thread, self._keys.refresh_if_due, self._clock())
+            with failures.guard("refreshing the keys"):
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(self._key_thread, self._keys.refresh_if_due, self._clock())

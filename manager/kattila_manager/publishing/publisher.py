@@ -25,6 +25,7 @@ from kattila_manager.store.store import Store
 from kattila_manager.topology import relay_edges
 from kattila_manager.topology.presence import Watch
 from kattila_protocol.report import Report
+from kattila_settings.failures import Failures
 
 # Agents whose interfaces are written in one transaction, which holds the write lock for a few milliseconds.
 _SLICE_AGENTS = 100
@@ -68,7 +69,7 @@ class Publisher:
         self._settings = settings
         self._reports: Mapping[int, Report] = {}
         self._prune_at = 0
-        self._failing: dict[str, str] = {}
+        self._failing = Failures(_log)
 
     def cycle(self, now: int, may_continue: Callable[[], bool]) -> CycleResult:
         """Run all steps at `now` (ms UTC); `may_continue` bounds the pruning (see `retention.prune`).
@@ -149,12 +150,9 @@ class Publisher:
         except Exception as error:
             reason = f"{name} failed: {type(error).__name__}: {error}"
             result.failures += (reason,)
-            if self._failing.get(name) != reason:
-                self._failing[name] = reason
-                _log.error("%s (retried in every cycle)", reason)
-            return
-        if self._failing.pop(name, None) is not None:
-            _log.info("%s works again", name)
+            self._failing.failed(name, f"{reason} (retried in every cycle)")
+        else:
+            self._failing.worked(name)
 
 
 def _log_event(event: Event, names: Mapping[str, str]) -> None:

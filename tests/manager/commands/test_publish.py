@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from support.commands import ONE, run
 from support.fleet import Fleet, fleet_in
@@ -51,7 +55,49 @@ def test_publish_waits_for_a_database_continues_and_stops_cleanly(manager: Manag
             process.kill()
         rest = process.stderr.read().decode()
     assert first.startswith("WARNING kattila.publish: waiting: there is no database of ")
-    assert rest == ""
+    assert rest == f"INFO kattila.publish: publishing, now that {manager.database} can be used\n"
+
+
+def _not_a_database(database: Path) -> None:
+    database.write_bytes(b"x" * 8192)
+
+
+def _a_folder(database: Path) -> None:
+    database.mkdir()
+
+
+def _no_folder_for_locks(database: Path) -> None:
+    # Not even root can open a folder as the lock file.
+    database.with_name(database.name + ".lock").mkdir()
+    sqlite3.connect(database).close()
+
+
+@pytest.mark.parametrize("damage", [_not_a_database, _a_folder, _no_folder_for_locks])
+def test_publish_waits_for_a_database_that_cannot_be_used(manager: Manager, damage: Callable[[Path], None]) -> None:
+    damage(manager.database)
+    command = [*MANAGER, "publish", "--every", "0.05"]
+    log = manager.folder / "publish.log"
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(command, cwd=manager.folder, env=manager.environment, stderr=stderr)
+    try:
+        wait_for(lambda: "waiting: " in log.read_text() or process.poll() is not None, "a line that it waits")
+        time.sleep(0.5)
+        assert process.poll() is None, log.read_text()
+        for path in (manager.database, manager.database.with_name(manager.database.name + ".lock")):
+            if path.is_dir():
+                path.rmdir()
+            path.unlink(missing_ok=True)
+        with fleet_in(manager.folder) as fleet:
+            fleet.beat(now_ms())
+            _wait_for(manager.folder / "pages" / "index.html", "No agent has reported yet.")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_SECONDS) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert log.read_text().count("WARNING") <= 2
+    assert "INFO kattila.publish: publishing, now that " in log.read_text()
+    assert "Traceback" not in log.read_text()
 
 
 def _wait_for(page: Path, words: str) -> None:

@@ -6,7 +6,8 @@ import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 
 from sqlalchemy import Connection, Engine
@@ -17,6 +18,7 @@ from kattila_manager.store.database import WriteLock, begun
 from kattila_manager.store.ingest.compression_groups import CompressedReport, CompressionGroups
 from kattila_manager.store.ingest.filing import Filing
 from kattila_protocol.errors import Overloaded
+from kattila_settings.failures import Failures, described, keep_running
 
 MAX_BATCH = 512
 # About half a second of work; further reports get a 503 at once.
@@ -28,7 +30,17 @@ RETRY_AFTER_SECONDS = 5
 # How often an idle thread writes counters and its heartbeat.
 _IDLE_SECONDS = 1.0
 
+# What can fail.
+_FILING = "filing reports"
+_STATUS = "writing counters and heartbeats"
+_THREAD = "the writer's loop"
+
 _log = logging.getLogger("kattila.store")
+
+
+_Report = tuple[CompressedReport, Future[Filed]]
+# None ends the thread.
+_Queued = _Report | None
 
 
 class Writer:
@@ -42,9 +54,9 @@ class Writer:
         self._engine = engine
         self._lock = lock
         self._write_along = write_along
-        self._queue: queue.SimpleQueue[tuple[CompressedReport, Future[Filed]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Queued] = queue.SimpleQueue()
         self._groups = CompressionGroups()
-        self._failing = False
+        self._failures = Failures(_log)
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
     def start(self) -> None:
@@ -67,45 +79,66 @@ class Writer:
         return future
 
     def _run(self) -> None:
-        stopping = False
-        while not stopping:
-            queued = []
-            with contextlib.suppress(queue.Empty):
-                queued.append(self._queue.get(timeout=_IDLE_SECONDS))
-            with self._lock.held():
-                # Reports that arrived while another process was writing join this transaction.
-                while len(queued) < MAX_BATCH and not self._queue.empty():
-                    queued.append(self._queue.get())
-                batch = [each for each in queued if each is not None]
-                outcomes = self._commit([compressed for compressed, _ in batch])
-            for (_, future), filed in zip(batch, outcomes, strict=True):
-                future.set_result(filed)
-            stopping = len(batch) < len(queued)
+        keep_running(self._file_waiting, _THREAD, self._failures, time.sleep)
+
+    def _file_waiting(self) -> bool:
+        """File the reports that wait, or only counters after an idle second; return whether the thread continues."""
+        queued = []
+        with contextlib.suppress(queue.Empty):
+            queued.append(self._queue.get(timeout=_IDLE_SECONDS))
+        try:
+            outcomes = self._file_with(queued)
+        except Exception as error:
+            # For example, the lock cannot be taken. The requests that wait for these reports still get an answer.
+            outcomes = self._refuse(len(_reports_in(queued)), error)
+        for (_, future), filed in zip(_reports_in(queued), outcomes, strict=True):
+            future.set_result(filed)
+        return None not in queued
+
+    def _file_with(self, queued: list[_Queued]) -> list[Filed]:
+        """File these reports and those that arrive before the lock is free, which are added to `queued`."""
+        with self._lock.held():
+            # Reports that arrived while another process was writing join this transaction.
+            while len(queued) < MAX_BATCH and not self._queue.empty():
+                queued.append(self._queue.get())
+            return self._commit([compressed for compressed, _ in _reports_in(queued)])
 
     def _commit(self, batch: Sequence[CompressedReport]) -> list[Filed]:
         try:
             with begun(self._engine) as connection:
                 outcomes = Filing(connection).file(batch) if batch else []
-                self._write_along(connection)
+                self._write_status(connection)
         except OperationalError as error:
-            return self._refuse(batch, error)
+            return self._refuse(len(batch), error)
         except Exception as error:
             if len(batch) > 1:
                 # One report that cannot be filed must not block the others.
                 return [filed for each in batch for filed in self._commit([each])]
-            return self._refuse(batch, error)
+            return self._refuse(len(batch), error)
         for compressed, filed in zip(batch, outcomes, strict=True):
             if filed.report_id is not None:
                 self._groups.note_commit(compressed, filed.report_id)
-        if self._failing:
-            self._failing = False
-            _log.info("reports are filed again")
+        self._failures.worked(_FILING, "reports are filed again")
         return outcomes
 
-    def _refuse(self, batch: Sequence[CompressedReport], error: Exception) -> list[Filed]:
-        if not self._failing:
-            self._failing = True
-            reason = error.orig if isinstance(error, DBAPIError) else error
-            _log.error("reports cannot be filed (%s); agents keep them and try again", reason)
+    def _write_status(self, connection: Connection) -> None:
+        try:
+            self._write_along(connection)
+        except OperationalError:
+            # The database itself fails, for example because the disk is full, and reports would fail next.
+            raise
+        except Exception as error:
+            # No report depends on a counter.
+            self._failures.failed(_STATUS, f"{_STATUS} failed, and is tried again: {described(error)}")
+        else:
+            self._failures.worked(_STATUS)
+
+    def _refuse(self, reports: int, error: Exception) -> list[Filed]:
+        reason = error.orig if isinstance(error, DBAPIError) else described(error)
+        self._failures.failed(_FILING, f"reports cannot be filed ({reason}); agents keep them and try again")
         outcome = refused(Overloaded("the report could not be stored", retry_after_seconds=RETRY_AFTER_SECONDS))
-        return [outcome for _ in batch]
+        return [outcome] * reports
+
+
+def _reports_in(queued: Iterable[_Queued]) -> list[_Report]:
+    return [each for each in queued if each is not None]
