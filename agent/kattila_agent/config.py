@@ -45,7 +45,11 @@ SETTINGS: tuple[Setting, ...] = (
         "",
         "folder of agent_id.txt, the counters and the cached keys; default: systemd's, or this folder",
     ),
-    Setting("INTERVAL", "30", f"seconds from one report to the next, 1 to {MAX_INTERVAL_SECONDS}"),
+    Setting(
+        "INTERVAL",
+        "30",
+        f"seconds from one report to the next, 1 to {MAX_INTERVAL_SECONDS}; at most the manager's `REPORT_INTERVAL`",
+    ),
     Setting("LABELS", "", "labels of this node in its reports, as in `site=north,role=hub`"),
     Setting("AGENT_LISTEN", f"*:{PORT}", "where the agent's own API listens: `ADDRESS:PORT`, or several, with commas"),
     Setting(

@@ -31,7 +31,11 @@ SETTINGS: tuple[Setting, ...] = (
         "READ_TOKEN", "", "token that allows reading agents, alarms and pages; unset: loopback only", is_secret=True
     ),
     Setting("ADMIN_TOKEN", "", "token that allows resetting agents; unset: no one can", is_secret=True),
-    Setting("REPORT_INTERVAL", "30", "seconds between an agent's reports; an agent is silent after three intervals"),
+    Setting(
+        "REPORT_INTERVAL",
+        "30",
+        "longest `INTERVAL` of any agent; an agent is silent after three times this many seconds without a report",
+    ),
     Setting("RETENTION_DAYS", "30", "reports older than this are removed"),
     Setting("BACKUP_DIR", "", "folder for backups of the database; unset: the folder of the database"),
     Setting("RETENTION_MIB", "10240", "if the database is larger, the oldest reports are removed; the last hour stays"),

@@ -213,7 +213,8 @@ def _alarm_row(alarm: Alarm, names: Mapping[str, str], now: int) -> AlarmRow:
     )
 
 
-_UNHEARD = ("has not reported since the receiver started", "have not reported since the receiver started")
+_SERVER = "the manager's server (serve)"
+_UNHEARD = (f"has not reported since {_SERVER} started", f"have not reported since {_SERVER} started")
 _ONLY_RELAYED = ("reports only through relays", "report only through relays")
 
 
@@ -221,7 +222,7 @@ def _verdict(snapshot: Snapshot, states: Counter[Presence], watch: Watch) -> tup
     total, alarms = len(snapshot.agents), snapshot.open_alarms
     others = sum(alarm.kind != AlarmKind.AGENT_SILENT for alarm in alarms)
     bad = [
-        *([_receiver_off(watch)] if not watch.is_on else []),
+        *([_server_off(watch)] if not watch.is_on else []),
         *([_of(states[Presence.SILENT], total, "is silent", "are silent")] if states[Presence.SILENT] else []),
         *([_alarms_open(others, len(alarms) - others)] if others else []),
     ]
@@ -236,10 +237,10 @@ def _verdict(snapshot: Snapshot, states: Counter[Presence], watch: Watch) -> tup
     return ("The only agent reports." if total == 1 else f"All {total:,} agents report."), "good"
 
 
-def _receiver_off(watch: Watch) -> str:
+def _server_off(watch: Watch) -> str:
     if watch.listening is None:
-        return "the receiver has never run"
-    return f"the receiver is not running, its last heartbeat was {_moment(watch.listening[1], watch.now).ago}"
+        return f"{_SERVER} has never run"
+    return f"{_SERVER} is not running, its last heartbeat was {_moment(watch.listening[1], watch.now).ago}"
 
 
 def _of(count: int, total: int, one: str, many: str) -> str:

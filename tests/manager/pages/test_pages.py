@@ -74,17 +74,18 @@ def bad_signature(**changes: object) -> Alarm:
         ),
         (
             replace(JUST_BACK, agents=(*JUST_BACK.agents, RELAYED)),
-            "1 of 3 agents has not reported since the receiver started, 1 of 3 agents reports only through relays.",
+            "1 of 3 agents has not reported since the manager's server (serve) started, "
+            "1 of 3 agents reports only through relays.",
             "unknown",
         ),
         (
             replace(AWAY, agents=(ONE, RELAYED)),
-            "The receiver is not running, its last heartbeat was 5 min ago.",
+            "The manager's server (serve) is not running, its last heartbeat was 5 min ago.",
             "bad",
         ),
-        (NEVER_LISTENED, "The receiver has never run.", "bad"),
-        (AWAY, "The receiver is not running, its last heartbeat was 5 min ago.", "bad"),
-        (JUST_BACK, "1 of 2 agents has not reported since the receiver started.", "unknown"),
+        (NEVER_LISTENED, "The manager's server (serve) has never run.", "bad"),
+        (AWAY, "The manager's server (serve) is not running, its last heartbeat was 5 min ago.", "bad"),
+        (JUST_BACK, "1 of 2 agents has not reported since the manager's server (serve) started.", "unknown"),
     ],
 )
 def test_the_verdict(shown: Snapshot, verdict: str, level: str) -> None:
