@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
 from kattila_keys.dns_server import DnsServer
@@ -31,6 +31,8 @@ BOOT_ID_VARIABLE = "KATTILA_BOOT_ID"
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+# The address in a URL, and its zone after an escaped (RFC 6874) or a plain percent sign.
+_WITH_ZONE = re.compile(r"(https?://\[[0-9a-f:.]+)%(?:25)?([^\]]*)(\].*)", re.IGNORECASE | re.DOTALL)
 _LABEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 SETTINGS: tuple[Setting, ...] = (
@@ -201,9 +203,26 @@ def port_of(url: str) -> int:
     return parts.port or (443 if parts.scheme == "https" else 80)
 
 
+def host_of(url: str) -> str:
+    """Return the name or IP address in a URL, with the zone of a link-local one, as in "fe80::1%eth0"."""
+    bare, zone = without_zone(url)
+    host = urlsplit(bare).hostname or ""
+    return host if zone is None else f"{host}%{zone}"
+
+
+def without_zone(url: str) -> tuple[str, str | None]:
+    """Return a URL without the zone of its address, and the zone, None if there is none.
+
+    The zone is the name or index of an interface of this node, so that the server must not see it.
+    """
+    found = _WITH_ZONE.fullmatch(url)
+    return (url, None) if found is None else (found[1] + found[3], unquote(found[2]))
+
+
 def _url(text: str) -> str:
+    bare, zone = without_zone(text)
     try:
-        parts = urlsplit(text)
+        parts = urlsplit(bare)
         port = parts.port
     except ValueError as error:
         raise ValueError(f"not a URL: {error}") from None
@@ -213,7 +232,19 @@ def _url(text: str) -> str:
         raise ValueError("a URL with a user or a password; reports are signed and need neither")
     if parts.query or parts.fragment:
         raise ValueError("a URL with a query or a fragment; /status/… is appended to it")
+    if zone is None and "%" in parts.hostname:
+        raise ValueError("a name or an IPv4 address with a percent sign; only an IPv6 address may have a zone")
+    if (zone is not None) != _is_link_local(parts.hostname) or zone == "":
+        raise ValueError("a link-local address, and no other, needs an interface, as in http://[fe80::1%25eth0]:5086")
     return text.rstrip("/")
+
+
+def _is_link_local(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.version == 6 and address.is_link_local
 
 
 def _absolute_path(text: str) -> Path:

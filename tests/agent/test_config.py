@@ -65,6 +65,7 @@ def test_defaults_apply_without_settings_and_file(tmp_path: Path) -> None:
         ("LABELS=site=$HOME", "labels", {"site": "$HOME"}),
         ("MAX_ROUTES=1", "limits", replace(config.default_limits(), routes=1)),
         ("MAX_ALLOWED_IPS=100000", "limits", replace(config.default_limits(), allowed_ips=100_000)),
+        ("MANAGER_URL=http://[fe80::1%25eth0]:5086/", "manager_url", "http://[fe80::1%25eth0]:5086"),
         ("AGENT_LISTEN=192.0.2.1", "listen", (Listen("192.0.2.1", 5087),)),
         ("AGENT_LISTEN=[2001:DB8::1]:1, *:2", "listen", (Listen("2001:db8::1", 1), Listen("", 2))),
         (
@@ -94,6 +95,10 @@ def test_a_value_is_taken(tmp_path: Path, line: str, member: str, value: Any) ->
         ("MANAGER_URL", "ftp://192.0.2.1", "expected http:// or https://"),
         ("MANAGER_URL", "http://192.0.2.1:x", "not a URL"),
         ("MANAGER_URL", "http://", "expected http:// or https://"),
+        ("MANAGER_URL", "http://[fe80::1]:5086", "needs an interface"),
+        ("MANAGER_URL", "http://[FE80::1%25]:5086", "needs an interface"),
+        ("MANAGER_URL", "http://[2001:db8::1%25eth0]:5086", "and no other"),
+        ("MANAGER_URL", "http://192.0.2.1%25eth0:5086", "only an IPv6 address"),
         ("MANAGER_URL", "http://192.0.2.1/?token=1", "a query or a fragment"),
         ("INTERVAL", "0", "from 1 to 3600"),
         ("INTERVAL", "3601", "from 1 to 3600"),

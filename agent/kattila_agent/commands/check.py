@@ -11,10 +11,9 @@ import socket
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
-from urllib.parse import urlsplit
 
 from kattila_agent import __version__
-from kattila_agent.config import Config, port_of
+from kattila_agent.config import Config, host_of, port_of
 from kattila_agent.outbound.connection import CONNECT_SECONDS, Connection, UnreachableError, in_url
 from kattila_agent.peer_api.server import NAME, ListenError, open_sockets
 from kattila_keys.dns_server import DnsError, TxtRecords
@@ -178,9 +177,7 @@ def _check_manager(url: str) -> ManagerCheck:
 def _is_refused(url: str) -> bool:
     """Return whether an address of a URL's host refuses connections, as a closed port."""
     try:
-        socket.create_connection(
-            (urlsplit(url).hostname, port_of(url)), timeout=CONNECT_SECONDS, all_errors=True
-        ).close()
+        socket.create_connection((host_of(url), port_of(url)), timeout=CONNECT_SECONDS, all_errors=True).close()
     except ExceptionGroup as every:
         return every.subgroup(ConnectionRefusedError) is not None
     except OSError:

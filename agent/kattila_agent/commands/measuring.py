@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import socket
-from urllib.parse import urlsplit
 
-from kattila_agent.config import Config, default_limits
+from kattila_agent.config import Config, default_limits, host_of
+from kattila_agent.outbound.resolver import look_up
 from kattila_agent.runtime import Runtime
 from kattila_agent.sampling.collect import Inputs, measure
 from kattila_agent.sampling.measurement import Measurement
@@ -28,10 +27,9 @@ def measure_once(settings: Config | None, runtime: Runtime) -> Measurement:
 
 def _resolved(url: str) -> str | None:
     """Return the first IP address of a URL's host, None if it has none."""
-    host = urlsplit(url).hostname
+    host = host_of(url)
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        return look_up(host)[0]
     except OSError as error:
         _log.warning("%s cannot be resolved: %s", host, error.strerror)
         return None
-    return str(found[0][4][0])

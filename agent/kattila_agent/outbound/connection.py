@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 import requests
 import urllib3
 
+from kattila_agent.config import host_of, without_zone
 from kattila_agent.outbound.resolver import Resolver
 from kattila_agent.outbound.transport import Request, Sockets, session_over
 from kattila_protocol.message import MAX_MESSAGE_BYTES
@@ -74,11 +74,11 @@ class Connection:
         resolver: Resolver = SYSTEM,
     ) -> None:
         """Take the server's URL, to which paths are appended. Opens nothing yet."""
-        self._url = url
+        self._url, zone = without_zone(url)
         self._total_seconds = total_seconds
         self._connect_seconds = connect_seconds
         self._sockets = Sockets()
-        self._session = session_over(self._sockets, resolver, url)
+        self._session = session_over(self._sockets, resolver, self._url, zone)
         self._named_address = _named_address(url)
 
     def post(
@@ -189,9 +189,8 @@ def unsigned_words(body: bytes) -> str:
 
 
 def _named_address(url: str) -> str | None:
-    host = urlsplit(url).hostname or ""
     try:
-        return str(ipaddress.ip_address(host))
+        return str(ipaddress.ip_address(host_of(url)))
     except ValueError:
         return None
 

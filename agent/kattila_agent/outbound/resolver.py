@@ -6,6 +6,7 @@ import ipaddress
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 # The C library tries each name server twice for 5 s (resolv.conf(5)), which is as long as a report may take.
 RESOLVE_SECONDS = 3.0
@@ -23,7 +24,13 @@ def look_up(host: str) -> list[str]:
         OSError: socket.gaierror, the resolver failed.
     """
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return [str(name[0]) for *_, name in found]
+    return [address_of(name) for *_, name in found]
+
+
+def address_of(name: tuple[Any, ...]) -> str:
+    """Return the address in a socket's name, with the zone of a link-local one, as in "fe80::1%2"."""
+    host, scope = str(name[0]).partition("%")[0], name[3] if len(name) == 4 else 0
+    return f"{host}%{scope}" if scope else host
 
 
 def is_address(host: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import threading
@@ -15,10 +16,9 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.util.connection import create_connection
 
 from kattila_agent import __version__
-from kattila_agent.outbound.resolver import Resolver, is_address
+from kattila_agent.outbound.resolver import Resolver, address_of, is_address
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class Sockets:
     def add(self, opened: socket.socket) -> socket.socket:
         """Add an opened socket; return its duplicate, which `remove` takes."""
         duplicate = opened.dup()
-        self.address = _address(duplicate.getpeername())
+        self.address = address_of(duplicate.getpeername())
         with self._lock:
             self.open.add(duplicate)
             if self._current is not None and self._current.is_cut_off:
@@ -104,8 +104,9 @@ def _shut_down(duplicate: socket.socket) -> None:
 class _Adapter(HTTPAdapter):
     """The transport of requests, with connections that add their sockets to `sockets`."""
 
-    def __init__(self, sockets: Sockets, resolver: Resolver, url: str) -> None:
+    def __init__(self, sockets: Sockets, resolver: Resolver, url: str, zone: str | None) -> None:
         self._sockets = sockets
+        self._zone = zone
         self._resolver = resolver
         # The system's certificates, or those of SSL_CERT_FILE, so that a manager may have a private CA.
         self._tls = ssl.create_default_context() if url.startswith("https:") else None
@@ -115,15 +116,15 @@ class _Adapter(HTTPAdapter):
         if self._tls is not None:
             kwargs["ssl_context"] = self._tls
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _pool_classes(self._sockets, self._resolver)
+        self.poolmanager.pool_classes_by_scheme = _pool_classes(self._sockets, self._resolver, self._zone)
 
 
-def _pool_classes(sockets: Sockets, resolver: Resolver) -> dict[str, type[HTTPConnectionPool]]:
+def _pool_classes(sockets: Sockets, resolver: Resolver, zone: str | None) -> dict[str, type[HTTPConnectionPool]]:
     class Known(HTTPConnection):
         known: socket.socket | None = None
 
         def _new_conn(self) -> socket.socket:
-            opened = _connect(self, resolver)
+            opened = _connect(self, resolver, zone)
             self.known = sockets.add(opened)
             return opened
 
@@ -145,8 +146,10 @@ def _pool_classes(sockets: Sockets, resolver: Resolver) -> dict[str, type[HTTPCo
     return {"http": Pool, "https": TlsPool}
 
 
-def _connect(wanted: HTTPConnection, resolver: Resolver) -> socket.socket:
+def _connect(wanted: HTTPConnection, resolver: Resolver, zone: str | None) -> socket.socket:
     """Connect to the first address that accepts; urllib3's timeout applies to each."""
+    if zone is not None:
+        return _connect_to(wanted, f"{wanted.host}%{zone}")
     addresses = [wanted.host] if is_address(wanted.host) else resolver.addresses(wanted.host)
     for address in addresses[:-1]:
         with suppress(OSError):
@@ -155,14 +158,21 @@ def _connect(wanted: HTTPConnection, resolver: Resolver) -> socket.socket:
 
 
 def _connect_to(wanted: HTTPConnection, address: str) -> socket.socket:
-    options: Any = wanted.socket_options
-    return create_connection((address, wanted.port), wanted.timeout, socket_options=options)
-
-
-def _address(name: tuple[Any, ...]) -> str:
-    """Return the address in a socket's name, with the zone of a link-local one."""
-    host, scope = str(name[0]).partition("%")[0], name[3] if len(name) == 4 else 0
-    return f"{host}%{scope}" if scope else host
+    # urllib3 would not try IPv6 if ::1 was missing when the agent started.
+    numeric = socket.getaddrinfo(
+        os.fsencode(address), wanted.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+    )
+    family, kind, protocol, _, name = numeric[0]
+    opened = socket.socket(family, kind, protocol)
+    try:
+        for option in wanted.socket_options or ():
+            opened.setsockopt(*option)
+        opened.settimeout(wanted.timeout)
+        opened.connect(name)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
 
 
 class _Session(requests.Session):
@@ -175,9 +185,12 @@ class _Session(requests.Session):
         return None
 
 
-def session_over(sockets: Sockets, resolver: Resolver, url: str) -> requests.Session:
-    """Return a session to a URL's server that adds its open sockets to `sockets`."""
-    session, adapter = _Session(), _Adapter(sockets, resolver, url)
+def session_over(sockets: Sockets, resolver: Resolver, url: str, zone: str | None) -> requests.Session:
+    """Return a session to a URL's server that adds its open sockets to `sockets`.
+
+    `zone` is the interface behind which the URL's link-local address is, None if it has another address.
+    """
+    session, adapter = _Session(), _Adapter(sockets, resolver, url, zone)
     # Requests go where the settings say: neither proxies nor a .netrc of the environment count.
     session.trust_env = False
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))

@@ -178,9 +178,9 @@ def test_a_connection_attempt_ends_in_time() -> None:
 
 
 def test_a_connection_established_too_late_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow(*arguments: Any) -> Any:
+    def slow(*arguments: Any, **named: Any) -> Any:
         time.sleep(1)
-        return getaddrinfo(*arguments)
+        return getaddrinfo(*arguments, **named)
 
     monkeypatch.setattr("socket.getaddrinfo", slow)
     with serving(silence) as address, not_waiting_for("the answer"):
