@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import NullPool, QueuePool
@@ -24,7 +25,7 @@ MIGRATIONS = Path(__file__).with_name("migrations")
 def open_engine(path: Path, *, pooled: bool = True) -> Engine:
     """Open the database file in WAL mode with `synchronous=FULL`, so that commits survive a power cut."""
     engine = create_engine(
-        f"sqlite:///{path}",
+        URL.create("sqlite", database=uri(path), query={"uri": "true"}),
         # Reports do not belong in a log.
         hide_parameters=True,
         connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
@@ -33,6 +34,14 @@ def open_engine(path: Path, *, pooled: bool = True) -> Engine:
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
     return engine
+
+
+def uri(path: Path, **parameters: str) -> str:
+    """Return a file's URI for SQLite, with parameters such as mode="ro".
+
+    As a plain name, "file:…" or ":memory:" would not be a file.
+    """
+    return path.absolute().as_uri() + (f"?{urlencode(parameters)}" if parameters else "")
 
 
 class WriteLock:

@@ -40,7 +40,8 @@ def upgrade(connection: Connection, revision: str) -> None:
     from alembic.config import Config  # noqa: PLC0415 - see above
 
     config = Config()
-    config.set_main_option("script_location", str(database.MIGRATIONS))
+    # Its values are templates, in which "%%" is a "%".
+    config.set_main_option("script_location", str(database.MIGRATIONS).replace("%", "%%"))
     # The newest alembic requires it.
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection

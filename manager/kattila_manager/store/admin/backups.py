@@ -12,10 +12,9 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from urllib.parse import quote
 
 from kattila_manager import wording
-from kattila_manager.store.database import BUSY_TIMEOUT_SECONDS, give_to_owner, held_open, only_one
+from kattila_manager.store.database import BUSY_TIMEOUT_SECONDS, give_to_owner, held_open, only_one, uri
 
 # 8 MiB, so that progress can be reported.
 _STEP_PAGES = 2048
@@ -53,7 +52,7 @@ def make(database: Path, folder: Path, now: int, progress: Progress, file: Path 
     with held_open(database), only_one(database, "backup"), _part(database, folder) as part:
         if file:
             _check_free(file)
-        with closing(_opened(database, "mode=rw")) as source:
+        with closing(_opened(database, mode="rw")) as source:
             copy(source, part, progress)
         revision = checked(part, str(part), progress)
         target = file or folder / _name(database, now, revision)
@@ -91,7 +90,7 @@ def open_copy(path: Path) -> sqlite3.Connection:
     """Open a backup, or any other database without writers, for reading; raises sqlite3.Error."""
     # Without a log file it is complete, and SQLite needs to create no files in a folder that may be read-only.
     is_alone = not path.with_name(f"{path.name}-wal").exists()
-    return _opened(path, "mode=ro&immutable=1" if is_alone else "mode=ro")
+    return _opened(path, mode="ro", immutable="1") if is_alone else _opened(path, mode="ro")
 
 
 def copy(source: sqlite3.Connection, target: Path, progress: Progress) -> None:
@@ -105,7 +104,7 @@ def copy(source: sqlite3.Connection, target: Path, progress: Progress) -> None:
     source.execute("SELECT 1 FROM sqlite_master").fetchone()
     page_bytes = int(source.execute("PRAGMA page_size").fetchone()[0])
     _check_room(target.parent, page_bytes * int(source.execute("PRAGMA page_count").fetchone()[0]))
-    with closing(sqlite3.connect(target, isolation_level=None)) as copied:
+    with closing(_opened(target, mode="rw")) as copied:
         # It becomes a backup only once it is synced and renamed.
         copied.execute("PRAGMA journal_mode=OFF")
         copied.execute("PRAGMA synchronous=OFF")
@@ -219,9 +218,8 @@ def _explained(folder: Path, error: OSError) -> str:
     )
 
 
-def _opened(path: Path, how: str) -> sqlite3.Connection:
-    uri = f"file:{quote(str(path))}?{how}"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_SECONDS)
+def _opened(path: Path, **parameters: str) -> sqlite3.Connection:
+    return sqlite3.connect(uri(path, **parameters), uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_SECONDS)
 
 
 def _report_progress(page_bytes: int, progress: Progress) -> Callable[[int, int, int], None]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from kattila_manager import wording
 from kattila_manager.store.admin import backups
 from kattila_manager.store.admin.backups import BackupError, Progress
-from kattila_manager.store.database import DatabaseNewerError, closed_to_others, errors_explained, revisions
+from kattila_manager.store.database import DatabaseNewerError, closed_to_others, errors_explained, revisions, uri
 
 _MODE = 0o640
 
@@ -67,7 +67,7 @@ def _copy(file: Path, part: Path, progress: Progress) -> None:
 def _set_aside(database: Path, now: int) -> Path:
     """Give the database a second name, which remains when the backup takes the first."""
     # Moves the content of the log into the file. A damaged database keeps its log.
-    with suppress(sqlite3.Error), closing(sqlite3.connect(database)) as connection:
+    with suppress(sqlite3.Error), closing(sqlite3.connect(uri(database), uri=True)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     kept = database.with_name(f"{database.name}.before-{re.sub('[-:]', '', wording.machine_moment(now))}")
     kept.hardlink_to(database)
