@@ -109,8 +109,8 @@ def test_an_agent_at_the_managers_url(good: dict[str, str], tmp_path: Path) -> N
     assert "is an agent" in shown["manager"]["problem"]
 
 
-# Without an interface, nothing is ever sent to a link-local address.
-@pytest.mark.parametrize(("host", "absent"), [("127.0.0.1", True), ("[fe80::1]", False)])
+# The loopback interface leads to no link-local address.
+@pytest.mark.parametrize(("host", "absent"), [("127.0.0.1", True), ("[fe80::1%25lo]", False)])
 def test_a_machine_without_a_manager_differs_from_an_unreachable_one(
     good: dict[str, str], tmp_path: Path, host: str, absent: bool
 ) -> None:
