@@ -90,7 +90,8 @@ def test_commands_and_flags_exist(command: str) -> None:
         named = set(re.findall(r"\bkattila-manager (?!kattila-)([a-z][a-z-]+)", _code(ROOT / "docs" / "OPERATIONS.md")))
         known = set(re.findall(r"^    ([a-z-]+)", shown, re.MULTILINE))
     else:
-        named = set(re.findall(r"(?:agent-amd64|kattila-agent) (-[a-z-]+)", OPERATIONS))
+        named = set(re.findall(r"(?:agent-amd64|kattila-agent) (-[a-z][a-z-]*)", OPERATIONS))
+        named |= set(re.findall(r"^\| `(-[a-z-]+)", OPERATIONS, re.MULTILINE))
         known = set(re.findall(r"(?<![\w-])-[a-z][a-z-]+", shown))
     assert named
     assert named - known == set()
