@@ -130,7 +130,7 @@ topology_edges = _table(
     "topology_edges",
     "Inferred connections between agents.",
     Column("id", Integer, primary_key=True),
-    Column("kind", Text, nullable=False, comment="wireguard, relay or physical"),
+    Column("kind", Text, nullable=False, comment="relay; planned: wireguard and physical"),
     Column(
         "a_ref",
         Integer,
@@ -174,7 +174,7 @@ refusals = _table(
 
 receivers = _table(
     "receivers",
-    "Heartbeats of the server's workers. Without one, no agent counts as silent.",
+    "Heartbeats of the server's workers. Without a recent one, all agents are unheard.",
     Column("worker", Integer, primary_key=True, comment="process id"),
     Column("up_since", Integer, nullable=False),
     Column("alive_at", Integer, nullable=False),
