@@ -187,17 +187,20 @@ class WireguardInterface:
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """The machine. `load` is the load average over 1, 5 and 15 minutes in hundredths; memory is in bytes."""
+    """The machine. `load` is the load average over 1, 5 and 15 minutes in hundredths; memory is in bytes.
+
+    A value that could not be read is None.
+    """
 
     hostname: str
     os: str
     kernel: str
     machine: str
-    uptime_seconds: int
-    load: tuple[int, int, int]
-    cpus: int
-    memory_total: int
-    memory_available: int
+    uptime_seconds: int | None
+    load: tuple[int, int, int] | None
+    cpus: int | None
+    memory_total: int | None
+    memory_available: int | None
     agent_version: str
     labels: dict[str, str]
 

@@ -45,6 +45,9 @@ Case = dict[str, Any]
 
 DATA = canonical.encode(REPORT)
 SMALL_DATA = canonical.encode(replace(REPORT, telemetry=Telemetry(system=None)))
+_UNKNOWN: dict[str, Any] = dict.fromkeys(("uptime_seconds", "load", "cpus", "memory_total", "memory_available"))
+PARTLY_UNKNOWN = replace(REPORT.telemetry.system, **_UNKNOWN) if REPORT.telemetry.system else None
+PARTLY_UNKNOWN_DATA = canonical.encode(replace(REPORT, telemetry=Telemetry(system=PARTLY_UNKNOWN)))
 OTHER_SPELLING = b'{ "nonce":"%s", "of":{"the":"future"}, "tick":7 }' % NONCE.encode()
 
 
@@ -71,6 +74,7 @@ def reports() -> list[Case]:
     return [
         _report("every member", PSK, DATA, MANAGER),
         _report("no telemetry", PSK, SMALL_DATA, MANAGER),
+        _report("a machine of which little is known", PSK, PARTLY_UNKNOWN_DATA, MANAGER),
         _report("under another key", UNICODE_PSK, SMALL_DATA, MANAGER),
         _report("to a relay", PSK, SMALL_DATA, RELAYS[0]),
         _report("DATA spelled otherwise: the MAC is over its bytes", PSK, OTHER_SPELLING, MANAGER),

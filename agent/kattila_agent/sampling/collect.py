@@ -28,6 +28,7 @@ from kattila_agent.collectors.wireguard import collector as wireguard
 from kattila_agent.collectors.wireguard.builder import PeerLimits
 from kattila_agent.config import Config, Limits, port_of
 from kattila_agent.sampling.measurement import Measurement
+from kattila_agent.sampling.ranges import in_range
 from kattila_protocol.report import CollectorFailure, CollectorRun, Telemetry, Tunnel
 
 _MAX_REASON = 300
@@ -79,7 +80,7 @@ class Collector:
 
 
 COLLECTORS: tuple[Collector, ...] = (
-    Collector("system", "system", lambda inputs, _: system.parse(system.read(), inputs.labels)),
+    Collector("system", "system", lambda inputs, _: _system(inputs)),
     Collector("clock", "clock", lambda inputs, _: clock.parse(clock.read(inputs.clock_helper), inputs.clock_offset)),
     Collector(
         "links",
@@ -135,7 +136,7 @@ def measure(
     allowed_ips: dict[tuple[str, str], int] = {}
     for collector in collectors:
         started = monotonic()
-        result = _collected(collector, inputs, telemetry)
+        result = in_range(_collected(collector, inputs, telemetry), getattr(telemetry, collector.member))
         run = CollectorRun(collector.name, round((monotonic() - started) * 1_000_000))
         failures = tuple(CollectorFailure(collector.name, reason[:_MAX_REASON]) for reason in result.failures)
         members: dict[str, Any] = {collector.member: result.items}
@@ -159,6 +160,12 @@ def _collected(collector: Collector, inputs: Inputs, found: Telemetry) -> Bounde
         reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
         return Bounded(getattr(found, collector.member), failures=(reason,))
     return value if isinstance(value, Bounded) else Bounded(value)
+
+
+def _system(inputs: Inputs) -> Bounded[Any]:
+    found: Any
+    found, failures = system.parse(system.read(), inputs.labels)
+    return Bounded(found, failures=failures)
 
 
 def _tunnels(found: Telemetry, limits: Limits) -> Bounded[Tunnel]:

@@ -270,20 +270,22 @@ READINGS = system.SystemReadings(
     uptime="350735.47 234388.90\n",
     load=(0.5, 1.234, 20.0),
     cpus=2,
-    memory_total=4096,
-    memory_available=1024,
+    memory=(4096, 1024),
 )
 
 
 def test_the_system() -> None:
-    found = system.parse(READINGS, {"site": "north"})
+    found, failures = system.parse(READINGS, {"site": "north"})
     assert (found.hostname, found.os) == ("node1.example.com", "Debian GNU/Linux 12 (bookworm)")
     assert (found.kernel, found.machine) == ("6.1.0-test", "x86_64")
     assert (found.uptime_seconds, found.load, found.labels) == (350735, (50, 123, 2000), {"site": "north"})
+    assert (found.memory_total, found.memory_available, failures) == (4096, 1024, ())
 
 
 def test_the_real_system_agrees_with_proc() -> None:
-    found = system.parse(system.read(), {})
+    found, failures = system.parse(system.read(), {})
+    assert failures == ()
+    assert found.uptime_seconds is not None
     memory = Path("/proc/meminfo").read_text().split()
     assert found.memory_total == int(memory[1]) * 1024
     assert abs(found.uptime_seconds - float(Path("/proc/uptime").read_text().split()[0])) <= 2
@@ -294,7 +296,7 @@ def test_the_real_system_agrees_with_proc() -> None:
 
 def test_a_hostname_of_any_bytes_can_be_reported() -> None:
     odd = os.uname_result(("Linux", os.fsdecode(b"node\xff"), "6.1.0", "#1", "x86_64"))
-    found = system.parse(system.SystemReadings(**{**fields(READINGS), "uname": odd}), {})
+    found, _ = system.parse(system.SystemReadings(**{**fields(READINGS), "uname": odd}), {})
     assert canonical.parse_object(canonical.encode(found))["hostname"] == "node\ufffd"
 
 
