@@ -15,7 +15,8 @@ from kattila_agent.outbound.clients import Clients
 from kattila_agent.outbound.draining import Draining
 from kattila_agent.outbound.reporting import Reporter
 from kattila_agent.outbound.state_log import StateLog
-from kattila_agent.peer_api.server import address_of, open_sockets, serve
+from kattila_agent.peer_api.late_addresses import listen_later, open_present
+from kattila_agent.peer_api.server import address_of, serve
 from kattila_agent.runtime import Runtime
 from kattila_agent.sampling.fitting import TooMuchError
 from kattila_keys.refresh import Keys
@@ -134,21 +135,24 @@ def run(config: Config, runtime: Runtime, identity: Identity, keys: Keys) -> int
 
     Raises:
         ConfigError: no MANAGER_URL.
-        ListenError: the API's address is taken.
+        ListenError: the API cannot listen on an address, and waiting for the address would not help.
         StateError: the state folder cannot be used.
     """
     clients = Clients.of(config.required_manager_url())
-    sockets = open_sockets(config.listen)
+    sockets, absent = open_present(config.listen)
     agent = Agent(config, runtime, identity, keys, clients)
     loop = Loop(runtime, keys, agent.reporter, agent.draining, config.interval_seconds)
     _log.info(
-        "agent %s reports to %s every %d s and answers on %s",
+        "agent %s reports to %s every %d s and answers %s",
         identity.agent_id(),
         config.manager_url,
         config.interval_seconds,
-        ", ".join(map(address_of, sockets)),
+        f"on {', '.join(map(address_of, sockets))}" if sockets else "nowhere yet",
     )
-    serve(agent.api(on_reset=lambda: loop.request(loop.hurry)).app(), sockets)
+    app = agent.api(on_reset=lambda: loop.request(loop.hurry)).app()
+    if sockets:
+        serve(app, sockets)
+    listen_later(absent, lambda opened: serve(app, opened))
     agent.discoverer.start()
     return _run_until_stopped(loop)
 

@@ -6,6 +6,7 @@ waitress itself, and SERVER_NAME as the address that the request came to.
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import threading
@@ -36,6 +37,15 @@ _BACKLOG = 128
 
 class ListenError(OSError):
     """The agent cannot listen on an address; the text says which, why, and what to do."""
+
+
+class NoAddressError(ListenError):
+    """This machine does not have the address of `listen`, which may come later."""
+
+    def __init__(self, text: str, listen: Listen) -> None:
+        """Take the text of a ListenError, and the setting."""
+        super().__init__(text)
+        self.listen = listen
 
 
 def open_sockets(listens: Iterable[Listen]) -> list[socket.socket]:
@@ -157,6 +167,16 @@ def _has_ipv6() -> bool:
 
 
 def _bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
+    try:
+        return _bound(family, host, port)
+    except OSError as error:
+        text = f"cannot listen on {host} port {port} ({error.strerror}): {_remedy(error)}"
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise NoAddressError(text, Listen(host, port)) from error
+        raise ListenError(text) from error
+
+
+def _bound(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -164,10 +184,21 @@ def _bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         bound.bind((host, port))
         bound.listen(_BACKLOG)
-    except OSError as error:
+    except OSError:
         bound.close()
-        raise ListenError(
-            f"cannot listen on {host} port {port} ({error.strerror}): is another agent running? "
-            "AGENT_LISTEN sets another address or port"
-        ) from error
+        raise
     return bound
+
+
+def _remedy(error: OSError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "is another agent running? AGENT_LISTEN sets another address or port"
+        case errno.EADDRNOTAVAIL:
+            return "the agent listens once this machine has the address; correct AGENT_LISTEN if it never will"
+        case errno.EAFNOSUPPORT:
+            return "the kernel has no IPv6; set an IPv4 address in AGENT_LISTEN"
+        case errno.EACCES:
+            return "ports below 1024 need CAP_NET_BIND_SERVICE; set a higher port in AGENT_LISTEN"
+        case _:
+            return "correct AGENT_LISTEN"

@@ -53,7 +53,7 @@ def serve(config: Config) -> int:
 def _server(config: Config) -> MPServer | MTServer:
     return Granian(
         "kattila_manager.compose:rsgi",
-        address=config.listen.host or "::",
+        address=_host(config.listen),
         port=config.listen.port,
         interface=Interfaces.RSGI,
         workers=config.workers,
@@ -73,15 +73,29 @@ def _server(config: Config) -> MPServer | MTServer:
 
 def check_free(listen: Listen) -> None:
     """Raise CommandError if the address is in use; granian's workers would share a port with another server."""
-    family = socket.AF_INET6 if ":" in (listen.host or "::") else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if not listen.host:
-            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        try:
-            probe.bind((listen.host or "::", listen.port))
-        except OSError as error:
-            raise CommandError(f"cannot listen on {_shown(listen)}: {_explained(error)}") from None
+    host = _host(listen)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if host == "::":
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            probe.bind((host, listen.port))
+    except OSError as error:
+        raise CommandError(f"cannot listen on {_shown(listen)}: {_explained(error)}") from None
+
+
+def _host(listen: Listen) -> str:
+    """Return the address to bind; all addresses are those of IPv4 alone if the kernel has no IPv6."""
+    return listen.host or ("::" if _has_ipv6() else "0.0.0.0")  # noqa: S104 - the setting asks for all addresses
+
+
+def _has_ipv6() -> bool:
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_STREAM).close()
+    except OSError:
+        return False
+    return True
 
 
 def _explained(error: OSError) -> str:
@@ -89,6 +103,8 @@ def _explained(error: OSError) -> str:
         return "the port is in use; stop the other server ('ss -ltnp' shows it), or set MANAGER_LISTEN"
     if error.errno == errno.EADDRNOTAVAIL:
         return "this machine does not have that address; correct MANAGER_LISTEN"
+    if error.errno == errno.EAFNOSUPPORT:
+        return "the kernel has no IPv6; set an IPv4 address in MANAGER_LISTEN"
     if error.errno == errno.EACCES:
         return "ports below 1024 need CAP_NET_BIND_SERVICE; set MANAGER_LISTEN to a higher port"
     return f"{error.strerror}; correct MANAGER_LISTEN"
