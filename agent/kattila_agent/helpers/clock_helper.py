@@ -3,7 +3,8 @@
 The call needs no privilege, but the filter that stops a service from setting the clock (ProtectClock= of systemd) stops
 this call as well. Only the standard library is used. systemd starts the helper for each connection (Accept=yes,
 StandardInput=socket), so its standard output goes to the agent. docs/ARCHITECTURE.md specifies the output.
-Exit codes: 0 success, 1 failure, 2 wrong usage.
+A container's filter may stop the helper, too: then it answers that the clock's state is unknown.
+Exit codes: 0 answered, 1 failure, 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import sys
 
 GREETING = "kattila-clock 1"
+UNKNOWN = "unknown"
 
 
 class Timex(ctypes.Structure):
@@ -46,7 +48,11 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write("usage: kattila-clock-helper, without arguments, behind a systemd socket with Accept=yes\n")
         return 2
     try:
-        sys.stdout.write("{} {} {}\n".format(GREETING, *read_kernel()))
+        state = "{} {}".format(*read_kernel())
+    except OSError:
+        state = UNKNOWN
+    try:
+        sys.stdout.write(f"{GREETING} {state}\n")
         sys.stdout.flush()
     except OSError:
         return 1
