@@ -211,11 +211,14 @@ def _log_to_stderr(*, debug: bool) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kattila-agent",
+        add_help=False,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Measure this node and report to the manager, until stopped. Flags take one or two dashes.",
         epilog="settings, from the environment or from .env in the working folder:\n" + settings_help(config.SETTINGS),
     )
+    # argparse would add only -h and --help.
+    parser.add_argument("-h", "-help", "--help", action="help", help="show this help message and exit")
     commands = parser.add_mutually_exclusive_group()
     for name, options in _COMMANDS.items():
         commands.add_argument(f"-{name}", f"--{name}", **options)

@@ -107,9 +107,7 @@ def test_a_helper_that_is_refused_answers_unknown(helper: list[str], error: int)
 
 
 @pytest.mark.parametrize("error", [errno.EPERM, errno.EACCES, errno.ENOSYS])
-def test_if_the_kernel_refuses_agent_and_helper_the_clock_is_unknown_and_no_failure(
-    tmp_path: Path, error: int
-) -> None:
+def test_if_the_kernel_refuses_agent_and_helper_the_clock_is_unknown_and_no_failure(tmp_path: Path, error: int) -> None:
     def answer(connection: socket.socket) -> None:
         subprocess.run(under_filter(*HELPER, error=error), stdout=connection.fileno(), check=True)
 

@@ -262,9 +262,12 @@ def test_version(tmp_path: Path, flag: str) -> None:
     assert run_agent(tmp_path, flag).stdout == f"kattila-agent {__version__}\n".encode()
 
 
-@pytest.mark.parametrize("flag", ["-h", "--help"])
-def test_help_names_every_setting(tmp_path: Path, flag: str) -> None:
-    shown = run_agent(tmp_path, flag).stdout.decode()
+@pytest.mark.parametrize("flags", [["-h"], ["-help"], ["--help"], ["-v", "-help"], ["-help", "-sysinfo"]])
+def test_help_names_every_setting(tmp_path: Path, flags: list[str]) -> None:
+    done = run_agent(tmp_path, *flags)
+    shown = done.stdout.decode()
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "-h, -help, --help" in shown
     assert [setting.name for setting in SETTINGS if f"  {setting.name} " not in shown] == []
 
 

@@ -32,6 +32,7 @@ _INCOMPLETE = "the answer of its socket is incomplete"
 _ONCE = frozenset(
     (
         b"private_key",
+        b"own_public_key",
         b"listen_port",
         b"fwmark",
         b"preshared_key",
@@ -114,6 +115,11 @@ def _set_own(interface: InterfaceBuilder, field: bytes, value: bytes) -> None:
             # Like `wg`: a key of zeros stands for none.
             if any(private):
                 interface.public_key = notation.format_key(curve25519.public_key(private), "public_key")
+        case b"own_public_key":
+            # boringtun answers with this key instead of the private one. A private key in the answer comes first.
+            public = notation.parse_hex_key(value, "own_public_key")
+            if any(public) and not interface.public_key:
+                interface.public_key = notation.format_key(public, "own_public_key")
         case b"listen_port":
             interface.listen_port = parse_number(value, 65535, "listen_port")
         case b"fwmark":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import socket
 import subprocess
@@ -15,10 +16,11 @@ from pathlib import Path
 import pytest
 
 from kattila_agent.collectors.unix_socket import UnreadableError
-from kattila_agent.collectors.wireguard import collector, kernel, userspace
+from kattila_agent.collectors.wireguard import collector, curve25519, kernel, userspace
 from kattila_agent.collectors.wireguard.builder import PeerLimits
 from kattila_agent.collectors.wireguard.collector import Device
 from support.waiting import PATIENCE_SECONDS
+from support.wireguard import serving
 
 NOBODY = 65534
 ANSWER = b"listen_port=51820\nerrno=0\n\n"
@@ -146,3 +148,60 @@ def test_a_folder_that_must_not_be_searched_is_not_taken_as_empty() -> None:
 def test_a_private_key_of_zeros_stands_for_none() -> None:
     answer = b"private_key=" + b"0" * 64 + b"\n" + ANSWER
     assert userspace.parse("wg0", answer, PeerLimits(1000, 5000)).public_key == ""
+
+
+# --- boringtun, which does not show its private key
+
+PUBLIC = bytes(range(200, 232))
+PRIVATE = bytes(range(1, 33))
+NO_KEY = b"0" * 64
+
+
+def own_key(*lines: bytes) -> str:
+    """Return the public key of an interface whose answer begins with these lines."""
+    answer = b"".join(line + b"\n" for line in lines) + ANSWER
+    return userspace.parse("wg0", answer, PeerLimits(1000, 5000)).public_key
+
+
+def test_boringtuns_own_public_key_is_that_of_the_interface() -> None:
+    shown = base64.b64encode(PUBLIC).decode()
+    named = b"own_public_key=" + PUBLIC.hex().encode()
+    assert own_key(named) == shown
+    assert own_key(named.replace(PUBLIC.hex().encode(), PUBLIC.hex().upper().encode())) == shown
+    assert own_key(b"private_key=" + NO_KEY, named) == shown
+    assert own_key(named, b"private_key=" + NO_KEY) == shown
+    assert own_key(b"own_public_key=" + NO_KEY) == ""
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_private_key_decides_over_the_own_public_key(first: bool) -> None:
+    lines = [b"private_key=" + PRIVATE.hex().encode(), b"own_public_key=" + PUBLIC.hex().encode()]
+    derived = base64.b64encode(curve25519.public_key(PRIVATE)).decode()
+    assert own_key(*(lines if first else reversed(lines))) == derived
+
+
+@pytest.mark.parametrize("value", [b"", b"0" * 63, b"0" * 65, b"g" * 64, base64.b64encode(PUBLIC)])
+def test_a_malformed_own_public_key_is_refused(value: bytes) -> None:
+    with pytest.raises(ValueError, match="own_public_key is not a key"):
+        own_key(b"own_public_key=" + value)
+
+
+def test_a_repeated_own_public_key_is_refused() -> None:
+    with pytest.raises(ValueError, match="own_public_key is repeated"):
+        own_key(*[b"own_public_key=" + PUBLIC.hex().encode()] * 2)
+
+
+def test_the_own_public_key_is_read_over_the_socket(tmp_path: Path) -> None:
+    answer = (
+        b"own_public_key=%b\nlisten_port=51820\npublic_key=%b\npersistent_keepalive_interval=25\n"
+        b"allowed_ip=192.0.2.0/24\nrx_bytes=1\ntx_bytes=2\nerrno=0\n\n"
+    ) % (PUBLIC.hex().encode(), PRIVATE.hex().encode())
+
+    def serve(connection: socket.socket) -> None:
+        assert connection.recv(64) == b"get=1\n\n"
+        connection.sendall(answer)
+
+    with serving(tmp_path / "wg0.sock", serve) as path:
+        found = userspace.parse("wg0", userspace.read(path), PeerLimits(1000, 5000))
+    assert found.public_key == base64.b64encode(PUBLIC).decode()
+    assert list(found.peers) == [base64.b64encode(PRIVATE).decode()]
