@@ -14,12 +14,12 @@ from kattila_agent.identity import Identity, StateError
 from kattila_agent.outbound.clients import Clients
 from kattila_agent.outbound.draining import Draining
 from kattila_agent.outbound.reporting import Reporter
-from kattila_agent.outbound.state_log import StateLog
 from kattila_agent.peer_api.late_addresses import listen_later, open_present
 from kattila_agent.peer_api.server import address_of, serve
 from kattila_agent.runtime import Runtime
 from kattila_agent.sampling.fitting import TooMuchError
 from kattila_keys.refresh import Keys
+from kattila_settings.failures import Failures, described
 from kattila_settings.signals import Signals
 
 # The share of an interval by which cycles vary, so that a fleet that starts together does not report together.
@@ -27,6 +27,11 @@ JITTER = 0.05
 # How often the keys are checked within a long interval: after a failure DNS is queried each minute.
 _CHECK_SECONDS = 10.0
 _STOP_SECONDS = 1.0
+
+# What can fail in the loop.
+_REPORTING = "reporting"
+_DRAINING = "sending waiting samples"
+_REFRESHING = "refreshing the keys"
 
 _log = logging.getLogger("kattila.agent")
 
@@ -41,7 +46,7 @@ def next_due(due: float, now: float, interval: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """The reporting thread.
+    """The reporting thread. No failure ends it: each is logged once, and so is its end.
 
     The events `refresh`, `hurry` and `stop` ask for a DNS query, a report, and its end.
     """
@@ -55,6 +60,7 @@ class Loop:
     refresh: threading.Event = field(default_factory=threading.Event)
     hurry: threading.Event = field(default_factory=threading.Event)
     stop: threading.Event = field(default_factory=threading.Event)
+    failures: Failures = field(default_factory=lambda: Failures(_log))
 
     def request(self, event: threading.Event) -> None:
         """Set an event and wake the thread."""
@@ -63,32 +69,29 @@ class Loop:
 
     def run(self) -> None:
         """Report until stopped."""
-        log = StateLog()
         due = self.runtime.monotonic()
-        if self.keys.ring().entries:
-            # A node that boots without DNS reports with its cached keys first, and queries DNS after that.
-            self.request(self.refresh)
-        else:
-            self.keys.refresh_or_log(self.runtime.now())
+        with self.failures.guard(_REFRESHING):
+            if self.keys.ring().entries:
+                # A node that boots without DNS reports with its cached keys first, and queries DNS after that.
+                self.request(self.refresh)
+            else:
+                self.keys.refresh_or_log(self.runtime.now())
         while not self.stop.is_set():
-            self.report(log)
+            self.report()
             due = next_due(due, self.runtime.monotonic(), self.interval)
             self._wait_until(due + self.interval * JITTER * (2 * self.runtime.share() - 1))
 
-    def report(self, log: StateLog) -> None:
-        """Run one cycle, and start to drain the spool if its report arrived.
-
-        Failures are logged to `log`.
-        """
+    def report(self) -> None:
+        """Run one cycle, and start to drain the spool if its report arrived."""
         # No sample that waited is sent before a current report has arrived.
         self.draining.stop()
         try:
             if self.reporter.cycle():
                 self.draining.begin()
-        except (StateError, TooMuchError, OSError) as error:
-            log.note("cycle", str(error), logging.ERROR, f"no report: {error}")
+        except Exception as error:
+            self.failures.failed(_REPORTING, f"no report: {_reason(error)}")
         else:
-            log.note("cycle", "", logging.DEBUG, "the cycle is complete")
+            self.failures.worked(_REPORTING)
 
     def _wait_until(self, due: float) -> None:
         while not self.stop.is_set() and (left := due - self.runtime.monotonic()) > 0:
@@ -108,24 +111,35 @@ class Loop:
         """Send the next waiting sample."""
         try:
             self.draining.step()
-        except (StateError, OSError) as error:
+        except Exception as error:
             self.draining.stop()
-            _log.warning("waiting samples cannot be sent: %s", error)
+            reason = f"waiting samples cannot be sent: {_reason(error)}"
+            self.failures.failed(_DRAINING, reason, level=logging.WARNING)
+        else:
+            self.failures.worked(_DRAINING)
 
     def _signing_key_changed(self) -> bool:
         """Query DNS if that is due; return whether the signing key has changed."""
-        before = self._signing_key()
-        now = self.runtime.now()
-        if self.refresh.is_set():
-            self.refresh.clear()
-            self.keys.refresh_or_log(now)
-        elif not self.stop.is_set():
-            self.keys.refresh_if_due(now)
-        return before != self._signing_key()
+        before = after = None
+        with self.failures.guard(_REFRESHING):
+            before = after = self._signing_key()
+            now = self.runtime.now()
+            if self.refresh.is_set():
+                self.refresh.clear()
+                self.keys.refresh_or_log(now)
+            elif not self.stop.is_set():
+                self.keys.refresh_if_due(now)
+            after = self._signing_key()
+        return before != after
 
     def _signing_key(self) -> str | None:
         entries = self.keys.ring().entries
         return entries[0].key.fingerprint if entries else None
+
+
+def _reason(error: Exception) -> str:
+    is_expected = isinstance(error, (StateError, TooMuchError, OSError))
+    return str(error) if is_expected else f"{described(error)}, which is a bug in the agent"
 
 
 def run(config: Config, runtime: Runtime, identity: Identity, keys: Keys) -> int:

@@ -43,6 +43,12 @@ class Failures:
         self._lock = threading.Lock()
         self._logged: dict[str, list[str]] = {}
 
+    @property
+    def failing(self) -> tuple[str, ...]:
+        """The activities that have failed and did not work since."""
+        with self._lock:
+            return tuple(self._logged)
+
     def failed(self, activity: str, text: str, *, level: int = logging.ERROR) -> None:
         """Log that an activity fails with this text, unless that was logged since it last worked."""
         with self._lock:

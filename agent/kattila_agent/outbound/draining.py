@@ -72,18 +72,17 @@ class Draining:
             self._failed.clear()
             self.stop()
             return
+        # A damaged sample is gone after reading. One that cannot be read or sent stays, and delays no other.
+        self._failed.add(number)
         sample = self._spool.read(number)
-        if sample is None:
-            # A damaged sample is gone by now. One that the disk cannot read stays, and delays no other.
-            self._failed.add(number)
         if sample is None or self._handle(number, self._send(sample)):
             self._schedule_next()
 
     def _handle(self, number: int, outcome: Outcome) -> bool:
         """Act on an outcome; return whether the next sample is worth sending."""
-        if not isinstance(outcome, Answered):
-            # Perhaps no sample gets through at the moment, perhaps only this one does not, for example for its size.
-            self._failed.add(number)
+        if isinstance(outcome, Answered):
+            # Otherwise perhaps only this sample does not get through, for example for its size.
+            self._failed.discard(number)
         if not isinstance(outcome, Answered) or outcome.verdict.outcome in _HOLD_FOR_ALL:
             self._journal.note_paused(outcome)
             self.stop()

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from kattila_settings.failures import described
+
 # The C library tries each name server twice for 5 s (resolv.conf(5)), which is as long as a report may take.
 RESOLVE_SECONDS = 3.0
 
@@ -80,8 +82,14 @@ class Resolver:
         with self._lock:
             current = self._current.get(host)
             if current is None:
-                current = self._current[host] = _PendingLookup()
-                threading.Thread(target=self._run, args=(host, current), daemon=True).start()
+                current = _PendingLookup()
+                try:
+                    threading.Thread(target=self._run, args=(host, current), daemon=True).start()
+                except RuntimeError as error:
+                    # The system's limit of threads is reached. The next call tries again.
+                    current.fail(socket.EAI_AGAIN, str(error))
+                else:
+                    self._current[host] = current
             return current
 
     def _run(self, host: str, pending: _PendingLookup) -> None:
@@ -91,6 +99,8 @@ class Resolver:
             pending.problem = problem
         except ValueError as error:  # An impossible name, for example with a label of 64 letters.
             pending.problem = socket.gaierror(socket.EAI_NONAME, str(error))
+        except Exception as error:
+            pending.problem = socket.gaierror(socket.EAI_FAIL, described(error))
         else:
             with self._lock:
                 self._known[host] = addresses
@@ -106,6 +116,11 @@ class _PendingLookup:
     def __init__(self) -> None:
         self.is_done = threading.Event()
         self.problem: OSError | None = None
+
+    def fail(self, number: int, text: str) -> None:
+        """End the lookup with an error of getaddrinfo(3)."""
+        self.problem = socket.gaierror(number, text)
+        self.is_done.set()
 
 
 def _is_temporary(problem: OSError) -> bool:

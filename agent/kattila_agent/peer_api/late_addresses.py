@@ -63,12 +63,15 @@ def _keep_trying(
     while waiting:
         pause.wait(seconds)
         for listen in tuple(waiting):
+            opened: list[socket.socket] = []
             try:
                 opened = open_sockets((listen,))
                 serve(opened)
-            except OSError as error:
+            except Exception as error:
                 # Also a port that another program took meanwhile: it may be free again later.
                 _note(log, listen, error)
+                for bound in opened:
+                    bound.close()
             else:
                 waiting.remove(listen)
                 addresses = ", ".join(map(address_of, opened))
@@ -77,5 +80,5 @@ def _keep_trying(
                 )
 
 
-def _note(log: StateLog, listen: Listen, error: OSError) -> None:
+def _note(log: StateLog, listen: Listen, error: Exception) -> None:
     log.note(str(listen), str(error), logging.WARNING, f"{error}; reports are still sent")

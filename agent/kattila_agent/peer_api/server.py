@@ -1,25 +1,30 @@
 """The agent's HTTP server: sockets, threads and limits around a WSGI application.
 
-It adds three features to waitress: a limit on how long a request may take to arrive, problem documents for refusals by
-waitress itself, and SERVER_NAME as the address that the request came to.
+It adds to waitress: a limit on how long a request may take to arrive, problem documents for refusals by waitress
+itself, SERVER_NAME as the address that the request came to, and a thread that no failure ends.
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import logging
 import socket
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
 
+from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
-from waitress.server import MultiSocketServer, TcpWSGIServer
+from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
 
 from kattila_protocol.envelope import MAX_BODY_BYTES
+from kattila_settings.failures import Failures, described, keep_running
 from kattila_settings.values import ALL_ADDRESSES, Listen
 
 # The Server header of every answer.
@@ -33,6 +38,10 @@ MAX_AGE_SECONDS = 60
 _CHECK_SECONDS = 5
 _MAX_HEADER_BYTES = 16 * 1024
 _BACKLOG = 128
+_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_ACCEPTING = "accepting connections to the API"
+
+_log = logging.getLogger("kattila.agent")
 
 
 class ListenError(OSError):
@@ -88,11 +97,22 @@ def serve(
     dispatcher.set_thread_count(limits.threads)
     # Each server adds itself to the map, which one loop serves.
     servers: dict[int, Any] = {}
+    failures = Failures(_log)
     for bound in sockets:
         info = (bound.family, bound.type, bound.proto, bound.getsockname())
-        _Server(app, servers, True, bound, dispatcher=dispatcher, adj=limits, bind_socket=False, sockinfo=info)
-    loop = MultiSocketServer(servers, limits, [], dispatcher)
-    thread = threading.Thread(target=loop.run, name="api", daemon=True)
+        server = _Server(
+            app, servers, False, bound, dispatcher=dispatcher, adj=limits, bind_socket=False, sockinfo=info
+        )
+        server.failures = failures
+        server.accept_connections()
+
+    def handle_events() -> bool:
+        wasyncore.loop(timeout=limits.asyncore_loop_timeout, use_poll=True, map=servers, count=1)
+        return bool(servers)
+
+    thread = threading.Thread(
+        target=keep_running, args=(handle_events, "serving the API", failures, time.sleep), name="api", daemon=True
+    )
     thread.start()
     return thread
 
@@ -135,13 +155,34 @@ class _ClientChannel(HTTPChannel):  # type: ignore[misc] # waitress has no types
 
 class _Server(TcpWSGIServer):  # type: ignore[misc] # waitress has no types
     channel_class = _ClientChannel
+    failures: Failures
+
+    def accept(self) -> tuple[socket.socket, Any] | None:
+        """Accept a connection; if the process has too many open files, stop until the next maintenance."""
+        try:
+            accepted: tuple[socket.socket, Any] | None = super().accept()
+        except OSError as error:
+            self.failures.failed(_ACCEPTING, f"{_ACCEPTING} failed, and is tried again: {error.strerror}")
+            # The connection waits in the kernel, so without a pause the loop would turn without end.
+            self.accepting = error.errno not in _OUT_OF_RESOURCES
+            return None
+        self.failures.worked(_ACCEPTING)
+        return accepted
+
+    def handle_error(self) -> None:
+        """Log an error, and continue to listen; waitress would close the listening socket."""
+        error = sys.exc_info()[1]
+        if error is not None:
+            self.failures.failed(_ACCEPTING, f"{_ACCEPTING} failed, and is tried again: {described(error)}")
 
     def maintenance(self, now: float) -> None:
         """Also close connections that are too old, even if a slow request is active."""
-        super().maintenance(now)
-        for channel in self.active_channels.values():
-            if not channel.requests and channel.creation_time < now - self.adj.channel_timeout:
-                channel.will_close = True
+        self.accepting = True
+        with self.failures.guard("closing old connections"):
+            super().maintenance(now)
+            for channel in self.active_channels.values():
+                if not channel.requests and channel.creation_time < now - self.adj.channel_timeout:
+                    channel.will_close = True
 
 
 def _open(listen: Listen) -> list[socket.socket]:

@@ -180,3 +180,20 @@ def test_a_backlog_of_an_earlier_run_is_logged_once_and_its_end_once(
         "12 samples of an earlier run wait on disk and will be sent",
         "no sample waits on disk any more",
     ]
+
+
+@pytest.mark.parametrize("error", [KeyError("nonce"), OSError("boot_id"), RecursionError(), MemoryError()])
+def test_a_sample_whose_sending_raises_delays_no_other(tmp_path: Path, error: Exception) -> None:
+    def becomes(number: int) -> Outcome:
+        if number == 1:
+            raise error
+        return answered(ACCEPTED)
+
+    scene = Scene(tmp_path, 3, becomes)
+    scene.draining.begin()
+    with pytest.raises(type(error)):
+        scene.draining.step()
+    # As the loop does after an error.
+    scene.draining.stop()
+    assert scene.drain_one_interval() == [2, 3]
+    assert scene.spool.numbers() == (1,)

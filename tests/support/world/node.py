@@ -17,7 +17,6 @@ from kattila_agent.daemon import Loop
 from kattila_agent.identity import Identity
 from kattila_agent.outbound.clients import BUDGET, PEER, REGISTER, RELAY, AgentClient, Clients
 from kattila_agent.outbound.connection import Connection, Connections, Page, Reply, UnreachableError
-from kattila_agent.outbound.state_log import StateLog
 from kattila_agent.runtime import Runtime
 from kattila_agent.sampling.collect import Inputs
 from kattila_agent.sampling.measurement import Measurement
@@ -95,7 +94,6 @@ class Node:
         self.on_death: Callable[[], None] = lambda: None
         self.loop: Loop | None = None
         self.agent: Agent | None = None
-        self._log = StateLog()
 
     @property
     def boot_id(self) -> str:
@@ -122,7 +120,6 @@ class Node:
         identity = Identity(self.folder, runtime.new_id)
         self.agent = Agent(settings, runtime, identity, keys, self._clients(), self._measure)
         self.loop = Loop(runtime, keys, self.agent.reporter, self.agent.draining, settings.interval_seconds)
-        self._log = StateLog()
         loop = self.loop
         app = self.agent.api(on_reset=lambda: loop.request(loop.hurry)).app()
         # An exception fails the test instead of becoming an answer with status 500.
@@ -190,10 +187,10 @@ class Node:
         assert self.loop is not None
         self._is_reporting = True
         try:
-            self.loop.report(self._log)
+            self.loop.report()
         finally:
             self._is_reporting = False
-        assert not self._log.states.get("cycle"), "the cycle failed"
+        assert self.loop.failures.failing == (), "the cycle failed"
 
     def _serve(self, app: Callable[..., Any], request: Request) -> Answer:
         try:

@@ -16,6 +16,7 @@ from kattila_protocol import peer
 from kattila_protocol.errors import Refusal
 from kattila_protocol.peer import PeerAnswer, PeerQuery
 from kattila_protocol.ring import Ring
+from kattila_settings.failures import Failures, keep_running
 
 # At least this much time passes between the starts of two queries, plus up to half as much at random.
 PACE_SECONDS = 0.25
@@ -68,6 +69,7 @@ class Discoverer:
     hurried: Callable[[float], bool]
     stop: threading.Event = field(default_factory=threading.Event)
     turn: threading.Lock = field(default_factory=threading.Lock)
+    failures: Failures = field(default_factory=lambda: Failures(_log))
 
     def start(self) -> None:
         """Send queries from a few threads, which end with the process."""
@@ -76,15 +78,16 @@ class Discoverer:
 
     def run(self) -> None:
         """Send queries until stopped. Several threads may do so; they share one pace."""
-        while not self.stop.is_set():
-            address = self._next()
-            if address is None:
-                continue
-            try:
+        keep_running(self._take_turn, "discovery", self.failures, self.stop.wait)
+
+    def _take_turn(self) -> bool:
+        """Query the next address that is due, if any; return whether to continue."""
+        address = self._next()
+        if address is not None:
+            # One odd answer must not end discovery.
+            with self.failures.guard(f"querying {address}"):
                 self.query_and_note(address)
-            except Exception:
-                # One odd answer must not end discovery.
-                _log.exception("querying %s failed; this is a bug in the agent", address)
+        return not self.stop.is_set()
 
     def due(self) -> str | None:
         """Return the address to query now, None if none is due or the ring is empty."""
