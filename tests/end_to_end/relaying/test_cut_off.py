@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import pytest
 
@@ -30,16 +31,25 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         yield made
 
 
+@dataclass
+class CutOff:
+    """B's last samples when it was cut off, and when its path was restored."""
+
+    began: int
+    ended: int = 0
+
+
 @contextmanager
-def cut_off(mesh: Mesh, cut: Callable[[MeshNode], None], restore: Callable[[MeshNode], None]) -> Iterator[int]:
-    """Cut B off, and yield its last sample that may have gone directly; then restore it and wait for a report."""
+def cut_off(mesh: Mesh, cut: Callable[[MeshNode], None], restore: Callable[[MeshNode], None]) -> Iterator[CutOff]:
+    """Cut B off; then restore its path and wait for a direct report."""
     cut(mesh["b"])
+    samples = CutOff(mesh["b"].last_sample)
     try:
-        yield mesh["b"].last_sample
+        yield samples
     finally:
         restore(mesh["b"])
-        restored_after = mesh["b"].last_sample
-        mesh.wait_until(lambda: mesh.reports_directly("b", restored_after))
+        samples.ended = mesh["b"].last_sample
+        mesh.wait_until(lambda: mesh.reports_directly("b", samples.ended))
 
 
 def since(mesh: Mesh, sample: int) -> dict[int, list[str]]:
@@ -59,15 +69,12 @@ def test_reports_change_their_path_within_two_intervals(
     mesh: Mesh, cut: Callable[[MeshNode], None], restore: Callable[[MeshNode], None], reason: str
 ) -> None:
     log_before = len(mesh["b"].log)
-    with cut_off(mesh, cut, restore) as last_before:
-        mesh.wait_until(lambda: ["a"] in since(mesh, last_before).values())
-        mesh.wait_until(lambda: len(since(mesh, last_before)) > LATE_SAMPLES)
-        relayed = [sample for sample, path in since(mesh, last_before).items() if path == ["a"]]
-        assert relayed[0] <= last_before + LATE_SAMPLES
+    with cut_off(mesh, cut, restore) as samples:
+        mesh.wait_until(lambda: since(mesh, samples.began).get(samples.began + LATE_SAMPLES) == ["a"])
+        mesh.wait_until(lambda: len(since(mesh, samples.began)) > LATE_SAMPLES)
         assert shown(mesh, "b") == ("relayed", ["a"])
-        last_cut = mesh["b"].last_sample
-    directly = [sample for sample, path in since(mesh, last_cut).items() if not path]
-    assert directly[0] <= last_cut + LATE_SAMPLES
+    directly = [sample for sample, path in since(mesh, samples.ended).items() if not path]
+    assert directly[0] <= samples.ended + LATE_SAMPLES
     assert shown(mesh, "b") == ("reporting", [])
     assert "reported via a" in mesh.manager.command("history", mesh["b"].agent_id).stdout
     mesh.has_all("b", directly[0])
@@ -81,16 +88,16 @@ def test_reports_change_their_path_within_two_intervals(
 
 
 def test_a_node_that_missed_a_rotation_reports_through_its_neighbour_under_the_old_key(mesh: Mesh) -> None:
-    with cut_off(mesh, MeshNode.block, MeshNode.unblock) as last_before:
+    with cut_off(mesh, MeshNode.block, MeshNode.unblock) as samples:
         rotate(mesh.manager.ring_file)
         rotate(RingFile(mesh["a"].folder / "ring.json"))
-        mesh.wait_until(lambda: list(since(mesh, last_before).values()).count(["a"]) > 2)
+        mesh.wait_until(lambda: list(since(mesh, samples.began).values()).count(["a"]) > 2)
         assert fingerprint(mesh, "a") == Key.from_psk(NEW_PSK).fingerprint
         assert fingerprint(mesh, "b") == KEY.fingerprint
         rotate(RingFile(mesh["b"].folder / "ring.json"))
         mesh.wait_until(lambda: fingerprint(mesh, "b") == Key.from_psk(NEW_PSK).fingerprint)
-        mesh.has_all("b", max(since(mesh, last_before)))
-        assert set(map(tuple, since(mesh, last_before + LATE_SAMPLES).values())) == {("a",)}
+        mesh.has_all("b", max(since(mesh, samples.began)))
+        assert set(map(tuple, since(mesh, samples.began + LATE_SAMPLES).values())) == {("a",)}
 
 
 def rotate(ring_file: RingFile) -> None:
