@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kattila_manager.store.ingest.writer import COMMIT_SECONDS
-from support.manager import HEALTH, REGISTER, Manager, now_ms, running_manager
+from support.manager import HEALTH, REGISTER, Manager, Reply, now_ms, running_manager
 from support.raw_http import JSON, all_at_once, allow_open_files, request, settled, updates
 from support.reports import Node, body, node, nonce_of, registering, registration_nonce
 from support.small_disk import fill, small_disk
@@ -66,20 +66,20 @@ def test_a_lock_of_two_seconds_is_waited_for(tmp_path: Path) -> None:
         other.execute("BEGIN IMMEDIATE")
         outcomes, refused_after = list[str](), list[float]()
 
-        def until_settled(attempt: Callable[[], str]) -> None:
+        def until_settled(attempt: Callable[[], Reply], nonce: str) -> None:
             """Repeat while the answer is 503, and record how long the manager waited each time."""
             began = time.monotonic()
-            while (found := attempt()) == "overloaded":
+            while (reply := attempt()).status == 503:
                 refused_after.append(time.monotonic() - began)
                 began = time.monotonic()
-            outcomes.append(found)
+            outcomes.append(reply.verdict(nonce).outcome)
 
         def send(number: int) -> None:
-            until_settled(lambda: outcome(manager, node(number), 2))
+            until_settled(lambda: manager.post(body(node(number), 2, now_ms())), nonce_of(node(number), 2, 2))
 
         def register(number: int) -> None:
-            nonce = registration_nonce(node(number))
-            until_settled(lambda: manager.post(registering(node(number), now_ms()), REGISTER).verdict(nonce).outcome)
+            sent, nonce = registering(node(number), now_ms()), registration_nonce(node(number))
+            until_settled(lambda: manager.post(sent, REGISTER), nonce)
 
         threads = [threading.Thread(target=send, args=(number,)) for number in range(20)]
         threads += [threading.Thread(target=register, args=(number,)) for number in range(20, 32)]

@@ -12,6 +12,7 @@ from support.manager import Reply
 from support.waiting import PATIENCE_SECONDS
 
 JSON = {"Content-Type": "application/json"}
+_Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 # A request that gets this many 503 answers has failed.
 ATTEMPTS = 20
 
@@ -86,17 +87,34 @@ async def read_reply(reader: asyncio.StreamReader) -> Reply:
 
 
 async def _all_at_once(port: int, requests: list[bytes]) -> list[Reply]:
-    connections = []
-    for _ in requests:
-        connections.append(await asyncio.open_connection("127.0.0.1", port))
-    for (_, writer), sent in zip(connections, requests, strict=True):
+    connections: list[_Connection] = []
+    try:
+        for _ in requests:
+            connections.append(await asyncio.open_connection("127.0.0.1", port))
+        for (_, writer), sent in zip(connections, requests, strict=True):
+            writer.write(sent)
+        answers = [_answer(port, sent, connection) for connection, sent in zip(connections, requests, strict=True)]
+        return list(await asyncio.gather(*answers))
+    finally:
+        for _, writer in connections:
+            writer.close()
+
+
+async def _answer(port: int, sent: bytes, connection: _Connection) -> Reply:
+    """Read the answer; send again on a new connection, as agents do, if the server closed this one without any."""
+    reader, writer = connection
+    for _ in range(ATTEMPTS):
+        try:
+            return await asyncio.wait_for(read_reply(reader), PATIENCE_SECONDS)
+        except (ConnectionError, asyncio.IncompleteReadError) as error:
+            # On a slow machine a connection may wait for its request longer than the server allows.
+            assert not getattr(error, "partial", b""), error
+        finally:
+            writer.close()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(sent)
-    answers = await asyncio.gather(
-        *(asyncio.wait_for(read_reply(reader), PATIENCE_SECONDS) for reader, _ in connections)
-    )
-    for _, writer in connections:
-        writer.close()
-    return list(answers)
+    writer.close()
+    raise AssertionError(f"the server closed {ATTEMPTS} connections without an answer")
 
 
 def _all_of(connected: socket.socket) -> bytes:

@@ -27,7 +27,8 @@ from support.small_disk import fill, small_disk
 RING = [("a", "b"), ("b", "c"), ("c", "d"), ("a", "d")]
 # Samples of each agent while the manager is silent, and while it is dead; together as many as in ten minutes.
 SILENT, DEAD = 4, 16
-DISK_KILOBYTES = 4096
+# Enough for the database and the journal that SQLite keeps before it, however long the outage takes.
+DISK_KILOBYTES = 65536
 ATTEMPTS_PER_INTERVAL = 3
 JSON = {"Content-Type": "application/json"}
 
