@@ -37,6 +37,7 @@ from kattila_manager.store.database import DatabaseUnusableError
 from kattila_manager.store.ingest.refusal_counters import RefusalCounters
 from kattila_manager.store.ingest.worker_status import WorkerStatus
 from kattila_manager.store.ingest.writer import Writer
+from kattila_manager.store.read import queries
 from kattila_manager.store.store import Store, open_existing
 from kattila_manager.topology.presence import Watch
 from kattila_settings.failures import Failures, described
@@ -138,7 +139,11 @@ def _serving_parts(config: Config, key_thread: Executor) -> tuple[Writer, Keys, 
     store, counters, keys = Store(config.database), RefusalCounters(), make_keys(config)
     status = WorkerStatus(counters, os.getpid(), clock)
     writer = Writer(store.engine, store.lock, status.write_due)
-    updates = UpdateHandler(keys, writer, counters, key_thread, clock)
+
+    def is_known(agent_id: str) -> bool:
+        return store.read(lambda connection: queries.has_agent(connection, agent_id))
+
+    updates = UpdateHandler(keys, writer, counters, key_thread, clock, is_known)
     settings = ApiSettings(
         interval_ms=config.interval_seconds * 1000,
         pages_dir=config.pages_dir,

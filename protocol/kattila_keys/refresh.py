@@ -20,6 +20,8 @@ REFRESH_MS = 60 * 60 * 1000
 _SPREAD = 0.2
 # The shortest time between two queries, however many messages arrive that no key verifies.
 RETRY_MS = 60 * 1000
+# The shortest time between two early queries for known senders whose key is unknown, as during a rotation.
+URGENT_MS = 5 * 1000
 # Processes that refresh within this time share one query, such as the workers of one server after SIGHUP.
 COALESCE_MS = 1000
 # The precision of a key's last use, so that verifying a message rarely writes a file.
@@ -56,6 +58,16 @@ def is_due(stored: StoredRing, jitter: float, now: int) -> bool:
 def may_retry(asked_at: int | None, now: int) -> bool:
     """Return whether the last query is a minute old, or the clock was set back behind it."""
     return asked_at is None or now - asked_at >= RETRY_MS or _was_set_back(asked_at, now)
+
+
+def may_hurry(urgent_at: int | None, now: int) -> bool:
+    """Return whether the last early query is 5 seconds old, or the clock was set back behind it."""
+    return urgent_at is None or not 0 <= now - urgent_at < URGENT_MS
+
+
+def _is_in_progress(stored: StoredRing, now: int) -> bool:
+    is_unanswered = stored.asked_at is not None and stored.asked_at != stored.answered_at
+    return is_unanswered and 0 <= now - (stored.asked_at or 0) < URGENT_MS
 
 
 def _was_set_back(asked_at: int | None, now: int) -> bool:
@@ -130,29 +142,38 @@ class Keys:
         """Query DNS if the hour, or the minute after a failure, is over. Never raises; call it every few seconds."""
         self._query_if(lambda stored: is_due(stored, self._jitter, now), now)
 
-    def refresh_after_unknown(self, tried: Ring, now: int) -> Ring | None:
+    def refresh_after_unknown(self, tried: Ring, now: int, *, known_sender: bool = False) -> Ring | None:
         """Query DNS after a MAC matched no key of `tried`, or after a refusal for that reason. Never raises.
 
-        Sends at most one query a minute. Returns the ring if its keys or their order now differ from `tried`, else
-        None.
+        Sends at most one query a minute, but for a known sender another one at once, at most every 5 seconds. For a
+        known sender it also waits for the query of another process. Returns the ring if its keys or their order now
+        differ from `tried`, else None.
         """
+
+        def is_needed(stored: StoredRing) -> bool:
+            if _fingerprints(stored.ring) != _fingerprints(tried):
+                return False
+            return may_retry(stored.asked_at, now) or (known_sender and may_hurry(stored.urgent_at, now))
+
         if _fingerprints(self.ring()) == _fingerprints(tried):
-            self._query_if(lambda stored: may_retry(stored.asked_at, now), now)
+            self._query_if(is_needed, now, wait=known_sender, is_urgent=known_sender)
         fresh = self.ring()
         return None if _fingerprints(fresh) == _fingerprints(tried) else fresh
 
-    def may_refresh(self, tried: Ring, now: int) -> bool:
+    def may_refresh(self, tried: Ring, now: int, *, known_sender: bool = False) -> bool:
         """Return whether `refresh_after_unknown` could return a ring; costs one stat.
 
         True while a query of this process is in progress: during a rotation many messages under the new key arrive in
         that time, and those that wait for the answer are verified instead of refused.
         """
         stored = self._stored()
+        if known_sender and (may_hurry(stored.urgent_at, now) or _is_in_progress(stored, now)):
+            return True
         return (
             self._is_querying or _fingerprints(stored.ring) != _fingerprints(tried) or may_retry(stored.asked_at, now)
         )
 
-    def verify(self, operation: Callable[[Ring], _Result], now: int) -> _Result:
+    def verify(self, operation: Callable[[Ring], _Result], now: int, *, known_sender: bool = False) -> _Result:
         """Return `operation(ring)`; if no key matches, retry once with the ring of `refresh_after_unknown`.
 
         Raises whatever `operation` raises; BadSignature and NoKey only if no fresh ring helps.
@@ -161,7 +182,7 @@ class Keys:
         try:
             return operation(tried)
         except (BadSignature, NoKey):
-            fresh = self.refresh_after_unknown(tried, now)
+            fresh = self.refresh_after_unknown(tried, now, known_sender=known_sender)
             if fresh is None:
                 raise
         return operation(fresh)
@@ -202,23 +223,25 @@ class Keys:
             self._recover(_QUERY)
         return stored
 
-    def _query_if(self, is_needed: Callable[[StoredRing], bool], now: int, *, wait: bool = False) -> None:
+    def _query_if(
+        self, is_needed: Callable[[StoredRing], bool], now: int, *, wait: bool = False, is_urgent: bool = False
+    ) -> None:
         if not wait and not is_needed(self._stored()):
             return
         try:
             with self._file.query_lock(wait=wait) as is_held:
                 # Checked again: another process may have queried DNS since.
                 if is_held and is_needed(self._stored()):
-                    self._query_and_store(now)
+                    self._query_and_store(now, is_urgent=is_urgent)
                     self._recover(_REFRESH)
         except Exception as error:
             self._log_failure(error)
 
-    def _query_and_store(self, now: int) -> None:
+    def _query_and_store(self, now: int, *, is_urgent: bool = False) -> None:
         self._is_querying = True
         try:
             # Written before the query, so that a failure or a kill counts as an attempt too.
-            self._update(lambda stored: replace(stored, asked_at=now))
+            self._update(lambda stored: replace(stored, asked_at=now, urgent_at=now if is_urgent else stored.urgent_at))
             self._jitter = self._draw_jitter()
             psk = select_psk(self._query())
             self._update(lambda stored: replace(stored, ring=stored.ring.with_current(psk, now), answered_at=now))

@@ -41,12 +41,14 @@ class StoredRing:
     """The content of the file: the ring and the times of the last DNS queries.
 
     `asked_at` (ms UTC) is when any process last began to query DNS, None for never. `answered_at` is the `asked_at` of
-    the last query that returned a usable PSK. The two are equal unless DNS fails or a query is in progress.
+    the last query that returned a usable PSK. The two are equal unless DNS fails or a query is in progress. `urgent_at`
+    is when a process last queried DNS early, for a known sender with an unknown key.
     """
 
     ring: Ring = field(default_factory=Ring)
     asked_at: int | None = None
     answered_at: int | None = None
+    urgent_at: int | None = None
 
 
 class RingFile:
@@ -154,7 +156,13 @@ def _parse(text: bytes) -> StoredRing:
     if members["version"] != FORMAT_VERSION or len(members["entries"]) > RING_SIZE:
         raise ValueError("another version")
     entries = tuple(_parse_entry(entry) for entry in members["entries"])
-    return StoredRing(Ring(entries), _parse_time(members["asked_at"]), _parse_time(members["answered_at"]))
+    return StoredRing(
+        Ring(entries),
+        _parse_time(members["asked_at"]),
+        _parse_time(members["answered_at"]),
+        # Files of earlier versions lack this.
+        urgent_at=_parse_time(members.get("urgent_at")),
+    )
 
 
 def _parse_entry(members: dict[str, Any]) -> RingEntry:
@@ -185,6 +193,7 @@ def _encode(stored: StoredRing) -> bytes:
         "version": FORMAT_VERSION,
         "asked_at": stored.asked_at,
         "answered_at": stored.answered_at,
+        "urgent_at": stored.urgent_at,
         "entries": entries,
     }
     return canonical.encode(members) + b"\n"

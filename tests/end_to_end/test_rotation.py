@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from kattila_keys.ring_file import StoredRing
+from kattila_protocol import registration
+from kattila_protocol.registration import Registration
 from kattila_protocol.signing import Key
 from support.knot import ZONE, Knot, running_knot
-from support.manager import Manager, Reply, now_ms, running_manager
+from support.manager import REGISTER, Manager, Reply, now_ms, running_manager
 from support.reports import node, nonce_of, report, ring_of, sealed
 from support.waiting import wait_for
 
@@ -71,12 +73,29 @@ def test_a_new_key_in_dns_is_accepted_after_one_query(tmp_path: Path, knot: Knot
         # The previous key is still accepted, and the database shows which key was used.
         assert outcome(send(manager, KEYS[3], 5), 5) == "accepted"
         assert manager.rows("SELECT fingerprint FROM agents") == [(KEYS[3].fingerprint,)]
-        # Within a minute an unknown key causes no further query.
+        # Within a minute an unknown key of an unknown sender causes no further query.
         knot.set_txt(NAME, PSKS[5])
-        assert send(manager, KEYS[5], 6).status == 403
+        assert manager.post(sealed(report(node(2), 6, now_ms()), KEYS[5])).status == 403
         ring = [entry.key.fingerprint for entry in manager.ring_file.read().ring.entries]
         assert ring == [KEYS[4].fingerprint, KEYS[3].fingerprint]
         assert not any(psk.decode() in manager.log for psk in PSKS)
+
+
+@pytest.mark.parametrize("first", ["a report", "a registration"])
+def test_the_first_agent_that_moves_is_accepted_right_after_another_query(
+    tmp_path: Path, knot: Knot, first: str
+) -> None:
+    with running_manager(tmp_path, ring=ring_of(KEYS[3]), DNS=f"{NAME}.{ZONE}", DNS_SERVER=knot.address) as manager:
+        assert outcome(send(manager, KEYS[3], 1), 1) == "accepted"
+        assert manager.command("refresh-key").returncode == 0
+        knot.set_txt(NAME, PSKS[4])
+        if first == "a registration":
+            mine = Registration(node(1).agent_id, node(1).boot_id, "a", node(1).hardware, f"{99:032x}", now_ms())
+            reply = manager.post(registration.seal(mine, KEYS[4]), REGISTER)
+            assert reply.status == 200, reply.body
+        else:
+            assert outcome(send(manager, KEYS[4], 2), 2) == "accepted"
+        assert manager.rows("SELECT * FROM refusals WHERE kind = 'bad_signature'") == []
 
 
 def test_the_last_good_keys_stay_in_use_while_dns_is_down(tmp_path: Path, knot: Knot) -> None:

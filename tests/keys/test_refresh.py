@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import logging
 import re
+import threading
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from kattila_protocol.errors import BadSignature, NoKey
 from kattila_protocol.ring import Ring
 from kattila_protocol.signing import Key
 from kattila_protocol.txt import TxtError
-from support.dns_proxy import DnsProxy
+from support.dns_proxy import DnsProxy, dns_proxy
 from support.keys import (
     HOUR,
     MINUTE,
@@ -31,7 +33,7 @@ from support.keys import (
     verify_as,
 )
 from support.knot import Knot, running_knot
-from support.waiting import wait_for
+from support.waiting import PATIENCE_SECONDS, wait_for
 
 
 def test_the_psk_from_dns_survives_a_restart(knot: Knot, label: str, path: Path) -> None:
@@ -161,6 +163,66 @@ def test_bad_signatures_cause_at_most_one_query_a_minute(
             with pytest.raises(BadSignature):
                 keys.verify(verify_as(NEW_PSK), now)
     assert counting_proxy.udp_queries == 2
+
+
+def test_an_unknown_key_of_a_known_sender_causes_a_query_at_once(
+    counting_proxy: DnsProxy, knot: Knot, label: str, path: Path
+) -> None:
+    knot.set_txt(label, PSK)
+    keys = keys_at(path, counting_proxy.address, label)
+    tried = keys.refresh(NOW)
+    knot.set_txt(label, NEW_PSK)
+    with pytest.raises(BadSignature):
+        keys.verify(verify_as(NEW_PSK), NOW + 2 * SECOND)
+    assert keys.may_refresh(tried, NOW + 2 * SECOND, known_sender=True)
+    assert keys.verify(verify_as(NEW_PSK), NOW + 2 * SECOND, known_sender=True) == Key.from_psk(NEW_PSK)
+    assert counting_proxy.udp_queries == 2
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_known_senders_cause_at_most_one_query_in_five_seconds(
+    counting_proxy: DnsProxy, knot: Knot, label: str, path: Path, answers: bool
+) -> None:
+    if answers:
+        knot.set_txt(label, PSK)
+    # As three processes would have.
+    all_keys = [keys_at(path, counting_proxy.address, label) for _ in range(3)]
+    for now in range(NOW, NOW + 20 * SECOND, SECOND // 4):
+        for keys in all_keys:
+            with pytest.raises((BadSignature, NoKey)):
+                keys.verify(verify_as(NEW_PSK), now, known_sender=True)
+    assert counting_proxy.udp_queries == 4
+    assert not all_keys[0].may_refresh(all_keys[0].ring(), NOW + 19 * SECOND, known_sender=answers)
+
+
+def test_a_clock_that_was_set_back_does_not_stop_early_queries(
+    counting_proxy: DnsProxy, knot: Knot, label: str, path: Path
+) -> None:
+    knot.set_txt(label, PSK)
+    keys = keys_at(path, counting_proxy.address, label)
+    keys.refresh_after_unknown(keys.ring(), NOW, known_sender=True)
+    knot.set_txt(label, NEW_PSK)
+    assert keys.refresh_after_unknown(keys.ring(), NOW - SECOND, known_sender=True) is not None
+
+
+def test_a_known_sender_waits_for_the_query_of_another_process(knot: Knot, label: str, path: Path) -> None:
+    arrived, proceed = threading.Event(), threading.Event()
+
+    def slow(_: int, answer: bytes) -> bytes:
+        arrived.set()
+        proceed.wait(PATIENCE_SECONDS)
+        return answer
+
+    knot.set_txt(label, NEW_PSK)
+    with dns_proxy(knot.port, slow) as proxy, ThreadPoolExecutor(2) as pool:
+        one, other = (keys_at(path, proxy.address, label) for _ in range(2))
+        first = pool.submit(one.verify, verify_as(NEW_PSK), NOW, known_sender=True)
+        assert arrived.wait(PATIENCE_SECONDS)
+        assert other.may_refresh(other.ring(), NOW + 1, known_sender=True)
+        second = pool.submit(other.verify, verify_as(NEW_PSK), NOW + 1, known_sender=True)
+        proceed.set()
+        assert first.result() == second.result() == Key.from_psk(NEW_PSK)
+        assert proxy.udp_queries == 1
 
 
 def test_an_empty_ring_refuses_with_no_key(counting_proxy: DnsProxy, label: str, path: Path) -> None:

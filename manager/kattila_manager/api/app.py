@@ -79,7 +79,8 @@ class Endpoints:
         body, now = _body(message.MAX_MESSAGE_BYTES), self._clock()
         message.check_content_type(request.content_type)
         try:
-            asked, key = self._keys.verify(partial(registration.unseal, body), now)
+            known_sender = self._updates.claims_known_id(body)
+            asked, key = self._keys.verify(partial(registration.unseal, body), now, known_sender=known_sender)
         except Refusal as refusal:
             return self._updates.refuse(refusal)
         try:

@@ -9,6 +9,8 @@ _ADDRESS_BYTES = 1024
 _AGENT_ID = re.compile(rb'"agent_id"\s*:\s*"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"')
 _NONCE = re.compile(rb'"nonce"\s*:\s*"([0-9a-f]{32})"')
 _TIMESTAMP = re.compile(rb'"timestamp"\s*:\s*([0-9]{1,15})\s*[,}]')
+# A report or a registration begins with it.
+_DATA_PREFIX = b'{"data":'
 # A string, or any other byte.
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[^"]', re.DOTALL)
 
@@ -25,6 +27,11 @@ def find_reply_address(data: bytes) -> tuple[str, str, int]:
         nonce[1].decode() if nonce else "0" * 32,
         int(timestamp[1]) if timestamp else 0,
     )
+
+
+def find_claimed_id(body: bytes) -> str:
+    """Return the agent id that the sender of a signed message claims, before anything is verified."""
+    return find_reply_address(body.removeprefix(_DATA_PREFIX))[0]
 
 
 def _outermost(text: bytes) -> bytes:

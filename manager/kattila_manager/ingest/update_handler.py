@@ -9,7 +9,7 @@ from functools import partial
 
 from kattila_keys.refresh import USE_PRECISION_MS, Keys
 from kattila_manager.ingest import responses
-from kattila_manager.ingest.reply_address import find_reply_address
+from kattila_manager.ingest.reply_address import find_claimed_id, find_reply_address
 from kattila_manager.ingest.responses import Response
 from kattila_manager.records import Filed, VerifiedReport, refused
 from kattila_manager.store.decoding import decode
@@ -32,9 +32,20 @@ class UpdateHandler:
     """Takes reports; safe for several threads, each with an event loop."""
 
     def __init__(
-        self, keys: Keys, writer: Writer, counters: RefusalCounters, key_thread: Executor, clock: Callable[[], int]
+        self,
+        keys: Keys,
+        writer: Writer,
+        counters: RefusalCounters,
+        key_thread: Executor,
+        clock: Callable[[], int],
+        is_known: Callable[[str], bool] = lambda agent_id: False,
     ) -> None:
-        """Use these objects; `key_thread` is the one thread that may wait for DNS, `clock` returns ms UTC."""
+        """Use these objects.
+
+        `key_thread` is the one thread that may wait for DNS, `clock` returns ms UTC, and `is_known` whether an agent
+        has this id.
+        """
+        self._is_known = is_known
         self._keys = keys
         self._writer = writer
         self._counters = counters
@@ -111,12 +122,25 @@ class UpdateHandler:
         try:
             return self.read(body, self._ring)
         except (BadSignature, NoKey):
-            if not self._keys.may_refresh(self._ring, now):
+            if not self._keys.may_refresh(self._ring, now, known_sender=True):
                 raise
-        again = partial(self._keys.verify, partial(self.read, body), now)
-        verified = await asyncio.get_running_loop().run_in_executor(self._key_thread, again)
+            in_key_thread = partial(asyncio.get_running_loop().run_in_executor, self._key_thread)
+            known_sender = await in_key_thread(self.claims_known_id, body)
+            if not known_sender and not self._keys.may_refresh(self._ring, now):
+                raise
+        verified = await in_key_thread(
+            partial(self._keys.verify, partial(self.read, body), now, known_sender=known_sender)
+        )
         self._ring = self._keys.ring()
         return verified
+
+    def claims_known_id(self, body: bytes) -> bool:
+        """Return whether an unverified message names an agent that this manager knows."""
+        try:
+            return self._is_known(find_claimed_id(body))
+        except Exception:
+            # Without the database the message cannot be filed anyway.
+            return False
 
     async def _file(self, verified: VerifiedReport) -> Filed:
         committed = asyncio.wrap_future(self._writer.submit(verified))

@@ -41,6 +41,11 @@ def all_agents(connection: Connection) -> tuple[Agent, ...]:
     return tuple(_agent(row) for row in rows)
 
 
+def has_agent(connection: Connection, agent_id: str) -> bool:
+    """Return whether an agent has registered or reported under this id."""
+    return connection.execute(select(agents.c.ref).where(agents.c.agent_id == agent_id)).first() is not None
+
+
 def open_alarms(connection: Connection) -> tuple[Alarm, ...]:
     """Return the open alarms, newest first."""
     return _alarms(connection, alarms.c.closed_at.is_(None), limit=None)
