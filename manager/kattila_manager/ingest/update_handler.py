@@ -38,7 +38,7 @@ class UpdateHandler:
         counters: RefusalCounters,
         key_thread: Executor,
         clock: Callable[[], int],
-        is_known: Callable[[str], bool] = lambda agent_id: False,
+        is_known: Callable[[str], bool] = lambda _: False,
     ) -> None:
         """Use these objects.
 
