@@ -101,6 +101,29 @@ class PolicyRoute(NamedTuple):
     type: str
 
 
+class RouteMark(NamedTuple):
+    """A row: marks of a next hop in the routes (table 254) or policy routes that its own row cannot express.
+
+    `marks` has "dead" and "linkdown" where the kernel does not use the next hop, and the encapsulation of its packets,
+    such as "encap mpls". The other columns identify the row.
+    """
+
+    table: int
+    destination: str
+    gateway: str | None
+    interface: str | None
+    metric: int
+    marks: tuple[str, ...]
+
+
+class AddressMark(NamedTuple):
+    """A row: marks of an address of an interface: "tentative", "optimistic", "dadfailed"."""
+
+    interface: str
+    address: str
+    marks: tuple[str, ...]
+
+
 class Neighbour(NamedTuple):
     """A row: an entry of the neighbour table (ARP or NDP)."""
 
@@ -280,6 +303,8 @@ class Telemetry:
     runs: tuple[CollectorRun, ...] = ()
     policy_routes: tuple[PolicyRoute, ...] = ()
     spool: Spool | None = None
+    route_marks: tuple[RouteMark, ...] = ()
+    address_marks: tuple[AddressMark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

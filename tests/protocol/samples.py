@@ -5,6 +5,7 @@ from __future__ import annotations
 from kattila_protocol import errors
 from kattila_protocol.errors import Refusal
 from kattila_protocol.report import (
+    AddressMark,
     Clock,
     CollectorFailure,
     CollectorRun,
@@ -14,6 +15,7 @@ from kattila_protocol.report import (
     Neighbour,
     Report,
     Route,
+    RouteMark,
     Rule,
     System,
     Telemetry,
@@ -154,6 +156,11 @@ REPORT = Report(
             Lookup("manager", None, "2001:db8::5", 0, None, None, None, None, None, "Network is unreachable"),
         ),
         clock=Clock(synchronised=True, estimated_error_us=120, maximum_error_us=45_000, clock_offset=-20),
+        route_marks=(
+            RouteMark(254, "0.0.0.0/0", "192.0.2.254", "eth0", 100, ("dead", "linkdown")),
+            RouteMark(51820, "::/0", None, "eth0", 1024, ("encap seg6",)),
+        ),
+        address_marks=(AddressMark("wg0", "2001:db8::1/64", ("tentative", "dadfailed")),),
         cuts=(
             Cut("routes", 2000, 50_000),
             Cut("allowed_ips", 1000, None, "RXhhbXBsZSBwdWJsaWMga2V5IG9mIHRoZSBvdGhlciE="),

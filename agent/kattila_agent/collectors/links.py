@@ -14,7 +14,7 @@ from kattila_agent.collectors.link_table import Link
 from kattila_agent.collectors.netlink import rtnetlink
 from kattila_agent.collectors.netlink.rtnetlink import Attributes, Listed, NetlinkChannel
 from kattila_protocol.canonical import MAX_INTEGER
-from kattila_protocol.report import Interface
+from kattila_protocol.report import AddressMark, Interface
 
 # linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h
 _RTM_GETADDR = 22
@@ -25,7 +25,9 @@ _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 4, 5
 _VLAN_ID = 1
 _BRPORT_STATE = 1
 _BOND_SLAVE_STATE = 1
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
+# The flags of an address that may not be in use, in the order of `ip address`.
+_ADDRESS_MARKS = {0x40: "tentative", 0x04: "optimistic", 0x08: "dadfailed"}
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 # The kernel lists all IPv4 addresses, link by link, before IPv6. Without this minimum, one link with thousands of
 # addresses, such as kube-ipvs0, would leave none to later links and to IPv6.
@@ -108,14 +110,18 @@ def parse(readings: LinkReadings) -> Bounded[Interface]:
     links = [Link.of(body) for body in readings.links.bodies]
     names = {**readings.names, **{link.index: link.name for link in links}}
     addresses: defaultdict[int, list[str]] = defaultdict(list)
+    marked: list[AddressMark] = []
     for body in readings.addresses.bodies:
         attributes = dict(rtnetlink.attributes(body, _ADDRESS.size))
-        family, length, _, _, index = _ADDRESS.unpack_from(body)
+        family, length, flags, _, index = _ADDRESS.unpack_from(body)
         # On a point-to-point link, IFA_ADDRESS is the remote end; IFA_LOCAL, if present, is always the local one.
         kind = _IFA_LOCAL if _IFA_LOCAL in attributes else _IFA_ADDRESS
         if kind not in attributes:
             raise ValueError(f"an address of link {index} is missing")
-        addresses[index].append(rtnetlink.prefix(attributes, kind, family, length))
+        address = rtnetlink.prefix(attributes, kind, family, length)
+        addresses[index].append(address)
+        if marks := _address_marks(flags, attributes):
+            marked.append(AddressMark(names.get(index) or f"if{index}", address, marks))
     interfaces = tuple(_interface(link, names, tuple(addresses[link.index])) for link in links)
     return Bounded(
         interfaces,
@@ -123,6 +129,7 @@ def parse(readings: LinkReadings) -> Bounded[Interface]:
             *cut("interfaces", len(interfaces), readings.links.total),
             *cut("addresses", sum(len(each.addresses) for each in interfaces), readings.addresses.total),
         ),
+        marks={"address_marks": tuple(marked)},
     )
 
 
@@ -134,6 +141,12 @@ def flag_names(flags: int) -> tuple[str, ...]:
         unknown &= ~bit
     no_carrier = ["NO-CARRIER"] if flags & _UP and not flags & _RUNNING else []
     return tuple(no_carrier + named + ([f"{unknown:x}"] if unknown else []))
+
+
+def _address_marks(flags: int, attributes: Attributes) -> tuple[str, ...]:
+    # The byte in the header lacks newer flags; the attribute has all.
+    flags |= rtnetlink.number(attributes, _IFA_FLAGS, 4) or 0
+    return tuple(name for bit, name in _ADDRESS_MARKS.items() if flags & bit)
 
 
 def _read_addresses(channel: NetlinkChannel, links: Collection[int], known: Collection[int], limit: int) -> Listed:

@@ -64,10 +64,16 @@ def parse(readings: PolicyRouteReadings, limit: int) -> Bounded[PolicyRoute]:
         for body, route, most in zip(bodies, found, counts, strict=True)
         for row in routes.rows(route, readings.names, most)
     )
+    marked = tuple(
+        mark
+        for body, route, most in zip(bodies, found, counts, strict=True)
+        for mark in routes.marks(_table(body), route, readings.names, most)
+    )
     of = routes.count_rows(found, Listed(bodies, sum(listed.total for listed in readings.defaults)))
     return Bounded(
         rows,
         cut("policy_routes", len(rows), of) + cut("policy_tables", readings.read_tables, readings.tables),
+        marks={"route_marks": marked},
     )
 
 
@@ -98,7 +104,7 @@ def defaults(channel: NetlinkChannel, request: bytes, *, family: int, table: int
     bodies: list[bytes] = []
     total = 0
     for body in channel.each(routes.RTM_GETROUTE, request, least=routes.HEADER.size):
-        message_family, length, source_length, _, _, _, _, _, flags = routes.HEADER.unpack_from(body)
+        message_family, length, source_length, tos, _, _, _, _, flags = routes.HEADER.unpack_from(body)
         if message_family != family or flags & routes.CLONED or (length and family != socket.AF_INET):
             continue
         attributes = dict(rtnetlink.attributes(body, routes.HEADER.size))
@@ -106,7 +112,7 @@ def defaults(channel: NetlinkChannel, request: bytes, *, family: int, table: int
             continue
         if not length:
             total += 1
-            if len(bodies) < limit and not source_length:
+            if len(bodies) < limit and not routes.is_for_some(source_length, tos):
                 bodies.append(body)
         elif attributes.get(_RTA_DST, _ANY) != _ANY:
             # The kernel lists IPv4 routes in the order of their destinations.

@@ -19,14 +19,14 @@ from kattila_agent.collectors.limits import Bounded, cut, shares, whole
 from kattila_agent.collectors.netlink import rtnetlink
 from kattila_agent.collectors.netlink.rtnetlink import Attributes, Listed, NetlinkChannel
 from kattila_agent.collectors.nexthops import Hop, Hops
-from kattila_protocol.report import Route
+from kattila_protocol.report import Route, RouteMark
 
 # linux/rtnetlink.h: struct rtmsg
 RTM_GETROUTE = 26
 HEADER = struct.Struct("=BBBBBBBBI")
 _TABLE = struct.Struct("=I")
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_MULTIPATH = 1, 4, 5, 6, 7, 9
-_RTA_TABLE, _RTA_VIA, _RTA_NH_ID = 15, 18, 30
+_RTA_TABLE, _RTA_VIA, _RTA_ENCAP_TYPE, _RTA_NH_ID = 15, 18, 21, 30
 # struct rtattr of the id of a nexthop object
 _NH_ID_BEGINS = struct.pack("=HH", 8, _RTA_NH_ID)
 # struct rtnexthop
@@ -105,8 +105,8 @@ class RouteWithHops(NamedTuple):
 def read(limit: int) -> RouteReadings:
     """Read the main table of both families: of each the first `limit` routes, and as many more default routes.
 
-    The others are only counted (a million take 1 s), and so are routes for some sources only. Raises OSError or
-    ValueError.
+    The others are only counted (a million take 1 s), and so are routes for some packets only (`is_for_some`). Raises
+    OSError or ValueError.
     """
     inet, inet6 = (
         read_table(family, MAIN_TABLE, partial(_main_table, family=family, limit=limit)) for family in FAMILIES.values()
@@ -127,13 +127,18 @@ def parse(readings: RouteReadings, limit: int) -> Bounded[Route]:
     families = (readings.inet, readings.inet6)
     objects = nexthops.parse(readings.objects)
     found = [decoded(family.bodies, objects) for family in families]
-    reported = tuple(
-        row
+    granted = [
+        (route, most)
         for routes, counts in zip(found, _granted(found, limit), strict=True)
         for route, most in zip(routes, counts, strict=True)
-        for row in rows(route, readings.names, most)
+    ]
+    reported = tuple(row for route, most in granted for row in rows(route, readings.names, most))
+    marked = tuple(mark for route, most in granted for mark in marks(MAIN_TABLE, route, readings.names, most))
+    return Bounded(
+        reported,
+        cut("routes", len(reported), sum(map(count_rows, found, families))),
+        marks={"route_marks": marked},
     )
-    return Bounded(reported, cut("routes", len(reported), sum(map(count_rows, found, families))))
 
 
 def read_table(family: int, table: int, read_answer: Callable[[NetlinkChannel, bytes], Listed]) -> Listed:
@@ -193,10 +198,29 @@ def decoded(bodies: Iterable[bytes], objects: Hops) -> list[RouteWithHops]:
 def rows(found: RouteWithHops, names: Mapping[int, str], most: int) -> Iterator[Route]:
     """Yield a row for each of the first `most` next hops."""
     route = found.route
-    for oif, via in found.hops[:most]:
+    for oif, via, _ in found.hops[:most]:
         interface = None if oif is None else names.get(oif) or f"if{oif}"
         # _replace takes more than twice as long.
         yield Route(route.destination, via, interface, route.source, route.metric, route.protocol, route.type)
+
+
+def marks(table: int, found: RouteWithHops, names: Mapping[int, str], most: int) -> Iterator[RouteMark]:
+    """Yield the marks of those rows of `rows` that have any."""
+    # Most routes have none, and their rows need not be made again.
+    if not any(hop.marks for hop in found.hops):
+        return
+    for hop, row in zip(found.hops, rows(found, names, most), strict=False):
+        if hop.marks:
+            yield RouteMark(table, row.destination, row.gateway, row.interface, row.metric, hop.marks)
+
+
+def is_for_some(source_length: int, tos: int) -> bool:
+    """Return whether a route is only for packets from some sources, or of one type of service.
+
+    A row has no column for either (`ip -6 route add … from`, `ip route add … tos`), and would look like a route for all
+    packets.
+    """
+    return bool(source_length or tos)
 
 
 def _main_table(channel: NetlinkChannel, request: bytes, *, family: int, limit: int) -> Listed:
@@ -204,13 +228,11 @@ def _main_table(channel: NetlinkChannel, request: bytes, *, family: int, limit: 
     bodies: list[bytes] = []
     total = 0
     for body in channel.each(RTM_GETROUTE, request, least=HEADER.size):
-        message_family, length, source_length, _, table, _, _, _, flags = HEADER.unpack_from(body)
+        message_family, length, source_length, tos, table, _, _, _, flags = HEADER.unpack_from(body)
         if message_family != family or table != MAIN_TABLE or flags & CLONED:
             continue
         total += 1
-        # A row has no column for the source: a route for some sources only (`ip -6 route add … from`) would look like
-        # one for all.
-        if not source_length and len(bodies) < (limit if length else 2 * limit):
+        if not is_for_some(source_length, tos) and len(bodies) < (limit if length else 2 * limit):
             bodies.append(body)
     return Listed(bodies, total)
 
@@ -237,8 +259,8 @@ def _granted(found: list[list[RouteWithHops]], limit: int) -> list[list[int]]:
 def _decoded(body: bytes) -> tuple[RouteWithHops, int | None]:
     """Return the route in a message, and the id of the nexthop object that has its next hops, if any."""
     found = dict(rtnetlink.attributes(body, HEADER.size))
-    family, length, _, _, _, protocol, _, kind, _ = HEADER.unpack_from(body)
-    hops = tuple(_hops(found, family))
+    family, length, _, _, _, protocol, _, kind, flags = HEADER.unpack_from(body)
+    hops = tuple(_hops(found, family, flags))
     route = Route(
         destination=_destination(found, family, length),
         gateway=None,
@@ -252,20 +274,24 @@ def _decoded(body: bytes) -> tuple[RouteWithHops, int | None]:
     return RouteWithHops(route, hops), number if _RTA_MULTIPATH not in found and hops[0].oif is None else None
 
 
-def _hops(found: Attributes, family: int) -> Iterator[Hop]:
+def _hops(found: Attributes, family: int, flags: int) -> Iterator[Hop]:
     if _RTA_MULTIPATH not in found:
-        yield Hop(rtnetlink.number(found, _RTA_OIF, 4), gateway(found, family))
+        yield _hop(found, family, rtnetlink.number(found, _RTA_OIF, 4), flags)
         return
     paths, at = found[_RTA_MULTIPATH], 0
     while at < len(paths):
         left = len(paths) - at
         if left < _HOP.size:
             raise ValueError(f"a next hop of {left} bytes, shorter than its header of {_HOP.size}")
-        length, _, _, index = _HOP.unpack_from(paths, at)
+        length, hop_flags, _, index = _HOP.unpack_from(paths, at)
         if not _HOP.size <= length <= left:
             raise ValueError(f"a next hop of {length} bytes where {left} are left")
-        yield Hop(index, gateway(dict(rtnetlink.attributes(paths[at : at + length], _HOP.size)), family))
+        yield _hop(dict(rtnetlink.attributes(paths[at : at + length], _HOP.size)), family, index, hop_flags)
         at += (length + 3) & ~3
+
+
+def _hop(found: Attributes, family: int, index: int | None, flags: int) -> Hop:
+    return Hop(index, gateway(found, family), nexthops.marks(flags, rtnetlink.number(found, _RTA_ENCAP_TYPE, 2)))
 
 
 def _destination(found: Attributes, family: int, length: int) -> str:

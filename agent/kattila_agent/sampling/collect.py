@@ -140,6 +140,7 @@ def measure(
         run = CollectorRun(collector.name, round((monotonic() - started) * 1_000_000))
         failures = tuple(CollectorFailure(collector.name, reason[:_MAX_REASON]) for reason in result.failures)
         members: dict[str, Any] = {collector.member: result.items}
+        members |= {name: (*getattr(telemetry, name), *marks) for name, marks in result.marks.items()}
         telemetry = replace(
             telemetry,
             runs=(*telemetry.runs, run),

@@ -17,7 +17,10 @@ MAX_TELEMETRY_BYTES = MAX_BODY_BYTES - 2048
 
 # The lists that are shortened, each time the one that takes the most bytes. Others cannot grow that large, or are worth
 # more.
-_ROWS = ("interfaces", "routes", "neighbours", "rules", "lookups", "tunnels", "policy_routes")
+_ROWS = (
+    *("interfaces", "routes", "neighbours", "rules", "lookups", "tunnels", "policy_routes"),
+    *("route_marks", "address_marks"),
+)
 
 _ALLOWED_IPS = "allowed_ips"
 # With more cuts of one kind than this, only their sum is reported. A cut for each of thousands of peers would fill a
