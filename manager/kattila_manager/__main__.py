@@ -14,8 +14,9 @@ from pathlib import Path
 
 from kattila_keys.ring_file import RingFileError
 from kattila_manager import compose, wording
-from kattila_manager.commands import backup, check, fleet, history, keys, publish
+from kattila_manager.commands import backup, check, fleet, history, keys, output, publish
 from kattila_manager.commands.errors import CommandError
+from kattila_manager.commands.output import OutputError, complain, say
 from kattila_manager.config import SETTINGS, Config
 from kattila_manager.store.admin.backups import BackupError
 from kattila_manager.store.database import DatabaseNewerError, DatabaseUnusableError
@@ -30,35 +31,50 @@ _MOST_SECONDS = 86_400
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return one of the exit codes above."""
-    options = _parser().parse_args(arguments)
+    output.prepare()
+    try:
+        code = _exit_code(arguments)
+        output.flush()
+    except OutputError as error:
+        output.complain(f"kattila-manager: {error}")
+    except BrokenPipeError:
+        # For example, `head` has ended.
+        pass
+    else:
+        return code
+    finally:
+        output.discard()
+    return 1
+
+
+def _exit_code(arguments: list[str] | None) -> int:
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit as ended:
+        # argparse has printed help, or what is wrong with the call.
+        return 0 if ended.code is None else int(ended.code)
     compose.log_to_stderr(logging.INFO if options.command in ("serve", "publish") else logging.WARNING)
     try:
         return _run(options)
     except ConfigError as error:
-        print(f"kattila-manager: {error}", file=sys.stderr)
+        output.complain(f"kattila-manager: {error}")
         return 2
     except (BackupError, CommandError, DatabaseUnusableError, RingFileError) as error:
-        print(f"kattila-manager: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:
-        # For example, `head` has ended. Without this the interpreter would report the error again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        output.complain(f"kattila-manager: {error}")
         return 1
 
 
 def _run(options: argparse.Namespace) -> int:
     if options.env is not None:
         # The server's worker processes read the same file.
-        os.environ[ENV_FILE_VARIABLE] = str(Path(options.env).absolute())
+        os.environ[ENV_FILE_VARIABLE] = str(compose.working_folder() / options.env)
     command: Callable[[Config, argparse.Namespace], int] = options.run
     config = compose.configured()
     try:
-        code = command(config, options)
+        return command(config, options)
     except DatabaseNewerError as error:
-        print(f"kattila-manager: {error}; {backup.rollback_advice(config)}", file=sys.stderr)
+        output.complain(f"kattila-manager: {error}; {backup.rollback_advice(config)}")
         return 3
-    sys.stdout.flush()
-    return code
 
 
 def _serve(config: Config, _options: argparse.Namespace) -> int:
@@ -68,15 +84,15 @@ def _serve(config: Config, _options: argparse.Namespace) -> int:
 
 
 def _publish(config: Config, options: argparse.Namespace) -> int:
-    return publish.once(config, print) if options.once else publish.every(config, options.every)
+    return publish.once(config, say) if options.once else publish.every(config, options.every)
 
 
 def _agents(config: Config, options: argparse.Namespace) -> int:
-    return fleet.agents(config, print, as_json=options.json)
+    return fleet.agents(config, say, as_json=options.json)
 
 
 def _alarms(config: Config, options: argparse.Namespace) -> int:
-    return fleet.alarms(config, print, as_json=options.json, with_closed=options.all)
+    return fleet.alarms(config, say, as_json=options.json, with_closed=options.all)
 
 
 def _report(config: Config, options: argparse.Namespace) -> int:
@@ -84,31 +100,31 @@ def _report(config: Config, options: argparse.Namespace) -> int:
 
 
 def _history(config: Config, options: argparse.Namespace) -> int:
-    return history.show(config, print, options.agent, options.since, as_json=options.json)
+    return history.show(config, say, options.agent, options.since, as_json=options.json)
 
 
 def _reset(config: Config, options: argparse.Namespace) -> int:
-    return fleet.reset(config, print, options.agent)
+    return fleet.reset(config, say, options.agent)
 
 
 def _keys(config: Config, options: argparse.Namespace) -> int:
-    return keys.show(config, print, as_json=options.json)
+    return keys.show(config, say, as_json=options.json)
 
 
 def _refresh_key(config: Config, _options: argparse.Namespace) -> int:
-    return keys.refresh(config, print)
+    return keys.refresh(config, say)
 
 
 def _check(config: Config, _options: argparse.Namespace) -> int:
-    return check.run(config, print, _progress)
+    return check.run(config, say, complain)
 
 
 def _backup(config: Config, options: argparse.Namespace) -> int:
-    return backup.backup(config, print, _progress, options.file, options.keep, as_json=options.json)
+    return backup.backup(config, say, complain, options.file, options.keep, as_json=options.json)
 
 
 def _restore(config: Config, options: argparse.Namespace) -> int:
-    return backup.restore(config, print, _progress, options.file, as_json=options.json)
+    return backup.restore(config, say, complain, options.file, as_json=options.json)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -154,7 +170,7 @@ def _add_fleet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--since",
         type=_past_time,
         metavar="WHEN",
-        help="such as 36h or 7d (ago), or 2026-01-31 12:00 (UTC)",
+        help="such as 10m, 36h or 7d (ago), or 2026-01-31 12:00 (UTC)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser = _add(commands, "reset", _reset, "forget an agent's state, but keep its reports; without confirmation")
@@ -208,10 +224,6 @@ def _add(
     parser.add_argument("--env", metavar="FILE", default=argparse.SUPPRESS, help="read settings from this file")
     parser.set_defaults(run=run)
     return parser
-
-
-def _progress(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _count(text: str) -> int:

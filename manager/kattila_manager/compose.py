@@ -66,7 +66,15 @@ def clock() -> int:
 
 def configured(env_file: str | None = None) -> Config:
     """Return the settings of this process. Raises ConfigError."""
-    return read_config(env_file, os.environ, Path.cwd())
+    return read_config(env_file, os.environ, working_folder())
+
+
+def working_folder() -> Path:
+    """Return the working folder; if it was removed, a relative path, in which nothing can be found."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return Path()
 
 
 def version() -> str:

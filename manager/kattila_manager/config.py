@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from kattila_keys.dns_server import DnsServer
@@ -80,7 +81,7 @@ def read_config(env_file: str | None, environment: Mapping[str, str], folder: Pa
 
 
 def _parse(settings: Settings, folder: Path) -> Config:
-    database = settings.parse("MANAGER_DB", lambda text: folder / text)
+    database = settings.parse("MANAGER_DB", partial(_path, folder))
     return Config(
         dns=settings.parse("DNS", values.optional(values.dns_name)),
         dns_server=settings.parse("DNS_SERVER", values.optional(DnsServer.parse)),
@@ -88,14 +89,23 @@ def _parse(settings: Settings, folder: Path) -> Config:
         listen=settings.parse("MANAGER_LISTEN", values.listen(PORT)),
         database=database,
         workers=settings.parse("MANAGER_WORKERS", values.whole_number(1, 64, "workers")),
-        pages_dir=settings.parse("PAGES_DIR", lambda text: folder / text),
+        pages_dir=settings.parse("PAGES_DIR", partial(_path, folder)),
         read_token=settings.parse("READ_TOKEN", values.optional(_token)),
         admin_token=settings.parse("ADMIN_TOKEN", values.optional(_token)),
         interval_seconds=settings.parse("REPORT_INTERVAL", values.whole_number(1, 3600, "seconds")),
         retention_days=settings.parse("RETENTION_DAYS", values.whole_number(1, 3650, "days")),
         retention_bytes=settings.parse("RETENTION_MIB", values.whole_number(16, 16 * _MIB, "MiB")) * _MIB,
-        backup_dir=settings.parse("BACKUP_DIR", values.optional(lambda text: folder / text)) or database.parent,
+        backup_dir=settings.parse("BACKUP_DIR", values.optional(partial(_path, folder))) or database.parent,
     )
+
+
+def _path(folder: Path, text: str) -> Path:
+    path = folder / text
+    if "\0" in text:
+        raise ValueError("a path cannot contain a null character")
+    if not path.is_absolute():
+        raise ValueError("the working folder was removed: set an absolute path, or change to another folder")
+    return path
 
 
 def _token(text: str) -> str:

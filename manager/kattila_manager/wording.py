@@ -10,7 +10,10 @@ from datetime import UTC, datetime, timedelta
 # Longer host names than DNS allows (RFC 1035, section 2.3.4) are cut.
 NAME_LENGTH = 64
 _UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s"))
-_AGO = re.compile(r"([0-9]{1,9}) ?(d|h|min|s)")
+# Also "4 min 30 s", as `duration` returns it.
+_PART = re.compile(r"([0-9]{1,9}) ?(d|h|min|m|s)")
+_AGO = re.compile(rf"{_PART.pattern}( ?{_PART.pattern})*")
+_SIZES = {unit: size for size, unit in _UNITS} | {"m": 60_000}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST_MS = 253_402_300_799_999
 # Control, format (such as bidirectional marks), surrogate, private, unassigned; line and paragraph separators.
@@ -39,19 +42,18 @@ def machine_moment(at: int) -> str:
 
 
 def earlier(text: str, now: int) -> int:
-    """Parse a time before `now` (ms UTC): how long ago, such as "36h" or "90 min", or "2026-01-31 12:00" in UTC.
+    """Parse a time before `now` (ms UTC): how long ago, such as "36h" or "10m", or "2026-01-31 12:00" in UTC.
 
     Raises:
         ValueError: the text has neither form.
     """
-    ago = _AGO.fullmatch(text.strip())
-    if ago is not None:
-        return max(0, now - int(ago[1]) * next(size for size, unit in _UNITS if unit == ago[2]))
+    if _AGO.fullmatch(text.strip()) is not None:
+        return max(0, now - sum(int(count) * _SIZES[unit] for count, unit in _PART.findall(text)))
     try:
         read = datetime.fromisoformat(text.strip().removesuffix("UTC").strip())
     except ValueError:
         raise ValueError(
-            f"{text!r}: expected how long ago, such as 36h or 7d, or a time such as 2026-01-31 12:00"
+            f"{text!r}: expected how long ago, such as 10m, 36h or 7d, or a time such as 2026-01-31 12:00"
         ) from None
     since_epoch = (read if read.tzinfo else read.replace(tzinfo=UTC)) - _EPOCH
     return max(0, since_epoch // timedelta(milliseconds=1))

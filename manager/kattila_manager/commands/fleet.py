@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 
 from kattila_manager import compose, wording
 from kattila_manager.alarms.alarm_rules import name_of
 from kattila_manager.api import fleet_json
+from kattila_manager.commands import output
 from kattila_manager.commands.errors import CommandError, Say
 from kattila_manager.commands.text_table import table
 from kattila_manager.config import Config
@@ -70,8 +70,7 @@ def report(config: Config, wanted: str, sample: int | None, *, envelope: bool) -
     if record is None:
         which = "report" if sample is None else f"report with sample {sample}"
         raise CommandError(f"no {which} of {name_of(agent)} ({agent.agent_id}) is stored; it may have been pruned")
-    sys.stdout.buffer.write(_with_envelope(record) if envelope else record.data)
-    sys.stdout.buffer.flush()
+    output.write(_with_envelope(record) if envelope else record.data)
     return 0
 
 

@@ -37,9 +37,12 @@ def serve(config: Config) -> int:
     Raises:
         ConfigError: DNS is not set.
         DatabaseUnusableError, BackupError: see `migrating.migrate`.
-        CommandError: the server cannot listen on the address.
+        CommandError: the working folder was removed, or the server cannot listen on the address.
     """
     config.required_dns()
+    if not compose.working_folder().is_absolute():
+        # granian's workers could not start.
+        raise CommandError("the working folder was removed: change to another folder, and start serve there")
     check_free(config.listen)
     migrating.migrate(config.database, config.backup_dir, compose.clock())
     with database.held_open(config.database):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 
 from kattila_manager.config import SETTINGS
 from support.commands import run
-from support.fleet import Fleet
 from support.manager import MANAGER, Manager
 
 
@@ -58,19 +56,3 @@ def test_settings_may_come_from_another_file(tmp_path: Path, place: str) -> None
     assert done.returncode == 2
     assert "MANAGER_WORKERS=none (" in done.stderr
     assert "other.env line 1)" in done.stderr
-
-
-def test_a_closed_output_is_not_a_crash(manager: Manager, fleet: Fleet) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    with os.fdopen(writer) as pipe:
-        done = subprocess.run(
-            [*MANAGER, "agents"],
-            cwd=manager.folder,
-            env=manager.environment,
-            stdout=pipe,
-            stderr=subprocess.PIPE,
-            check=False,
-        )
-    assert done.returncode == 1
-    assert done.stderr == b""
