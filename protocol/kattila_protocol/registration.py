@@ -67,6 +67,11 @@ def identifying_addresses(interfaces: Iterable[Interface]) -> frozenset[str]:
     return physical or normalised_addresses(interface.address for interface in candidates)
 
 
+def all_addresses(interfaces: Iterable[Interface]) -> frozenset[str]:
+    """Return the hardware addresses of all interfaces, normalised."""
+    return normalised_addresses(interface.address for interface in interfaces if "LOOPBACK" not in interface.flags)
+
+
 def normalised_addresses(addresses: Iterable[str | None]) -> frozenset[str]:
     """Return hardware addresses in lower case, without missing ones and those of only zeros."""
     return frozenset(address.lower() for address in addresses if address and address.strip("0:"))

@@ -86,7 +86,7 @@ agent_boots = _table(
     "agent_boots",
     "Boots seen under an id. A boot that returns after another one was seen proves two machines.",
     Column("agent_ref", Integer, ForeignKey("agents.ref", ondelete="CASCADE"), primary_key=True),
-    Column("boot_id", Text, primary_key=True),
+    Column("boot_id", Text, primary_key=True, comment="with a slash and addresses: hardware seen within that boot"),
     Column("first_seen_at", Integer, nullable=False),
     Column("refused", Integer, nullable=False, comment="1: the newcomer in an identity conflict"),
 )

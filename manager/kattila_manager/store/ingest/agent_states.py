@@ -7,11 +7,11 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
-from kattila_manager.store.ingest.identity import Claim, Identity, Ruling, bind, judge
+from kattila_manager.store.ingest.identity import ALTERNATING_MS, Claim, Identity, Ruling, bind, judge
 from kattila_manager.store.schema import agent_boots, agents, for_driver
-from kattila_protocol.registration import identifying_addresses
+from kattila_protocol.registration import all_addresses, identifying_addresses
 from kattila_protocol.report import Report
 
 
@@ -54,6 +54,7 @@ _UPDATE = for_driver(
     .ordered_values(*((agents.c[name], bindparam(name)) for name in _CHANGING))
 )
 
+_BOOT_KEY = ("agent_ref", "boot_id")
 _changing_of = attrgetter(*_CHANGING)
 
 
@@ -101,12 +102,20 @@ def create(
 
 def claim_of(report: Report) -> Claim:
     """Return a report's claim to its id: its boot and its hardware addresses."""
-    return Claim(report.boot_id, identifying_addresses(report.telemetry.interfaces))
+    interfaces = report.telemetry.interfaces
+    return Claim(report.boot_id, identifying_addresses(interfaces), all_addresses(interfaces))
+
+
+def is_holder(state: AgentState, report: Report) -> bool:
+    """Return whether a report is certainly from the machine that holds the id; the usual case."""
+    if report.boot_id != state.boot_id or state.challenger_boot_id:
+        return False
+    return all(address in state.boot_hardware for address in identifying_addresses(report.telemetry.interfaces))
 
 
 def rule(connection: Connection, state: AgentState, claim: Claim, now: int, *, is_newest: bool) -> Ruling:
     """Judge a claim to this state's id (see `judge`) and update the state; the caller saves it."""
-    known = _identity(connection, state)
+    known = _identity(connection, state, now)
     ruling, after = judge(known, claim, now - state.last_seen_at, is_newest=is_newest)
     if after != known:
         _update(connection, state, known, after, now)
@@ -115,7 +124,7 @@ def rule(connection: Connection, state: AgentState, claim: Claim, now: int, *, i
 
 def is_settled(connection: Connection, state: AgentState, boot_id: str) -> bool:
     """Return whether the ruling on a boot is final: it holds the id, or it was refused."""
-    return boot_id == state.boot_id or boot_id in _identity(connection, state).refused
+    return boot_id == state.boot_id or boot_id in _identity(connection, state, 0).refused
 
 
 def refused_as(connection: Connection, boot_id: str) -> str | None:
@@ -125,10 +134,14 @@ def refused_as(connection: Connection, boot_id: str) -> str | None:
     return connection.execute(under.order_by(agent_boots.c.first_seen_at.desc()).limit(1)).scalar()
 
 
-def _identity(connection: Connection, state: AgentState) -> Identity:
-    boots = connection.execute(
-        select(agent_boots.c.boot_id, agent_boots.c.refused).where(agent_boots.c.agent_ref == state.ref)
+def _identity(connection: Connection, state: AgentState, now: int) -> Identity:
+    rows = connection.execute(
+        select(agent_boots.c.boot_id, agent_boots.c.refused, agent_boots.c.first_seen_at).where(
+            agent_boots.c.agent_ref == state.ref
+        )
     ).all()
+    boots = [(boot, refused) for boot, refused, _ in rows if "/" not in boot]
+    mine = [(boot, refused, at) for boot, refused, at in rows if boot.startswith(f"{state.boot_id}/")]
     return Identity(
         boot_id=state.boot_id,
         boot_hardware=_split(state.boot_hardware),
@@ -136,6 +149,8 @@ def _identity(connection: Connection, state: AgentState) -> Identity:
         challenger=state.challenger_boot_id,
         former=frozenset(boot for boot, refused in boots if not refused and boot != state.boot_id),
         refused=frozenset(boot for boot, refused in boots if refused),
+        displaced=frozenset(_hardware_of(b) for b, refused, at in mine if not refused and now - at <= ALTERNATING_MS),
+        refused_hardware=frozenset(_hardware_of(boot) for boot, refused, _ in mine if refused),
     )
 
 
@@ -149,6 +164,22 @@ def _update(connection: Connection, state: AgentState, known: Identity, after: I
     for boot_id in sorted(after.refused - known.refused):
         mine = (agent_boots.c.agent_ref == state.ref) & (agent_boots.c.boot_id == boot_id)
         connection.execute(update(agent_boots).where(mine).values(refused=1))
+    if (after.displaced, after.refused_hardware) != (known.displaced, known.refused_hardware):
+        _update_hardware(connection, state, known, after, now)
+
+
+def _update_hardware(connection: Connection, state: AgentState, known: Identity, after: Identity, now: int) -> None:
+    """Write the sets of hardware under the current boot: rows whose boot is followed by a slash and addresses."""
+    before = {(each, 0) for each in known.displaced} | {(each, 1) for each in known.refused_hardware}
+    wanted = {(each, 0) for each in after.displaced} | {(each, 1) for each in after.refused_hardware}
+    for hardware, refused in sorted(wanted - before, key=str):
+        row = {"agent_ref": state.ref, "boot_id": f"{after.boot_id}/{_join(hardware)}", "first_seen_at": now}
+        connection.execute(delete(agent_boots).where(*(agent_boots.c[name] == row[name] for name in _BOOT_KEY)))
+        connection.execute(insert(agent_boots).values(row | {"refused": refused}))
+
+
+def _hardware_of(boot: str) -> frozenset[str]:
+    return _split(boot.partition("/")[2])
 
 
 def _join(addresses: frozenset[str]) -> str:

@@ -66,7 +66,7 @@ class Filing:
         if judged is Freshness.DUPLICATE:
             return False
         # Before the replay check: a clone uses the same numbers as the original, and must still learn that it is one.
-        if report.boot_id != state.boot_id or state.challenger_boot_id:
+        if not agent_states.is_holder(state, report):
             self._check_machine(state, verified)
         if judged is Freshness.REPLAY:
             raise Replay(f"tick {report.tick} or its nonce was used before; the highest tick is {state.highest_tick}")

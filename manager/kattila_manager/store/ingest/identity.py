@@ -2,6 +2,9 @@
 
 A reboot never brings back an earlier boot_id. So if a boot_id returns after another one was seen, two machines use the
 id. The newcomer is the one without the hardware addresses that the id is bound to; otherwise the boot seen later.
+
+Containers of one host share its boot_id. If hardware returns within a boot after disjoint hardware was seen, two
+machines use the id as well.
 """
 
 from __future__ import annotations
@@ -12,6 +15,10 @@ from enum import Enum, auto
 # A machine with other hardware takes over an id once the holder was silent for four intervals of 30 s. By then a live
 # holder has reported, and proven that there are two machines.
 SILENCE_MS = 2 * 60 * 1000
+# Two machines alternate within a few intervals. Later, somebody has plugged the old network card in again.
+ALTERNATING_MS = 10 * 60 * 1000
+# A boot with more addresses than this keeps only the newest ones.
+_MOST_ADDRESSES = 256
 
 
 class Ruling(Enum):
@@ -24,10 +31,11 @@ class Ruling(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A machine's claim to an id: its boot, and its hardware addresses."""
+    """A machine's claim to an id: its boot, its hardware addresses, and those of its virtual interfaces, too."""
 
     boot_id: str
     hardware: frozenset[str]
+    others: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +43,9 @@ class Identity:
     """The machine that holds an id.
 
     The id is bound to `hardware`; `boot_hardware` are the addresses of the current boot. `challenger` is the boot of
-    another machine that recently claimed the id, or "". `former` and `refused` are earlier boots.
+    another machine that recently claimed the id, or "". `former` and `refused` are earlier boots. Under the current
+    boot, `displaced` are sets of hardware that other hardware recently followed, and `refused_hardware` those of
+    other machines.
     """
 
     boot_id: str
@@ -44,6 +54,8 @@ class Identity:
     challenger: str = ""
     former: frozenset[str] = frozenset()
     refused: frozenset[str] = frozenset()
+    displaced: frozenset[frozenset[str]] = frozenset()
+    refused_hardware: frozenset[frozenset[str]] = frozenset()
 
 
 def bind(claim: Claim) -> Identity:
@@ -58,7 +70,7 @@ def judge(identity: Identity, claim: Claim, silent_ms: int, *, is_newest: bool) 
     a replay, captured before a reboot.
     """
     if claim.boot_id == identity.boot_id:
-        return Ruling.HOLDER, _refuse(identity, identity.challenger) if is_newest else identity
+        return _judge_within_boot(identity, claim, is_newest=is_newest)
     if claim.boot_id in identity.refused:
         return Ruling.CONFLICT, identity
     if claim.boot_id in identity.former or _is_owner_against(identity, claim):
@@ -68,6 +80,30 @@ def judge(identity: Identity, claim: Claim, silent_ms: int, *, is_newest: bool) 
     if _share(claim.hardware, identity.boot_hardware) or silent_ms >= SILENCE_MS:
         return Ruling.HOLDER, _take_over(identity, claim)
     return Ruling.UNPROVEN, replace(identity, challenger=claim.boot_id)
+
+
+def _judge_within_boot(identity: Identity, claim: Claim, *, is_newest: bool) -> tuple[Ruling, Identity]:
+    known, shown = identity.boot_hardware, claim.hardware | claim.others
+    if _share(claim.hardware, known) or shown & known:
+        grown = known | claim.hardware
+        identity = replace(identity, boot_hardware=grown if len(grown) <= _MOST_ADDRESSES else claim.hardware)
+    elif any(hardware & shown for hardware in identity.refused_hardware):
+        return Ruling.CONFLICT, identity
+    elif not is_newest:
+        return Ruling.HOLDER, identity
+    elif not any(hardware & shown for hardware in identity.displaced):
+        # Its network card was changed, unless the displaced hardware returns.
+        identity = replace(identity, boot_hardware=claim.hardware, displaced=identity.displaced | {known})
+    elif known & identity.hardware and not shown & identity.hardware:
+        return Ruling.CONFLICT, _refuse_hardware(identity, claim.hardware)
+    else:
+        identity = replace(_refuse_hardware(identity, known), boot_hardware=claim.hardware)
+    return Ruling.HOLDER, _refuse(identity, identity.challenger) if is_newest else identity
+
+
+def _refuse_hardware(identity: Identity, hardware: frozenset[str]) -> Identity:
+    displaced = frozenset(each for each in identity.displaced if not each & hardware)
+    return replace(identity, displaced=displaced, refused_hardware=identity.refused_hardware | {hardware})
 
 
 def _is_owner_against(identity: Identity, claim: Claim) -> bool:
@@ -95,4 +131,6 @@ def _take_over(identity: Identity, claim: Claim) -> Identity:
         hardware=bound or identity.hardware,
         challenger="",
         former=former,
+        displaced=frozenset(),
+        refused_hardware=frozenset(),
     )

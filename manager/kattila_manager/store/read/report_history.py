@@ -43,7 +43,7 @@ def arrivals(
 
 def reboots(connection: Connection, agent_ref: int) -> list[int]:
     """Return when (ms UTC) each boot of an agent was first seen, except the boot at which the id was bound."""
-    held = (agent_boots.c.agent_ref == agent_ref) & (agent_boots.c.refused == 0)
+    held = (agent_boots.c.agent_ref == agent_ref) & (agent_boots.c.refused == 0) & ~agent_boots.c.boot_id.contains("/")
     seen = select(agent_boots.c.first_seen_at).where(held).order_by(agent_boots.c.first_seen_at)
     return list(connection.execute(seen).scalars())[1:]
 
