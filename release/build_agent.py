@@ -94,7 +94,8 @@ def _ours() -> dict[str, bytes]:
     files = {
         str(path.relative_to(package.parent)): path.read_bytes() for package in _OURS for path in package.rglob("*.py")
     }
-    return files | {"__main__.py": files.pop("onefile/__main__.py")}
+    licence = (ROOT / "LICENSE").read_bytes()
+    return files | {"__main__.py": files.pop("onefile/__main__.py"), "LICENSE": licence}
 
 
 def _theirs(wheels: Iterable[Path]) -> dict[str, bytes]:
@@ -106,10 +107,13 @@ def _theirs(wheels: Iterable[Path]) -> dict[str, bytes]:
 
 
 def is_needed(name: str) -> bool:
-    """Return whether the agent's file needs a file of a wheel: code, data that code reads, or a licence."""
+    """Return whether the agent's file needs a file of a wheel: code, data that code reads, or a licence.
+
+    The Apache licence requires the NOTICE to go with the code.
+    """
     folder, _, rest = name.partition("/")
     if folder.endswith(".dist-info"):
-        return "LICENSE" in rest.upper()
+        return "LICENSE" in rest.upper() or "NOTICE" in rest.upper()
     if folder.endswith(".data") or "/tests/" in name:
         return False
     return name.endswith((".py", SUFFIX, ".pem"))

@@ -85,6 +85,7 @@ def _files(wheels: Iterable[Path]) -> dict[str, bytes]:
         # pip runs directly from its wheel. The fixed name hides its version from the role.
         "pip.whl": installer,
         "requirements.txt": "".join(lines).encode(),
+        "LICENSE": (ROOT / "LICENSE").read_bytes(),
         "VERSION": f"{version()}\n".encode(),
     }
 

@@ -69,6 +69,7 @@ def stable(value: Any) -> Any:
 def test_the_build_is_reproducible_in_another_folder_and_environment(built: Path, tmp_path: Path) -> None:
     for folder in ("protocol", "agent/kattila_agent", "release", "requirements"):
         shutil.copytree(ROOT / folder, tmp_path / folder, copy_function=shutil.copyfile)
+    shutil.copyfile(ROOT / "LICENSE", tmp_path / "LICENSE")
     chosen = environment(TZ="Pacific/Auckland", PYTHONHASHSEED="7")
     command = ("sh", "-c", 'umask 077; exec "$@"', "sh", sys.executable, str(tmp_path / "release" / "build_agent.py"))
     again = run(*command, "--output", str(tmp_path / "bin"), env=os.environ | chosen)
@@ -87,12 +88,21 @@ def test_the_file_contains_only_needed_modules(built: Path, arch: str) -> None:
     modules = {name.split("/")[0].removesuffix(".py") for name in names if ".dist-info" not in name}
     ours = {"__main__", "onefile", "kattila_agent", "kattila_keys", "kattila_protocol", "kattila_settings"}
     theirs = {"bottle", "certifi", "charset_normalizer", "dns", "dotenv", "idna", "psutil", "requests", "urllib3"}
-    assert modules == ours | theirs | {"waitress"}
-    assert [name for name in names if not is_needed(name)] == ["onefile/machine"]
+    assert modules == ours | theirs | {"waitress", "LICENSE"}
+    assert [name for name in names if not is_needed(name)] == ["LICENSE", "onefile/machine"]
     assert [name for name in names if name.endswith(".so")] == ["psutil/_psutil_linux.abi3.so"]
-    licensed = {name.split("-")[0].replace("_", "-") for name in names if ".dist-info/" in name}
-    assert licensed == pins(ROOT / "requirements" / "agent.txt").keys()
     assert (built / f"agent-{arch}").stat().st_size < 2_000_000
+
+
+@pytest.mark.parametrize("arch", MACHINES)
+def test_the_file_contains_every_licence(built: Path, arch: str) -> None:
+    with zipfile.ZipFile(built / f"agent-{arch}") as file:
+        texts = {name: file.read(name).decode() for name in file.namelist() if ".dist-info/" in name}
+        own = file.read("LICENSE")
+    licensed = {name.split("-")[0].replace("_", "-") for name, text in texts.items() if "LICENSE" in name and text}
+    assert licensed == pins(ROOT / "requirements" / "agent.txt").keys()
+    assert [name.split("-")[0] for name in texts if name.endswith("NOTICE")] == ["requests"]
+    assert own == (ROOT / "LICENSE").read_bytes()
 
 
 def test_the_agent_needs_no_network_home_folder_environment_or_privilege(agent: str) -> None:

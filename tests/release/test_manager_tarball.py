@@ -66,10 +66,11 @@ def test_the_tarball_contains_all_pinned_packages(tarball: Path) -> None:
         assert pins_file is not None and version_file is not None
         requirements, version_line = pins_file.read().decode(), version_file.read()
     assert version_line == f"{VERSION}\n".encode()
-    assert [name for name in names if not name.startswith("wheels/")] == ["VERSION", "pip.whl", "requirements.txt"]
+    others = ["LICENSE", "VERSION", "pip.whl", "requirements.txt"]
+    assert [name for name in names if not name.startswith("wheels/")] == others
     pinned = pins(ROOT / "requirements" / "manager.txt").keys() | {"kattila-manager", "kattila-protocol"}
     assert {line.partition("==")[0] for line in requirements.splitlines()} == pinned
-    assert len(names) == len(pinned) + len(["VERSION", "pip.whl", "requirements.txt"])
+    assert len(names) == len(pinned) + len(others)
 
 
 @pytest.mark.parametrize("arch", MACHINES)
