@@ -93,5 +93,16 @@ def test_labels_are_reported_exactly_as_configured(fleet: Fleet, started_before:
     assert fleet.newest_report(fleet.on(FIRST, ID))["telemetry"]["system"]["labels"] == LABELS
 
 
+def test_a_label_can_be_changed_without_copying_the_agent(fleet: Fleet, started_before: str) -> None:
+    labels = {"site": "north", "note": "by tag"}
+    variables = json.dumps({"kattila_agent_labels": labels})
+    ran = fleet.playbook("agents.yml", "--limit", FIRST, "--tags", "kattila_configure,kattila_run", "-e", variables)
+    assert ran.code == 0, ran.text[-5000:]
+    assert "TASK [kattila_agent : Copy the agent" not in ran.text
+    assert "Run the agent's check on the node" in ran.text
+    assert "Show the state of each host" in ran.text
+    assert fleet.newest_report(fleet.on(FIRST, ID))["telemetry"]["system"]["labels"] == labels
+
+
 def test_changes_of_an_aborted_run_take_effect_in_the_next(fleet: Fleet, started_before: str) -> None:
     assert fleet.on(SECOND, STARTED) != started_before

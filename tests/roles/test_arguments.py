@@ -103,7 +103,13 @@ def test_every_setting_of_the_manager_can_be_set() -> None:
     assert {*written["settings"], *written["tokens"]} == {setting.name for setting in manager_config.SETTINGS}
 
 
-def test_the_managers_secrets_are_generated_on_its_node_and_never_passed_as_arguments() -> None:
+def test_the_managers_secrets_are_generated_on_its_node_or_given_without_a_trace() -> None:
     tasks = loaded("kattila_manager", "tasks/configure.yml")
     (written,) = [task["kattila_environment"] for task in tasks if "kattila_environment" in task]
-    assert set(written["tokens"]) == {setting.name for setting in manager_config.SETTINGS if setting.is_secret}
+    secret = {setting.name for setting in manager_config.SETTINGS if setting.is_secret}
+    assert set(written["tokens"]) == set(written["given"]) == secret
+    names = [name for name in options("kattila_manager") if name.endswith("_token")]
+    assert sorted(written["given"].values()) == sorted(f"{{{{ {name} }}}}" for name in names)
+    assert [(options("kattila_manager")[name].get("no_log"), defaults("kattila_manager")[name]) for name in names] == [
+        (True, "")
+    ] * len(secret)

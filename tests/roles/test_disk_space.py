@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from support.modules import PYTHON, ROOT, SKIPPED
+from support.modules import PYTHON, ROOT, SKIPPED, tasks_in
 
 pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason=SKIPPED)
 ROLE = ROOT / "roles/kattila_manager"
@@ -24,7 +23,7 @@ def refusals(folder: Path, space: dict[str, tuple[int, int]], used_mib: int = 0,
 
     space: by folder the number of its disk, and the free MiB of that disk. used_mib: size of the database.
     """
-    tasks = yaml.safe_load((ROLE / "tasks/preflight.yml").read_text())
+    tasks = tasks_in(ROLE / "tasks/preflight.yml")
     found = {
         name: {"disk": disk, "free_mib": free, "used_mib": used_mib if name == DATA else 0}
         for name, (disk, free) in space.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "manager.env"
 
 
-def written(path: Path, check: bool = False, **settings: Any) -> Answer:
+def written(path: Path, check: bool = False, given: dict[str, str] | None = None, **settings: Any) -> Answer:
     return run_module(
         "kattila_manager",
         "kattila_environment",
@@ -30,6 +31,7 @@ def written(path: Path, check: bool = False, **settings: Any) -> Answer:
         header=HEADER,
         settings={"DNS": "kattila.example.com", **settings},
         tokens=TOKENS,
+        given=given or {},
         mode="0640",
     )
 
@@ -69,6 +71,25 @@ def test_no_answer_contains_a_token(path: Path) -> None:
     answers = [written(path), written(path), written(path, MANAGER_WORKERS=3)]
     assert [token for token in tokens(path) for answer in answers if token in answer.text] == []
     assert "READ_TOKEN=(hidden)" in answers[0].members["diff"]["after"]
+
+
+@pytest.mark.parametrize("token", ["chosen-in-the-inventory", 'it\'s # "odd" \\ = $HOME', "12345678"])
+def test_a_given_token_replaces_the_one_in_the_file_and_is_not_shown(path: Path, token: str) -> None:
+    written(path)
+    admin = values(path)["ADMIN_TOKEN"]
+    answer = written(path, given={"READ_TOKEN": token, "ADMIN_TOKEN": ""})
+    assert answer.changed
+    assert values(path)["READ_TOKEN"] == token
+    assert values(path)["ADMIN_TOKEN"] == admin
+    assert token not in answer.text
+    assert json.dumps(token)[1:-1] not in answer.text
+    assert not written(path, given={"READ_TOKEN": token}).changed
+
+
+def test_a_token_stays_when_it_is_no_longer_given(path: Path) -> None:
+    written(path, given={"READ_TOKEN": "chosen-in-the-inventory"})
+    assert not written(path).changed
+    assert values(path)["READ_TOKEN"] == "chosen-in-the-inventory"
 
 
 def test_unknown_lines_are_hidden(path: Path) -> None:

@@ -1,12 +1,15 @@
-"""Runs an Ansible module as Ansible does, with the Python of .venv-deploy."""
+"""Reads the tasks of roles, and runs an Ansible module as Ansible does, with the Python of .venv-deploy."""
 
 from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 ROOT = Path(__file__).parent.parent.parent
 PYTHON = ROOT / ".venv-deploy/bin/python"
@@ -37,3 +40,15 @@ def run_module(role: str, name: str, *, check: bool = False, **arguments: Any) -
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return Answer(json.loads(done.stdout), done.stdout + done.stderr)
+
+
+def tasks_in(path: Path) -> list[dict[str, Any]]:
+    """Return all tasks of a file with tasks or plays, also those in blocks."""
+    return list(_flattened(yaml.safe_load(path.read_text())))
+
+
+def _flattened(found: list[dict[str, Any]] | None) -> Iterator[dict[str, Any]]:
+    for task in found or []:
+        yield task
+        for section in ("block", "rescue", "always", "tasks", "pre_tasks", "post_tasks"):
+            yield from _flattened(task.get(section))

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module: write a settings file with tokens that are generated once, on the node, and never shown."""
+"""Ansible module: write a settings file with tokens that are given or generated once, and never shown."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ DOCUMENTATION = """
 module: kattila_environment
 short_description: Write a settings file, and generate its tokens once
 description:
-  - Writes lines of the form C(NAME=value). Tokens already in the file are kept, missing ones are generated.
-  - No token leaves the node. Diffs show the name of a token and hide its value.
+  - Writes lines of the form C(NAME=value). Tokens that are given are written. Otherwise tokens already in the
+    file are kept, and missing ones are generated.
+  - No generated token leaves the node. Diffs show the name of a token and hide its value.
 extends_documentation_fragment: [files]
 options:
   path:
@@ -33,10 +34,14 @@ options:
     type: dict
     required: true
   tokens:
-    description: Names of the settings that hold a generated token.
+    description: Names of the settings that hold a token.
     type: list
     elements: str
     default: []
+  given:
+    description: Tokens to write instead of the ones in the file, by name. Empty ones count as not given.
+    type: dict
+    default: {}
 """
 
 _TOKEN_BYTES = 32
@@ -54,6 +59,7 @@ def main() -> None:
             "settings": {"type": "dict", "required": True},
             # These are names. Without no_log=False, Ansible takes them for secrets.
             "tokens": {"type": "list", "elements": "str", "default": [], "no_log": False},
+            "given": {"type": "dict", "default": {}, "no_log": True},
         },
         add_file_common_args=True,
         supports_check_mode=True,
@@ -61,7 +67,8 @@ def main() -> None:
     header, settings, names = (module.params[name] for name in ("header", "settings", "tokens"))
     path = Path(module.params["path"])
     before = path.read_text(encoding="utf-8") if path.exists() else ""
-    tokens = {name: secrets.token_urlsafe(_TOKEN_BYTES) for name in names} | tokens_in(before, names)
+    given = {name: quoted(str(token)) for name, token in module.params["given"].items() if token}
+    tokens = {name: secrets.token_urlsafe(_TOKEN_BYTES) for name in names} | tokens_in(before, names) | given
     after = text(header, settings, tokens)
     if after != before and not module.check_mode:
         write(module, path, after)
