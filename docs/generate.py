@@ -1,11 +1,14 @@
-"""Write the parts of the documents that come from code: settings and database schema (`make docs`)."""
+"""Write the parts of the documents that come from code: settings, database schema, role variables (`make docs`)."""
 
 from __future__ import annotations
 
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+from role_readme import role_readme
 
 import kattila_agent.config
 import kattila_manager.config
@@ -13,13 +16,15 @@ from kattila_manager.store.schema import schema_table
 from kattila_settings.settings import settings_table
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("docs/OPERATIONS.md", "docs/SCHEMA.md")
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
+DOCUMENTS = ("docs/OPERATIONS.md", "docs/SCHEMA.md", *(f"roles/{role}/README.md" for role in ROLES))
 PARTS: dict[str, Callable[[], str]] = {
     "agent settings": lambda: settings_table(kattila_agent.config.SETTINGS),
     "manager settings": lambda: settings_table(kattila_manager.config.SETTINGS),
     "schema": schema_table,
+    **{f"role {role}": partial(role_readme, ROOT / "roles" / role) for role in ROLES},
 }
-_PART = re.compile(r"(<!-- generated: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_PART = re.compile(r"(<!-- generated: ([a-z_ ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def generated(text: str) -> str:

@@ -11,10 +11,13 @@ import yaml
 
 from kattila_agent import config as agent_config
 from kattila_manager import config as manager_config
+from support.modules import tasks_in
 
 ROLES = Path(__file__).parent.parent.parent / "roles"
 NAMES = sorted(path.name for path in ROLES.iterdir())
 TYPES: dict[str, type] = {"str": str, "path": str, "int": int, "bool": bool, "list": list, "dict": dict}
+# Facts that a role sets for others.
+FACTS = {"kattila_preflight_architecture", "kattila_preflight_fingerprint"}
 # Settings that follow from the role's own units and folders.
 FIXED = {"STATE_DIR", "WIREGUARD_HELPER", "CLOCK_HELPER"}
 
@@ -54,6 +57,21 @@ def test_variables_begin_with_the_name_of_their_role(role: str) -> None:
 
 
 @each_role
+def test_all_other_variables_are_marked_as_internal(role: str) -> None:
+    internal = set(loaded(role, "vars/main.yml"))
+    for path in (ROLES / role / "tasks").glob("*.yml"):
+        for task in tasks_in(path):
+            internal |= {task["register"]} if "register" in task else set()
+            internal |= set(task.get("ansible.builtin.set_fact", {}))
+    assert [name for name in internal - FACTS if not name.startswith(f"__{role}_")] == []
+
+
+def test_the_documented_facts_exist() -> None:
+    specs = (ROLES / "kattila_preflight/meta/argument_specs.yml").read_text()
+    assert [fact for fact in FACTS if f"`{fact}`" not in specs] == []
+
+
+@each_role
 def test_every_variable_is_described_and_typed(role: str) -> None:
     described = [(option["description"], TYPES[option["type"]]) for option in options(role).values()]
     assert all(described)
@@ -85,7 +103,7 @@ def test_defaults_are_of_their_type(role: str) -> None:
 
 
 def test_every_setting_of_the_agent_can_be_set() -> None:
-    written = loaded("kattila_agent", "vars/main.yml")["kattila_agent_environment"]
+    written = loaded("kattila_agent", "vars/main.yml")["__kattila_agent_environment"]
     named, further = re.findall(r"'([A-Z_]+)':", written), options("kattila_agent")["kattila_agent_settings"]["options"]
     assert "combine(kattila_agent_settings)" in written
     assert sorted([*named, *further, *FIXED]) == sorted(setting.name for setting in agent_config.SETTINGS)

@@ -32,7 +32,7 @@ def refusals(folder: Path, space: dict[str, tuple[int, int]], used_mib: int = 0,
         "hosts": "localhost",
         "gather_facts": False,
         "vars_files": [str(ROLE / "vars/main.yml")],
-        "vars": {"kattila_manager_node": {"space": found}, "kattila_manager_free_mib": free_mib},
+        "vars": {"__kattila_manager_node": {"space": found}, "kattila_manager_free_mib": free_mib},
         "tasks": [task for task in tasks if task["name"] == TASK],
     }
     playbook = folder / "play.yml"

@@ -30,7 +30,7 @@ def relabelled(folder: Path, role: str, facts: Any, output: str = "") -> tuple[s
     play: dict[str, Any] = {
         "hosts": "localhost",
         "gather_facts": False,
-        "vars": {"kattila_manager_folder": FOLDERS["kattila_manager"], "ansible_python_interpreter": str(PYTHON)},
+        "vars": {"__kattila_manager_folder": FOLDERS["kattila_manager"], "ansible_python_interpreter": str(PYTHON)},
         "tasks": [*([facts_task] if facts_task else []), task],
     }
     (folder / "play.yml").write_text(json.dumps([play]))
