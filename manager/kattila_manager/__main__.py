@@ -107,6 +107,10 @@ def _reset(config: Config, options: argparse.Namespace) -> int:
     return fleet.reset(config, say, options.agent)
 
 
+def _forget(config: Config, options: argparse.Namespace) -> int:
+    return fleet.forget(config, say, options.agent)
+
+
 def _keys(config: Config, options: argparse.Namespace) -> int:
     return keys.show(config, say, as_json=options.json)
 
@@ -177,6 +181,8 @@ def _add_fleet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     whom = parser.add_mutually_exclusive_group(required=True)
     whom.add_argument("agent", metavar="AGENT", nargs="?", help=_AGENT_HELP)
     whom.add_argument("--all", action="store_true", help="all agents")
+    parser = _add(commands, "forget", _forget, "hide a removed agent until its next report, and close its alarms")
+    parser.add_argument("agent", metavar="AGENT", help=_AGENT_HELP)
 
 
 def _add_keys(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

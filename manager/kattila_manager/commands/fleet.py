@@ -1,4 +1,4 @@
-"""`agents`, `alarms`, `report` and `reset`: show and change the fleet registry."""
+"""`agents`, `alarms`, `report`, `reset` and `forget`: show and change the fleet registry."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from kattila_manager.commands.text_table import table
 from kattila_manager.config import Config
 from kattila_manager.pages.index_page import AgentRow, AlarmRow, agent_rows, alarm_rows
 from kattila_manager.records import Agent, Record
+from kattila_manager.store.admin import forgetting
 from kattila_manager.store.ingest import registry
 from kattila_manager.store.read import queries
 from kattila_manager.store.read.snapshots import read_snapshot
@@ -65,7 +66,7 @@ def alarms(config: Config, say: Say, *, as_json: bool, with_closed: bool) -> int
 def report(config: Config, wanted: str, sample: int | None, *, envelope: bool) -> int:
     """Write a report's DATA to stdout, byte for byte as it was signed; `envelope` adds its MAC and how it arrived."""
     with closing(open_existing(config.database)) as store:
-        agent = find_agent(store.read(queries.all_agents), wanted)
+        agent = find_agent(store.read(queries.known_agents), wanted)
         record = store.read(lambda connection: queries.record(connection, agent.agent_id, sample))
     if record is None:
         which = "report" if sample is None else f"report with sample {sample}"
@@ -77,13 +78,27 @@ def report(config: Config, wanted: str, sample: int | None, *, envelope: bool) -
 def reset(config: Config, say: Say, wanted: str | None) -> int:
     """Forget the state of one agent, or of all (None), like POST /status/admin/reset."""
     with closing(open_existing(config.database)) as store:
-        agent = None if wanted is None else find_agent(store.read(queries.all_agents), wanted)
+        agent = None if wanted is None else find_agent(store.read(queries.known_agents), wanted)
         agent_id = None if agent is None else agent.agent_id
         count = store.write(lambda connection: registry.reset(connection, agent_id, compose.clock()))
     whom = f"{name_of(agent)} ({agent.agent_id})" if agent else f"all {wording.plural(count, 'agent')}"
     say(
         f"reset {whom}: ticks, nonces, machine and refusal counters are forgotten; messages signed before now are "
         "refused; the reports are kept, and the next one binds the id again"
+    )
+    return 0
+
+
+def forget(config: Config, say: Say, wanted: str) -> int:
+    """Hide an agent until its next report, and close its alarms."""
+    with closing(open_existing(config.database)) as store:
+        agent = find_agent(store.read(queries.known_agents), wanted)
+        # The publisher compares alarms, and then writes them.
+        with store.publishing():
+            count = store.write(lambda connection: forgetting.forget(connection, agent.ref, compose.clock()))
+    say(
+        f"forgot {name_of(agent)} ({agent.agent_id}): {wording.plural(count, 'alarm')} closed; it is hidden until its "
+        "next report, and its reports are kept"
     )
     return 0
 

@@ -38,7 +38,7 @@ def show(config: Config, say: Say, wanted: str, since: int | None, *, as_json: b
         CommandError: no agent matches, or several do.
     """
     with closing(open_existing(config.database)) as store:
-        fleet = store.read(queries.all_agents)
+        fleet = store.read(queries.known_agents)
         agent = find_agent(fleet, wanted)
         arrived, reboots = store.read(
             lambda connection: (

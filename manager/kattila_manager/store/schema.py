@@ -1,6 +1,7 @@
 """The tables, with the meaning of each column.
 
-Versions (store/migrations/versions): 0001 is the first; 0002 marks late samples, and records what agents keep and drop.
+Versions (store/migrations/versions): 0001 is the first; 0002 marks late samples, and records what agents keep and
+drop; 0003 records forgotten agents.
 docs/SCHEMA.md is generated from the comments. Times are ms UTC. SQLAlchemy Core leaves the way open to PostgreSQL.
 """
 
@@ -89,6 +90,15 @@ agent_boots = _table(
     Column("boot_id", Text, primary_key=True, comment="with a slash and addresses: hardware seen within that boot"),
     Column("first_seen_at", Integer, nullable=False),
     Column("refused", Integer, nullable=False, comment="1: the newcomer in an identity conflict"),
+)
+
+forgotten = _table(
+    "forgotten",
+    "Agents that `kattila-manager forget` hides until their next report, with their state at that time.",
+    Column("agent_ref", Integer, ForeignKey("agents.ref", ondelete="CASCADE"), primary_key=True),
+    Column("forgotten_at", Integer, nullable=False),
+    Column("highest_tick", Integer, nullable=False, comment="agents.highest_tick; a higher one is a newer report"),
+    Column("latest_report_id", Integer, comment="agents.latest_report_id; another one is a newer report"),
 )
 
 reports = _table(

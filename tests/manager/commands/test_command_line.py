@@ -14,7 +14,7 @@ from support.manager import MANAGER, Manager
 
 def test_help_names_every_command_and_every_setting(manager: Manager) -> None:
     shown = run(manager, "--help").stdout
-    names = "serve publish agents alarms report history reset keys refresh-key check backup restore"
+    names = "serve publish agents alarms report history reset forget keys refresh-key check backup restore"
     for name in names.split():
         assert f"    {name}" in shown
     for setting in SETTINGS:
@@ -35,6 +35,7 @@ def test_version(manager: Manager) -> None:
         ["reset"],
         ["reset", "x", "--all"],
         ["report"],
+        ["forget"],
         ["history"],
         ["history", "x", "--since", "yesterday"],
     ],

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, exists, func, select
 
 from kattila_manager.records import Agent, Alarm, Record, RefusalCount, Subject
 from kattila_manager.store import compression
-from kattila_manager.store.schema import agents, alarms, receivers, refusals, reports
+from kattila_manager.store.schema import agents, alarms, forgotten, receivers, refusals, reports
 
 _AGENT = (
     agents.c.ref,
@@ -35,8 +35,22 @@ _AGENT = (
 IS_WHOLE = reports.c.key_id >= select(func.min(reports.c.id)).scalar_subquery()
 
 
+# A report changes one of both. A reset, or a step of the clock, does not.
+_IS_FORGOTTEN = exists().where(
+    forgotten.c.agent_ref == agents.c.ref,
+    agents.c.highest_tick <= forgotten.c.highest_tick,
+    agents.c.latest_report_id.is_not_distinct_from(forgotten.c.latest_report_id),
+)
+
+
 def all_agents(connection: Connection) -> tuple[Agent, ...]:
-    """Return all agents, ordered by host name and id."""
+    """Return all agents except the forgotten ones, ordered by host name and id."""
+    rows = connection.execute(select(*_AGENT).where(~_IS_FORGOTTEN).order_by(agents.c.hostname, agents.c.agent_id))
+    return tuple(_agent(row) for row in rows)
+
+
+def known_agents(connection: Connection) -> tuple[Agent, ...]:
+    """Return all agents, also the forgotten ones, ordered by host name and id."""
     rows = connection.execute(select(*_AGENT).order_by(agents.c.hostname, agents.c.agent_id))
     return tuple(_agent(row) for row in rows)
 
@@ -69,15 +83,24 @@ def alarm_counters(connection: Connection) -> dict[Subject, int]:
 
 
 def refusal_counts(connection: Connection) -> tuple[RefusalCount, ...]:
-    """Return the counters of refused messages, by kind and agent."""
-    query = select(
-        refusals.c.kind,
-        refusals.c.agent_id,
-        refusals.c.count,
-        refusals.c.first_at,
-        refusals.c.last_at,
-        refusals.c.detail,
-    ).order_by(refusals.c.kind, refusals.c.agent_id)
+    """Return the counters of refused messages, by kind and agent, without those from before an agent was forgotten."""
+    is_past = exists().where(
+        agents.c.agent_id == refusals.c.agent_id,
+        forgotten.c.agent_ref == agents.c.ref,
+        refusals.c.last_at <= forgotten.c.forgotten_at,
+    )
+    query = (
+        select(
+            refusals.c.kind,
+            refusals.c.agent_id,
+            refusals.c.count,
+            refusals.c.first_at,
+            refusals.c.last_at,
+            refusals.c.detail,
+        )
+        .where(~is_past)
+        .order_by(refusals.c.kind, refusals.c.agent_id)
+    )
     return tuple(
         RefusalCount(kind, agent_id or None, count, first_at, last_at, detail)
         for kind, agent_id, count, first_at, last_at, detail in connection.execute(query)
