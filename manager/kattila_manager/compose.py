@@ -30,7 +30,7 @@ from kattila_manager.ingest.wsgi_bridge import WsgiApp
 from kattila_manager.pages.index_page import PageData, Source
 from kattila_manager.publishing.publisher import CycleResult, Publisher, PublishSettings
 from kattila_manager.publishing.website import Website
-from kattila_manager.records import KeyName, Snapshot
+from kattila_manager.records import Ambiguity, KeyName, Snapshot
 from kattila_manager.store import migrating
 from kattila_manager.store.admin.retention import RetentionLimits
 from kattila_manager.store.database import DatabaseUnusableError
@@ -110,11 +110,24 @@ def make_keys(config: Config) -> Keys:
 
 def _key_names(ring_file: Path) -> tuple[KeyName, ...] | None:
     try:
-        entries = RingFile(ring_file).read().ring.entries
+        stored = RingFile(ring_file).read()
     except RingFileError:
         # The server, which needs the keys, logs the reason. The pages show that they are unknown.
         return None
-    return tuple(KeyName(entry.key.fingerprint, entry.first_seen_at, entry.last_used_at) for entry in entries)
+    return tuple(
+        KeyName(entry.key.fingerprint, entry.first_seen_at, entry.last_used_at, None if place else stored.current_since)
+        for place, entry in enumerate(stored.ring.entries)
+    )
+
+
+def _ambiguity(ring_file: Path) -> Ambiguity | None:
+    try:
+        stored = RingFile(ring_file).read()
+    except RingFileError:
+        return None
+    if stored.ambiguous_since is None:
+        return None
+    return Ambiguity(stored.candidates, stored.ambiguous_since)
 
 
 # --- Serving
@@ -193,8 +206,8 @@ def make_publisher(config: Config) -> Publisher:
         limits=RetentionLimits(config.retention_days * _DAY_MS, config.retention_bytes),
         source=_source(config),
     )
-    read_keys = partial(_key_names, config.ring_file)
-    return Publisher(open_existing(config.database), Website(config.pages_dir), read_keys, settings)
+    read_keys, read_ambiguity = partial(_key_names, config.ring_file), partial(_ambiguity, config.ring_file)
+    return Publisher(open_existing(config.database), Website(config.pages_dir), read_keys, settings, read_ambiguity)
 
 
 def publish_once(publisher: Publisher) -> CycleResult:

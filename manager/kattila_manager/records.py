@@ -162,11 +162,23 @@ Subject = tuple[str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class KeyName:
-    """A key of the ring without its value: its fingerprint, and when it was first seen and last used (ms UTC)."""
+    """A key of the ring without its value: its fingerprint, and when it was first seen and last used (ms UTC).
+
+    `current_since` is when the current key became the current one; None for other keys, and if nobody knows.
+    """
 
     fingerprint: str
     first_seen_at: int
     last_used_at: int | None
+    current_since: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ambiguity:
+    """Several TXT records could be the PSK: their fingerprints, and since when (ms UTC)."""
+
+    fingerprints: tuple[str, ...]
+    since: int
 
 
 @dataclass(frozen=True, slots=True)

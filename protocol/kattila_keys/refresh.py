@@ -12,7 +12,7 @@ from kattila_keys.dns_server import DnsError, TxtRecords
 from kattila_keys.ring_file import RingFile, RingFileDamagedError, RingFileError, StoredRing
 from kattila_protocol.errors import BadSignature, NoKey
 from kattila_protocol.ring import Ring, RingEntry
-from kattila_protocol.txt import TxtError, select_psk
+from kattila_protocol.txt import AmbiguousError, TxtError, select_psk
 from kattila_settings.failures import Failures, described
 
 # Hourly, spread over 54 to 66 minutes, so that nodes that started together do not query DNS together.
@@ -243,12 +243,21 @@ class Keys:
             # Written before the query, so that a failure or a kill counts as an attempt too.
             self._update(lambda stored: replace(stored, asked_at=now, urgent_at=now if is_urgent else stored.urgent_at))
             self._jitter = self._draw_jitter()
-            psk = select_psk(self._query())
-            self._update(lambda stored: replace(stored, ring=stored.ring.with_current(psk, now), answered_at=now))
+            psk = self._select(self._query(), now)
+            self._update(lambda stored: _answered(stored, psk, now))
         finally:
             self._is_querying = False
         # Logs a new key, and that DNS works again.
         self.ring()
+
+    def _select(self, records: TxtRecords, now: int) -> bytes:
+        """Return the PSK among these records; if several could be it, store that."""
+        try:
+            return select_psk(records)
+        except TxtError as error:
+            candidates = error.fingerprints if isinstance(error, AmbiguousError) else ()
+            self._update(lambda stored: _with_candidates(stored, candidates, now))
+            raise
 
     def _update(self, change: Callable[[StoredRing], StoredRing]) -> None:
         self._file.update(change)
@@ -284,6 +293,19 @@ class Keys:
             with self._lock:
                 self._failures.pop(activity, None)
             self._log_once.worked(activity)
+
+
+def _answered(stored: StoredRing, psk: bytes, now: int) -> StoredRing:
+    """Return what is stored after a usable answer."""
+    ring = stored.ring.with_current(psk, now)
+    is_same = _fingerprints(ring)[:1] == _fingerprints(stored.ring)[:1]
+    since = stored.current_since if is_same else now
+    return replace(_with_candidates(stored, (), now), ring=ring, answered_at=now, current_since=since)
+
+
+def _with_candidates(stored: StoredRing, candidates: tuple[str, ...], now: int) -> StoredRing:
+    since = (now if stored.ambiguous_since is None else stored.ambiguous_since) if candidates else None
+    return replace(stored, candidates=candidates, ambiguous_since=since)
 
 
 def _fingerprints(ring: Ring) -> tuple[str, ...]:

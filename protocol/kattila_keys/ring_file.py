@@ -42,13 +42,18 @@ class StoredRing:
 
     `asked_at` (ms UTC) is when any process last began to query DNS, None for never. `answered_at` is the `asked_at` of
     the last query that returned a usable PSK. The two are equal unless DNS fails or a query is in progress. `urgent_at`
-    is when a process last queried DNS early, for a known sender with an unknown key.
+    is when a process last queried DNS early, for a known sender with an unknown key. `current_since` is when the
+    current key became the current one. `candidates` are the fingerprints of several records that could be the PSK, if
+    the last answer was ambiguous, and `ambiguous_since` is since when.
     """
 
     ring: Ring = field(default_factory=Ring)
     asked_at: int | None = None
     answered_at: int | None = None
     urgent_at: int | None = None
+    current_since: int | None = None
+    candidates: tuple[str, ...] = ()
+    ambiguous_since: int | None = None
 
 
 class RingFile:
@@ -160,8 +165,11 @@ def _parse(text: bytes) -> StoredRing:
         Ring(entries),
         _parse_time(members["asked_at"]),
         _parse_time(members["answered_at"]),
-        # Files of earlier versions lack this.
+        # Files of earlier versions lack these.
         urgent_at=_parse_time(members.get("urgent_at")),
+        current_since=_parse_time(members.get("current_since")),
+        candidates=tuple(str(each) for each in members.get("candidates", ())),
+        ambiguous_since=_parse_time(members.get("ambiguous_since")),
     )
 
 
@@ -194,6 +202,9 @@ def _encode(stored: StoredRing) -> bytes:
         "asked_at": stored.asked_at,
         "answered_at": stored.answered_at,
         "urgent_at": stored.urgent_at,
+        "current_since": stored.current_since,
+        "candidates": list(stored.candidates),
+        "ambiguous_since": stored.ambiguous_since,
         "entries": entries,
     }
     return canonical.encode(members) + b"\n"

@@ -15,6 +15,15 @@ class TxtError(ValueError):
     """The DNS answer has no usable PSK. The text says what to change in the zone, and never quotes a record."""
 
 
+class AmbiguousError(TxtError):
+    """Several TXT records could be the PSK; `fingerprints` are those of their values."""
+
+    def __init__(self, text: str, fingerprints: tuple[str, ...]) -> None:
+        """Take the text, and the fingerprints."""
+        super().__init__(text)
+        self.fingerprints = fingerprints
+
+
 def select_psk(records: Iterable[tuple[bytes, ...]]) -> bytes:
     """Return the PSK from TXT records, each a tuple of its character-strings (RFC 1035, section 3.3.14).
 
@@ -22,7 +31,8 @@ def select_psk(records: Iterable[tuple[bytes, ...]]) -> bytes:
     only record is. Equal values count once.
 
     Raises:
-        TxtError: no candidate or several, not UTF-8, or shorter than 16 bytes without surrounding white space.
+        AmbiguousError: several candidates.
+        TxtError: no candidate, not UTF-8, or shorter than 16 bytes without surrounding white space.
     """
     values = {b"".join(strings).strip() for strings in records}
     marked = {value.removeprefix(PREFIX).strip() for value in values if value.startswith(PREFIX)}
@@ -33,10 +43,11 @@ def _only(candidates: list[bytes]) -> bytes:
     if not candidates:
         raise TxtError("the answer has no TXT record: add one with the PSK")
     if len(candidates) > 1:
-        fingerprints = ", ".join(fingerprint(value) for value in candidates)
-        raise TxtError(
-            f"{len(candidates)} TXT records could be the PSK (fingerprints {fingerprints}): "
-            "start the right one with 'kattila=' or remove the others"
+        fingerprints = tuple(fingerprint(value) for value in candidates)
+        raise AmbiguousError(
+            f"{len(candidates)} TXT records could be the PSK (fingerprints {', '.join(fingerprints)}): "
+            "start the right one with 'kattila=' or remove the others",
+            fingerprints,
         )
     return candidates[0]
 

@@ -140,6 +140,35 @@ def test_an_unusable_record_keeps_the_ring(knot: Knot, label: str, path: Path) -
     assert set(fingerprints_of(PSK, NEW_PSK)) <= set(re.findall("[0-9a-f]{8}", keys.failure or ""))
 
 
+@pytest.mark.parametrize("prefix", [b"", b"kattila="])
+def test_an_ambiguous_record_is_stored_until_it_is_not(knot: Knot, label: str, path: Path, prefix: bytes) -> None:
+    keys = keys_at(path, knot.address, label)
+
+    def stored_after(hours: int, *records: bytes) -> tuple[list[str], int | None]:
+        knot.set_txt(label, *(prefix + record for record in records))
+        keys.refresh_if_due(NOW + hours * HOUR)
+        stored = RingFile(path).read()
+        return sorted(stored.candidates), stored.ambiguous_since
+
+    assert stored_after(0, PSK, NEW_PSK) == (sorted(fingerprints_of(PSK, NEW_PSK)), NOW)
+    three = sorted(fingerprints_of(PSK, NEW_PSK, THIRD_PSK))
+    assert stored_after(2, PSK, NEW_PSK, THIRD_PSK) == (three, NOW)
+    assert stored_after(4, PSK) == ([], None)
+    assert stored_after(6, PSK, NEW_PSK) == (sorted(fingerprints_of(PSK, NEW_PSK)), NOW + 6 * HOUR)
+    assert stored_after(8, b"too short") == ([], None)
+    assert fingerprints(keys.ring()) == fingerprints_of(PSK)
+
+
+def test_the_file_says_since_when_a_key_is_the_current_one(knot: Knot, label: str, path: Path) -> None:
+    keys = keys_at(path, knot.address, label)
+    times = []
+    for hours, psk in ((0, PSK), (2, PSK), (4, NEW_PSK), (6, NEW_PSK), (8, PSK)):
+        knot.set_txt(label, psk)
+        keys.refresh(NOW + hours * HOUR)
+        times.append(RingFile(path).read().current_since)
+    assert times == [NOW, NOW, NOW + 4 * HOUR, NOW + 4 * HOUR, NOW + 8 * HOUR]
+
+
 def test_a_message_under_a_new_key_verifies_after_one_query(
     counting_proxy: DnsProxy, knot: Knot, label: str, path: Path
 ) -> None:

@@ -11,12 +11,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from kattila_manager.records import Agent, Alarm, KeyName, RefusalCount, Snapshot, Subject
+from kattila_keys.refresh import REFRESH_MS
+from kattila_manager.records import Agent, Alarm, Ambiguity, KeyName, RefusalCount, Snapshot, Subject
 from kattila_manager.topology.presence import Presence, Watch, presence
 from kattila_manager.wording import moment, path_text, plural, shown
 from kattila_protocol.errors import BadSignature, ClockSkew, IdentityConflict, IdentityUnproven, Replay
 
 QUIET_MS = 15 * 60 * 1000
+# Every agent queries DNS in this time after a change of the key, even if one query fails.
+GRACE_MS = 2 * REFRESH_MS
 _DETAIL_LENGTH = 500
 
 
@@ -30,6 +33,11 @@ class AlarmKind(StrEnum):
     PREVIOUS_KEY = "previous_key"
     AGENT_SILENT = "agent_silent"
     SAMPLES_DROPPED = "samples_dropped"
+    RECORD_AMBIGUOUS = "record_ambiguous"
+
+
+# What to show as the agent of an alarm that concerns neither an agent nor an unknown sender.
+OWNERS: Mapping[str, str] = {AlarmKind.RECORD_AMBIGUOUS: "TXT record"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,18 +128,29 @@ def amend(closed: Iterable[Alarm], late: Mapping[int, int]) -> tuple[Amended, ..
     return tuple(Amended(alarm, detail) for alarm, detail in details if detail != alarm.detail)
 
 
-def find_evidence(snapshot: Snapshot, keys: Sequence[KeyName] | None, watch: Watch) -> Findings:
+def find_evidence(
+    snapshot: Snapshot, keys: Sequence[KeyName] | None, watch: Watch, ambiguity: Ambiguity | None = None
+) -> Findings:
     """Return the evidence for all alarms; `keys` are those of the ring, None if it cannot be read."""
+    behind = [agent for agent in snapshot.agents if keys and is_on_other_key(agent, keys)]
+    is_moving = bool(keys) and abs(watch.now - _current_since(keys or ())) < GRACE_MS
     watched = [(agent, presence(agent, watch)) for agent in snapshot.agents]
     names = {agent.agent_id: name_of(agent) for agent in snapshot.agents}
     found = [
         *_counted(snapshot, names, watch.now),
-        *(_previous_key(agent, keys) for agent in snapshot.agents if keys and is_on_other_key(agent, keys)),
+        *(_previous_key(agent, keys) for agent in behind if keys and not is_moving),
+        *([_record_ambiguous(ambiguity, keys or (), watch.now)] if ambiguity else []),
         *(_silent(agent, names) for agent, state in watched if state is Presence.SILENT),
     ]
-    unknown = {(str(AlarmKind.AGENT_SILENT), agent.agent_id) for agent, state in watched if state is Presence.UNHEARD}
-    keyless = {(str(AlarmKind.PREVIOUS_KEY), agent.agent_id) for agent in snapshot.agents if not keys}
-    return Findings(tuple(found), frozenset(unknown | keyless))
+    unknown: set[Subject] = {
+        (str(AlarmKind.AGENT_SILENT), agent.agent_id) for agent, state in watched if state is Presence.UNHEARD
+    }
+    # While the fleet moves to a new key, an agent that has not moved opens no alarm, but an older alarm stays open.
+    undecided = snapshot.agents if not keys else behind if is_moving else ()
+    unknown |= {(str(AlarmKind.PREVIOUS_KEY), agent.agent_id) for agent in undecided}
+    if keys is None:
+        unknown.add((str(AlarmKind.RECORD_AMBIGUOUS), None))
+    return Findings(tuple(found), frozenset(unknown))
 
 
 def is_on_other_key(agent: Agent, keys: Sequence[KeyName]) -> bool:
@@ -226,8 +245,22 @@ def _previous_key(agent: Agent, keys: Sequence[KeyName]) -> Finding:
         f"signs with {agent.fingerprint}{'' if known else ', which is no longer in the ring'}; the current key "
         f"{keys[0].fingerprint} was first seen {moment(keys[0].first_seen_at)}, and agents query DNS every hour"
     )
-    at = max(keys[0].first_seen_at, agent.first_seen_at)
+    at = max(_current_since(keys), agent.first_seen_at)
     return Finding((str(AlarmKind.PREVIOUS_KEY), agent.agent_id), at, agent.last_seen_at, detail)
+
+
+def _current_since(keys: Sequence[KeyName]) -> int:
+    since = keys[0].current_since
+    return keys[0].first_seen_at if since is None else since
+
+
+def _record_ambiguous(ambiguity: Ambiguity, keys: Sequence[KeyName], now: int) -> Finding:
+    last = f"; the last good key {keys[0].fingerprint} stays in use" if keys else ""
+    detail = (
+        f"{len(ambiguity.fingerprints)} TXT records could be the PSK (fingerprints "
+        f"{', '.join(ambiguity.fingerprints)}): remove all but one{last}"
+    )
+    return Finding((str(AlarmKind.RECORD_AMBIGUOUS), None), ambiguity.since, now, shown(detail, _DETAIL_LENGTH))
 
 
 def _cut_off(alarm: Alarm, late: int) -> str:

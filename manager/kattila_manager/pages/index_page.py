@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kattila_manager import wording
-from kattila_manager.alarms.alarm_rules import AlarmKind, is_on_other_key, name_of
+from kattila_manager.alarms.alarm_rules import OWNERS, AlarmKind, is_on_other_key, name_of
 from kattila_manager.records import Agent, Alarm, KeyName, Snapshot
 from kattila_manager.topology.presence import Presence, Watch, presence
 from kattila_protocol.report import Report
@@ -26,6 +26,7 @@ _TITLES: dict[str, str] = {
     AlarmKind.PREVIOUS_KEY: "Previous key",
     AlarmKind.AGENT_SILENT: "Agent silent",
     AlarmKind.SAMPLES_DROPPED: "Samples dropped",
+    AlarmKind.RECORD_AMBIGUOUS: "Record ambiguous",
 }
 
 
@@ -204,7 +205,7 @@ def _alarm_row(alarm: Alarm, names: Mapping[str, str], now: int) -> AlarmRow:
         kind=alarm.kind,
         title=_TITLES.get(alarm.kind, wording.shown(alarm.kind)),
         agent_id=alarm.agent_id if known and alarm.agent_id else "",
-        agent=names.get(alarm.agent_id or "", wording.shown(alarm.agent_id or "")),
+        agent=names.get(alarm.agent_id or "", wording.shown(alarm.agent_id or OWNERS.get(alarm.kind, ""))),
         opened=_moment(alarm.opened_at, now),
         last=_moment(alarm.last_at, now),
         closed=None if alarm.closed_at is None else _moment(alarm.closed_at, now),

@@ -16,7 +16,7 @@ from kattila_manager.alarms.alarm_rules import Closed, Event, Opened
 from kattila_manager.pages import index_page
 from kattila_manager.pages.index_page import PageData, Source
 from kattila_manager.publishing.website import Website
-from kattila_manager.records import KeyName, Snapshot
+from kattila_manager.records import Ambiguity, KeyName, Snapshot
 from kattila_manager.store.admin import retention
 from kattila_manager.store.admin.retention import RetentionLimits
 from kattila_manager.store.publish import alarm_log, edges, interfaces
@@ -61,8 +61,16 @@ class CycleResult:
 class Publisher:
     """Runs cycles; its memory between cycles only saves work."""
 
-    def __init__(self, store: Store, website: Website, read_keys: ReadKeys, settings: PublishSettings) -> None:
+    def __init__(
+        self,
+        store: Store,
+        website: Website,
+        read_keys: ReadKeys,
+        settings: PublishSettings,
+        read_ambiguity: Callable[[], Ambiguity | None] = lambda: None,
+    ) -> None:
         """Publish from this store to this website; `read_keys` returns None if the ring cannot be read."""
+        self._read_ambiguity = read_ambiguity
         self._store = store
         self._website = website
         self._read_keys = read_keys
@@ -99,7 +107,7 @@ class Publisher:
     def _raise_alarms(
         self, snapshot: Snapshot, keys: Sequence[KeyName] | None, watch: Watch, result: CycleResult
     ) -> None:
-        findings = alarm_rules.find_evidence(snapshot, keys, watch)
+        findings = alarm_rules.find_evidence(snapshot, keys, watch, self._read_ambiguity())
         events = (
             *alarm_rules.compare(snapshot.open_alarms, findings, watch.now),
             *alarm_rules.amend(snapshot.closed_alarms, snapshot.late),
@@ -158,12 +166,14 @@ class Publisher:
 def _log_event(event: Event, names: Mapping[str, str]) -> None:
     if isinstance(event, Opened):
         kind, agent_id = event.subject
-        _log.warning("alarm opened: %s, %s: %s", kind, _agent_text(agent_id, names), wording.shown(event.detail, 500))
+        whom = _agent_text(kind, agent_id, names)
+        _log.warning("alarm opened: %s, %s: %s", kind, whom, wording.shown(event.detail, 500))
     elif isinstance(event, Closed):
-        _log.info("alarm closed: %s, %s", event.alarm.kind, _agent_text(event.alarm.agent_id, names))
+        whom = _agent_text(event.alarm.kind, event.alarm.agent_id, names)
+        _log.info("alarm closed: %s, %s", event.alarm.kind, whom)
 
 
-def _agent_text(agent_id: str | None, names: Mapping[str, str]) -> str:
+def _agent_text(kind: str, agent_id: str | None, names: Mapping[str, str]) -> str:
     if agent_id is None:
-        return "unknown sender"
+        return alarm_rules.OWNERS.get(kind, "unknown sender")
     return f"{names[agent_id]} ({wording.short_id(agent_id)})" if agent_id in names else agent_id

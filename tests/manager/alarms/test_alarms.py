@@ -21,7 +21,7 @@ from kattila_manager.alarms.alarm_rules import (
     compare,
     find_evidence,
 )
-from kattila_manager.records import KeyName, Snapshot
+from kattila_manager.records import Ambiguity, KeyName, Snapshot
 from support.fleet import DAY, HOUR, MINUTE, NOON, SECOND
 from support.snapshots import KEYS, PREVIOUS, agent, alarm, refusal, snapshot, watch
 
@@ -251,6 +251,62 @@ def test_a_previous_key_raises_an_alarm_until_the_agent_uses_the_current_one() -
     opened = alarm("previous_key", late.agent_id, detail=event.detail)
     assert events(snapshot(late, TWO, open_alarms=(opened,))) == ()
     assert events(snapshot(ONE, TWO, open_alarms=(opened,))) == (Closed(opened, NOON),)
+
+
+@pytest.mark.parametrize(
+    ("current_since", "is_alarm"),
+    [
+        (NOON, False),
+        (NOON - SECOND, False),
+        (NOON - 2 * HOUR + SECOND, False),
+        (NOON - 2 * HOUR, True),
+        (NOON - DAY, True),
+        # The clock was set back a little, or a lot.
+        (NOON + MINUTE, False),
+        (NOON + DAY, True),
+    ],
+)
+@pytest.mark.parametrize("first_seen_at", [None, NOON - 40 * DAY])
+def test_a_previous_key_raises_an_alarm_only_after_two_refresh_intervals(
+    current_since: int, is_alarm: bool, first_seen_at: int | None
+) -> None:
+    # A key that was current before, and is again, was first seen long ago.
+    seen_at = current_since if first_seen_at is None else first_seen_at
+    current = replace(KEYS[0], first_seen_at=seen_at, current_since=current_since)
+    late = agent(1, fingerprint=PREVIOUS.fingerprint)
+    opened = events(snapshot(late, TWO), (current, PREVIOUS))
+    assert [event.subject for event in opened if isinstance(event, Opened)] == [
+        (AlarmKind.PREVIOUS_KEY, late.agent_id)
+    ] * is_alarm
+    assert len(opened) == is_alarm
+
+
+def test_a_second_rotation_keeps_the_alarm_of_an_agent_that_missed_the_first() -> None:
+    current = replace(KEYS[0], first_seen_at=NOON, current_since=NOON)
+    late = agent(1, fingerprint="00000000")
+    opened = alarm("previous_key", late.agent_id)
+    assert events(snapshot(late, open_alarms=(opened,)), (current, PREVIOUS)) == ()
+    moved = agent(1, fingerprint=current.fingerprint)
+    assert events(snapshot(moved, open_alarms=(opened,)), (current, PREVIOUS)) == (Closed(opened, NOON),)
+
+
+@pytest.mark.parametrize("keys", [KEYS, ()])
+def test_several_records_raise_an_alarm_until_only_one_is_left(keys: tuple[KeyName, ...]) -> None:
+    seen, two = snapshot(ONE), Ambiguity(("3954075d", "eb97b356"), NOON - MINUTE)
+    [event] = compare((), find_evidence(seen, keys, watch(seen, NOON), two), NOON)
+    assert isinstance(event, Opened)
+    assert event.subject == ("record_ambiguous", None)
+    assert (event.opened_at, event.count) == (NOON - MINUTE, 1)
+    assert "2 TXT records could be the PSK (fingerprints 3954075d, eb97b356): remove all but one" in event.detail
+    assert ("the last good key eb97b356 stays in use" in event.detail) is bool(keys)
+    opened = alarm("record_ambiguous", None, detail=event.detail)
+    still = find_evidence(seen, keys, watch(seen, NOON), two)
+    assert compare((opened,), still, NOON) == ()
+    three = replace(two, fingerprints=("00000000", *two.fingerprints))
+    [renewed] = compare((opened,), find_evidence(seen, keys, watch(seen, NOON), three), NOON)
+    assert isinstance(renewed, Renewed)
+    assert compare((opened,), find_evidence(seen, None, watch(seen, NOON)), NOON) == ()
+    assert compare((opened,), find_evidence(seen, keys, watch(seen, NOON)), NOON) == (Closed(opened, NOON),)
 
 
 def test_a_key_that_left_the_ring_updates_the_alarm() -> None:

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,20 @@ def test_publish_waits_for_a_database_continues_and_stops_cleanly(manager: Manag
         rest = process.stderr.read().decode()
     assert first.startswith("WARNING kattila.publish: waiting: there is no database of ")
     assert rest == f"INFO kattila.publish: publishing, now that {manager.database} can be used\n"
+
+
+def test_publish_raises_an_alarm_for_an_ambiguous_record_and_closes_it(manager: Manager, fleet: Fleet) -> None:
+    manager.ring_file.update(
+        lambda stored: replace(stored, candidates=("00000001", "00000002"), ambiguous_since=now_ms())
+    )
+    done = run(manager, "publish", "--once")
+    assert "alarm opened: record_ambiguous, TXT record: 2 TXT records could be the PSK" in done.stderr
+    index = (manager.folder / "pages" / "index.html").read_text()
+    assert "Record ambiguous" in index
+    assert "TXT record</bdi>" in index
+    assert "TXT record" in run(manager, "alarms").stdout
+    manager.ring_file.update(lambda stored: replace(stored, candidates=(), ambiguous_since=None))
+    assert "alarm closed: record_ambiguous, TXT record" in run(manager, "publish", "--once").stderr
 
 
 def _not_a_database(database: Path) -> None:
