@@ -32,6 +32,7 @@ def build_newer(checkout: Path, target: Path) -> Path:
     """Build the release from a copy of the sources in `target`, and return the folder with its tarballs."""
     for name in SOURCES:
         shutil.copytree(checkout / name, target / name, symlinks=True, ignore=BUILT)
+    shutil.copy(checkout / "LICENSE", target)
     project = target / "manager/pyproject.toml"
     lines = project.read_text().splitlines()
     project.write_text("\n".join(f'version = "{VERSION}"' if line.startswith("version =") else line for line in lines))
