@@ -112,7 +112,9 @@ class Keys:
         If the file becomes unreadable, this returns the ring that this process read last.
         """
         ring = self._stored().ring
-        self._log_current(ring)
+        current = ring.entries[0].key.fingerprint if ring.entries else None
+        if current != self._logged_key:
+            self._log_current(current)
         return ring
 
     def refresh(self, now: int) -> Ring:
@@ -217,9 +219,10 @@ class Keys:
         except RingFileError as error:
             self._fail(_READ, str(error))
             return self._file.last_read
-        self._recover(_READ)
+        if _READ in self._failures:
+            self._recover(_READ)
         # Whichever process sent the query.
-        if stored.asked_at is not None and stored.answered_at == stored.asked_at:
+        if _QUERY in self._failures and stored.asked_at is not None and stored.answered_at == stored.asked_at:
             self._recover(_QUERY)
         return stored
 
@@ -263,10 +266,7 @@ class Keys:
         self._file.update(change)
         self._recover(_WRITE)
 
-    def _log_current(self, ring: Ring) -> None:
-        current = ring.entries[0].key.fingerprint if ring.entries else None
-        if current == self._logged_key:
-            return
+    def _log_current(self, current: str | None) -> None:
         with self._lock:
             before, self._logged_key = self._logged_key, current
         if current != before:

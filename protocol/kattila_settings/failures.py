@@ -74,13 +74,12 @@ class Failures:
 
 
 class Guard:
-    """The context of `Failures.guard`. `has_failed` says how its block ended."""
+    """The context of `Failures.guard`."""
 
     def __init__(self, failures: Failures, activity: str) -> None:
         """Guard one block of an activity."""
         self._failures = failures
         self._activity = activity
-        self.has_failed = False
 
     def __enter__(self) -> Guard:
         """Begin the block."""
@@ -95,7 +94,6 @@ class Guard:
             return False
         if not isinstance(error, Exception):
             return False
-        self.has_failed = True
         self._failures.failed(self._activity, f"{self._activity} failed, and is tried again: {described(error)}")
         return True
 
@@ -105,8 +103,12 @@ def keep_running(step: Callable[[], bool], activity: str, failures: Failures, pa
     in_a_row = 0
     continues = True
     while continues:
-        with failures.guard(activity) as guard:
+        try:
             continues = step()
-        in_a_row = in_a_row + 1 if guard.has_failed else 0
-        if guard.has_failed:
+        except Exception as error:
+            in_a_row += 1
+            failures.failed(activity, f"{activity} failed, and is tried again: {described(error)}")
             pause(pause_after(in_a_row))
+        else:
+            in_a_row = 0
+            failures.worked(activity)

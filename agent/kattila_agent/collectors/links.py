@@ -120,7 +120,9 @@ def parse(readings: LinkReadings) -> Bounded[Interface]:
             raise ValueError(f"an address of link {index} is missing")
         address = rtnetlink.prefix(attributes, kind, family, length)
         addresses[index].append(address)
-        if marks := _address_marks(flags, attributes):
+        # The byte in the header lacks newer flags; the attribute has all.
+        flags |= rtnetlink.number(attributes, _IFA_FLAGS, 4) or 0
+        if marks := tuple(name for bit, name in _ADDRESS_MARKS.items() if flags & bit):
             marked.append(AddressMark(names.get(index) or f"if{index}", address, marks))
     interfaces = tuple(_interface(link, names, tuple(addresses[link.index])) for link in links)
     return Bounded(
@@ -141,12 +143,6 @@ def flag_names(flags: int) -> tuple[str, ...]:
         unknown &= ~bit
     no_carrier = ["NO-CARRIER"] if flags & _UP and not flags & _RUNNING else []
     return tuple(no_carrier + named + ([f"{unknown:x}"] if unknown else []))
-
-
-def _address_marks(flags: int, attributes: Attributes) -> tuple[str, ...]:
-    # The byte in the header lacks newer flags; the attribute has all.
-    flags |= rtnetlink.number(attributes, _IFA_FLAGS, 4) or 0
-    return tuple(name for bit, name in _ADDRESS_MARKS.items() if flags & bit)
 
 
 def _read_addresses(channel: NetlinkChannel, links: Collection[int], known: Collection[int], limit: int) -> Listed:

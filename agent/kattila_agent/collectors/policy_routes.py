@@ -112,7 +112,7 @@ def defaults(channel: NetlinkChannel, request: bytes, *, family: int, table: int
             continue
         if not length:
             total += 1
-            if len(bodies) < limit and not routes.is_for_some(source_length, tos):
+            if len(bodies) < limit and not source_length and not tos:
                 bodies.append(body)
         elif attributes.get(_RTA_DST, _ANY) != _ANY:
             # The kernel lists IPv4 routes in the order of their destinations.

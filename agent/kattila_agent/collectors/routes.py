@@ -105,8 +105,8 @@ class RouteWithHops(NamedTuple):
 def read(limit: int) -> RouteReadings:
     """Read the main table of both families: of each the first `limit` routes, and as many more default routes.
 
-    The others are only counted (a million take 1 s), and so are routes for some packets only (`is_for_some`). Raises
-    OSError or ValueError.
+    The others are only counted (a million take 1 s), and so are routes for some packets only (`ip -6 route add … from`,
+    `… tos`). Raises OSError or ValueError.
     """
     inet, inet6 = (
         read_table(family, MAIN_TABLE, partial(_main_table, family=family, limit=limit)) for family in FAMILIES.values()
@@ -214,15 +214,6 @@ def marks(table: int, found: RouteWithHops, names: Mapping[int, str], most: int)
             yield RouteMark(table, row.destination, row.gateway, row.interface, row.metric, hop.marks)
 
 
-def is_for_some(source_length: int, tos: int) -> bool:
-    """Return whether a route is only for packets from some sources, or of one type of service.
-
-    A row has no column for either (`ip -6 route add … from`, `ip route add … tos`), and would look like a route for all
-    packets.
-    """
-    return bool(source_length or tos)
-
-
 def _main_table(channel: NetlinkChannel, request: bytes, *, family: int, limit: int) -> Listed:
     """Keep the first `limit` routes and as many more default routes, and count all."""
     bodies: list[bytes] = []
@@ -232,7 +223,8 @@ def _main_table(channel: NetlinkChannel, request: bytes, *, family: int, limit: 
         if message_family != family or table != MAIN_TABLE or flags & CLONED:
             continue
         total += 1
-        if not is_for_some(source_length, tos) and len(bodies) < (limit if length else 2 * limit):
+        # A row has no column for a source prefix or a type of service, and would look like a route for all packets.
+        if not source_length and not tos and len(bodies) < (limit if length else 2 * limit):
             bodies.append(body)
     return Listed(bodies, total)
 

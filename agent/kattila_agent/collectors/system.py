@@ -14,9 +14,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kattila_agent import __version__
+from kattila_agent.collectors.limits import Bounded
 from kattila_protocol.canonical import MAX_INTEGER
 from kattila_protocol.names import is_id
 from kattila_protocol.report import System
@@ -88,6 +89,8 @@ def read(proc: Path = _PROC) -> SystemReadings:
             errors[source] = f"{type(error).__name__}: {error}"
             return None
 
+    import psutil  # noqa: PLC0415 - takes 4 MB, which commands that do not measure can save
+
     os_release: Mapping[str, str] = {}
     # A system without the file, or with one that is not UTF-8, still has its other facts.
     with contextlib.suppress(OSError, ValueError):
@@ -97,17 +100,21 @@ def read(proc: Path = _PROC) -> SystemReadings:
         os_release=os_release,
         uptime=attempt("uptime", lambda: (proc / "uptime").read_text("ascii")),
         load=attempt("load", os.getloadavg),
-        cpus=attempt("cpus", _read_cpus),
-        memory=attempt("memory", _read_memory),
+        cpus=attempt("cpus", lambda: psutil.cpu_count(logical=True)),
+        memory=attempt("memory", lambda: psutil.virtual_memory()[:2]),
         kernel=attempt("sysinfo", _read_kernel),
         errors=errors,
     )
 
 
-def parse(readings: SystemReadings, labels: Mapping[str, str]) -> tuple[System, tuple[str, ...]]:
-    """Return the readings as reported, `load` in hundredths, and why some of them are unknown."""
-    total, available = _memory(readings)
-    found = System(
+def parse(readings: SystemReadings, labels: Mapping[str, str]) -> Bounded[Any]:
+    """Return a System, `load` in hundredths; the failures say why some of its values are unknown."""
+    total, available = readings.memory or (None, None)
+    total = _in_range(total, 1, MAX_INTEGER)
+    if total is None and readings.kernel:
+        # The kernel's own answer has only the total.
+        total = _in_range(readings.kernel.memory_total, 1, MAX_INTEGER)
+    found: Any = System(
         hostname=readings.uname.nodename,
         os=readings.os_release.get("PRETTY_NAME") or readings.os_release.get("NAME") or readings.uname.sysname,
         kernel=readings.uname.release,
@@ -116,11 +123,11 @@ def parse(readings: SystemReadings, labels: Mapping[str, str]) -> tuple[System, 
         load=_load(readings),
         cpus=_in_range(readings.cpus, 1, _MAX_CPUS),
         memory_total=total,
-        memory_available=available,
+        memory_available=_in_range(available, 0, total or MAX_INTEGER),
         agent_version=__version__,
         labels=dict(labels),
     )
-    return found, tuple(_unknown(found, readings))
+    return Bounded(found, failures=tuple(_unknown(found, readings)))
 
 
 def read_boot_id(proc: Path = _PROC) -> str:
@@ -130,19 +137,6 @@ def read_boot_id(proc: Path = _PROC) -> str:
     if not is_id(boot_id):
         raise OSError(f"{path} contains no UUID: is /proc mounted?")
     return boot_id
-
-
-def _read_cpus() -> int | None:
-    import psutil  # noqa: PLC0415 - takes 4 MB, which commands that do not measure can save
-
-    return psutil.cpu_count(logical=True)
-
-
-def _read_memory() -> tuple[int, int]:
-    import psutil  # noqa: PLC0415 - as above
-
-    memory = psutil.virtual_memory()
-    return memory.total, memory.available
 
 
 def _read_kernel() -> KernelReadings:
@@ -174,15 +168,6 @@ def _load(readings: SystemReadings) -> tuple[int, int, int] | None:
             one, five, fifteen = (round(average * 100) for average in averages)
             return one, five, fifteen
     return None
-
-
-def _memory(readings: SystemReadings) -> tuple[int | None, int | None]:
-    """Return total and available memory; the kernel's own answer has only the total."""
-    total, available = readings.memory or (None, None)
-    total = _in_range(total, 1, MAX_INTEGER)
-    if total is None and readings.kernel:
-        total = _in_range(readings.kernel.memory_total, 1, MAX_INTEGER)
-    return total, _in_range(available, 0, MAX_INTEGER if total is None else total)
 
 
 def _in_range(value: int | None, least: int, most: int) -> int | None:

@@ -80,7 +80,7 @@ class Collector:
 
 
 COLLECTORS: tuple[Collector, ...] = (
-    Collector("system", "system", lambda inputs, _: _system(inputs)),
+    Collector("system", "system", lambda inputs, _: system.parse(system.read(), inputs.labels)),
     Collector("clock", "clock", lambda inputs, _: clock.parse(clock.read(inputs.clock_helper), inputs.clock_offset)),
     Collector(
         "links",
@@ -161,12 +161,6 @@ def _collected(collector: Collector, inputs: Inputs, found: Telemetry) -> Bounde
         reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
         return Bounded(getattr(found, collector.member), failures=(reason,))
     return value if isinstance(value, Bounded) else Bounded(value)
-
-
-def _system(inputs: Inputs) -> Bounded[Any]:
-    found: Any
-    found, failures = system.parse(system.read(), inputs.labels)
-    return Bounded(found, failures=failures)
 
 
 def _tunnels(found: Telemetry, limits: Limits) -> Bounded[Tunnel]:

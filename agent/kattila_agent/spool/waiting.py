@@ -148,7 +148,8 @@ class Spool:
         """Drop the samples that are too old, and return those that still wait."""
         with self._guard:
             entries = self._entries.items()
-            self._drop([number for number, entry in entries if dropping.is_too_old(entry, moment, self._max_age_ms)])
+            if old := [number for number, each in entries if dropping.is_too_old(each, moment, self._max_age_ms)]:
+                self._drop(old)
             return self.waiting()
 
     def renumber(self, boot_id: str, first: int) -> dict[int, int]:
@@ -255,7 +256,8 @@ class Spool:
         if sample.number in self._ledger.dropping:
             # Numbers begin again under a new id. The next start must not mistake this file for the dropped one.
             self._save(replace(self._ledger, dropping=()))
-        self._drop(dropping.oldest(self._entries, self.waiting().bytes + size - self._max_bytes))
+        if (excess := self.waiting().bytes + size - self._max_bytes) > 0:
+            self._drop(dropping.oldest(self._entries, excess))
         is_full = self._write(sample.number, content, size)
         self._entries[sample.number] = Entry(sample.sampled_at, sample.boot_id, sample.since_boot_ms, size)
         return f"the disk of {self._folder.path} is full: the oldest samples give way to new ones" if is_full else None
@@ -266,8 +268,10 @@ class Spool:
         Return whether that was necessary.
         """
         free = self._folder.free_bytes()
-        victims = () if free is None else dropping.oldest(self._entries, size + RESERVE_BYTES - free)
-        self._drop(victims)
+        missing = 0 if free is None else size + RESERVE_BYTES - free
+        victims = dropping.oldest(self._entries, missing) if missing > 0 else ()
+        if victims:
+            self._drop(victims)
         for rounds in range(_ROUNDS):
             try:
                 self._folder.write(number, content)

@@ -275,7 +275,9 @@ READINGS = system.SystemReadings(
 
 
 def test_the_system() -> None:
-    found, failures = system.parse(READINGS, {"site": "north"})
+    parsed = system.parse(READINGS, {"site": "north"})
+    found: Any = parsed.items
+    failures = parsed.failures
     assert (found.hostname, found.os) == ("node1.example.com", "Debian GNU/Linux 12 (bookworm)")
     assert (found.kernel, found.machine) == ("6.1.0-test", "x86_64")
     assert (found.uptime_seconds, found.load, found.labels) == (350735, (50, 123, 2000), {"site": "north"})
@@ -283,7 +285,9 @@ def test_the_system() -> None:
 
 
 def test_the_real_system_agrees_with_proc() -> None:
-    found, failures = system.parse(system.read(), {})
+    parsed = system.parse(system.read(), {})
+    found: Any = parsed.items
+    failures = parsed.failures
     assert failures == ()
     assert found.uptime_seconds is not None
     memory = Path("/proc/meminfo").read_text().split()
@@ -296,7 +300,7 @@ def test_the_real_system_agrees_with_proc() -> None:
 
 def test_a_hostname_of_any_bytes_can_be_reported() -> None:
     odd = os.uname_result(("Linux", os.fsdecode(b"node\xff"), "6.1.0", "#1", "x86_64"))
-    found, _ = system.parse(system.SystemReadings(**{**fields(READINGS), "uname": odd}), {})
+    found: Any = system.parse(system.SystemReadings(**{**fields(READINGS), "uname": odd}), {}).items
     assert canonical.parse_object(canonical.encode(found))["hostname"] == "node\ufffd"
 
 

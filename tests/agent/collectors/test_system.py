@@ -178,7 +178,9 @@ def test_what_nobody_can_read_is_unknown_and_nothing_else() -> None:
     nothing = system.SystemReadings(
         uname=os.uname(), os_release={}, uptime=None, load=None, cpus=None, memory=None, errors={"load": "OSError: no"}
     )
-    found, failures = system.parse(nothing, {"site": "north"})
+    parsed = system.parse(nothing, {"site": "north"})
+    found: Any = parsed.items
+    failures = parsed.failures
     assert (found.uptime_seconds, found.load, found.cpus) == (None, None, None)
     assert (found.memory_total, found.memory_available) == (None, None)
     assert (found.hostname, found.labels) == (os.uname().nodename, {"site": "north"})

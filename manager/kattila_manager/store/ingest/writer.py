@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from sqlalchemy import Connection, Engine
@@ -83,25 +83,22 @@ class Writer:
 
     def _file_waiting(self) -> bool:
         """File the reports that wait, or only counters after an idle second; return whether the thread continues."""
-        queued = []
+        queued: list[_Queued] = []
         with contextlib.suppress(queue.Empty):
             queued.append(self._queue.get(timeout=_IDLE_SECONDS))
         try:
-            outcomes = self._file_with(queued)
+            with self._lock.held():
+                # Reports that arrived while another process was writing join this transaction.
+                while len(queued) < MAX_BATCH and not self._queue.empty():
+                    queued.append(self._queue.get())
+                outcomes = self._commit([each[0] for each in queued if each is not None])
         except Exception as error:
             # For example, the lock cannot be taken. The requests that wait for these reports still get an answer.
-            outcomes = self._refuse(len(_reports_in(queued)), error)
-        for (_, future), filed in zip(_reports_in(queued), outcomes, strict=True):
+            outcomes = self._refuse(len(queued) - queued.count(None), error)
+        futures = [each[1] for each in queued if each is not None]
+        for future, filed in zip(futures, outcomes, strict=True):
             future.set_result(filed)
         return None not in queued
-
-    def _file_with(self, queued: list[_Queued]) -> list[Filed]:
-        """File these reports and those that arrive before the lock is free, which are added to `queued`."""
-        with self._lock.held():
-            # Reports that arrived while another process was writing join this transaction.
-            while len(queued) < MAX_BATCH and not self._queue.empty():
-                queued.append(self._queue.get())
-            return self._commit([compressed for compressed, _ in _reports_in(queued)])
 
     def _commit(self, batch: Sequence[CompressedReport]) -> list[Filed]:
         try:
@@ -138,7 +135,3 @@ class Writer:
         self._failures.failed(_FILING, f"reports cannot be filed ({reason}); agents keep them and try again")
         outcome = refused(Overloaded("the report could not be stored", retry_after_seconds=RETRY_AFTER_SECONDS))
         return [outcome] * reports
-
-
-def _reports_in(queued: Iterable[_Queued]) -> list[_Report]:
-    return [each for each in queued if each is not None]
