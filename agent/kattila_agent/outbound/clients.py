@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from kattila_agent.config import PORT
 from kattila_agent.outbound.connection import Connection, Connections, Page, Reply, in_url
+from kattila_agent.outbound.transport import MakeBody
 from kattila_settings.values import Listen
 
 UPDATES = "/status/updates"
@@ -41,7 +42,7 @@ class AgentClient:
         with closing(Connection(self._url(address), total_seconds=ANSWER_SECONDS)) as connection:
             return connection.get(PEER, parameters)
 
-    def relay(self, address: str, body: bytes, seconds: float) -> Reply:
+    def relay(self, address: str, body: bytes | MakeBody, seconds: float) -> Reply:
         """Post a report to the relay at an address, with the time it may take.
 
         Raises UnreachableError.

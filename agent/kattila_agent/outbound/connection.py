@@ -17,7 +17,7 @@ import urllib3
 
 from kattila_agent.config import host_of, without_zone
 from kattila_agent.outbound.resolver import Resolver
-from kattila_agent.outbound.transport import Request, Sockets, session_over
+from kattila_agent.outbound.transport import MakeBody, Request, Sockets, session_over
 from kattila_protocol.message import MAX_MESSAGE_BYTES
 from kattila_settings.values import ALL_ADDRESSES, Listen
 
@@ -62,7 +62,7 @@ class Connection:
     """Keep-alive HTTP to one server, for one thread.
 
     Without proxies, redirects, cookies and compression. A request takes at most `total_seconds`, except that resolving
-    a name may take RESOLVE_SECONDS, and connecting to each of its addresses `connect_seconds`.
+    a name may take RESOLVE_SECONDS, and connecting to one of its addresses `connect_seconds`.
     """
 
     def __init__(
@@ -78,23 +78,33 @@ class Connection:
         self._total_seconds = total_seconds
         self._connect_seconds = connect_seconds
         self._sockets = Sockets()
+        self._resolver = resolver
         self._session = session_over(self._sockets, resolver, self._url, zone)
         self._named_address = _named_address(url)
 
     def post(
-        self, path: str, body: bytes, headers: Mapping[str, str] | None = None, *, total_seconds: float | None = None
+        self,
+        path: str,
+        body: bytes | MakeBody,
+        headers: Mapping[str, str] | None = None,
+        *,
+        total_seconds: float | None = None,
     ) -> Reply:
         """Post JSON and return the answer; `total_seconds` applies to this request alone.
+
+        A function as `body` is called once the connection stands, and again for another connection.
 
         Raises:
             UnreachableError: no connection, no answer in time, or one over 256 KiB.
         """
-        message = {"data": body, "headers": headers}
-        return self._in_time(lambda request, options: self._post(path, request, options | message), total_seconds)
+        make_body = None if isinstance(body, bytes) else body
+        message = {"data": body if isinstance(body, bytes) else b"", "headers": headers}
+        request = self._request(total_seconds, make_body)
+        return self._in_time(lambda request, options: self._post(path, request, options | message), request)
 
     def get(self, path: str, parameters: Mapping[str, str] | None = None) -> Page:
         """Get a page; raises UnreachableError as `post` does."""
-        return self._in_time(lambda _, options: self._get(path, options | {"params": parameters}), None)
+        return self._in_time(lambda _, options: self._get(path, options | {"params": parameters}), self._request())
 
     @property
     def address(self) -> str | None:
@@ -108,8 +118,10 @@ class Connection:
         """Close the connection; the next request opens it again."""
         self._session.close()
 
-    def _in_time(self, send: _Send[_Received], total_seconds: float | None) -> _Received:
-        request = Request(self._total_seconds if total_seconds is None else total_seconds)
+    def _request(self, total_seconds: float | None = None, make_body: MakeBody | None = None) -> Request:
+        return Request(self._total_seconds if total_seconds is None else total_seconds, make_body)
+
+    def _in_time(self, send: _Send[_Received], request: Request) -> _Received:
         timeout = min(self._connect_seconds, request.total_seconds), READ_SECONDS
         options = {"timeout": timeout, "allow_redirects": False, "stream": True}
         # Only the text of an error is kept: the error itself would keep the sockets in its frames open.
@@ -122,6 +134,7 @@ class Connection:
             except ValueError:
                 # The libraries raise it for lines that they cannot parse.
                 problem = "its answer is not HTTP"
+            self._remember_address(has_answered=received is not None and not request.is_cut_off)
         if request.is_cut_off:
             # An answer that was cut off in its first lines looks like an empty one.
             raise UnreachableError(f"no whole answer within {request.total_seconds:g} s")
@@ -129,12 +142,17 @@ class Connection:
             raise UnreachableError(problem)
         return received
 
+    def _remember_address(self, *, has_answered: bool) -> None:
+        name, address = self._sockets.name, self._sockets.address
+        if name is not None and address is not None and (has_answered or self._sockets.open):
+            self._resolver.remember(name, address, has_answered=has_answered)
+
     def _post(self, path: str, request: Request, options: dict[str, Any]) -> Reply:
         was_open, response = bool(self._sockets.open), None
         try:
             response = self._session.post(self._url + path, **options)
         except requests.ConnectionError:
-            # A server may close an idle connection at any moment. Posting the same body again is a duplicate at worst.
+            # A server may close an idle connection at any moment. Posting the message again is a duplicate at worst.
             if not was_open or request.is_cut_off:
                 raise
             self._session.close()
@@ -162,7 +180,7 @@ class Connections:
         self._url = url
         self._idle: SimpleQueue[Connection] = SimpleQueue()
 
-    def post(self, path: str, body: bytes, total_seconds: float) -> Reply:
+    def post(self, path: str, body: bytes | MakeBody, total_seconds: float) -> Reply:
         """Post as a Connection does."""
         try:
             connection = self._idle.get_nowait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from kattila_agent.outbound.clients import UPDATES, Clients
@@ -70,18 +71,21 @@ Outcome = Answered | Unsigned | Busy | Unreachable
 
 @dataclass(frozen=True, slots=True)
 class OutgoingReport:
-    """A report without a recipient; `ring` signs it and verifies its verdict."""
+    """A report without a recipient; `ring` signs it and verifies its verdict.
 
-    data: bytes
+    `encode` returns its data with the current time. Tick and nonce stay, so that sending it again is a duplicate.
+    """
+
+    encode: Callable[[], bytes]
     nonce: str
     ring: Ring
 
     def sealed_for(self, recipient: str) -> Envelope:
-        """Return the report signed for the manager or for a relay's id.
+        """Return the report, signed now, for the manager or for a relay's id.
 
         Raises NoKey if the ring is empty.
         """
-        return envelope.seal(self.data, self.ring.current, recipient)
+        return envelope.seal(self.encode(), self.ring.current, recipient)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +138,8 @@ class Delivery:
         pause = self._uplink.pause_seconds(self._runtime.monotonic())
         if pause > 0:
             return Busy(round(pause), "it asked for a pause")
-        sealed = report.sealed_for(MANAGER)
-        self._uplink.report_mac = sealed.mac
         try:
-            reply = self._clients.manager.post(UPDATES, sealed.to_bytes())
+            reply = self._clients.manager.post(UPDATES, lambda: self._signed(report, MANAGER))
         except UnreachableError as error:
             return Unreachable(str(error))
         outcome = read_answer(reply, report.nonce, report.ring)
@@ -161,13 +163,10 @@ class Delivery:
         return DeliveryResult(direct, direct, None, tuple(failed))
 
     def _send_to_relay(self, relay: Relay, report: OutgoingReport, seconds: float) -> Outcome:
-        sealed = report.sealed_for(relay.agent_id)
-        self._uplink.report_mac = sealed.mac
         outcome: Outcome
         try:
-            outcome = read_answer(
-                self._clients.agents.relay(relay.address, sealed.to_bytes(), seconds), report.nonce, report.ring
-            )
+            reply = self._clients.agents.relay(relay.address, lambda: self._signed(report, relay.agent_id), seconds)
+            outcome = read_answer(reply, report.nonce, report.ring)
         except UnreachableError as error:
             outcome = Unreachable(str(error))
         now = self._runtime.monotonic()
@@ -178,6 +177,11 @@ class Delivery:
             has_no_path = isinstance(outcome, Unsigned) and outcome.kind == NoWay.kind
             self._directory.refused(relay.agent_id, now, self._runtime.share(), has_no_path=has_no_path)
         return outcome
+
+    def _signed(self, report: OutgoingReport, recipient: str) -> bytes:
+        sealed = report.sealed_for(recipient)
+        self._uplink.report_mac = sealed.mac
+        return sealed.to_bytes()
 
 
 def read_answer(reply: Reply, nonce: str, ring: Ring) -> Outcome:

@@ -72,17 +72,21 @@ class Registrar:
 
     def _send(self, agent_id: str, measurement: Measurement) -> Outcome:
         nonce = self._runtime.nonce()
-        request = Registration(
-            agent_id=agent_id,
-            boot_id=measurement.boot_id,
-            hostname=measurement.hostname,
-            hardware_addresses=measurement.hardware_addresses,
-            nonce=nonce,
-            timestamp=self._runtime.now(),
-        )
         ring = self._keys.ring()
+
+        def signed() -> bytes:
+            request = Registration(
+                agent_id=agent_id,
+                boot_id=measurement.boot_id,
+                hostname=measurement.hostname,
+                hardware_addresses=measurement.hardware_addresses,
+                nonce=nonce,
+                timestamp=self._runtime.now(),
+            )
+            return registration.seal(request, ring.current)
+
         try:
-            reply = self._manager.post(REGISTER, registration.seal(request, ring.current), total_seconds=_TOTAL_SECONDS)
+            reply = self._manager.post(REGISTER, signed, total_seconds=_TOTAL_SECONDS)
         except UnreachableError as error:
             return Unreachable(str(error))
         return read_answer(reply, nonce, ring)

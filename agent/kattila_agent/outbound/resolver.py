@@ -13,6 +13,9 @@ from kattila_settings.failures import described
 # The C library tries each name server twice for 5 s (resolv.conf(5)), which is as long as a report may take.
 RESOLVE_SECONDS = 3.0
 
+# More addresses than a server has.
+_MOST_REMEMBERED = 32
+
 # Returns the addresses of a name, at least one. Raises OSError, and ValueError for an impossible name.
 Lookup = Callable[[str], Sequence[str]]
 
@@ -50,6 +53,7 @@ class Resolver:
     For several threads.
 
     If the system's resolver does not answer, the last known addresses stay in use. A late answer counts the next time.
+    The address that answered last comes first, and those that did not answer a request come last.
     """
 
     def __init__(self, look_up: Lookup = look_up, seconds: float = RESOLVE_SECONDS) -> None:
@@ -59,6 +63,8 @@ class Resolver:
         self._lock = threading.Lock()
         self._known: dict[str, Sequence[str]] = {}
         self._current: dict[str, _PendingLookup] = {}
+        self._answered: dict[str, str] = {}
+        self._unanswered: dict[str, list[str]] = {}
 
     def addresses(self, host: str) -> Sequence[str]:
         """Return the addresses of a name, in the order in which to try them.
@@ -73,9 +79,30 @@ class Resolver:
             problem = socket.gaierror(socket.EAI_AGAIN, "the resolver does not answer in time")
         with self._lock:
             known = self._known.get(host)
-        if known is None or (problem is not None and not _is_temporary(problem)):
-            raise problem or socket.gaierror(socket.EAI_NONAME, "no address")
-        return known
+            if known is None or (problem is not None and not _is_temporary(problem)):
+                raise problem or socket.gaierror(socket.EAI_NONAME, "no address")
+            return self._best_first(host, known)
+
+    def remember(self, host: str, address: str, *, has_answered: bool) -> None:
+        """Remember whether the server at an address of a name answered a request."""
+        with self._lock:
+            unanswered = self._unanswered.setdefault(host, [])
+            if address in unanswered:
+                unanswered.remove(address)
+            if has_answered:
+                self._answered[host] = address
+            else:
+                unanswered.append(address)
+                del unanswered[:-_MOST_REMEMBERED]
+                if self._answered.get(host) == address:
+                    del self._answered[host]
+
+    def _best_first(self, host: str, known: Sequence[str]) -> Sequence[str]:
+        # The longer ago an address failed, the sooner its turn comes again.
+        answered, unanswered = self._answered.get(host), self._unanswered.get(host, [])
+        return sorted(
+            known, key=lambda each: (each != answered, unanswered.index(each) + 1 if each in unanswered else 0)
+        )
 
     def _pending(self, host: str) -> _PendingLookup:
         """Return the current lookup of a name, of which there is at most one."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
@@ -18,14 +17,22 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from kattila_agent import __version__
+from kattila_agent.outbound.connecting import connect
 from kattila_agent.outbound.resolver import Resolver, address_of, is_address
+
+# Returns the body of a request. It is called again if the request has to be sent over another connection.
+MakeBody = Callable[[], bytes]
 
 
 @dataclass(slots=True)
 class Request:
-    """A request in progress: its time limit, and whether it was cut off."""
+    """A request in progress: its time limit, and whether it was cut off.
+
+    `make_body` returns the body once the connection stands; None if the request has its body already.
+    """
 
     total_seconds: float
+    make_body: MakeBody | None = None
     is_cut_off: bool = False
 
 
@@ -33,6 +40,7 @@ class Sockets:
     """The open sockets of a session, for another thread to cut a request off.
 
     `open` contains duplicates, because TLS takes over the originals; shutting one down shuts the connection down.
+    `address` is the address of the newest connection and `name` the server's name, None if the URL has an address.
     """
 
     def __init__(self) -> None:
@@ -40,6 +48,7 @@ class Sockets:
         self.open: set[socket.socket] = set()
         self._done: list[socket.socket] = []
         self.address: str | None = None
+        self.name: str | None = None
         self._lock = threading.Lock()
         self._current: Request | None = None
 
@@ -53,6 +62,11 @@ class Sockets:
                 # Connected at last, but too late.
                 _shut_down(duplicate)
         return duplicate
+
+    def make_body(self) -> MakeBody | None:
+        """Return the function that makes the body of the current request, None if it has its body already."""
+        current = self._current
+        return None if current is None else current.make_body
 
     def remove(self, duplicate: socket.socket) -> None:
         """Remove a socket that no other request will use.
@@ -124,9 +138,21 @@ def _pool_classes(sockets: Sockets, resolver: Resolver, zone: str | None) -> dic
         known: socket.socket | None = None
 
         def _new_conn(self) -> socket.socket:
-            opened = _connect(self, resolver, zone)
+            opened = _connect(self, sockets, resolver, zone)
             self.known = sockets.add(opened)
             return opened
+
+        def request(
+            self, method: str, url: str, body: Any = None, headers: Mapping[str, Any] | None = None, **more: Any
+        ) -> None:
+            make_body = sockets.make_body()
+            if make_body is not None:
+                # The body is signed with a timestamp, and connecting may take seconds.
+                if self.is_closed:
+                    self.connect()
+                body = make_body()
+                headers = {**(headers or {}), "Content-Length": str(len(body))}
+            super().request(method, url, body, headers, **more)
 
         def close(self) -> None:
             super().close()
@@ -146,32 +172,15 @@ def _pool_classes(sockets: Sockets, resolver: Resolver, zone: str | None) -> dic
     return {"http": Pool, "https": TlsPool}
 
 
-def _connect(wanted: HTTPConnection, resolver: Resolver, zone: str | None) -> socket.socket:
-    """Connect to the first address that accepts; urllib3's timeout applies to each."""
-    if zone is not None:
-        return _connect_to(wanted, f"{wanted.host}%{zone}")
-    addresses = [wanted.host] if is_address(wanted.host) else resolver.addresses(wanted.host)
-    for address in addresses[:-1]:
-        with suppress(OSError):
-            return _connect_to(wanted, address)
-    return _connect_to(wanted, addresses[-1])
-
-
-def _connect_to(wanted: HTTPConnection, address: str) -> socket.socket:
-    # urllib3 would not try IPv6 if ::1 was missing when the agent started.
-    numeric = socket.getaddrinfo(
-        os.fsencode(address), wanted.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
-    )
-    family, kind, protocol, _, name = numeric[0]
-    opened = socket.socket(family, kind, protocol)
-    try:
-        for option in wanted.socket_options or ():
-            opened.setsockopt(*option)
-        opened.settimeout(wanted.timeout)
-        opened.connect(name)
-    except BaseException:
-        opened.close()
-        raise
+def _connect(wanted: HTTPConnection, sockets: Sockets, resolver: Resolver, zone: str | None) -> socket.socket:
+    if zone is not None or is_address(wanted.host):
+        addresses: Sequence[str] = [wanted.host if zone is None else f"{wanted.host}%{zone}"]
+    else:
+        sockets.name = wanted.host
+        addresses = resolver.addresses(wanted.host)
+    seconds: Any = wanted.timeout
+    opened = connect(addresses, wanted.port, seconds, wanted.socket_options or ())
+    opened.settimeout(seconds)
     return opened
 
 

@@ -6,7 +6,7 @@ The recipients are functions here, so that they can answer anything; `tests/end_
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import pytest
@@ -26,6 +26,7 @@ from kattila_agent.outbound.delivery import (
 )
 from kattila_agent.outbound.discovery import Directory, Relay
 from kattila_agent.outbound.paths import DeliveryPath, Uplink
+from kattila_agent.outbound.transport import MakeBody
 from kattila_agent.runtime import Runtime
 from kattila_protocol import canonical, envelope, verdict
 from kattila_protocol.errors import ClockSkew, NoWay, Overloaded, Refusal
@@ -33,7 +34,7 @@ from kattila_protocol.peer import PeerAnswer
 from kattila_protocol.verdict import ACCEPTED, Verdict
 from protocol.samples import AGENT, FOREIGN_KEY, KEY, NONCE, NOW, OTHER_NONCE, RELAYS, REPORT, RING
 
-OUTGOING = OutgoingReport(canonical.encode(REPORT), NONCE, RING)
+OUTGOING = OutgoingReport(lambda: canonical.encode(REPORT), NONCE, RING)
 
 
 def verdict_reply(outcome: str = ACCEPTED, refusal: Refusal | None = None, nonce: str = NONCE) -> Reply:
@@ -75,13 +76,15 @@ class Scene:
         clients = Clients(cast(Connection, self), Connections("http://192.0.2.99"), cast(AgentClient, self))
         self.delivery = Delivery(clients, self.directory, self.uplink, runtime)
 
-    def post(self, path: str, body: bytes, *, total_seconds: float | None = None) -> Reply:
-        self.asked.append(("manager", body, 0))
-        return self.manager(path, body)
+    def post(self, path: str, body: MakeBody, *, total_seconds: float | None = None) -> Reply:
+        signed = body()
+        self.asked.append(("manager", signed, 0))
+        return self.manager(path, signed)
 
-    def relay(self, address: str, body: bytes, seconds: float) -> Reply:
-        self.asked.append((address, body, seconds))
-        return self.relays[address](RELAY, body)
+    def relay(self, address: str, body: MakeBody, seconds: float) -> Reply:
+        signed = body()
+        self.asked.append((address, signed, seconds))
+        return self.relays[address](RELAY, signed)
 
     def deliver(self) -> tuple[Outcome, Relay | None]:
         result = self.delivery.deliver(OUTGOING, AGENT)
@@ -206,6 +209,23 @@ def test_waiting_samples_take_the_path_of_the_newest_report() -> None:
     scene.asked.clear()
     assert isinstance(scene.delivery.deliver_again(OUTGOING), Answered)
     assert scene.names == ["192.0.2.1"]
+
+
+def test_each_attempt_is_signed_with_its_own_time_and_stays_the_same_message() -> None:
+    """A relayed node's clock is right although its manager took seconds not to answer."""
+    scene = Scene(relays={"192.0.2.1": gone, "192.0.2.2": lambda *_: verdict_reply()})
+
+    def gone_after(seconds: float) -> Reply:
+        scene.moment += seconds
+        return gone()
+
+    scene.manager = lambda *_: gone_after(3)
+    scene.relays["192.0.2.1"] = lambda *_: gone_after(4)
+    data = lambda: canonical.encode(replace(REPORT, timestamp=NOW + round(1000 * (scene.moment - 1000))))  # noqa: E731
+    scene.delivery.deliver(OutgoingReport(data, NONCE, RING), AGENT)
+    sent = [canonical.parse_object(envelope.parse(signed).data) for _, signed, _ in scene.asked]
+    assert [each["timestamp"] - NOW for each in sent] == [0, 3000, 7000]
+    assert {(each["tick"], each["nonce"]) for each in sent} == {(REPORT.tick, NONCE)}
 
 
 def test_its_own_report_is_recognized() -> None:

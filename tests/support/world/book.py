@@ -18,6 +18,7 @@ from kattila_protocol.envelope import Envelope
 from kattila_protocol.errors import Refusal
 from support.world.wsgi import Answer
 
+_NONCE = re.compile(rb'"nonce":"([0-9a-f]{32})"')
 _HEAD = re.compile(rb'\{"agent_id":"([^"]+)","sample":(\d+),"tick":(\d+),')
 # The members before the telemetry are shorter.
 _HEAD_BYTES = 400
@@ -156,6 +157,13 @@ def tick_of(data: bytes) -> tuple[str, int]:
     match = _HEAD.match(data)
     assert match is not None
     return match[1].decode(), int(match[3])
+
+
+def nonce_of(data: bytes) -> str:
+    """Return the nonce in DATA."""
+    match = _NONCE.search(data[:_HEAD_BYTES])
+    assert match is not None
+    return match[1].decode()
 
 
 def _members(data: bytes) -> tuple[str, int]:

@@ -17,6 +17,7 @@ from kattila_agent.daemon import Loop
 from kattila_agent.identity import Identity
 from kattila_agent.outbound.clients import BUDGET, PEER, REGISTER, RELAY, AgentClient, Clients
 from kattila_agent.outbound.connection import Connection, Connections, Page, Reply, UnreachableError
+from kattila_agent.outbound.transport import MakeBody
 from kattila_agent.runtime import Runtime
 from kattila_agent.sampling.collect import Inputs
 from kattila_agent.sampling.measurement import Measurement
@@ -27,7 +28,7 @@ from kattila_keys.ring_file import RingFile, StoredRing
 from kattila_protocol import envelope
 from kattila_protocol.report import Interface, System, Telemetry, WireguardInterface, WireguardPeer
 from support.reports import RING
-from support.world.book import Book, Measured, label_of, tick_of
+from support.world.book import Book, Measured, label_of, nonce_of, tick_of
 from support.world.network import MANAGER, Network, Request, as_reply
 from support.world.wsgi import Answer, call
 
@@ -275,8 +276,10 @@ class Node:
             return
         agent_id, tick = tick_of(parts.data)
         before = self._last_ticks.get(agent_id, (0, ""))
-        assert tick > before[0] or parts.mac == before[1], f"tick {tick} comes after tick {before[0]}"
-        self._last_ticks[agent_id] = tick, parts.mac
+        # The same message may go to another recipient, signed again with the time of that attempt.
+        nonce = nonce_of(parts.data)
+        assert tick > before[0] or (tick, nonce) == before, f"tick {tick} comes after tick {before[0]}"
+        self._last_ticks[agent_id] = tick, nonce
         newest, book = self.owed[-1], self._shared.book
         if self._is_reporting:
             assert label_of(parts.data) == newest, "a spooled sample was sent before the newest"
@@ -299,8 +302,8 @@ class _ToManager:
     node: Node
     address = MANAGER
 
-    def post(self, path: str, body: bytes, *, total_seconds: float | None = None) -> Reply:
-        return self.node.post(MANAGER, path, body)
+    def post(self, path: str, body: MakeBody, *, total_seconds: float | None = None) -> Reply:
+        return self.node.post(MANAGER, path, body())
 
 
 @dataclass(frozen=True)
@@ -323,8 +326,9 @@ class _ToAgents(AgentClient):
     def query(self, address: str, parameters: Mapping[str, str]) -> Page:
         return self.node.query(address, parameters)
 
-    def relay(self, address: str, body: bytes, seconds: float) -> Reply:
-        return self.node.post(address, RELAY, body, {BUDGET: str(round(seconds * 1000))})
+    def relay(self, address: str, body: bytes | MakeBody, seconds: float) -> Reply:
+        content = body if isinstance(body, bytes) else body()
+        return self.node.post(address, RELAY, content, {BUDGET: str(round(seconds * 1000))})
 
 
 def _system(name: str, label: str) -> System:
