@@ -113,4 +113,4 @@ def test_an_older_key_is_marked_as_previous() -> None:
 
 
 def test_ansible_finds_both_filters() -> None:
-    assert set(FilterModule().filters()) == {"kattila_report_status", "kattila_report_table"}
+    assert set(FilterModule().filters()) == {"report_status", "report_table"}

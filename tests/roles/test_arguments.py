@@ -34,6 +34,13 @@ def options(role: str) -> dict[str, dict[str, Any]]:
     return dict(loaded(role, "meta/argument_specs.yml")["argument_specs"]["main"]["options"])
 
 
+def written_settings() -> dict[str, Any]:
+    """Return the arguments with which the manager's role writes its settings file."""
+    tasks, module = loaded("kattila_manager", "tasks/configure.yml"), "kattila.status.kattila_environment"
+    (written,) = [task[module] for task in tasks if module in task]
+    return dict(written)
+
+
 def is_expression(value: Any) -> bool:
     return isinstance(value, str) and "{{" in value
 
@@ -117,13 +124,17 @@ def test_every_entry_point_has_the_same_options(role: str) -> None:
 
 def test_every_setting_of_the_manager_can_be_set() -> None:
     tasks = loaded("kattila_manager", "tasks/configure.yml")
-    (written,) = [task["kattila_environment"] for task in tasks if "kattila_environment" in task]
+    (written,) = [
+        task["kattila.status.kattila_environment"] for task in tasks if "kattila.status.kattila_environment" in task
+    ]
     assert {*written["settings"], *written["tokens"]} == {setting.name for setting in manager_config.SETTINGS}
 
 
 def test_the_managers_secrets_are_generated_on_its_node_or_given_without_a_trace() -> None:
     tasks = loaded("kattila_manager", "tasks/configure.yml")
-    (written,) = [task["kattila_environment"] for task in tasks if "kattila_environment" in task]
+    (written,) = [
+        task["kattila.status.kattila_environment"] for task in tasks if "kattila.status.kattila_environment" in task
+    ]
     secret = {setting.name for setting in manager_config.SETTINGS if setting.is_secret}
     assert set(written["tokens"]) == set(written["given"]) == secret
     names = [name for name in options("kattila_manager") if name.endswith("_token")]

@@ -24,7 +24,6 @@ def path(tmp_path: Path) -> Path:
 
 def written(path: Path, check: bool = False, given: dict[str, str] | None = None, **settings: Any) -> Answer:
     return run_module(
-        "kattila_manager",
         "kattila_environment",
         check=check,
         path=str(path),

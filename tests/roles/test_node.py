@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason=SKIPPED)
 
 
 def result(**arguments: Any) -> dict[str, Any]:
-    return run_module("kattila_manager", "kattila_node", check=True, **arguments).members
+    return run_module("kattila_node", check=True, **arguments).members
 
 
 @pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])

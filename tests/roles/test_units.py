@@ -18,7 +18,7 @@ UNITS = {"kattila-one.service": "[Service]\n# é\n", "kattila-two@.socket": "[So
 
 
 def written(folder: Path, units: dict[str, str], *, check: bool = False) -> Answer:
-    return run_module("kattila_agent", "kattila_units", check=check, folder=str(folder), units=units)
+    return run_module("kattila_units", check=check, folder=str(folder), units=units)
 
 
 def texts(folder: Path) -> dict[str, str]:

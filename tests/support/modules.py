@@ -1,4 +1,4 @@
-"""Reads the tasks of roles, and runs an Ansible module as Ansible does, with the Python of .venv-deploy."""
+"""Reads the tasks of roles, and runs a module as Ansible does, with the Python of .venv-deploy."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Answer:
         return bool(self.members["changed"])
 
 
-def run_module(role: str, name: str, *, check: bool = False, **arguments: Any) -> Answer:
-    """Run `roles/ROLE/library/NAME.py`, and return its result."""
+def run_module(name: str, *, check: bool = False, **arguments: Any) -> Answer:
+    """Run `plugins/modules/NAME.py`, and return its result."""
     request = {"ANSIBLE_MODULE_ARGS": arguments | {"_ansible_check_mode": check, "_ansible_diff": True}}
     done = subprocess.run(
-        [PYTHON, ROOT / "roles" / role / "library" / f"{name}.py"],
+        [PYTHON, ROOT / "plugins/modules" / f"{name}.py"],
         input=json.dumps(request),
         capture_output=True,
         text=True,

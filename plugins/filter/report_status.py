@@ -20,7 +20,7 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by their names in templates."""
-        return {"kattila_report_status": report_status, "kattila_report_table": report_table}
+        return {"report_status": report_status, "report_table": report_table}
 
 
 def report_status(observed: Mapping[str, Sequence[Any]], answer: str, newer: bool = False) -> list[Row]:

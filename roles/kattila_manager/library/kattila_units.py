@@ -1,1 +1,0 @@
-../../kattila_agent/library/kattila_units.py
