@@ -1,6 +1,6 @@
 """Keeps the key ring in one JSON file, readable by its owner only and shared by all processes of a service.
 
-Beside `ring.json` stand two lock files, `ring.json.lock` (held for milliseconds while the file changes) and
+Two lock files are next to `ring.json`: `ring.json.lock` (held for milliseconds while the file changes) and
 `ring.json.asking` (held by the process that queries DNS). A damaged file is renamed to `ring.json.damaged-<mtime>`.
 """
 

@@ -109,7 +109,7 @@ class Folder:
         self._path_of(number).rename(self._path_of(to))
 
     def sync(self) -> None:
-        """Return once all renamed and removed files are so on the disk."""
+        """Return once all renames and removals are on the disk."""
         durable.sync_folder(self.path)
 
     def read_ledger(self) -> Ledger:
