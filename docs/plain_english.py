@@ -122,7 +122,10 @@ PHRASES = (
     Phrase("the way of", '"the delivery path of"'),
     Phrase("promise[sd]?", '"check", "guarantee" or "requirement"'),
     Phrase("(?:goes|go|going|went|gone) on(?! (?:a|an|the|each|every|this)\\b)", '"continues"'),
-    Phrase("given up|had to give", '"dropped"'),
+    Phrase("(?:give|gives|gave|given|giving) up|had to give", '"drop", "stop trying"'),
+    Phrase("not (?:quite )?(?:well|heard)", '"unhealthy", "has not reported"'),
+    Phrase("which costs?", '"this costs", in a sentence of its own'),
+    Phrase("looks? at", '"inspect", "check" or "read"'),
     Phrase(
         "(?:is|are|was|were|being) (?:not |no longer )?well(?!-)(?! (?:known|above|below|under|over|before|within))",
         '"healthy" or "unhealthy"',
@@ -141,7 +144,7 @@ PHRASES = (
     Phrase("for ever", '"forever"'),
     Phrase("in vain", '"without success"'),
     Phrase("from elsewhere", '"remote"'),
-    Phrase("(?:stands?|stood) (?:in|at|on|there|here|once|beside|above|below)", '"is in", "appears once"'),
+    Phrase("(?:stands?|stood) (?:in|at|on|there|here|once|beside|above|below|two)", '"is in", "appears once"'),
     Phrase("(?:lies?|lay) (?:in|on|at|beside|there|within)", '"is in"'),
 )
 

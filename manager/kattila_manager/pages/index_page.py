@@ -271,7 +271,7 @@ def _counts(snapshot: Snapshot, states: Counter[Presence]) -> tuple[tuple[str, s
         (states[Presence.REPORTING], "reporting"),
         (states[Presence.RELAYED], "relayed"),
         (states[Presence.SILENT], "silent"),
-        *(((states[Presence.UNHEARD], "not heard yet"),) if states[Presence.UNHEARD] else ()),
+        *(((states[Presence.UNHEARD], "no report yet"),) if states[Presence.UNHEARD] else ()),
         (len(snapshot.open_alarms), "open alarms" if len(snapshot.open_alarms) != 1 else "open alarm"),
     )
     return tuple((f"{number:,}", label) for number, label in numbers)

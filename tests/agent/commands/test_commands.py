@@ -50,7 +50,7 @@ def test_sysinfo_needs_nothing(tmp_path: Path, flag: str) -> None:
 
 def test_sysinfo_without_privileges(tmp_path: Path) -> None:
     if os.geteuid() != 0:
-        pytest.skip("giving up privileges needs root; -sysinfo without them is what the other tests run")
+        pytest.skip("dropping privileges needs root; the other tests run -sysinfo without them")
     code = (
         "import kattila_agent.__main__ as agent, psutil, dotenv, os, platform\n"
         "import kattila_agent.commands.measuring, kattila_agent.commands.sysinfo\n"

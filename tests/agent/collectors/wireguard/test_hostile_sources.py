@@ -126,7 +126,7 @@ def test_millions_of_short_lines_take_little_memory(source: str) -> None:
     assert int(subprocess.check_output(command, stderr=subprocess.DEVNULL, timeout=PATIENCE_SECONDS)) < 64
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="giving up root's rights needs root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="dropping root's rights needs root")
 def test_a_folder_that_must_not_be_searched_is_not_taken_as_empty() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
