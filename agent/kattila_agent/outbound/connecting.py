@@ -13,6 +13,7 @@ from typing import Any
 
 # How long an attempt has before the next address is tried as well: the default of RFC 8305, section 8.
 _DELAY_SECONDS = 0.25
+_now = time.monotonic  # noqa: TID251 - sockets take real time, whatever clock the agent was given
 
 
 def connect(
@@ -26,7 +27,7 @@ def connect(
     Raises:
         OSError: no address accepts. If one refuses, the error is that.
     """
-    return _Race(in_turn(addresses), port, tuple(options)).run(seconds)
+    return _Race(in_turn(addresses) if len(addresses) > 1 else [*addresses], port, tuple(options)).run(seconds)
 
 
 def in_turn(addresses: Sequence[str]) -> list[str]:
@@ -65,12 +66,19 @@ class _Race:
 
     def _start(self, address: str, selector: selectors.BaseSelector) -> None:
         try:
-            attempt, name = _opened(address, self._port, self._options)
+            # As bytes, because Python would encode a zone like the name of a host.
+            host, flags = os.fsencode(address), socket.AI_NUMERICHOST
+            found = socket.getaddrinfo(host, self._port, type=socket.SOCK_STREAM, flags=flags)
+            family, kind, protocol, _, name = found[0]
+            attempt = socket.socket(family, kind, protocol)
         except OSError as error:
             # Such as an interface that is gone, or a kernel without this family.
             self._problems.append(error)
             return
         self._running.add(attempt)
+        for option in self._options:
+            attempt.setsockopt(*option)
+        attempt.setblocking(False)
         problem = attempt.connect_ex(name)
         if problem in (0, errno.EINPROGRESS):
             selector.register(attempt, selectors.EVENT_WRITE, attempt)
@@ -94,25 +102,6 @@ class _Race:
         self._running.remove(attempt)
         attempt.close()
         self._problems.append(OSError(problem, os.strerror(problem)))
-
-
-def _now() -> float:
-    return time.monotonic()  # noqa: TID251 - sockets take real time, whatever clock the agent was given
-
-
-def _opened(address: str, port: int, options: Iterable[tuple[Any, ...]]) -> tuple[socket.socket, Any]:
-    # As bytes, because Python would encode a zone like the name of a host.
-    numeric = socket.getaddrinfo(os.fsencode(address), port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    family, kind, protocol, _, name = numeric[0]
-    opened = socket.socket(family, kind, protocol)
-    try:
-        for option in options:
-            opened.setsockopt(*option)
-        opened.setblocking(False)
-    except OSError:
-        opened.close()
-        raise
-    return opened, name
 
 
 def _rank(problem: OSError) -> int:

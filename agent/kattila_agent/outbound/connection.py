@@ -99,12 +99,14 @@ class Connection:
         """
         make_body = None if isinstance(body, bytes) else body
         message = {"data": body if isinstance(body, bytes) else b"", "headers": headers}
-        request = self._request(total_seconds, make_body)
+        request = Request(self._total_seconds if total_seconds is None else total_seconds, make_body)
         return self._in_time(lambda request, options: self._post(path, request, options | message), request)
 
     def get(self, path: str, parameters: Mapping[str, str] | None = None) -> Page:
         """Get a page; raises UnreachableError as `post` does."""
-        return self._in_time(lambda _, options: self._get(path, options | {"params": parameters}), self._request())
+        return self._in_time(
+            lambda _, options: self._get(path, options | {"params": parameters}), Request(self._total_seconds)
+        )
 
     @property
     def address(self) -> str | None:
@@ -117,9 +119,6 @@ class Connection:
     def close(self) -> None:
         """Close the connection; the next request opens it again."""
         self._session.close()
-
-    def _request(self, total_seconds: float | None = None, make_body: MakeBody | None = None) -> Request:
-        return Request(self._total_seconds if total_seconds is None else total_seconds, make_body)
 
     def _in_time(self, send: _Send[_Received], request: Request) -> _Received:
         timeout = min(self._connect_seconds, request.total_seconds), READ_SECONDS
@@ -134,7 +133,8 @@ class Connection:
             except ValueError:
                 # The libraries raise it for lines that they cannot parse.
                 problem = "its answer is not HTTP"
-            self._remember_address(has_answered=received is not None and not request.is_cut_off)
+            if self._sockets.name is not None:
+                self._remember_address(self._sockets.name, has_answered=received is not None and not request.is_cut_off)
         if request.is_cut_off:
             # An answer that was cut off in its first lines looks like an empty one.
             raise UnreachableError(f"no whole answer within {request.total_seconds:g} s")
@@ -142,9 +142,9 @@ class Connection:
             raise UnreachableError(problem)
         return received
 
-    def _remember_address(self, *, has_answered: bool) -> None:
-        name, address = self._sockets.name, self._sockets.address
-        if name is not None and address is not None and (has_answered or self._sockets.open):
+    def _remember_address(self, name: str, *, has_answered: bool) -> None:
+        address = self._sockets.address
+        if address is not None and (has_answered or self._sockets.open):
             self._resolver.remember(name, address, has_answered=has_answered)
 
     def _post(self, path: str, request: Request, options: dict[str, Any]) -> Reply:

@@ -12,7 +12,6 @@ from kattila_agent.outbound.discovery import Directory, Relay
 from kattila_agent.outbound.paths import DeliveryPath, Uplink
 from kattila_agent.runtime import Runtime
 from kattila_protocol import envelope, verdict
-from kattila_protocol.envelope import Envelope
 from kattila_protocol.errors import PROBLEM_PREFIX, NoWay, Overloaded, Refusal
 from kattila_protocol.names import MANAGER
 from kattila_protocol.ring import Ring
@@ -79,13 +78,6 @@ class OutgoingReport:
     encode: Callable[[], bytes]
     nonce: str
     ring: Ring
-
-    def sealed_for(self, recipient: str) -> Envelope:
-        """Return the report, signed now, for the manager or for a relay's id.
-
-        Raises NoKey if the ring is empty.
-        """
-        return envelope.seal(self.encode(), self.ring.current, recipient)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +171,7 @@ class Delivery:
         return outcome
 
     def _signed(self, report: OutgoingReport, recipient: str) -> bytes:
-        sealed = report.sealed_for(recipient)
+        sealed = envelope.seal(report.encode(), report.ring.current, recipient)
         self._uplink.report_mac = sealed.mac
         return sealed.to_bytes()
 

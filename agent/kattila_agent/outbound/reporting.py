@@ -118,12 +118,14 @@ class Reporter:
     def _outgoing(self, waiting: Sample, counters: Counters, ring: Ring) -> OutgoingReport:
         nonce = self.runtime.nonce()
         boot_id = self.latest.boot_id if self.latest else waiting.boot_id
-
-        def encode() -> bytes:
-            moment = Moment(self.runtime.now(), boot_id, self.runtime.since_boot_ms())
-            return sample.encode(waiting, Signing(counters.agent_id, counters.tick, nonce, moment))
-
-        return OutgoingReport(encode, nonce, ring)
+        now, since_boot_ms = self.runtime.now, self.runtime.since_boot_ms
+        return OutgoingReport(
+            lambda: sample.encode(
+                waiting, Signing(counters.agent_id, counters.tick, nonce, Moment(now(), boot_id, since_boot_ms()))
+            ),
+            nonce,
+            ring,
+        )
 
     def _correct(
         self, outcome: Outcome, newest: Sample, counters: Counters, ring: Ring, measurement: Measurement

@@ -50,7 +50,7 @@ class Sockets:
         self.address: str | None = None
         self.name: str | None = None
         self._lock = threading.Lock()
-        self._current: Request | None = None
+        self.current: Request | None = None
 
     def add(self, opened: socket.socket) -> socket.socket:
         """Add an opened socket; return its duplicate, which `remove` takes."""
@@ -58,15 +58,10 @@ class Sockets:
         self.address = address_of(duplicate.getpeername())
         with self._lock:
             self.open.add(duplicate)
-            if self._current is not None and self._current.is_cut_off:
+            if self.current is not None and self.current.is_cut_off:
                 # Connected at last, but too late.
                 _shut_down(duplicate)
         return duplicate
-
-    def make_body(self) -> MakeBody | None:
-        """Return the function that makes the body of the current request, None if it has its body already."""
-        current = self._current
-        return None if current is None else current.make_body
 
     def remove(self, duplicate: socket.socket) -> None:
         """Remove a socket that no other request will use.
@@ -75,7 +70,7 @@ class Sockets:
         """
         with self._lock:
             self._done.append(duplicate)
-            if self._current is None:
+            if self.current is None:
                 self._close_done()
 
     @contextmanager
@@ -84,20 +79,21 @@ class Sockets:
         timer = threading.Timer(request.total_seconds, self._cut_off, (request,))
         timer.daemon = True
         with self._lock:
-            self._current = request
+            self.current = request
         timer.start()
         try:
             yield
         finally:
             timer.cancel()
             with self._lock:
-                self._current = None
-                self._close_done()
+                self.current = None
+                if self._done:
+                    self._close_done()
 
     def _cut_off(self, request: Request) -> None:
         with self._lock:
             # The timer may fire just after the request has ended and the next one has begun.
-            if self._current is not request:
+            if self.current is not request:
                 return
             request.is_cut_off = True
             for duplicate in self.open:
@@ -145,7 +141,7 @@ def _pool_classes(sockets: Sockets, resolver: Resolver, zone: str | None) -> dic
         def request(
             self, method: str, url: str, body: Any = None, headers: Mapping[str, Any] | None = None, **more: Any
         ) -> None:
-            make_body = sockets.make_body()
+            make_body = sockets.current.make_body if sockets.current is not None else None
             if make_body is not None:
                 # The body is signed with a timestamp, and connecting may take seconds.
                 if self.is_closed:
