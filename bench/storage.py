@@ -13,7 +13,7 @@ from pathlib import Path
 
 from disk import reports_and_bytes
 from kattila_manager.records import VerifiedReport
-from kattila_manager.store import migrating
+from kattila_manager.store.admin import migrating
 from kattila_manager.store.decoding import decode
 from kattila_manager.store.ingest.compression_groups import CompressedReport, CompressionGroups
 from kattila_manager.store.ingest.filing import Filing

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from kattila_agent.config import Config
 from kattila_agent.identity import Identity
-from kattila_agent.outbound.clients import Clients
 from kattila_agent.outbound.delivery import Delivery
 from kattila_agent.outbound.discovery import Directory, Discoverer
 from kattila_agent.outbound.draining import Draining
+from kattila_agent.outbound.http.clients import Clients
 from kattila_agent.outbound.journal import Journal
 from kattila_agent.outbound.paths import Uplink
 from kattila_agent.outbound.registration import Registrar

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from kattila_agent.compose import Agent
 from kattila_agent.config import Config
 from kattila_agent.identity import Identity, StateError
-from kattila_agent.outbound.clients import Clients
 from kattila_agent.outbound.draining import Draining
+from kattila_agent.outbound.http.clients import Clients
 from kattila_agent.outbound.reporting import Reporter
 from kattila_agent.peer_api.late_addresses import listen_later, open_present
 from kattila_agent.peer_api.server import address_of, serve

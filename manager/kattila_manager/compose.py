@@ -31,7 +31,7 @@ from kattila_manager.pages.index_page import PageData, Source
 from kattila_manager.publishing.publisher import CycleResult, Publisher, PublishSettings
 from kattila_manager.publishing.website import Website
 from kattila_manager.records import Ambiguity, KeyName, Snapshot
-from kattila_manager.store import migrating
+from kattila_manager.store.admin import migrating
 from kattila_manager.store.admin.retention import RetentionLimits
 from kattila_manager.store.database import DatabaseUnusableError
 from kattila_manager.store.ingest.refusal_counters import RefusalCounters

@@ -24,8 +24,8 @@ from kattila_agent.identity import StateError
 from kattila_agent.outbound.discovery.directory import Directory
 from kattila_agent.outbound.discovery.queries import Discoverer
 from kattila_agent.outbound.draining import Draining
+from kattila_agent.outbound.http.resolver import Resolver
 from kattila_agent.outbound.reporting import Reporter
-from kattila_agent.outbound.resolver import Resolver
 from kattila_agent.peer_api import server
 from kattila_agent.runtime import Runtime
 from kattila_keys.refresh import Keys

@@ -13,8 +13,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
-from kattila_agent.outbound import clients
 from kattila_agent.outbound.discovery import addresses, directory, queries
+from kattila_agent.outbound.http import clients
 from kattila_agent.peer_api.app import ForeignSource
 from kattila_agent.peer_api.server import MAX_AGE_SECONDS
 from kattila_manager.alarms.alarm_rules import AlarmKind, Opened

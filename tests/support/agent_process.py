@@ -21,7 +21,8 @@ PATIENT_AGENT = [
     "-c",
     "import sys\n"
     "from kattila_agent import __main__ as agent\n"
-    "from kattila_agent.outbound import connection, delivery\n"
+    "from kattila_agent.outbound import delivery\n"
+    "from kattila_agent.outbound.http import connection\n"
     f"agent._DNS_SECONDS = connection.READ_SECONDS = delivery._REGISTER_SECONDS = {ENDLESS_SECONDS}\n"
     f"connection.Connection.__init__.__kwdefaults__['total_seconds'] = {ENDLESS_SECONDS}\n"
     "sys.exit(agent.main(sys.argv[1:]))",

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from kattila_manager.records import Filed, RefusalCount, VerifiedReport
-from kattila_manager.store import compression, migrating
+from kattila_manager.store import compression
+from kattila_manager.store.admin import migrating
 from kattila_manager.store.decoding import decode
 from kattila_manager.store.ingest.compression_groups import CompressionGroups
 from kattila_manager.store.ingest.filing import Filing

@@ -11,7 +11,8 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from kattila_manager.records import Filed, Record, VerifiedReport
-from kattila_manager.store import database, migrating
+from kattila_manager.store import database
+from kattila_manager.store.admin import migrating
 from kattila_manager.store.admin.auditing import Audit
 from kattila_manager.store.decoding import decode
 from kattila_manager.store.ingest.writer import Writer

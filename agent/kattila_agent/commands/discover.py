@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import TextIO
 
 from kattila_agent.commands.errors import CommandError
-from kattila_agent.outbound.clients import AgentClient
-from kattila_agent.outbound.connection import UnreachableError
 from kattila_agent.outbound.discovery import candidates, query
+from kattila_agent.outbound.http.clients import AgentClient
+from kattila_agent.outbound.http.connection import UnreachableError
 from kattila_agent.runtime import Runtime
 from kattila_protocol.errors import Refusal
 from kattila_protocol.peer import PeerAnswer

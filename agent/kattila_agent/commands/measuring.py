@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from kattila_agent.config import Config, default_limits, host_of
-from kattila_agent.outbound.resolver import look_up
+from kattila_agent.outbound.http.resolver import look_up
 from kattila_agent.runtime import Runtime
 from kattila_agent.sampling.collect import Inputs, measure
 from kattila_agent.sampling.measurement import Measurement

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from kattila_agent.commands.errors import CommandError
 from kattila_agent.config import PORT
-from kattila_agent.outbound.connection import Connection, UnreachableError, in_url, unsigned_words
+from kattila_agent.outbound.http.connection import Connection, UnreachableError, in_url, unsigned_words
 from kattila_agent.runtime import Runtime
 from kattila_protocol import reset as messages
 from kattila_protocol.errors import Refusal

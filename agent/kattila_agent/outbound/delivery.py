@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kattila_agent.outbound.clients import UPDATES, Clients
-from kattila_agent.outbound.connection import Reply, UnreachableError, unsigned_words
 from kattila_agent.outbound.discovery import Directory, Relay
+from kattila_agent.outbound.http.clients import UPDATES, Clients
+from kattila_agent.outbound.http.connection import Reply, UnreachableError, unsigned_words
 from kattila_agent.outbound.paths import DeliveryPath, Uplink
 from kattila_agent.runtime import Runtime
 from kattila_protocol import envelope, verdict

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 
 from kattila_agent.identity import Identity
-from kattila_agent.outbound.clients import REGISTER
-from kattila_agent.outbound.connection import Connection, UnreachableError
 from kattila_agent.outbound.delivery import Answered, Outcome, Unreachable, read_answer
+from kattila_agent.outbound.http.clients import REGISTER
+from kattila_agent.outbound.http.connection import Connection, UnreachableError
 from kattila_agent.outbound.state_log import StateLog
 from kattila_agent.runtime import Runtime
 from kattila_agent.sampling.measurement import Measurement

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from kattila_agent.identity import Counters, Identity
-from kattila_agent.outbound.connection import Connection
 from kattila_agent.outbound.delivery import Answered, Delivery, Outcome, OutgoingReport, Unsigned
 from kattila_agent.outbound.discovery import Directory, candidates
+from kattila_agent.outbound.http.connection import Connection
 from kattila_agent.outbound.journal import Journal
 from kattila_agent.outbound.registration import Registrar
 from kattila_agent.runtime import Runtime

@@ -14,8 +14,8 @@ from bottle import Bottle, HTTPError, HTTPResponse, request
 
 from kattila_agent import __version__
 from kattila_agent.identity import Identity, StateError
-from kattila_agent.outbound.clients import BUDGET
-from kattila_agent.outbound.connection import Reply
+from kattila_agent.outbound.http.clients import BUDGET
+from kattila_agent.outbound.http.connection import Reply
 from kattila_agent.outbound.paths import Uplink
 from kattila_agent.outbound.reporting import Reporter
 from kattila_agent.peer_api.allowed_sources import AllowedSources

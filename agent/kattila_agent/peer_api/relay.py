@@ -11,9 +11,9 @@ import threading
 from collections import OrderedDict
 
 from kattila_agent.identity import Identity
-from kattila_agent.outbound.clients import UPDATES, Clients
-from kattila_agent.outbound.connection import CONNECT_SECONDS, Reply, UnreachableError
 from kattila_agent.outbound.delivery import LEAST_SECONDS, RELAY_SECONDS
+from kattila_agent.outbound.http.clients import UPDATES, Clients
+from kattila_agent.outbound.http.connection import CONNECT_SECONDS, Reply, UnreachableError
 from kattila_agent.outbound.paths import DeliveryPath, Uplink
 from kattila_agent.runtime import Runtime
 from kattila_keys.refresh import Keys

@@ -17,7 +17,8 @@ from granian.server.mt import MTServer
 from kattila_manager import compose
 from kattila_manager.commands.errors import CommandError
 from kattila_manager.config import Config
-from kattila_manager.store import database, migrating
+from kattila_manager.store import database
+from kattila_manager.store.admin import migrating
 from kattila_settings.values import Listen
 
 _log = logging.getLogger("kattila.manager")

@@ -11,8 +11,6 @@ from typing import cast
 
 import pytest
 
-from kattila_agent.outbound.clients import RELAY, AgentClient, Clients
-from kattila_agent.outbound.connection import Connection, Connections, Reply, UnreachableError
 from kattila_agent.outbound.delivery import (
     MAX_RELAYS_TRIED,
     RELAY_SECONDS,
@@ -25,8 +23,10 @@ from kattila_agent.outbound.delivery import (
     Unsigned,
 )
 from kattila_agent.outbound.discovery import Directory, Relay
+from kattila_agent.outbound.http.clients import RELAY, AgentClient, Clients
+from kattila_agent.outbound.http.connection import Connection, Connections, Reply, UnreachableError
+from kattila_agent.outbound.http.transport import MakeBody
 from kattila_agent.outbound.paths import DeliveryPath, Uplink
-from kattila_agent.outbound.transport import MakeBody
 from kattila_agent.runtime import Runtime
 from kattila_protocol import canonical, envelope, verdict
 from kattila_protocol.errors import ClockSkew, NoWay, Overloaded, Refusal

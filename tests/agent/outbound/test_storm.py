@@ -16,7 +16,7 @@ from statistics import fmean
 
 import pytest
 
-from kattila_agent.outbound.clients import PEER, RELAY, UPDATES
+from kattila_agent.outbound.http.clients import PEER, RELAY, UPDATES
 from support.counts import STORM_AGENTS
 from support.world.network import MANAGER
 from support.world.node import INTERVAL_SECONDS

@@ -16,9 +16,9 @@ from typing import cast
 import pytest
 
 from kattila_agent.identity import Identity
-from kattila_agent.outbound.clients import AgentClient, Clients
-from kattila_agent.outbound.connection import Connection, Connections, Reply, UnreachableError
 from kattila_agent.outbound.discovery import Relay
+from kattila_agent.outbound.http.clients import AgentClient, Clients
+from kattila_agent.outbound.http.connection import Connection, Connections, Reply, UnreachableError
 from kattila_agent.outbound.paths import DeliveryPath, Uplink
 from kattila_agent.peer_api.relay import SLOTS, ReportRelay
 from kattila_agent.runtime import Runtime

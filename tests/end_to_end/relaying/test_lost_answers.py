@@ -17,7 +17,7 @@ import pytest
 from kattila_agent import config
 from kattila_agent.compose import Agent
 from kattila_agent.identity import Identity
-from kattila_agent.outbound.clients import Clients
+from kattila_agent.outbound.http.clients import Clients
 from kattila_agent.runtime import Runtime
 from kattila_agent.sampling.collect import Inputs
 from kattila_agent.sampling.measurement import Measurement

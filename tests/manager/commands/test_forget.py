@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kattila_manager.store import database, migrating
+from kattila_manager.store import database
+from kattila_manager.store.admin import migrating
 from kattila_manager.store.read import queries
 from support.commands import ONE, THREE, TWO, failed, run
 from support.fleet import MINUTE, Fleet

@@ -13,7 +13,8 @@ import pytest
 from alembic.config import Config as AlembicConfig
 from alembic.script import ScriptDirectory
 
-from kattila_manager.store import database, migrating
+from kattila_manager.store import database
+from kattila_manager.store.admin import migrating
 from support.commands import failed
 from support.fleet import Fleet, fleet_in
 from support.manager import MANAGER, Manager

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import kattila_manager
-from kattila_manager.store import database, migrating
-from kattila_manager.store.admin import backups, restoring
+from kattila_manager.store import database
+from kattila_manager.store.admin import backups, migrating, restoring
 from kattila_manager.store.read import queries
 from kattila_manager.store.store import open_existing
 from support.commands import run
@@ -151,7 +151,7 @@ def test_a_manager_in_any_folder_migrates(tmp_path: Path, name: str) -> None:
     shutil.copytree(Path(kattila_manager.__file__).parent, installed / "kattila_manager")
     code = (
         "import pathlib, sys; sys.path.insert(0, sys.argv[1]); "
-        "from kattila_manager.store import database, migrating; "
+        "from kattila_manager.store import database; from kattila_manager.store.admin import migrating; "
         "assert str(database.MIGRATIONS).startswith(sys.argv[1]); "
         "migrating.migrate(pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[2]).parent, 0)"
     )

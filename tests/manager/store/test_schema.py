@@ -8,7 +8,8 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from kattila_manager.store import database, migrating
+from kattila_manager.store import database
+from kattila_manager.store.admin import migrating
 from kattila_manager.store.schema import metadata
 from support.store import filing, new_database, sqlite
 

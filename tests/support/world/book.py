@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from kattila_agent.outbound.clients import RELAY, UPDATES
+from kattila_agent.outbound.http.clients import RELAY, UPDATES
 from kattila_protocol import envelope
 from kattila_protocol.envelope import Envelope
 from kattila_protocol.errors import Refusal

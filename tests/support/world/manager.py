@@ -14,7 +14,7 @@ from kattila_keys.ring_file import RingFile, StoredRing
 from kattila_manager.api.app import ApiSettings, Endpoints
 from kattila_manager.ingest.update_handler import UpdateHandler
 from kattila_manager.records import Filed, VerifiedReport
-from kattila_manager.store import migrating
+from kattila_manager.store.admin import migrating
 from kattila_manager.store.ingest.refusal_counters import RefusalCounters
 from kattila_manager.store.ingest.writer import Writer
 from kattila_manager.store.store import Store

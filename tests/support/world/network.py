@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
-from kattila_agent.outbound.clients import RELAY
-from kattila_agent.outbound.connection import Reply, UnreachableError
+from kattila_agent.outbound.http.clients import RELAY
+from kattila_agent.outbound.http.connection import Reply, UnreachableError
 from support.world.book import Book
 from support.world.wsgi import Answer
 

@@ -15,9 +15,9 @@ from kattila_agent import config
 from kattila_agent.compose import Agent
 from kattila_agent.daemon import Loop
 from kattila_agent.identity import Identity
-from kattila_agent.outbound.clients import BUDGET, PEER, REGISTER, RELAY, AgentClient, Clients
-from kattila_agent.outbound.connection import Connection, Connections, Page, Reply, UnreachableError
-from kattila_agent.outbound.transport import MakeBody
+from kattila_agent.outbound.http.clients import BUDGET, PEER, REGISTER, RELAY, AgentClient, Clients
+from kattila_agent.outbound.http.connection import Connection, Connections, Page, Reply, UnreachableError
+from kattila_agent.outbound.http.transport import MakeBody
 from kattila_agent.runtime import Runtime
 from kattila_agent.sampling.collect import Inputs
 from kattila_agent.sampling.measurement import Measurement

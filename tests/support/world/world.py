@@ -14,9 +14,9 @@ from itertools import combinations, count
 from pathlib import Path
 
 from kattila_agent.daemon import JITTER, next_due
-from kattila_agent.outbound.clients import UPDATES
-from kattila_agent.outbound.connection import UnreachableError
 from kattila_agent.outbound.discovery.queries import CHECK_SECONDS, PACE_SECONDS
+from kattila_agent.outbound.http.clients import UPDATES
+from kattila_agent.outbound.http.connection import UnreachableError
 from kattila_protocol import reset
 from support.reports import KEY
 from support.world.book import Book

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 
 from kattila_agent.identity import StateError
-from kattila_agent.outbound.connection import Page, UnreachableError, unsigned_words
 from kattila_agent.outbound.discovery.directory import Directory
+from kattila_agent.outbound.http.connection import Page, UnreachableError, unsigned_words
 from kattila_agent.runtime import Runtime
 from kattila_protocol import peer
 from kattila_protocol.errors import Refusal

@@ -1,1 +1,1 @@
-"""Backups, restore, retention, and the audit of stored reports."""
+"""Migration, backups, restore, retention, and the audit of stored reports."""

@@ -1,4 +1,4 @@
-"""Reads agents, alarms, refusals and reports from the database, as frozen values."""
+"""Reads agents, alarms, edges, refusals and reports from the database, as frozen values."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, exists, func, select
 
-from kattila_manager.records import Agent, Alarm, Record, RefusalCount, Subject
+from kattila_manager.records import Agent, Alarm, Edge, Record, RefusalCount, Subject
 from kattila_manager.store import compression
-from kattila_manager.store.schema import agents, alarms, forgotten, receivers, refusals, reports
+from kattila_manager.store.schema import agents, alarms, forgotten, receivers, refusals, reports, topology_edges
 
 _AGENT = (
     agents.c.ref,
@@ -30,6 +30,17 @@ _AGENT = (
     agents.c.dropped_after,
 )
 
+_EDGE = (
+    topology_edges.c.id,
+    topology_edges.c.kind,
+    topology_edges.c.a_ref,
+    topology_edges.c.b_ref,
+    topology_edges.c.state,
+    topology_edges.c.evidence,
+    topology_edges.c.first_seen_at,
+    topology_edges.c.last_seen_at,
+)
+
 
 # Reports are pruned in the order of their ids. So a group is whole if its key is not older than the first report.
 IS_WHOLE = reports.c.key_id >= select(func.min(reports.c.id)).scalar_subquery()
@@ -47,6 +58,11 @@ def all_agents(connection: Connection) -> tuple[Agent, ...]:
     """Return all agents except the forgotten ones, ordered by host name and id."""
     rows = connection.execute(select(*_AGENT).where(~_IS_FORGOTTEN).order_by(agents.c.hostname, agents.c.agent_id))
     return tuple(_agent(row) for row in rows)
+
+
+def all_edges(connection: Connection) -> tuple[Edge, ...]:
+    """Return all edges, in the order in which they were first seen."""
+    return tuple(Edge(*row) for row in connection.execute(select(*_EDGE).order_by(topology_edges.c.id)))
 
 
 def known_agents(connection: Connection) -> tuple[Agent, ...]:

@@ -10,7 +10,6 @@ from sqlalchemy import Connection
 from kattila_manager.alarms.alarm_rules import AlarmKind
 from kattila_manager.records import Agent, Snapshot
 from kattila_manager.store.decoding import decode
-from kattila_manager.store.publish import edges
 from kattila_manager.store.read import queries, report_history
 from kattila_protocol.errors import Malformed
 from kattila_protocol.report import Report
@@ -32,7 +31,7 @@ def read_snapshot(connection: Connection, known: Mapping[int, Report], now: int)
         open_alarms=queries.open_alarms(connection),
         closed_alarms=queries.alarms_closed_since(connection, now - _CLOSED_SHOWN_MS, _MOST_CLOSED_SHOWN),
         counters=queries.alarm_counters(connection),
-        edges=edges.all_edges(connection),
+        edges=queries.all_edges(connection),
         late=report_history.late_during(connection, AlarmKind.AGENT_SILENT, now - _CLOSED_SHOWN_MS),
     )
 

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from kattila_agent.identity import StateError
-from kattila_agent.outbound.clients import AgentClient
-from kattila_agent.outbound.connection import Page, UnreachableError
 from kattila_agent.outbound.discovery import Directory, Discoverer, Get, candidates, query
 from kattila_agent.outbound.discovery.queries import PACE_SECONDS
+from kattila_agent.outbound.http.clients import AgentClient
+from kattila_agent.outbound.http.connection import Page, UnreachableError
 from kattila_agent.runtime import Runtime
 from kattila_protocol import message, peer
 from kattila_protocol.errors import BadSignature, Malformed, NoKey, Refusal

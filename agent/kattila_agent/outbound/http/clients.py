@@ -7,8 +7,8 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from kattila_agent.config import PORT
-from kattila_agent.outbound.connection import Connection, Connections, Page, Reply, in_url
-from kattila_agent.outbound.transport import MakeBody
+from kattila_agent.outbound.http.connection import Connection, Connections, Page, Reply, in_url
+from kattila_agent.outbound.http.transport import MakeBody
 from kattila_settings.values import Listen
 
 UPDATES = "/status/updates"

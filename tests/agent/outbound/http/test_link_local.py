@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from kattila_agent.config import host_of, without_zone
-from kattila_agent.outbound.connection import Connection, UnreachableError
-from kattila_agent.outbound.resolver import Resolver, look_up
+from kattila_agent.outbound.http.connection import Connection, UnreachableError
+from kattila_agent.outbound.http.resolver import Resolver, look_up
 from support.agent_process import AGENT, environment
 from support.netns import Namespace, new_namespace
 from support.waiting import PATIENCE_SECONDS

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from kattila_agent.outbound.connection import Connection, UnreachableError, unsigned_words
+from kattila_agent.outbound.http.connection import Connection, UnreachableError, unsigned_words
 from support.knot import free_port
 from support.open_files import open_files
 from support.waiting import ENDLESS_SECONDS, PATIENCE_SECONDS, not_waiting_for

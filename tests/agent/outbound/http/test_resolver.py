@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from kattila_agent.outbound.connection import Connection, UnreachableError
-from kattila_agent.outbound.resolver import Resolver, is_address, look_up
+from kattila_agent.outbound.http.connection import Connection, UnreachableError
+from kattila_agent.outbound.http.resolver import Resolver, is_address, look_up
 from support.waiting import PATIENCE_SECONDS, wait_for
 
 NAME = "manager.example"
@@ -24,7 +24,7 @@ SOON = 0.5
 # Prints the error of a request if the only name server never answers.
 ASK_THE_SILENT = """
 import socket
-from kattila_agent.outbound.connection import Connection, UnreachableError
+from kattila_agent.outbound.http.connection import Connection, UnreachableError
 silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 silent.bind(("127.0.0.53", 53))
 try:

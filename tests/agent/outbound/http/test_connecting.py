@@ -11,9 +11,9 @@ from socket import AF_INET, AF_INET6, create_server, socket
 
 import pytest
 
-from kattila_agent.outbound.connecting import connect, in_turn
-from kattila_agent.outbound.connection import Connection, UnreachableError
-from kattila_agent.outbound.resolver import Resolver
+from kattila_agent.outbound.http.connecting import connect, in_turn
+from kattila_agent.outbound.http.connection import Connection, UnreachableError
+from kattila_agent.outbound.http.resolver import Resolver
 from support.agent_folder import keep_id, keep_ring
 from support.agent_process import AGENT, running_daemon
 from support.manager import Manager

@@ -16,8 +16,8 @@ import requests
 import urllib3
 
 from kattila_agent.config import host_of, without_zone
-from kattila_agent.outbound.resolver import Resolver
-from kattila_agent.outbound.transport import MakeBody, Request, Sockets, session_over
+from kattila_agent.outbound.http.resolver import Resolver
+from kattila_agent.outbound.http.transport import MakeBody, Request, Sockets, session_over
 from kattila_protocol.message import MAX_MESSAGE_BYTES
 from kattila_settings.values import ALL_ADDRESSES, Listen
 

@@ -17,8 +17,8 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from kattila_agent import __version__
-from kattila_agent.outbound.connecting import connect
-from kattila_agent.outbound.resolver import Resolver, address_of, is_address
+from kattila_agent.outbound.http.connecting import connect
+from kattila_agent.outbound.http.resolver import Resolver, address_of, is_address
 
 # Returns the body of a request. It is called again if the request has to be sent over another connection.
 MakeBody = Callable[[], bytes]

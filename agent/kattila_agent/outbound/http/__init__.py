@@ -1,0 +1,1 @@
+"""The HTTP client: names to addresses, connections, and requests to the manager and to other agents."""
