@@ -1,6 +1,7 @@
 """`kattila-manager`: the command line, and exit codes.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 a newer version made the database.
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 a newer version made the database,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         # For example, `head` has ended.
         pass
+    except KeyboardInterrupt:
+        return 130
     else:
         return code
     finally:

@@ -17,6 +17,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Event, Thread
 
 from kattila_keys.dns import query_txt
 from kattila_keys.dns_server import TxtRecords
@@ -24,7 +25,7 @@ from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFile, RingFileError
 from kattila_manager.api.app import ApiSettings, Endpoints
 from kattila_manager.config import Config, read_config
-from kattila_manager.ingest.rsgi_app import RsgiApp
+from kattila_manager.ingest.rsgi_app import REFRESH_CHECK_SECONDS, RsgiApp
 from kattila_manager.ingest.update_handler import UpdateHandler
 from kattila_manager.ingest.wsgi_bridge import WsgiApp
 from kattila_manager.pages.index_page import PageData, Source
@@ -40,7 +41,7 @@ from kattila_manager.store.ingest.writer import Writer
 from kattila_manager.store.read import queries
 from kattila_manager.store.store import Store, open_existing
 from kattila_manager.topology.presence import Watch
-from kattila_settings.failures import Failures, described
+from kattila_settings.failures import Failures, described, keep_running
 from kattila_settings.signals import Signals
 
 _DNS_SECONDS = 5.0
@@ -152,8 +153,18 @@ def wsgi() -> WsgiApp:
     key_thread = ThreadPoolExecutor(1, thread_name_prefix="dns")
     writer, keys, _, wsgi_app = _serving_parts(config, key_thread)
     keys.refresh_or_log(clock())
+    Thread(target=_keep_fresh, args=(keys, Event().wait), daemon=True, name="keys").start()
     writer.start()
     return wsgi_app
+
+
+def _keep_fresh(keys: Keys, pause: Callable[[float], object]) -> None:
+    def refresh() -> bool:
+        pause(REFRESH_CHECK_SECONDS)
+        keys.refresh_if_due(clock())
+        return True
+
+    keep_running(refresh, "refreshing the keys", Failures(logging.getLogger("kattila.manager")), pause)
 
 
 def _serving_parts(config: Config, key_thread: Executor) -> tuple[Writer, Keys, UpdateHandler, WsgiApp]:

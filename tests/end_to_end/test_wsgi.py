@@ -9,13 +9,18 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from kattila_keys.refresh import REFRESH_MS
 from kattila_protocol.envelope import MAX_BODY_BYTES
+from support.commands import OLD_KEY
+from support.knot import running_knot
 from support.manager import HEALTH, REGISTER, RESET, Manager, now_ms
-from support.reports import KEY, body, node, nonce_of, registering, registration_nonce, sealed_bytes
+from support.reports import KEY, PSK, body, node, nonce_of, registering, registration_nonce, sealed_bytes
 from support.store import sqlite
 from support.waiting import join_all, wait_for
 
@@ -31,7 +36,12 @@ waitress.serve(compose.wsgi(), host="127.0.0.1", port=int(sys.argv[1]), threads=
 
 @pytest.fixture(scope="module")
 def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
-    manager = Manager(tmp_path_factory.mktemp("wsgi"), ADMIN_TOKEN=ADMIN)
+    with serving_under_waitress(Manager(tmp_path_factory.mktemp("wsgi"), ADMIN_TOKEN=ADMIN)) as manager:
+        yield manager
+
+
+@contextmanager
+def serving_under_waitress(manager: Manager) -> Iterator[Manager]:
     with manager.log_file.open("ab") as log:
         serving = subprocess.Popen(
             [sys.executable, "-c", SERVING, str(manager.port)],
@@ -112,3 +122,14 @@ def test_the_server_is_one_process(manager: Manager) -> None:
     rows = manager.rows("SELECT worker FROM receivers")
     assert len(rows) == 1
     assert rows[0][0] != os.getpid()
+
+
+def test_the_key_is_refreshed_every_hour_without_any_request(tmp_path: Path) -> None:
+    with running_knot({"kattila": [PSK]}) as knot:
+        ring_in_dns = Manager(tmp_path, ring=None, DNS="kattila.example.org", DNS_SERVER=knot.address)
+        with serving_under_waitress(ring_in_dns) as manager:
+            wait_for(lambda: manager.ring_file.read().ring.entries, "the first key")
+            knot.set_txt("kattila", OLD_KEY.psk)
+            hour_ago = now_ms() - 2 * REFRESH_MS
+            manager.ring_file.update(lambda stored: replace(stored, asked_at=hour_ago, answered_at=hour_ago))
+            wait_for(lambda: manager.ring_file.read().ring.current == OLD_KEY, "the new key")

@@ -22,7 +22,7 @@ def measure_once(settings: Config | None, runtime: Runtime) -> Measurement:
         inputs = Inputs({}, default_limits())
     else:
         inputs = Inputs.of(settings, _resolved(settings.manager_url) if settings.manager_url else None)
-    return measure(inputs, runtime.now(), runtime.monotonic)
+    return measure(inputs.with_boot_id(runtime.new_id), runtime.now(), runtime.monotonic)
 
 
 def _resolved(url: str) -> str | None:

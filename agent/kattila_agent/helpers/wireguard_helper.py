@@ -7,10 +7,12 @@ the agent. docs/ARCHITECTURE.md specifies the output. Exit codes: 0 success, 1 f
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 import shutil
 import signal
+import socket
 import subprocess  # noqa: TID251 - running `wg` is the purpose of this program
 import sys
 import tempfile
@@ -39,6 +41,12 @@ _PEER = re.compile(
 # The message of `wg` about an interface that it cannot read. Nothing else of its standard error is used.
 _UNREADABLE = re.compile(rb"Unable to access interface: ([A-Za-z][A-Za-z ]{0,60})")
 _MAX_STDERR = 64 * 1024
+# boringtun does not show its private key, so `wg` shows neither key. Its socket begins its answer with the public one.
+_SOCKETS = "/var/run/wireguard"
+_KEYLESS = b"(none)\t(none)\t"
+_OWN_KEY = re.compile(rb"(?:\A|\n)own_public_key=([0-9a-fA-F]{64})\n")
+_OWN_KEY_WITHIN = 4096
+_SOCKET_SECONDS = 1
 # These names of links mean something else to `wg show`.
 _RESERVED = (b"all", b"interfaces")
 
@@ -136,7 +144,29 @@ def _lines(name: bytes, output: Output) -> Iterator[bytes]:
         return
     if not output.stdout.endswith(b"\n"):
         raise FailedError("wg wrote a line without an end")
-    yield from (blanked(name + b"\t" + line) + b"\n" for line in output.stdout.split(b"\n")[:-1])
+    stdout = output.stdout
+    if stdout.startswith(_KEYLESS):
+        stdout = stdout.replace(b"\t(none)\t", b"\t" + _own_public_key(name) + b"\t", 1)
+    yield from (blanked(name + b"\t" + line) + b"\n" for line in stdout.split(b"\n")[:-1])
+
+
+def _own_public_key(name: bytes) -> bytes:
+    """Return the public key that a userspace device shows instead of its private key; without one, "(none)"."""
+    try:
+        with socket.socket(socket.AF_UNIX) as device:
+            device.settimeout(_SOCKET_SECONDS)
+            device.connect(f"{_SOCKETS}/{name.decode()}.sock")
+            device.sendall(b"get=1\n\n")
+            answer = b""
+            while not (found := _OWN_KEY.search(answer)) and len(answer) < _OWN_KEY_WITHIN:
+                chunk = device.recv(_OWN_KEY_WITHIN)
+                if not chunk:
+                    break
+                answer += chunk
+    except (OSError, UnicodeDecodeError):
+        return b"(none)"
+    key = bytes.fromhex(found[1].decode()) if found else b""
+    return base64.b64encode(key) if any(key) else b"(none)"
 
 
 def _wg(program: str, *arguments: bytes, seconds: float, room: int = MAX_BYTES) -> Output:

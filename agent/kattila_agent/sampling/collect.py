@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from kattila_agent.sampling.ranges import in_range
 from kattila_protocol.report import CollectorFailure, CollectorRun, Telemetry, Tunnel
 
 _MAX_REASON = 300
+_log = logging.getLogger("kattila.agent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,17 @@ class Inputs:
             boot_id=settings.boot_id,
             manager_port=port_of(settings.manager_url) if settings.manager_url else None,
         )
+
+    def with_boot_id(self, new_id: Callable[[], str]) -> Inputs:
+        """Return inputs for this run of the program; if the kernel's boot id cannot be read, a new one stands for it.
+
+        A report without a boot id would be none at all.
+        """
+        try:
+            return self if self.boot_id else replace(self, boot_id=system.read_boot_id())
+        except OSError as error:
+            _log.warning("%s; this start counts as a reboot: set %s", error, config.BOOT_ID_VARIABLE)
+            return replace(self, boot_id=new_id())
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ HEALTH = "/status/healthcheck"
 _POOL_THREADS = 4
 # Requests that may wait for the pool; further ones get a 503 at once.
 _MAX_POOLED = 64
-_REFRESH_CHECK_SECONDS = 5.0
+REFRESH_CHECK_SECONDS = 5.0
 
 _log = logging.getLogger("kattila.manager")
 
@@ -115,7 +115,7 @@ class RsgiApp:
     async def _keep_fresh(self) -> None:
         failures = Failures(_log)
         while True:
-            await asyncio.sleep(_REFRESH_CHECK_SECONDS)
+            await asyncio.sleep(REFRESH_CHECK_SECONDS)
             with failures.guard("refreshing the keys"):
                 loop = asyncio.get_running_loop()
                 await loop.run_in_executor(self._key_thread, self._keys.refresh_if_due, self._clock())

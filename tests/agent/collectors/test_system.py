@@ -19,6 +19,7 @@ from kattila_agent.sampling import fitting
 from kattila_agent.sampling.collect import COLLECTORS, Collector, Inputs, measure
 from kattila_manager.store.decoding import decode
 from kattila_protocol import canonical
+from kattila_protocol.names import is_id
 from kattila_protocol.report import (
     Clock,
     Cut,
@@ -31,7 +32,10 @@ from kattila_protocol.report import (
     WireguardPeer,
 )
 from protocol.samples import BOOT, REPORT
-from support.agent_process import AGENT, environment
+from support.agent_folder import PSK, settings
+from support.agent_process import AGENT, environment, running_daemon
+from support.knot import Knot
+from support.manager_stand_in import running_stand_in
 
 # Replaces a file of /proc by another file, and /proc by one with processes only.
 FAKED = 'mount --bind "$1" "/proc/$2" && shift 2 && exec "$@"'
@@ -43,12 +47,13 @@ ROUTE = Route("192.0.2.0/24", None, None, None, 1, "static", "unicast")
 PEER = WireguardPeer("key", None, (), 0, 0, 0, 0, False)
 
 
-def sysinfo(script: str, *words: str) -> dict[str, Any]:
+def sysinfo(script: str, *words: str, boot_id: str | None = BOOT) -> dict[str, Any]:
     """Return what `-sysinfo` prints in a mount namespace that this script prepares."""
     if os.geteuid() != 0:
         pytest.skip("a mount namespace requires root")
     command = ("unshare", "--mount", "sh", "-ec", script, "sh", *words, *AGENT, "-sysinfo")
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment(KATTILA_BOOT_ID=BOOT))
+    given = environment() if boot_id is None else environment(KATTILA_BOOT_ID=boot_id)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=given)
     if done.returncode and "mount:" in done.stderr:
         pytest.skip(f"cannot mount here: {done.stderr}")
     assert done.returncode == 0, done.stderr
@@ -172,6 +177,21 @@ def test_where_proc_has_only_processes_the_rest_is_known() -> None:
     assert failure["reason"].startswith("memory_available is unknown: FileNotFoundError")
     assert found["interfaces"]
     accepted(found)
+
+
+def test_where_no_boot_id_can_be_read_an_agent_reports_all_the_same(knot: Knot, tmp_path: Path) -> None:
+    program = ("unshare", "--mount", "sh", "-ec", SUBSET, "sh", *AGENT)
+    with (
+        running_stand_in(PSK) as manager,
+        running_daemon(tmp_path, program=program, **settings(knot, manager.url, PSK)),
+    ):
+        first, second = (report.members["boot_id"] for report in manager.wait_for_reports(2)[:2])
+    assert is_id(first)
+    assert first == second != Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def test_a_command_works_where_no_boot_id_can_be_read() -> None:
+    assert sysinfo(SUBSET, boot_id=None)["interfaces"]
 
 
 def test_what_nobody_can_read_is_unknown_and_nothing_else() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -84,6 +86,46 @@ def test_secrets_are_blanked_and_the_rest_is_kept(with_wg: MakeWg) -> None:
     ]
     found, unreadable = helper.parse(done.stdout, PeerLimits(1000, 5000), notation.scope_name)
     assert (list(found), unreadable) == (["wg0"], {})
+
+
+PUBLIC = bytes(range(200, 232))
+NAMED = b"own_public_key=" + PUBLIC.hex().encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("parts", "shown"),
+    [
+        ((NAMED + b"listen_port=1\nerrno=0\n\n",), base64.b64encode(PUBLIC).decode()),
+        ((b"private_key=" + b"0" * 64 + b"\n", NAMED), base64.b64encode(PUBLIC).decode()),
+        ((NAMED[:30], NAMED[30:].upper()), base64.b64encode(PUBLIC).decode()),
+        ((b"own_public_key=" + b"0" * 64 + b"\n",), "(none)"),
+        ((b"x" + NAMED,), "(none)"),
+        ((NAMED[:-1],), "(none)"),
+        ((b"",), "(none)"),
+        ((b"x" * 5000, NAMED), "(none)"),
+    ],
+    ids=["first", "second", "in two parts", "zeros", "another field", "cut", "nothing", "too late"],
+)
+def test_the_public_key_of_boringtun_comes_from_its_socket(
+    with_wg: MakeWg, tmp_path: Path, parts: tuple[bytes, ...], shown: str
+) -> None:
+    def device(connection: socket.socket) -> None:
+        assert connection.recv(100) == b"get=1\n\n"
+        with suppress(BrokenPipeError):
+            for part in parts:
+                connection.sendall(part)
+                time.sleep(0.1)
+
+    keyless = INTERFACE.replace(SECRET, "(none)").replace(KEY, "(none)")
+    command = with_wg(wg_with("wg0", "wg1", wg0=say(keyless, PEER), wg1=say(keyless)))
+    command[-1] = command[-1].replace("sys.exit", f"helper._SOCKETS = {str(tmp_path)!r}; sys.exit")
+    with serving(tmp_path / "wg0.sock", device):
+        done = run(command)
+    assert done.stdout.decode().splitlines()[1:4] == [
+        "wg0\t" + keyless.replace("\t(none)", "\t" + shown, 1),
+        "wg0\t" + PEER.replace(SECRET, "(hidden)"),
+        "wg1\t" + keyless,
+    ]
 
 
 def test_no_interfaces(with_wg: MakeWg) -> None:

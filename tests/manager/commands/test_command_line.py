@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from kattila_manager.config import SETTINGS
 from support.commands import run
 from support.manager import MANAGER, Manager
+from support.waiting import PATIENCE_SECONDS
 
 
 def test_help_names_every_command_and_every_setting(manager: Manager) -> None:
@@ -57,3 +60,21 @@ def test_settings_may_come_from_another_file(tmp_path: Path, place: str) -> None
     assert done.returncode == 2
     assert "MANAGER_WORKERS=none (" in done.stderr
     assert "other.env line 1)" in done.stderr
+
+
+def test_an_interrupted_command_ends_quietly(tmp_path: Path) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.settimeout(PATIENCE_SECONDS)
+        manager = Manager(
+            tmp_path, ring=None, DNS="kattila.example.org", DNS_SERVER=f"127.0.0.1:{silent.getsockname()[1]}"
+        )
+        command = [*MANAGER, "refresh-key"]
+        with subprocess.Popen(
+            command, cwd=tmp_path, env=manager.environment, stderr=subprocess.PIPE, text=True
+        ) as process:
+            silent.recv(512)
+            process.send_signal(signal.SIGINT)
+            _, complaint = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 130
+    assert "Traceback" not in complaint
