@@ -155,6 +155,11 @@ class Edge:
     first_seen_at: int
     last_seen_at: int
 
+    @property
+    def pair(self) -> tuple[int, int]:
+        """Both agents."""
+        return self.a_ref, self.b_ref
+
 
 # What an alarm or a counter is about: its kind, and the agent (None: no known agent).
 Subject = tuple[str, str | None]

@@ -3,18 +3,23 @@
 An alarm has a subject: a kind, and an agent or None. Some alarms follow a counter, of refusals or of samples that an
 agent dropped. They open when it grows, count further growth, and close after 15 quiet minutes. The others last as long
 as a state does. While the state is unknown, an alarm stays as it is.
+
+Agents report their counters themselves, so any 64-bit number may occur. If the evidence on one subject cannot be
+judged, its alarm stays as it is, and the others are judged nevertheless.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 
 from kattila_keys.refresh import REFRESH_MS
 from kattila_manager.records import Agent, Alarm, Ambiguity, KeyName, RefusalCount, Snapshot, Subject
 from kattila_manager.topology.presence import Presence, Watch, presence
 from kattila_manager.wording import moment, path_text, plural, shown
+from kattila_protocol.canonical import MAX_INTEGER
 from kattila_protocol.errors import BadSignature, ClockSkew, IdentityConflict, IdentityUnproven, Replay
 
 QUIET_MS = 15 * 60 * 1000
@@ -65,10 +70,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """All evidence at one time, and the subjects whose state is unknown."""
+    """All evidence at one time, the subjects whose state is unknown, and errors in judging some of these."""
 
     found: tuple[Finding, ...]
     unknown: frozenset[Subject]
+    failed: Mapping[Subject, Exception] = field(default_factory=dict)
+
+
+# A subject, and what makes the finding on it: None if there is no evidence.
+_Evidence = tuple[Subject, Callable[[], Finding | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +138,11 @@ def amend(closed: Iterable[Alarm], late: Mapping[int, int]) -> tuple[Amended, ..
     return tuple(Amended(alarm, detail) for alarm, detail in details if detail != alarm.detail)
 
 
+def subject_of(event: Event) -> Subject:
+    """Return the subject of the alarm that an event changes."""
+    return event.subject if isinstance(event, Opened) else (event.alarm.kind, event.alarm.agent_id)
+
+
 def find_evidence(
     snapshot: Snapshot, keys: Sequence[KeyName] | None, watch: Watch, ambiguity: Ambiguity | None = None
 ) -> Findings:
@@ -136,21 +151,21 @@ def find_evidence(
     is_moving = bool(keys) and abs(watch.now - _current_since(keys or ())) < GRACE_MS
     watched = [(agent, presence(agent, watch)) for agent in snapshot.agents]
     names = {agent.agent_id: name_of(agent) for agent in snapshot.agents}
-    found = [
+    silent = [agent for agent, state in watched if state is Presence.SILENT]
+    evidence: tuple[_Evidence, ...] = (
         *_counted(snapshot, names, watch.now),
-        *(_previous_key(agent, keys) for agent in behind if keys and not is_moving),
-        *([_record_ambiguous(ambiguity, keys or (), watch.now)] if ambiguity else []),
-        *(_silent(agent, names) for agent, state in watched if state is Presence.SILENT),
-    ]
-    unknown: set[Subject] = {
-        (str(AlarmKind.AGENT_SILENT), agent.agent_id) for agent, state in watched if state is Presence.UNHEARD
-    }
+        *((_previous_key_of(agent), partial(_previous_key, agent, keys)) for agent in behind if keys and not is_moving),
+        *([(_RECORD, partial(_record_ambiguous, ambiguity, keys or (), watch.now))] if ambiguity else []),
+        *((_silence_of(agent), partial(_silent, agent, names)) for agent in silent),
+    )
+    found, failed = _judged(evidence)
+    unknown = {_silence_of(agent) for agent, state in watched if state is Presence.UNHEARD} | failed.keys()
     # While the fleet moves to a new key, an agent that has not moved opens no alarm, but an older alarm stays open.
     undecided = snapshot.agents if not keys else behind if is_moving else ()
-    unknown |= {(str(AlarmKind.PREVIOUS_KEY), agent.agent_id) for agent in undecided}
+    unknown |= {_previous_key_of(agent) for agent in undecided}
     if keys is None:
-        unknown.add((str(AlarmKind.RECORD_AMBIGUOUS), None))
-    return Findings(tuple(found), frozenset(unknown))
+        unknown.add(_RECORD)
+    return Findings(found, frozenset(unknown), failed)
 
 
 def is_on_other_key(agent: Agent, keys: Sequence[KeyName]) -> bool:
@@ -163,16 +178,31 @@ def name_of(agent: Agent) -> str:
     return shown(agent.hostname) or agent.agent_id
 
 
+def _judged(evidence: Iterable[_Evidence]) -> tuple[tuple[Finding, ...], dict[Subject, Exception]]:
+    """Return the findings, and the errors of subjects that cannot be judged; these hide no other finding."""
+    found: list[Finding] = []
+    failed: dict[Subject, Exception] = {}
+    for subject, find in evidence:
+        try:
+            finding = find()
+        except Exception as error:
+            failed[subject] = error
+        else:
+            found += [finding] if finding is not None else []
+    return tuple(found), failed
+
+
 def _event(alarm: Alarm | None, finding: Finding) -> Event | None:
     if alarm is None:
-        count = max(1, finding.growth)
+        count = min(max(1, finding.growth), MAX_INTEGER)
         return Opened(finding.subject, finding.since, finding.last_at, count, finding.counter, finding.detail)
     if finding.counter is None:
         is_news = finding.detail != alarm.detail
         return Renewed(alarm, finding.last_at, alarm.count, None, finding.detail) if is_news else None
     if finding.counter == alarm.counter:
         return None
-    return Renewed(alarm, finding.last_at, alarm.count + finding.growth, finding.counter, finding.detail)
+    count = min(alarm.count + finding.growth, MAX_INTEGER)
+    return Renewed(alarm, finding.last_at, count, finding.counter, finding.detail)
 
 
 # --- Counters
@@ -187,16 +217,15 @@ _COUNTED: tuple[tuple[AlarmKind, tuple[str, ...], str], ...] = (
 )
 
 
-def _counted(snapshot: Snapshot, names: dict[str, str], now: int) -> list[Finding]:
-    found = []
+def _counted(snapshot: Snapshot, names: dict[str, str], now: int) -> Iterator[_Evidence]:
     counts = [*snapshot.refusals, *_reported_by(snapshot.agents, names)]
     for kind, counters, meaning in _COUNTED:
         evidence = [count for count in counts if count.kind in counters]
         for agent_id in sorted({refusal.agent_id for refusal in evidence}, key=str):
             subject = (str(kind), agent_id)
             mine = [refusal for refusal in evidence if refusal.agent_id == agent_id]
-            found.append(_count(subject, mine, snapshot.counters.get(subject, 0), meaning))
-    return [finding for finding in found if abs(now - finding.last_at) <= QUIET_MS]
+            if abs(now - max(refusal.last_at for refusal in mine)) <= QUIET_MS:
+                yield subject, partial(_count, subject, mine, snapshot.counters.get(subject, 0), meaning)
 
 
 def _count(subject: Subject, refusals: Sequence[RefusalCount], counted: int, meaning: str) -> Finding:
@@ -208,7 +237,7 @@ def _count(subject: Subject, refusals: Sequence[RefusalCount], counted: int, mea
         since=max(first_at, newest.last_at - QUIET_MS) if counted == 0 else newest.last_at,
         last_at=newest.last_at,
         detail=shown(detail, _DETAIL_LENGTH),
-        counter=sum(refusal.count for refusal in refusals),
+        counter=min(sum(refusal.count for refusal in refusals), MAX_INTEGER),
         counted=counted,
     )
 
@@ -238,6 +267,16 @@ def _issued(agent: Agent, names: dict[str, str]) -> RefusalCount:
 
 # --- States
 
+_RECORD: Subject = (str(AlarmKind.RECORD_AMBIGUOUS), None)
+
+
+def _previous_key_of(agent: Agent) -> Subject:
+    return str(AlarmKind.PREVIOUS_KEY), agent.agent_id
+
+
+def _silence_of(agent: Agent) -> Subject:
+    return str(AlarmKind.AGENT_SILENT), agent.agent_id
+
 
 def _previous_key(agent: Agent, keys: Sequence[KeyName]) -> Finding:
     known = any(agent.fingerprint == key.fingerprint for key in keys)
@@ -246,7 +285,7 @@ def _previous_key(agent: Agent, keys: Sequence[KeyName]) -> Finding:
         f"{keys[0].fingerprint} was first seen {moment(keys[0].first_seen_at)}, and agents query DNS every hour"
     )
     at = max(_current_since(keys), agent.first_seen_at)
-    return Finding((str(AlarmKind.PREVIOUS_KEY), agent.agent_id), at, agent.last_seen_at, detail)
+    return Finding(_previous_key_of(agent), at, agent.last_seen_at, detail)
 
 
 def _current_since(keys: Sequence[KeyName]) -> int:
@@ -260,7 +299,7 @@ def _record_ambiguous(ambiguity: Ambiguity, keys: Sequence[KeyName], now: int) -
         f"{len(ambiguity.fingerprints)} TXT records could be the PSK (fingerprints "
         f"{', '.join(ambiguity.fingerprints)}): remove all but one{last}"
     )
-    return Finding((str(AlarmKind.RECORD_AMBIGUOUS), None), ambiguity.since, now, shown(detail, _DETAIL_LENGTH))
+    return Finding(_RECORD, ambiguity.since, now, shown(detail, _DETAIL_LENGTH))
 
 
 def _cut_off(alarm: Alarm, late: int) -> str:
@@ -276,4 +315,4 @@ def _silent(agent: Agent, names: dict[str, str]) -> Finding:
         f"no report since {moment(agent.last_seen_at)}; {last}" if has_reported else "registered, but never reported"
     )
     at = agent.last_seen_at
-    return Finding((str(AlarmKind.AGENT_SILENT), agent.agent_id), at, at, shown(detail, _DETAIL_LENGTH))
+    return Finding(_silence_of(agent), at, at, shown(detail, _DETAIL_LENGTH))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from kattila_manager import wording
 from kattila_manager.alarms.alarm_rules import OWNERS, AlarmKind, is_on_other_key, name_of
@@ -115,16 +116,16 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A file of the site: its path, its template, and the view that the template gets as `page`."""
+    """A file of the site: its path, its template, and what makes the view that the template gets as `page`."""
 
     path: str
     template: str
-    view: object
+    make_view: Callable[[], object]
 
 
 def build(data: PageData) -> tuple[Page, ...]:
-    """Return all pages of the site."""
-    return (Page("index.html", "index.html", index(data)),)
+    """Return all pages of the site. Their views are made later, so that one that fails prevents no other."""
+    return (Page("index.html", "index.html", partial(index, data)),)
 
 
 def index(data: PageData) -> Index:

@@ -1,6 +1,7 @@
 """One publishing cycle: read, compare, write alarms, interfaces and edges, render, prune.
 
-It shares only the database with the server, and neither waits for the other.
+It shares only the database with the server, and neither waits for the other. Alarms, agents and pages fail one by one:
+a part that fails is logged once and tried again in the next cycle, and prevents no other part.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ from kattila_settings.failures import Failures
 _SLICE_AGENTS = 100
 # How often to look for reports to prune, once all of them are gone.
 _PRUNE_MS = 60 * 1000
+# The parts of one step whose failures are logged, one by one. Further ones are only counted.
+_MOST_NAMED = 20
+_REASON_LENGTH = 500
 
 _log = logging.getLogger("kattila.publish")
 
@@ -95,8 +99,8 @@ class Publisher:
             watch = Watch(self._settings.interval_ms, now, snapshot.listening)
             result.agents = len(snapshot.agents)
             self._step("writing alarms", lambda: self._raise_alarms(snapshot, keys, watch, result), result)
-            self._step("writing interfaces", lambda: self._write_interfaces(snapshot), result)
-            self._step("writing edges", lambda: self._write_edges(snapshot, watch), result)
+            self._step("writing interfaces", lambda: self._write_interfaces(snapshot, result), result)
+            self._step("writing edges", lambda: self._write_edges(snapshot, watch, result), result)
             self._step("rendering the pages", lambda: self._render(keys, watch, result), result)
 
     def _read(self, now: int) -> Snapshot:
@@ -112,31 +116,38 @@ class Publisher:
             *alarm_rules.compare(snapshot.open_alarms, findings, watch.now),
             *alarm_rules.amend(snapshot.closed_alarms, snapshot.late),
         )
-        if not events:
-            return
-        self._store.write(lambda connection: alarm_log.record(connection, events))
-        result.opened = sum(isinstance(event, Opened) for event in events)
-        result.closed = sum(isinstance(event, Closed) for event in events)
+        unwritten = dict(self._store.write(lambda connection: alarm_log.record(connection, events)) if events else ())
+        written = [event for event in events if event not in unwritten]
+        result.opened = sum(isinstance(event, Opened) for event in written)
+        result.closed = sum(isinstance(event, Closed) for event in written)
         names = {agent.agent_id: alarm_rules.name_of(agent) for agent in snapshot.agents}
-        for event in events:
+        for event in written:
             _log_event(event, names)
+        failed = {alarm_rules.subject_of(event): error for event, error in unwritten.items()} | dict(findings.failed)
+        self._note_parts("alarm", {_alarm_text(*subject, names): failed[subject] for subject in failed}, result)
 
-    def _write_interfaces(self, snapshot: Snapshot) -> None:
+    def _write_interfaces(self, snapshot: Snapshot, result: CycleResult) -> None:
         changed = self._store.read(lambda connection: interfaces.changed_interfaces(connection, snapshot))
+        ids = {agent.ref: agent.agent_id for agent in snapshot.agents}
+        failed: dict[str, Exception] = {}
         for start in range(0, len(changed), _SLICE_AGENTS):
             part = changed[start : start + _SLICE_AGENTS]
-            self._store.write(partial(interfaces.replace_interfaces, changed=part))
+            unwritten = self._store.write(partial(interfaces.replace_interfaces, changed=part))
+            failed |= {ids[ref]: error for (ref, _, _), error in unwritten}
+        self._note_parts("writing the interfaces of", failed, result)
 
-    def _write_edges(self, snapshot: Snapshot, watch: Watch) -> None:
+    def _write_edges(self, snapshot: Snapshot, watch: Watch, result: CycleResult) -> None:
         forget_before = watch.now - self._settings.limits.age_ms
         changes = relay_edges.compare(snapshot.edges, relay_edges.infer(snapshot, watch), forget_before)
-        if changes:
-            self._store.write(lambda connection: edges.write(connection, changes))
+        failed = self._store.write(lambda connection: edges.write(connection, changes)) if changes else ()
+        self._note_parts("writing the edge", {f"{edge.kind} {edge.pair}": error for edge, error in failed}, result)
 
     def _render(self, keys: Sequence[KeyName] | None, watch: Watch, result: CycleResult) -> None:
         # Read again, so that the page shows the alarms that were just raised.
         data = PageData(self._read(watch.now), keys, watch, self._settings.source)
-        result.pages = self._website.publish(index_page.build(data))
+        published = self._website.publish(index_page.build(data))
+        result.pages = published.changed
+        self._note_parts("rendering page", published.failed, result)
 
     def _prune(self, now: int, may_continue: Callable[[], bool], result: CycleResult) -> None:
         if 0 <= self._prune_at - now <= _PRUNE_MS:
@@ -156,11 +167,25 @@ class Publisher:
         try:
             step()
         except Exception as error:
-            reason = f"{name} failed: {type(error).__name__}: {error}"
-            result.failures += (reason,)
-            self._failing.failed(name, f"{reason} (retried in every cycle)")
+            self._note_failure(name, error, result)
         else:
             self._failing.worked(name)
+
+    def _note_parts(self, doing: str, failed: Mapping[str, Exception], result: CycleResult) -> None:
+        """Log the parts of a step that failed in this cycle, and those that work again."""
+        names = {f"{doing} {part}": error for part, error in failed.items()}
+        for name in self._failing.failing:
+            if name.startswith(f"{doing} ") and name not in names:
+                self._failing.worked(name)
+        for name, error in list(names.items())[:_MOST_NAMED]:
+            self._note_failure(name, error, result)
+        if len(names) > _MOST_NAMED:
+            result.failures += (f"{doing} {len(names) - _MOST_NAMED:,} more failed",)
+
+    def _note_failure(self, name: str, error: Exception, result: CycleResult) -> None:
+        reason = wording.shown(f"{name} failed: {type(error).__name__}: {error}", _REASON_LENGTH)
+        result.failures += (reason,)
+        self._failing.failed(name, f"{reason} (retried in every cycle)")
 
 
 def _log_event(event: Event, names: Mapping[str, str]) -> None:
@@ -171,6 +196,10 @@ def _log_event(event: Event, names: Mapping[str, str]) -> None:
     elif isinstance(event, Closed):
         whom = _agent_text(event.alarm.kind, event.alarm.agent_id, names)
         _log.info("alarm closed: %s, %s", event.alarm.kind, whom)
+
+
+def _alarm_text(kind: str, agent_id: str | None, names: Mapping[str, str]) -> str:
+    return f"{kind} of {_agent_text(kind, agent_id, names)}"
 
 
 def _agent_text(kind: str, agent_id: str | None, names: Mapping[str, str]) -> str:

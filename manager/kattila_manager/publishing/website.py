@@ -14,9 +14,10 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from kattila_manager.pages.index_page import Page
@@ -28,7 +29,23 @@ _STYLE = "style.css"
 
 
 class WebsiteError(Exception):
-    """The pages could not be rendered or written; the previous ones remain."""
+    """The pages could not be written; the previous ones remain."""
+
+
+@dataclass(slots=True)
+class Site:
+    """The bytes of each page by its path, and the errors of pages that could not be rendered."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    failed: dict[str, Exception] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The number of pages that changed, and the errors of pages that could not be rendered, by path."""
+
+    changed: int
+    failed: Mapping[str, Exception]
 
 
 class Website:
@@ -46,31 +63,37 @@ class Website:
             lstrip_blocks=True,
         )
 
-    def publish(self, pages: Iterable[Page]) -> int:
-        """Render all pages and swap them in together; return how many changed.
+    def publish(self, pages: Iterable[Page]) -> Published:
+        """Render all pages and swap them in together. A page that cannot be rendered stays as it was.
 
         Raises:
-            WebsiteError: a template has an error, or the folder cannot be written; the previous pages remain.
+            WebsiteError: the folder cannot be written, or the style sheet is missing; the previous pages remain.
         """
         try:
-            return swap(self._folder, self.render(pages))
-        except TemplateError as error:
-            raise WebsiteError(f"the templates in {self._templates}: {type(error).__name__}: {error}") from error
+            site = self.render(pages)
+            kept = {path: page for path, page in _files_in(self._folder / _CURRENT).items() if path in site.failed}
+            return Published(swap(self._folder, kept | site.files), site.failed)
         except OSError as error:
             where = error.filename or self._folder
             raise WebsiteError(
                 f"cannot write {where} ({error.strerror}): change its owner, or correct PAGES_DIR"
             ) from error
 
-    def render(self, pages: Iterable[Page]) -> dict[str, bytes]:
-        """Return the bytes of each page by its path."""
+    def render(self, pages: Iterable[Page]) -> Site:
+        """Return all pages."""
         style = (self._templates / _STYLE).read_text(encoding="utf-8").strip()
         given = {"style": Markup(style), "style_hash": _hash(style)}  # noqa: S704 - our own file
-        return {page.path: self._render(page, given) for page in pages}
+        site = Site()
+        for page in pages:
+            try:
+                site.files[page.path] = self._render(page, given)
+            except Exception as error:
+                site.failed[page.path] = error
+        return site
 
     def _render(self, page: Page, given: Mapping[str, str]) -> bytes:
         template = self._environment.get_template(page.template)
-        return template.render(page=page.view, **given).encode("utf-8", "replace")
+        return template.render(page=page.make_view(), **given).encode("utf-8", "replace")
 
 
 def swap(folder: Path, files: Mapping[str, bytes]) -> int:

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -20,6 +21,8 @@ from sqlalchemy.pool import NullPool, QueuePool
 # Longer than the slowest slice of pruning. Usually the write lock keeps writers apart.
 BUSY_TIMEOUT_SECONDS = 30.0
 MIGRATIONS = Path(__file__).with_name("migrations")
+# The driver would refuse a whole query for one damaged text.
+_decoded = partial(str, encoding="utf-8", errors="replace")
 
 
 def open_engine(path: Path, *, pooled: bool = True) -> Engine:
@@ -255,6 +258,7 @@ def give_to_owner(database: Path, descriptor: int) -> None:
 def _prepare(connection: sqlite3.Connection, _record: Any) -> None:
     # The driver begins transactions deferred, and a deferred writer can fail half-way.
     connection.isolation_level = None
+    connection.text_factory = _decoded
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "wal_autocheckpoint=4000"):
         connection.execute(f"PRAGMA {pragma}")
 

@@ -88,7 +88,7 @@ def compare(known: Iterable[Edge], inferred: InferredEdges, forget_before: int) 
     (ms UTC). Edges of other kinds are ignored.
     """
     found = {(str(link.kind), link.pair): link for link in inferred.found}
-    edges = {(edge.kind, (edge.a_ref, edge.b_ref)): edge for edge in known if edge.kind in list(EdgeKind)}
+    edges = {(edge.kind, edge.pair): edge for edge in known if edge.kind in list(EdgeKind)}
     shown = {key: _shown(edge, found[key]) for key, edge in edges.items() if key in found}
     rest = [edge for key, edge in edges.items() if key not in found and key not in inferred.unknown]
     forgotten = [edge for edge in rest if edge.last_seen_at < forget_before]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -44,6 +45,15 @@ def only(found: Findings) -> Finding:
 
 def test_a_healthy_fleet_raises_no_alarm() -> None:
     assert events(snapshot(ONE, TWO)) == ()
+
+
+def test_evidence_that_cannot_be_judged_hides_no_other_and_closes_no_alarm() -> None:
+    broken: Any = refusal("replay", TWO.agent_id, 3, NOON, detail=7)
+    of_two = alarm("replay", TWO.agent_id, counter=1)
+    found = look(snapshot(ONE, TWO, SILENT, refusals=(broken, refusal("replay", ONE.agent_id, 3, NOON))))
+    assert {finding.subject for finding in found.found} == {("replay", ONE.agent_id), ("agent_silent", SILENT.agent_id)}
+    assert found.failed.keys() == {("replay", TWO.agent_id)}
+    assert all(isinstance(event, Opened) for event in compare((of_two,), found, NOON))
 
 
 # --- Counters

@@ -36,7 +36,7 @@ JUST_BACK = snapshot(ONE, SILENT, listening=(NOON - 10 * SECOND, NOON))
 
 
 def html(shown: Snapshot) -> str:
-    return WEBSITE.render(build(seen(shown)))["index.html"].decode()
+    return WEBSITE.render(build(seen(shown))).files["index.html"].decode()
 
 
 def bad_signature(**changes: object) -> Alarm:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kattila_manager.pages.index_page import Page, build
-from kattila_manager.publishing.website import TEMPLATES, Website, WebsiteError, swap
+from kattila_manager.publishing.website import TEMPLATES, Published, Website, WebsiteError, swap
 from support.snapshots import agent, seen, snapshot
 
 VERSIONS = 150
@@ -171,6 +171,10 @@ def test_the_repository_and_the_package_share_the_templates() -> None:
     assert {path.name for path in top.iterdir()} >= {"base.html", "index.html", "style.css"}
 
 
+def _page(view: object, path: str = "index.html") -> Page:
+    return Page(path, "index.html", lambda: view)
+
+
 def _templates(folder: Path, index: str) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "style.css").write_text("p { color: red }")
@@ -189,25 +193,33 @@ def _templates(folder: Path, index: str) -> Path:
 )
 def test_a_wrong_template_keeps_the_last_good_page(tmp_path: Path, template: str, reason: str) -> None:
     folder = tmp_path / "pages"
-    pages = (Page("index.html", "index.html", "view"),)
-    assert Website(folder, _templates(tmp_path / "good", "{{ page }}")).publish(pages) == 1
-    with pytest.raises(WebsiteError, match=reason):
-        Website(folder, _templates(tmp_path / "bad", template)).publish(pages)
+    pages = (_page("view"),)
+    assert Website(folder, _templates(tmp_path / "good", "{{ page }}")).publish(pages) == Published(1, {})
+    published = Website(folder, _templates(tmp_path / "bad", template)).publish(pages)
+    assert published.changed == 0
+    assert reason in repr(published.failed["index.html"])
     assert (folder / "index.html").read_text() == "view"
 
 
-def test_a_failed_page_keeps_all_pages(tmp_path: Path) -> None:
-    templates = _templates(tmp_path / "templates", "{{ page.title() }}")
-    website = Website(tmp_path / "pages", templates)
-    website.publish((Page("index.html", "index.html", "one"), Page("other.html", "index.html", "one")))
-    with pytest.raises(WebsiteError, match="title"):
-        website.publish((Page("index.html", "index.html", "two"), Page("other.html", "index.html", 2)))
-    assert (tmp_path / "pages" / "index.html").read_text() == "One"
+def _fails() -> object:
+    raise ValueError("no view")
+
+
+@pytest.mark.parametrize("other", [_page(2, "other.html"), Page("other.html", "index.html", _fails)])
+def test_a_page_that_fails_stays_and_the_others_change(tmp_path: Path, other: Page) -> None:
+    website = Website(tmp_path / "pages", _templates(tmp_path / "templates", "{{ page.title() }}"))
+    website.publish((_page("one"), _page("one", "other.html")))
+    for _ in range(2):
+        published = website.publish((_page("two"), other))
+        assert list(published.failed) == ["other.html"]
+        assert shown(tmp_path / "pages") == {"index.html": b"Two", "other.html": b"One"}
+    website.publish((_page("two"), _page("two", "other.html")))
+    assert shown(tmp_path / "pages") == {"index.html": b"Two", "other.html": b"Two"}
 
 
 def test_template_values_are_escaped(tmp_path: Path) -> None:
     website = Website(tmp_path / "pages", _templates(tmp_path / "templates", "{{ page }}"))
-    assert website.render((Page("index.html", "index.html", "<b>'\""),))["index.html"] == b"&lt;b&gt;&#39;&#34;"
+    assert website.render((_page("<b>'\""),)).files["index.html"] == b"&lt;b&gt;&#39;&#34;"
 
 
 def test_a_folder_without_write_permission_is_an_error(tmp_path: Path) -> None:
@@ -228,11 +240,11 @@ def test_a_full_disk_keeps_the_last_good_page(tmp_path: Path) -> None:
         pytest.skip(f"nothing can be mounted here: {mounted.stderr.strip()}")
     try:
         website = Website(small / "pages", _templates(tmp_path / "templates", "{{ page }}"))
-        website.publish((Page("index.html", "index.html", "good"),))
+        website.publish((_page("good"),))
         with pytest.raises(WebsiteError, match="No space left"):
-            website.publish((Page("index.html", "index.html", "x" * 1_000_000),))
+            website.publish((_page("x" * 1_000_000),))
         assert (small / "pages" / "index.html").read_text() == "good"
-        website.publish((Page("index.html", "index.html", "good again"),))
+        website.publish((_page("good again"),))
         assert (small / "pages" / "index.html").read_text() == "good again"
     finally:
         subprocess.run(["umount", "--lazy", small], check=True)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import zstandard
 from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
 
 from kattila_manager.alarms.alarm_rules import AlarmKind
 from kattila_manager.records import Agent, Snapshot
 from kattila_manager.store.decoding import decode
 from kattila_manager.store.read import queries, report_history
-from kattila_protocol.errors import Malformed
 from kattila_protocol.report import Report
 
 _CLOSED_SHOWN_MS = 24 * 60 * 60 * 1000
@@ -47,7 +46,10 @@ def _newest_reports(
         except LookupError:
             # It was pruned, because its agent has been silent for long.
             continue
-        except (Malformed, zstandard.ZstdError):
+        except OperationalError:
+            raise
+        except Exception:
+            # Whatever is wrong with one row, the other agents are published.
             damaged.append(report_id)
         else:
             reports[report_id] = report
