@@ -15,7 +15,8 @@ from kattila_agent.outbound.draining import Draining
 from kattila_agent.outbound.http.clients import Clients
 from kattila_agent.outbound.reporting import Reporter
 from kattila_agent.peer_api.late_addresses import listen_later, open_present
-from kattila_agent.peer_api.server import address_of, serve
+from kattila_agent.peer_api.listening import address_of
+from kattila_agent.peer_api.server import serve
 from kattila_agent.runtime import Runtime
 from kattila_agent.sampling.fitting import TooMuchError
 from kattila_keys.refresh import Keys
@@ -163,10 +164,11 @@ def run(config: Config, runtime: Runtime, identity: Identity, keys: Keys) -> int
         config.interval_seconds,
         f"on {', '.join(map(address_of, sockets))}" if sockets else "nowhere yet",
     )
-    app = agent.api(on_reset=lambda: loop.request(loop.hurry)).app()
+    api = agent.api(on_reset=lambda: loop.request(loop.hurry))
+    app = api.app()
     if sockets:
-        serve(app, sockets)
-    listen_later(absent, lambda opened: serve(app, opened))
+        serve(app, sockets, api.allows)
+    listen_later(absent, lambda opened: serve(app, opened, api.allows))
     agent.discoverer.start()
     return _run_until_stopped(loop)
 

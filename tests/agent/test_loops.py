@@ -26,7 +26,7 @@ from kattila_agent.outbound.discovery.queries import Discoverer
 from kattila_agent.outbound.draining import Draining
 from kattila_agent.outbound.http.resolver import Resolver
 from kattila_agent.outbound.reporting import Reporter
-from kattila_agent.peer_api import server
+from kattila_agent.peer_api import listening, server
 from kattila_agent.runtime import Runtime
 from kattila_keys.refresh import Keys
 from kattila_protocol.ring import Ring
@@ -230,8 +230,8 @@ def test_a_discovery_thread_survives_every_error_outside_of_a_query(
 @contextmanager
 def serving() -> Iterator[int]:
     """Serve in a thread, which ends with the process."""
-    bound = server.open_sockets([Listen("127.0.0.1", 0)])
-    server.serve(lambda environ, start: start("204 No Content", []) and [], bound, max_age_seconds=1)
+    bound = listening.open_sockets([Listen("127.0.0.1", 0)])
+    server.serve(lambda environ, start: start("204 No Content", []) and [], bound, lambda source: True)
     yield bound[0].getsockname()[1]
 
 

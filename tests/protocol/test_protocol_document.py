@@ -16,7 +16,7 @@ import pytest
 from kattila_agent.outbound.discovery import addresses, directory, queries
 from kattila_agent.outbound.http import clients
 from kattila_agent.peer_api.app import ForeignSource
-from kattila_agent.peer_api.server import MAX_AGE_SECONDS
+from kattila_agent.peer_api.server import LIMITS
 from kattila_manager.alarms.alarm_rules import AlarmKind, Opened
 from kattila_manager.api import fleet_json
 from kattila_manager.api.access import LoopbackOnly, MethodNotAllowed, NotFound, Unauthorized, UnknownAgent
@@ -27,7 +27,19 @@ from kattila_manager.store.ingest.writer import COMMIT_SECONDS
 from kattila_manager.store.publish import alarm_log
 from kattila_manager.store.store import Store
 from kattila_manager.topology.presence import Presence
-from kattila_protocol import canonical, envelope, freshness, message, names, peer, registration, report, ring, txt
+from kattila_protocol import (
+    canonical,
+    envelope,
+    freshness,
+    message,
+    names,
+    peer,
+    registration,
+    report,
+    request_head,
+    ring,
+    txt,
+)
 from kattila_protocol.errors import PROBLEM_PREFIX, BodyTimeout, Overloaded, Refusal
 from kattila_protocol.names import MANAGER
 from kattila_protocol.peer import PeerAnswer
@@ -226,7 +238,11 @@ def test_the_limits_match() -> None:
         f"{addresses.MAX_SUBNET_ADDRESSES}, in all {addresses.MAX_GUESSES}",
         f"{BODY_SECONDS:.0f} s, then `{BodyTimeout.kind}`",
         f"{COMMIT_SECONDS:.0f} s, then `{Overloaded.kind}`",
-        f"{MAX_AGE_SECONDS} s, then the connection is closed",
+        f"{request_head.MAX_HEAD_BYTES} bytes, {request_head.MAX_FIELDS} fields",
+        f"{LIMITS.head_seconds:g} s, then the connection is closed",
+        f"{LIMITS.request_seconds:g} s, then the connection is closed",
+        f"{LIMITS.total}, of these {LIMITS.per_source} from one address, "
+        f"{LIMITS.foreign} from sources that are not allowed",
         str(canonical.MAX_INTEGER),
         str(names.MAX_COUNTER),
     ]

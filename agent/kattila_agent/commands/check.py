@@ -15,7 +15,8 @@ from http import HTTPStatus
 from kattila_agent import __version__
 from kattila_agent.config import Config, host_of, port_of
 from kattila_agent.outbound.http.connection import CONNECT_SECONDS, Connection, UnreachableError, in_url
-from kattila_agent.peer_api.server import NAME, ListenError, open_sockets
+from kattila_agent.peer_api.listening import ListenError, open_sockets
+from kattila_agent.peer_api.server import NAME
 from kattila_keys.dns_server import DnsError, TxtRecords
 from kattila_protocol.signing import Key
 from kattila_protocol.txt import TxtError, select_psk

@@ -14,6 +14,8 @@ from kattila_protocol.report import Telemetry
 # The shortest prefix that counts as a network behind a tunnel, by IP version.
 _MIN_PREFIX_LENGTH = {4: 8, 6: 16}
 
+_Index = dict[tuple[int, int], set[int]]
+
 
 class AllowedSources:
     """The networks from which requests are answered. Safe for several threads."""
@@ -21,18 +23,31 @@ class AllowedSources:
     def __init__(self, configured: tuple[Network, ...]) -> None:
         """Take the networks of the settings."""
         self._configured = configured
-        self._tunnels: tuple[Measurement | None, tuple[Network, ...]] = (None, ())
+        self._known: tuple[Measurement | None, _Index] = (None, _index(configured))
 
     def includes(self, source: str, latest: Measurement | None) -> bool:
         """Return whether a source is loopback, configured, or in a tunnel of `latest`."""
         address = ipaddress.ip_address(source)
         if address.is_loopback:
             return True
-        measurement, networks = self._tunnels
+        measurement, index = self._known
         if latest is not None and latest is not measurement:
-            networks = tunnel_networks(latest.telemetry)
-            self._tunnels = latest, networks
-        return any(address in network for network in (*self._configured, *networks))
+            index = _index((*self._configured, *tunnel_networks(latest.telemetry)))
+            self._known = latest, index
+        number, bits, version = int(address), address.max_prefixlen, address.version
+        return any(number >> (bits - length) in index[version, length] for family, length in index if family == version)
+
+
+def _index(networks: tuple[Network, ...]) -> _Index:
+    """Return the network numbers by IP version and prefix length.
+
+    Each connection is looked up, and there may be thousands of AllowedIPs, but they have few different lengths.
+    """
+    index: _Index = {}
+    for network in networks:
+        number = int(network.network_address) >> (network.max_prefixlen - network.prefixlen)
+        index.setdefault((network.version, network.prefixlen), set()).add(number)
+    return index
 
 
 def tunnel_networks(telemetry: Telemetry) -> tuple[Network, ...]:

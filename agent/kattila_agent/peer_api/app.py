@@ -71,6 +71,11 @@ class PeerApi:
         app.route("/status/reset", "POST", lambda: _answer(self._reset))
         return app
 
+    def allows(self, source: str) -> bool:
+        """Return whether requests from this address are answered, apart from the health check."""
+        # A link-local IPv6 address carries its zone.
+        return self.allowed_sources.includes(source.partition("%")[0], self.reporter.latest)
+
     def _peer(self) -> bytes:
         is_local = self._check_source()
         now, measurement = self.runtime.now(), self.reporter.latest
@@ -110,9 +115,8 @@ class PeerApi:
 
         Raises ForeignSource if its source is not allowed.
         """
-        # A link-local IPv6 source carries its zone.
         source = str(request.environ["REMOTE_ADDR"]).partition("%")[0]
-        if not self.allowed_sources.includes(source, self.reporter.latest):
+        if not self.allows(source):
             raise ForeignSource(
                 f"{source} is neither this machine, nor behind its WireGuard tunnels, nor in PEER_NETWORKS"
             )

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable
 
 from kattila_agent.outbound.state_log import StateLog
-from kattila_agent.peer_api.server import ListenError, NoAddressError, address_of, open_sockets
+from kattila_agent.peer_api.listening import ListenError, NoAddressError, address_of, open_sockets
 from kattila_settings.values import Listen
 
 RETRY_SECONDS = 5.0

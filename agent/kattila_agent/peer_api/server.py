@@ -1,7 +1,8 @@
-"""The agent's HTTP server: sockets, threads and limits around a WSGI application.
+"""The agent's HTTP server: threads and limits around a WSGI application.
 
-It adds to waitress: a limit on how long a request may take to arrive, problem documents for refusals by waitress
-itself, SERVER_NAME as the address that the request came to, and a thread that no failure ends.
+It adds to waitress: limits on connections for each source and on how long a request may take to arrive, strict heads,
+problem documents for refusals by waitress itself, SERVER_NAME as the address that the request came to, and a thread
+that no failure ends.
 """
 
 from __future__ import annotations
@@ -9,118 +10,127 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import math
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
 from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
+from waitress.utilities import BadRequest
 
+from kattila_agent.peer_api.connections import Connections, Limits
+from kattila_agent.peer_api.listening import BACKLOG
+from kattila_protocol import request_head
 from kattila_protocol.envelope import MAX_BODY_BYTES
+from kattila_protocol.request_head import MAX_HEAD_BYTES, HeadError
 from kattila_settings.failures import Failures, described, keep_running
-from kattila_settings.values import ALL_ADDRESSES, Listen
 
 # The Server header of every answer.
 NAME = "kattila-agent"
 
 # Half of them may be busy with relayed reports (relay.SLOTS).
 _THREADS = 8
-_CONNECTIONS = 200
-# A connection without a complete request is closed at this age.
-MAX_AGE_SECONDS = 60
-_CHECK_SECONDS = 5
-_MAX_HEADER_BYTES = 16 * 1024
-_BACKLOG = 128
+LIMITS = Limits()
+_CHECK_SECONDS = 1
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _ACCEPTING = "accepting connections to the API"
+# What waitress needs before it can answer a request that has no valid head.
+_NO_HEAD = b"GET / HTTP/1.0\r\n"
 
 _log = logging.getLogger("kattila.agent")
 
 
-class ListenError(OSError):
-    """The agent cannot listen on an address; the text says which, why, and what to do."""
-
-
-class NoAddressError(ListenError):
-    """This machine does not have the address of `listen`, which may come later."""
-
-    def __init__(self, text: str, listen: Listen) -> None:
-        """Take the text of a ListenError, and the setting."""
-        super().__init__(text)
-        self.listen = listen
-
-
-def open_sockets(listens: Iterable[Listen]) -> list[socket.socket]:
-    """Bind and return all sockets; `*` means both families if the kernel has IPv6.
-
-    Raises ListenError.
-    """
-    opened: list[socket.socket] = []
-    try:
-        for listen in listens:
-            opened += _open(listen)
-    except ListenError:
-        for bound in opened:
-            bound.close()
-        raise
-    return opened
-
-
 def serve(
-    app: Callable[..., Any], sockets: list[socket.socket], *, max_age_seconds: int = MAX_AGE_SECONDS
+    app: Callable[..., Any],
+    sockets: list[socket.socket],
+    is_allowed: Callable[[str], bool],
+    limits: Limits = LIMITS,
 ) -> threading.Thread:
     """Serve a WSGI application on bound sockets; return the thread.
 
-    SERVER_NAME is the own address of the connection, REMOTE_ADDR that of the client.
+    SERVER_NAME is the own address of the connection, REMOTE_ADDR that of the client. Sources that `is_allowed` rejects
+    share a few connections.
     """
-    limits = Adjustments(
-        sockets=sockets,
-        ident=NAME,
-        threads=_THREADS,
-        backlog=_BACKLOG,
-        connection_limit=_CONNECTIONS,
-        cleanup_interval=min(_CHECK_SECONDS, max_age_seconds),
-        channel_timeout=max_age_seconds,
-        max_request_body_size=MAX_BODY_BYTES,
-        max_request_header_size=_MAX_HEADER_BYTES,
-        log_socket_errors=False,
-        asyncore_use_poll=True,
-    )
-    dispatcher = ThreadedTaskDispatcher()
-    dispatcher.set_thread_count(limits.threads)
-    # Each server adds itself to the map, which one loop serves.
-    servers: dict[int, Any] = {}
+    # Each server and each connection adds itself to the map, which one loop serves.
+    opened: dict[int, Any] = {}
     failures = Failures(_log)
+    connections = Connections(
+        is_allowed, limits, lambda: [each for each in opened.values() if isinstance(each, _ClientChannel)]
+    )
+    settings, dispatcher = _settings(sockets, limits), ThreadedTaskDispatcher()
+    dispatcher.set_thread_count(settings.threads)
     for bound in sockets:
         info = (bound.family, bound.type, bound.proto, bound.getsockname())
-        server = _Server(
-            app, servers, False, bound, dispatcher=dispatcher, adj=limits, bind_socket=False, sockinfo=info
-        )
-        server.failures = failures
+        named = {"dispatcher": dispatcher, "adj": settings, "bind_socket": False, "sockinfo": info}
+        server = _Server(app, opened, False, bound, **named)
+        server.failures, server.connections = failures, connections
         server.accept_connections()
 
     def handle_events() -> bool:
-        wasyncore.loop(timeout=limits.asyncore_loop_timeout, use_poll=True, map=servers, count=1)
-        return bool(servers)
+        connections.close_dismissed()
+        wasyncore.loop(timeout=settings.asyncore_loop_timeout, use_poll=True, map=opened, count=1)
+        return bool(opened)
 
+    named = {"name": "api", "daemon": True}
     thread = threading.Thread(
-        target=keep_running, args=(handle_events, "serving the API", failures, time.sleep), name="api", daemon=True
+        target=keep_running, args=(handle_events, "serving the API", failures, time.sleep), **named
     )
     thread.start()
     return thread
 
 
-def address_of(bound: socket.socket) -> str:
-    """Return where a socket listens, as "192.0.2.1:5087" or "[2001:db8::1]:5087"."""
-    host, port = bound.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _settings(sockets: list[socket.socket], limits: Limits) -> Adjustments:
+    return Adjustments(
+        sockets=sockets,
+        ident=NAME,
+        threads=_THREADS,
+        backlog=BACKLOG,
+        # `Connections` keeps the limit. At this one, waitress would accept nobody any more.
+        connection_limit=10 * limits.total,
+        cleanup_interval=_CHECK_SECONDS,
+        channel_timeout=math.ceil(limits.request_seconds),
+        max_request_body_size=MAX_BODY_BYTES,
+        max_request_header_size=MAX_HEAD_BYTES + 1,
+        log_socket_errors=False,
+        asyncore_use_poll=True,
+    )
+
+
+class _StrictParser(HTTPRequestParser):  # type: ignore[misc] # waitress has no types
+    """Refuses heads that `request_head` refuses, before waitress reads them."""
+
+    completed: bool
+
+    def received(self, data: bytes) -> int:
+        if self.body_rcv is None and not self.completed:
+            try:
+                self._check(self.header_plus + data)
+            except HeadError as error:
+                self.parse_header(_NO_HEAD)
+                self.error, self.completed = _BadHead(error), True
+                return len(data)
+        return int(super().received(data))
+
+    def _check(self, received: bytes) -> None:
+        request_head.refuse_early(received)
+        head, end, _ = received.partition(request_head.END)
+        if end:
+            request_head.parse(head + end)
+
+
+class _BadHead(BadRequest):  # type: ignore[misc] # waitress has no types
+    def __init__(self, error: HeadError) -> None:
+        super().__init__(str(error))
+        self.code = error.status
 
 
 class _ProblemTask(ErrorTask):  # type: ignore[misc] # waitress has no types
@@ -146,16 +156,35 @@ class _RequestTask(WSGITask):  # type: ignore[misc] # waitress has no types
 class _ClientChannel(HTTPChannel):  # type: ignore[misc] # waitress has no types
     task_class = _RequestTask
     error_task_class = _ProblemTask
+    parser_class = _StrictParser
 
-    def __init__(self, server: Any, sock: socket.socket, *more: Any, **named: Any) -> None:
-        super().__init__(server, sock, *more, **named)
+    def __init__(self, server: Any, sock: socket.socket, address: Any, *more: Any, **named: Any) -> None:
+        super().__init__(server, sock, address, *more, **named)
         # Read now, because the socket may be closed while the request is answered.
         self.local_address = sock.getsockname()[0]
+        self.pool = server.connections.pool_of(address[0])
+        self._idle_since = self.creation_time
+
+    @property
+    def waiting_since(self) -> float:
+        """When it began to wait for a request; infinity while one is answered."""
+        return math.inf if self.requests else float(self._idle_since)
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the head of the next request has arrived."""
+        return self.request is not None and bool(self.request.headers_finished)
+
+    def service(self) -> None:
+        self._idle_since = math.inf
+        super().service()
+        self._idle_since = self.last_activity
 
 
 class _Server(TcpWSGIServer):  # type: ignore[misc] # waitress has no types
     channel_class = _ClientChannel
     failures: Failures
+    connections: Connections
 
     def accept(self) -> tuple[socket.socket, Any] | None:
         """Accept a connection; if the process has too many open files, stop until the next maintenance."""
@@ -167,6 +196,9 @@ class _Server(TcpWSGIServer):  # type: ignore[misc] # waitress has no types
             self.accepting = error.errno not in _OUT_OF_RESOURCES
             return None
         self.failures.worked(_ACCEPTING)
+        if accepted is not None and not self.connections.make_room(self.connections.pool_of(accepted[1][0])):
+            accepted[0].close()
+            return None
         return accepted
 
     def handle_error(self) -> None:
@@ -176,70 +208,8 @@ class _Server(TcpWSGIServer):  # type: ignore[misc] # waitress has no types
             self.failures.failed(_ACCEPTING, f"{_ACCEPTING} failed, and is tried again: {described(error)}")
 
     def maintenance(self, now: float) -> None:
-        """Also close connections that are too old, even if a slow request is active."""
+        """Also close connections that have waited too long, even if a slow request is active."""
         self.accepting = True
         with self.failures.guard("closing old connections"):
             super().maintenance(now)
-            for channel in self.active_channels.values():
-                if not channel.requests and channel.creation_time < now - self.adj.channel_timeout:
-                    channel.will_close = True
-
-
-def _open(listen: Listen) -> list[socket.socket]:
-    if listen.host != ALL_ADDRESSES:
-        return [_bind(socket.AF_INET6 if ":" in listen.host else socket.AF_INET, listen.host, listen.port)]
-    bound = [_bind(socket.AF_INET, "0.0.0.0", listen.port)]  # noqa: S104 - the setting asks for all addresses
-    if _has_ipv6():
-        try:
-            bound.append(_bind(socket.AF_INET6, "::", listen.port or bound[0].getsockname()[1]))
-        except ListenError:
-            bound[0].close()
-            raise
-    return bound
-
-
-def _has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
-            probe.bind(("::", 0))
-    except OSError:
-        return False
-    return True
-
-
-def _bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
-    try:
-        return _bound(family, host, port)
-    except OSError as error:
-        text = f"cannot listen on {host} port {port} ({error.strerror}): {_remedy(error)}"
-        if error.errno == errno.EADDRNOTAVAIL:
-            raise NoAddressError(text, Listen(host, port)) from error
-        raise ListenError(text) from error
-
-
-def _bound(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        bound.bind((host, port))
-        bound.listen(_BACKLOG)
-    except OSError:
-        bound.close()
-        raise
-    return bound
-
-
-def _remedy(error: OSError) -> str:
-    match error.errno:
-        case errno.EADDRINUSE:
-            return "is another agent running? AGENT_LISTEN sets another address or port"
-        case errno.EADDRNOTAVAIL:
-            return "the agent listens once this machine has the address; correct AGENT_LISTEN if it never will"
-        case errno.EAFNOSUPPORT:
-            return "the kernel has no IPv6; set an IPv4 address in AGENT_LISTEN"
-        case errno.EACCES:
-            return "ports below 1024 need CAP_NET_BIND_SERVICE; set a higher port in AGENT_LISTEN"
-        case _:
-            return "correct AGENT_LISTEN"
+            self.connections.dismiss_overdue(now)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import socket
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -24,44 +21,15 @@ from kattila_protocol.freshness import MAX_SKEW_MS
 from kattila_protocol.peer import PeerQuery
 from kattila_protocol.reset import Reset
 from kattila_protocol.signing import Key, Purpose
+from support.agent_api import Node, ask, running_node
 from support.agent_folder import AGENT_ID, OTHER_PSK, PSK, keep_id, keep_ring, ring_of, settings
-from support.agent_process import AGENT, Daemon, environment, run_agent, running_daemon
+from support.agent_process import AGENT, Daemon, environment, running_daemon
 from support.knot import Knot, free_port
-from support.manager_stand_in import StandIn, running_stand_in
 from support.netns import new_namespace
-from support.waiting import PATIENCE_SECONDS, wait_for
+from support.waiting import PATIENCE_SECONDS
 
 ASKER = "33333333-3333-4333-8333-333333333333"
 KEY = Key.from_psk(PSK)
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def problem(self) -> str:
-        """Return the problem's type after checking that it is a problem document."""
-        assert self.headers["content-type"] == "application/problem+json"
-        members = json.loads(self.body)
-        assert members["status"] == self.status
-        assert members["title"]
-        return str(members["type"]).removeprefix("urn:kattila:problem:")
-
-
-def ask(
-    address: str, method: str, path: str, body: bytes | None = None, content_type: str = "application/json"
-) -> Answer:
-    connection = http.client.HTTPConnection(address, timeout=PATIENCE_SECONDS)
-    try:
-        connection.request(method, path, body, {"Content-Type": content_type} if body is not None else {})
-        response = connection.getresponse()
-        headers = {name.lower(): value for name, value in response.getheaders()}
-        return Answer(response.status, headers, response.read())
-    finally:
-        connection.close()
 
 
 def now() -> int:
@@ -78,24 +46,6 @@ def peer_path(asked: PeerQuery, key: Key = KEY, **parameters: str) -> str:
 
 def asked_reset(**changes: Any) -> Reset:
     return replace(Reset(AGENT_ID, uuid.uuid4().hex, now()), **changes)
-
-
-@dataclass(frozen=True)
-class Node:
-    address: str
-    folder: Path
-    daemon: Daemon
-    manager: StandIn
-
-
-@contextmanager
-def running_node(knot: Knot, folder: Path, **more: str) -> Iterator[Node]:
-    keep_id(folder)
-    with running_stand_in(PSK) as manager:
-        chosen = settings(knot, manager.url, PSK) | {"INTERVAL": "30"} | more
-        with running_daemon(folder, **chosen) as daemon:
-            daemon.wait_for_log("the manager takes the reports")
-            yield Node(daemon.address(), folder, daemon, manager)
 
 
 @pytest.fixture(scope="module")
@@ -233,78 +183,9 @@ def test_a_reset_of_another_content_type(node: Node) -> None:
     assert (answer.status, answer.problem) == (415, "wrong_content_type")
 
 
-@pytest.mark.parametrize(
-    ("raw", "status"),
-    [
-        (b"nonsense\r\n\r\n", 400),
-        (b"GET /status/healthcheck HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 40_000 + b"\r\n\r\n", 431),
-        (b"POST /status/reset HTTP/1.1\r\nHost: x\r\nContent-Length: 104857600\r\n\r\n", 413),
-        (b"POST /status/reset HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
-    ],
-)
-def test_refusals_before_the_application_are_problem_documents_too(node: Node, raw: bytes, status: int) -> None:
-    host, _, port = node.address.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS) as connection:
-        connection.sendall(raw)
-        response = http.client.HTTPResponse(connection)
-        response.begin()
-        answer = Answer(
-            response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
-        )
-    assert (answer.status, answer.problem) == (status, "about:blank")
-
-
-def test_stalled_requests_do_not_block_others(node: Node) -> None:
-    host, _, port = node.address.rpartition(":")
-    stalled = [socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS) for _ in range(100)]
-    try:
-        for connection in stalled:
-            connection.sendall(b"POST /status/reset HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx")
-        assert ask(node.address, "GET", "/status/healthcheck").status == 200
-        assert not any(is_closed(connection) for connection in stalled)
-    finally:
-        for connection in stalled:
-            connection.close()
-
-
-def is_closed(connection: socket.socket) -> bool:
-    connection.setblocking(False)
-    try:
-        return connection.recv(1) == b""
-    except BlockingIOError:
-        return False
-    except ConnectionError:
-        return True
-
-
-def test_a_slow_request_is_closed_at_its_age() -> None:
-    code = (
-        "from kattila_agent.peer_api.server import address_of, open_sockets, serve\n"
-        "from kattila_settings.values import Listen\n"
-        "sockets = open_sockets([Listen('127.0.0.1', 0)])\n"
-        "print(address_of(sockets[0]), flush=True)\n"
-        "serve(lambda environ, start: start('204 No Content', []) and [], sockets, max_age_seconds=1).join()"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            host, _, port = server.stdout.readline().strip().rpartition(":")
-            began = time.monotonic()
-            with socket.create_connection((host, int(port)), timeout=0.1) as connection:
-                wait_for(lambda: closed_after_a_byte(connection), "the end of the connection")
-            assert time.monotonic() - began > 0.9
-        finally:
-            server.kill()
-
-
-def closed_after_a_byte(connection: socket.socket) -> bool:
-    try:
-        connection.sendall(b"x")
-        return connection.recv(1) == b""
-    except TimeoutError:
-        return False
-    except ConnectionError:
-        return True
+def test_an_ipv6_address_may_be_queried(knot: Knot, tmp_path: Path) -> None:
+    with running_node(knot, tmp_path, AGENT_LISTEN="[::1]:0") as node:
+        assert ask(node.address, "GET", peer_path(query(to="::1"))).status == 200
 
 
 def test_a_node_that_cannot_reach_the_manager_says_so(knot: Knot, tmp_path: Path) -> None:
@@ -333,20 +214,6 @@ def test_a_query_signed_with_a_previous_key_is_answered(knot: Knot, tmp_path: Pa
         answer = ask(node.address, "GET", peer_path(asked, Key.from_psk(OTHER_PSK)))
         # With that key, so that one who has not seen the new one yet can read it.
         assert peer.unseal_answer(answer.body, ring_of(OTHER_PSK), asked.nonce).agent_id == AGENT_ID
-
-
-def test_both_families_and_a_taken_port(knot: Knot, tmp_path: Path) -> None:
-    port = free_port()
-    with running_node(knot, tmp_path, AGENT_LISTEN=f"*:{port}") as node:
-        assert f"answers on 0.0.0.0:{port}, [::]:{port}" in node.daemon.log
-        for host in ("127.0.0.1", "[::1]"):
-            assert ask(f"{host}:{port}", "GET", "/status/healthcheck").status == 200
-        asked = query(to="::1")
-        assert ask(f"[::1]:{port}", "GET", peer_path(asked)).status == 200
-        found = run_agent(tmp_path, **settings(knot, node.manager.url, PSK), AGENT_LISTEN=f"127.0.0.1:{port}")
-    assert found.returncode == 1
-    assert f"cannot listen on 127.0.0.1 port {port} (Address already in use)".encode() in found.stderr
-    assert b"AGENT_LISTEN" in found.stderr
 
 
 @pytest.mark.parametrize(("networks", "status"), [("", 403), ("203.0.113.0/24", 403), ("192.0.2.0/24", 200)])
