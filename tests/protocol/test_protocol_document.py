@@ -15,6 +15,7 @@ import pytest
 
 from kattila_agent.outbound.discovery import addresses, directory, queries
 from kattila_agent.outbound.http import clients
+from kattila_agent.peer_api import seen_nonces
 from kattila_agent.peer_api.app import ForeignSource
 from kattila_agent.peer_api.server import LIMITS
 from kattila_manager.alarms.alarm_rules import AlarmKind, Opened
@@ -243,6 +244,7 @@ def test_the_limits_match() -> None:
         f"{LIMITS.request_seconds:g} s, then the connection is closed",
         f"{LIMITS.total}, of these {LIMITS.per_source} from one address, "
         f"{LIMITS.foreign} from sources that are not allowed",
+        f"{seen_nonces.MAX_NONCES}, of these {seen_nonces.MAX_OF_ONE_SOURCE} from one source",
         str(canonical.MAX_INTEGER),
         str(names.MAX_COUNTER),
     ]

@@ -82,7 +82,7 @@ class PeerApi:
         path = self.uplink.path(self.runtime.monotonic())
         parameters, own = dict(request.query.decode("utf-8")), _own_addresses(measurement, is_local)
         query, key = self.keys.verify(lambda ring: peer.verify_query(parameters, ring, own, now), now)
-        self.seen_nonces.add(query.nonce, now)
+        self.seen_nonces.add(query.nonce, _source(), now)
         answer = PeerAnswer(
             agent_id=self.identity.agent_id(),
             hostname=measurement.hostname if measurement else "",
@@ -105,7 +105,7 @@ class PeerApi:
         body = _body(MAX_MESSAGE_BYTES)
         now, own_id = self.runtime.now(), self.identity.agent_id()
         requested, key = self.keys.verify(lambda ring: reset.unseal(body, ring, own_id, now), now)
-        self.seen_nonces.add(requested.nonce, now)
+        self.seen_nonces.add(requested.nonce, _source(), now)
         new_id = numbering.reset(self.identity, self.spool, own_id)
         self.on_reset()
         return reset.seal_answer(ResetAnswer(new_id, requested.nonce), key)
@@ -115,12 +115,17 @@ class PeerApi:
 
         Raises ForeignSource if its source is not allowed.
         """
-        source = str(request.environ["REMOTE_ADDR"]).partition("%")[0]
+        source = _source()
         if not self.allows(source):
             raise ForeignSource(
                 f"{source} is neither this machine, nor behind its WireGuard tunnels, nor in PEER_NETWORKS"
             )
         return ipaddress.ip_address(source).is_loopback
+
+
+def _source() -> str:
+    """Return the address of the client; a link-local IPv6 address comes with its zone."""
+    return str(request.environ["REMOTE_ADDR"]).partition("%")[0]
 
 
 def _own_addresses(measurement: Measurement | None, is_local: bool) -> frozenset[str]:
