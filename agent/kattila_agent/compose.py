@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from kattila_agent.config import Config
@@ -14,7 +15,6 @@ from kattila_agent.outbound.journal import Journal
 from kattila_agent.outbound.paths import Uplink
 from kattila_agent.outbound.registration import Registrar
 from kattila_agent.outbound.reporting import Measure, Reporter
-from kattila_agent.outbound.state_log import StateLog
 from kattila_agent.peer_api.allowed_sources import AllowedSources
 from kattila_agent.peer_api.app import PeerApi
 from kattila_agent.peer_api.relay import ReportRelay
@@ -23,12 +23,15 @@ from kattila_agent.sampling.collect import Inputs, measure
 from kattila_agent.spool import Spool
 from kattila_agent.spool.numbering import start_above_spool
 from kattila_keys.refresh import Keys
+from kattila_settings.failures import StateLog
 
 # A delivery path expires after three intervals, plus the time of a cycle in which every recipient hangs.
 _INTERVALS = 3
 _CYCLE_SECONDS = 30.0
 
 _SPOOL = "spool"
+
+_log = logging.getLogger("kattila.agent")
 
 
 class Agent:
@@ -54,7 +57,7 @@ class Agent:
         self.spool = Spool(config.state_dir / _SPOOL, config.spool_max_bytes, config.spool_max_age_seconds)
         start_above_spool(identity, self.spool)
         self._uplink = Uplink(_INTERVALS * config.interval_seconds + _CYCLE_SECONDS)
-        directory, log = Directory(config.interval_seconds), StateLog()
+        directory, log = Directory(config.interval_seconds), StateLog(_log)
         journal = Journal(log)
         self.discoverer = Discoverer(
             runtime, directory, clients.agents.query, keys.ring, identity.agent_id, self._uplink.needs_relay

@@ -1,10 +1,11 @@
-"""Keeps the loops of daemons running: logs a failure once, tries again after a pause, and logs when it works again."""
+"""Logs each change of a state once, and keeps the loops of daemons running: a failed step is tried after a pause."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -30,43 +31,73 @@ def described(error: BaseException, *, quoted: bool = True) -> str:
     return f"{type(error).__name__}{': ' if text else ''}{text}{where}"
 
 
-class Failures:
-    """The activities of a daemon that fail at the moment. Safe for several threads.
+@dataclass(slots=True)
+class _Subject:
+    """The state of a subject, and the texts logged since it was last normal."""
+
+    state: str = ""
+    logged: list[str] = field(default_factory=list)
+
+
+class StateLog:
+    """One log line per change of a subject's state, and none while a state lasts. Safe for several threads.
+
+    Every subject starts in the normal state, which is the empty text.
+    """
+
+    def __init__(self, log: logging.Logger) -> None:
+        """Log to `log`. Every subject is in the normal state."""
+        self._log = log
+        self._lock = threading.Lock()
+        self._subjects: dict[str, _Subject] = {}
+
+    def note(self, subject: str, state: str, level: int, text: str) -> None:
+        """Log `text` if the subject's state has changed. The text may contain details that vary within a state."""
+        with self._lock:
+            before = self._subjects.pop(subject, _Subject()).state
+            if state:
+                self._subjects[subject] = _Subject(state)
+        if state != before:
+            self._log.log(level, "%s", text)
+        else:
+            self._log.debug("still: %s", text)
+
+
+class Failures(StateLog):
+    """The activities of a daemon that fail at the moment.
 
     An activity is named by what it does, as in "writing the pages". Each different failure is logged once until the
     activity works again, which is logged too.
     """
 
-    def __init__(self, log: logging.Logger) -> None:
-        """Log to `log`. No activity has failed yet."""
-        self._log = log
-        self._lock = threading.Lock()
-        self._logged: dict[str, list[str]] = {}
-
     @property
     def failing(self) -> tuple[str, ...]:
         """The activities that have failed and did not work since."""
         with self._lock:
-            return tuple(self._logged)
+            return tuple(self._subjects)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The newest failure of each of these activities."""
+        with self._lock:
+            return tuple(subject.state for subject in self._subjects.values())
 
     def failed(self, activity: str, text: str, *, level: int = logging.ERROR) -> None:
         """Log that an activity fails with this text, unless that was logged since it last worked."""
         with self._lock:
-            logged = self._logged.setdefault(activity, [])
-            is_news = text not in logged and len(logged) < MAX_LOGGED
+            subject = self._subjects.setdefault(activity, _Subject())
+            subject.state = text
+            is_news = text not in subject.logged and len(subject.logged) < MAX_LOGGED
             if is_news:
-                logged.append(text)
+                subject.logged.append(text)
         self._log.log(level if is_news else logging.DEBUG, "%s", text)
 
     def worked(self, activity: str, text: str = "") -> None:
         """Log that an activity works again, if it failed before."""
         # Without the lock, because this is called for every success.
-        if activity not in self._logged:
+        if activity not in self._subjects:
             return
-        with self._lock:
-            has_failed = self._logged.pop(activity, None) is not None
-        if has_failed:
-            self._log.info("%s", text or f"{activity} works again")
+        self.note(activity, "", logging.INFO, text or f"{activity} works again")
 
     def guard(self, activity: str) -> Guard:
         """Return a context that logs an exception in its block as a failure of this activity, and suppresses it."""

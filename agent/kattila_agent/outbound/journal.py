@@ -6,10 +6,10 @@ import logging
 
 from kattila_agent.outbound.delivery import Answered, Busy, DeliveryResult, Outcome, Unreachable, Unsigned
 from kattila_agent.outbound.discovery import Relay
-from kattila_agent.outbound.state_log import StateLog
 from kattila_agent.spool import Waiting
 from kattila_protocol.errors import ClockSkew
 from kattila_protocol.verdict import Disposition, Verdict
+from kattila_settings.failures import StateLog
 
 
 class Journal:

@@ -8,7 +8,6 @@ from kattila_agent.identity import Identity
 from kattila_agent.outbound.delivery import Answered, Outcome, Unreachable, read_answer
 from kattila_agent.outbound.http.clients import REGISTER
 from kattila_agent.outbound.http.connection import Connection, UnreachableError
-from kattila_agent.outbound.state_log import StateLog
 from kattila_agent.runtime import Runtime
 from kattila_agent.sampling.measurement import Measurement
 from kattila_agent.spool import Spool, numbering
@@ -17,6 +16,7 @@ from kattila_keys.refresh import Keys
 from kattila_protocol import registration
 from kattila_protocol.registration import Registration
 from kattila_protocol.verdict import Disposition, Verdict
+from kattila_settings.failures import StateLog
 
 FIRST_RETRY_SECONDS = 30.0
 LAST_RETRY_SECONDS = 600.0

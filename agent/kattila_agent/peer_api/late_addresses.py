@@ -7,8 +7,8 @@ import socket
 import threading
 from collections.abc import Callable, Iterable
 
-from kattila_agent.outbound.state_log import StateLog
 from kattila_agent.peer_api.listening import ListenError, NoAddressError, address_of, open_sockets
+from kattila_settings.failures import StateLog
 from kattila_settings.values import Listen
 
 RETRY_SECONDS = 5.0
@@ -46,7 +46,7 @@ def listen_later(
 
     Returns at once; a thread tries again every few seconds.
     """
-    log, waiting = StateLog(), []
+    log, waiting = StateLog(_log), []
     for error in absent:
         _note(log, error.listen, error)
         waiting.append(error.listen)

@@ -13,12 +13,12 @@ import pytest
 from kattila_agent.outbound.delivery import Answered, Outcome, Unreachable
 from kattila_agent.outbound.draining import LEAST_PER_INTERVAL, Draining, per_interval
 from kattila_agent.outbound.journal import Journal
-from kattila_agent.outbound.state_log import StateLog
 from kattila_agent.runtime import Runtime
 from kattila_agent.spool import Spool
 from kattila_agent.spool.sample import Moment, Sample
 from kattila_protocol.errors import ClockSkew, IdentityConflict, Malformed, Overloaded, Replay, Superseded
 from kattila_protocol.verdict import ACCEPTED, DUPLICATE, Verdict
+from kattila_settings.failures import StateLog
 from protocol.samples import AGENT, BOOT, NONCE, NOW
 
 INTERVAL = 30.0
@@ -50,7 +50,9 @@ class Scene:
             new_id=lambda: AGENT,
             share=lambda: 0.5,
         )
-        self.draining = Draining(self.spool, self._send, runtime, INTERVAL, Journal(StateLog()))
+        self.draining = Draining(
+            self.spool, self._send, runtime, INTERVAL, Journal(StateLog(logging.getLogger("kattila.agent")))
+        )
 
     def _send(self, sample: Sample) -> Outcome:
         self.sent.append((sample.number, self.moment))
