@@ -19,13 +19,14 @@ from pathlib import Path
 
 from kattila_keys.ring_file import RingFile, StoredRing
 from kattila_protocol import canonical, envelope, registration, verdict
-from kattila_protocol.ring import Ring
+from kattila_protocol.ring import Ring, RingEntry
+from kattila_protocol.signing import Key
 from kattila_protocol.verdict import ACCEPTED, Verdict
 
 # The sockets of userspace WireGuard. A tun link with a socket here counts as a WireGuard interface.
 _SOCKETS = Path("/var/run/wireguard")
 _PSK = b"of the benchmark, protects nothing"
-_RING = Ring().with_current(_PSK, 0)
+_RING = Ring((RingEntry(Key.from_psk(_PSK), 0),))
 
 
 @dataclass(frozen=True)

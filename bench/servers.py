@@ -18,7 +18,8 @@ from pathlib import Path
 import psutil
 
 from kattila_keys.ring_file import RingFile, StoredRing
-from kattila_protocol.ring import Ring
+from kattila_protocol.ring import Ring, RingEntry
+from kattila_protocol.signing import Key
 
 ROOT = Path(__file__).resolve().parents[1]
 # The first start imports modules, migrates the database, and starts workers.
@@ -62,7 +63,7 @@ def baseline(folder: Path, port: int, psk: bytes) -> Server:
 
 def manager(folder: Path, port: int, psk: bytes, workers: int, now: int) -> Server:
     """Return the manager, with a ring read from DNS at `now` (ms UTC), so that it sends no query."""
-    ring = Ring().with_current(psk, now)
+    ring = Ring((RingEntry(Key.from_psk(psk), now),))
     RingFile(folder / "kattila_ring.json").update(lambda _: StoredRing(ring, asked_at=now, answered_at=now))
     environment = {
         "DNS": "kattila.example.net",

@@ -48,6 +48,10 @@ _COMMANDS: dict[str, dict[str, Any]] = {
         "action": "store_true",
         "help": "show the agents that answer behind this node's tunnels, with their distance to the manager",
     },
+    "forget-key": {
+        "metavar": "FINGERPRINT",
+        "help": "remove a key from this node's key ring, such as a compromised or a false one",
+    },
     "check": {
         "action": "store_true",
         "help": "check the settings, the DNS record, the manager and the agent's own port; changes nothing",
@@ -98,6 +102,8 @@ def _run(flags: argparse.Namespace) -> int:
     if flags.check:
         return _check(flags)
     settings = _settings(flags)
+    if flags.forget_key is not None:
+        return _forget_key(flags.forget_key, settings, runtime)
     return _run_with_identity(flags, settings, runtime, Identity(settings.state_dir, runtime.new_id))
 
 
@@ -131,6 +137,13 @@ def _check(flags: argparse.Namespace) -> int:
     found = check.check(lambda: _settings(flags), lambda settings: _txt_query(settings)(), platform.python_version())
     sys.stdout.write(check.as_json(found) if flags.json else check.as_table(found))
     return found.exit_code
+
+
+def _forget_key(fingerprint: str, settings: Config, runtime: Runtime) -> int:
+    from kattila_agent.commands import ring
+
+    print(ring.forget_key(_keys(settings, runtime), fingerprint, runtime.now()))
+    return 0
 
 
 def _dump(target: str, settings: Config, runtime: Runtime, identity: Identity) -> int:

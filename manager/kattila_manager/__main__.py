@@ -118,6 +118,10 @@ def _keys(config: Config, options: argparse.Namespace) -> int:
     return keys.show(config, say, as_json=options.json)
 
 
+def _forget_key(config: Config, options: argparse.Namespace) -> int:
+    return keys.forget(config, say, options.fingerprint)
+
+
 def _refresh_key(config: Config, _options: argparse.Namespace) -> int:
     return keys.refresh(config, say)
 
@@ -191,6 +195,10 @@ def _add_fleet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _add_keys(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = _add(commands, "keys", _keys, "show the keys by fingerprint, and which agents use them")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    actions = parser.add_subparsers(metavar="ACTION", required=False)
+    text = "remove a key from the ring of this manager, such as a compromised or a false one"
+    parser = _add(actions, "forget", _forget_key, text)
+    parser.add_argument("fingerprint", metavar="FINGERPRINT", help="the key, as 'keys' shows it")
     _add(commands, "refresh-key", _refresh_key, "get the key from DNS now")
     _add(commands, "check", _check, "check settings, DNS, keys, the database, and every report in it")
 

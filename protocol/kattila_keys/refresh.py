@@ -11,8 +11,8 @@ from typing import TypeVar
 from kattila_keys.dns_server import DnsError, TxtRecords
 from kattila_keys.ring_file import RingFile, RingFileDamagedError, RingFileError, StoredRing
 from kattila_protocol.errors import BadSignature, NoKey
-from kattila_protocol.ring import Ring, RingEntry
-from kattila_protocol.txt import AmbiguousError, TxtError, select_psk
+from kattila_protocol.ring import Ring, RingEntry, Standing
+from kattila_protocol.txt import AmbiguousError, TxtError, has_prefix, select_psk
 from kattila_settings.failures import Failures, described
 
 # Hourly, spread over 54 to 66 minutes, so that nodes that started together do not query DNS together.
@@ -41,11 +41,12 @@ _Result = TypeVar("_Result")
 def due_at(stored: StoredRing, jitter: float) -> int:
     """Return when the next scheduled query is due (ms UTC); `jitter` is a fraction from 0 to 1.
 
-    54 to 66 minutes after a good answer, 1 to 2 minutes after a failure, and 0 before the first query.
+    54 to 66 minutes after a good answer, 1 to 2 minutes after a failure or while only one answer has named the current
+    key, and 0 before the first query.
     """
     if stored.asked_at is None:
         return 0
-    if stored.answered_at == stored.asked_at:
+    if stored.answered_at == stored.asked_at and all(entry.is_confirmed for entry in stored.ring.entries[:1]):
         return stored.asked_at + int(REFRESH_MS * (1 - _SPREAD / 2 + _SPREAD * jitter))
     return stored.asked_at + int(RETRY_MS * (1 + jitter))
 
@@ -96,15 +97,13 @@ class Keys:
         self._lock = threading.Lock()
         self._is_querying = False
         self._logged_key: str | None = None
-        self._log_once = Failures(_log)
-        self._failures: dict[str, str] = {}
+        self._failures = Failures(_log)
         self._used_at: dict[str, int] = {}
 
     @property
     def failure(self) -> str | None:
         """The current failures of DNS and of the file, for a health check; None if there are none."""
-        with self._lock:
-            return "; ".join(self._failures.values()) or None
+        return "; ".join(self._failures.texts) or None
 
     def ring(self) -> Ring:
         """Return the ring that any process wrote last. Never raises; empty until the first answer from DNS.
@@ -183,10 +182,22 @@ class Keys:
         tried = self.ring()
         try:
             return operation(tried)
-        except (BadSignature, NoKey):
-            fresh = self.refresh_after_unknown(tried, now, known_sender=known_sender)
-            if fresh is None:
-                raise
+        except (BadSignature, NoKey) as refusal:
+            return self.verify_again(operation, tried, refusal, now, known_sender=known_sender)
+
+    def verify_again(
+        self,
+        operation: Callable[[Ring], _Result],
+        tried: Ring,
+        refusal: BadSignature | NoKey,
+        now: int,
+        *,
+        known_sender: bool = False,
+    ) -> _Result:
+        """Return `operation(ring)` for the ring of `refresh_after_unknown`; raises `refusal` if there is none."""
+        fresh = self.refresh_after_unknown(tried, now, known_sender=known_sender)
+        if fresh is None:
+            raise refusal
         return operation(fresh)
 
     def record_use(self, fingerprint: str, now: int) -> None:
@@ -199,6 +210,20 @@ class Keys:
             self._update(lambda stored: replace(stored, ring=stored.ring.with_use(fingerprint, now)))
         except Exception as error:
             self._log_failure(error)
+
+    def forget(self, fingerprint: str, now: int) -> Ring:
+        """Remove a key from the ring and return the new ring. The next answer of DNS that names it brings it back.
+
+        Raises:
+            ValueError: the ring has no such key, or no other one.
+            RingFileError: the ring cannot be written.
+        """
+
+        def forgotten(stored: StoredRing) -> StoredRing:
+            return _with_ring(stored, stored.ring.without(fingerprint), now)
+
+        self._update(forgotten)
+        return self.ring()
 
     def _must_record_use(self, fingerprint: str, now: int) -> bool:
         return any(
@@ -219,11 +244,10 @@ class Keys:
         except RingFileError as error:
             self._fail(_READ, str(error))
             return self._file.last_read
-        if _READ in self._failures:
-            self._recover(_READ)
+        self._failures.worked(_READ)
         # Whichever process sent the query.
-        if _QUERY in self._failures and stored.asked_at is not None and stored.answered_at == stored.asked_at:
-            self._recover(_QUERY)
+        if stored.asked_at is not None and stored.answered_at == stored.asked_at:
+            self._failures.worked(_QUERY)
         return stored
 
     def _query_if(
@@ -236,7 +260,7 @@ class Keys:
                 # Checked again: another process may have queried DNS since.
                 if is_held and is_needed(self._stored()):
                     self._query_and_store(now, is_urgent=is_urgent)
-                    self._recover(_REFRESH)
+                    self._failures.worked(_REFRESH)
         except Exception as error:
             self._log_failure(error)
 
@@ -246,17 +270,34 @@ class Keys:
             # Written before the query, so that a failure or a kill counts as an attempt too.
             self._update(lambda stored: replace(stored, asked_at=now, urgent_at=now if is_urgent else stored.urgent_at))
             self._jitter = self._draw_jitter()
-            psk = self._select(self._query(), now)
-            self._update(lambda stored: _answered(stored, psk, now))
+            psk, is_marked = self._answer(now)
+            self._update(lambda stored: _answered(stored, psk, now, is_marked=is_marked))
         finally:
             self._is_querying = False
         # Logs a new key, and that DNS works again.
         self.ring()
 
-    def _select(self, records: TxtRecords, now: int) -> bytes:
+    def _answer(self, now: int) -> tuple[bytes, bool]:
+        """Return the PSK that DNS names, and whether its record has the prefix.
+
+        One answer may be forged, so a new key has to be in two. If a resolver alternates between an old and a new
+        record, the old one counts.
+        """
+        stored = self._stored()
+        first = self._query()
+        psk = self._select(first, stored, now)
+        if psk in stored.ring.psks:
+            return psk, has_prefix(first)
+        second = self._query()
+        again = self._select(second, stored, now)
+        if again != psk and again not in stored.ring.psks:
+            raise TxtError("two answers in a row name different new keys: does somebody forge answers?")
+        return again, has_prefix(second)
+
+    def _select(self, records: TxtRecords, stored: StoredRing, now: int) -> bytes:
         """Return the PSK among these records; if several could be it, store that."""
         try:
-            return select_psk(records)
+            return select_psk(records, without_prefix=stored.ring.psks if stored.needs_prefix else None)
         except TxtError as error:
             candidates = error.fingerprints if isinstance(error, AmbiguousError) else ()
             self._update(lambda stored: _with_candidates(stored, candidates, now))
@@ -264,7 +305,7 @@ class Keys:
 
     def _update(self, change: Callable[[StoredRing], StoredRing]) -> None:
         self._file.update(change)
-        self._recover(_WRITE)
+        self._failures.worked(_WRITE)
 
     def _log_current(self, current: str | None) -> None:
         with self._lock:
@@ -283,24 +324,22 @@ class Keys:
                 self._fail(_REFRESH, described(error, quoted=False))
 
     def _fail(self, activity: str, failure: str) -> None:
-        with self._lock:
-            self._failures[activity] = failure
         text = f"{activity} failed, the last good keys stay in use: {failure}"
-        self._log_once.failed(activity, text, level=logging.WARNING)
-
-    def _recover(self, activity: str) -> None:
-        if activity in self._failures:
-            with self._lock:
-                self._failures.pop(activity, None)
-            self._log_once.worked(activity)
+        self._failures.failed(activity, text, level=logging.WARNING)
 
 
-def _answered(stored: StoredRing, psk: bytes, now: int) -> StoredRing:
+def _answered(stored: StoredRing, psk: bytes, now: int, *, is_marked: bool) -> StoredRing:
     """Return what is stored after a usable answer."""
     ring = stored.ring.with_current(psk, now)
+    # Not for a key on trial: one forged answer would make the real record, if it has no prefix, unusable.
+    needs_prefix = stored.needs_prefix or (is_marked and ring.entries[0].standing is not Standing.TRIAL)
+    answered = _with_candidates(_with_ring(stored, ring, now), (), now)
+    return replace(answered, answered_at=now, needs_prefix=needs_prefix)
+
+
+def _with_ring(stored: StoredRing, ring: Ring, now: int) -> StoredRing:
     is_same = _fingerprints(ring)[:1] == _fingerprints(stored.ring)[:1]
-    since = stored.current_since if is_same else now
-    return replace(_with_candidates(stored, (), now), ring=ring, answered_at=now, current_since=since)
+    return replace(stored, ring=ring, current_since=stored.current_since if is_same else now)
 
 
 def _with_candidates(stored: StoredRing, candidates: tuple[str, ...], now: int) -> StoredRing:

@@ -16,7 +16,7 @@ from typing import Any
 
 from kattila_keys import durable
 from kattila_protocol import canonical
-from kattila_protocol.ring import RING_SIZE, Ring, RingEntry
+from kattila_protocol.ring import RING_SIZE, Ring, RingEntry, Standing
 from kattila_protocol.signing import Key
 
 FORMAT_VERSION = 1
@@ -44,7 +44,8 @@ class StoredRing:
     the last query that returned a usable PSK. The two are equal unless DNS fails or a query is in progress. `urgent_at`
     is when a process last queried DNS early, for a known sender with an unknown key. `current_since` is when the
     current key became the current one. `candidates` are the fingerprints of several records that could be the PSK, if
-    the last answer was ambiguous, and `ambiguous_since` is since when.
+    the last answer was ambiguous, and `ambiguous_since` is since when. `needs_prefix` says that a record with the
+    prefix `kattila=` was seen, so that a record without it can name no new key.
     """
 
     ring: Ring = field(default_factory=Ring)
@@ -54,6 +55,7 @@ class StoredRing:
     current_since: int | None = None
     candidates: tuple[str, ...] = ()
     ambiguous_since: int | None = None
+    needs_prefix: bool = False
 
 
 class RingFile:
@@ -160,16 +162,18 @@ def _parse(text: bytes) -> StoredRing:
     members = canonical.parse_object(text)
     if members["version"] != FORMAT_VERSION or len(members["entries"]) > RING_SIZE:
         raise ValueError("another version")
-    entries = tuple(_parse_entry(entry) for entry in members["entries"])
+    # Files of earlier versions lack this member and those that are read with `get`.
+    on_trial = members.get("on_trial")
+    entries = tuple(_parse_entry(entry) for entry in ([on_trial] if on_trial else []) + members["entries"])
     return StoredRing(
         Ring(entries),
         _parse_time(members["asked_at"]),
         _parse_time(members["answered_at"]),
-        # Files of earlier versions lack these.
         urgent_at=_parse_time(members.get("urgent_at")),
         current_since=_parse_time(members.get("current_since")),
         candidates=tuple(str(each) for each in members.get("candidates", ())),
         ambiguous_since=_parse_time(members.get("ambiguous_since")),
+        needs_prefix=members.get("needs_prefix", False) is True,
     )
 
 
@@ -178,7 +182,14 @@ def _parse_entry(members: dict[str, Any]) -> RingEntry:
     first_seen_at = _parse_time(members["first_seen_at"])
     if key.fingerprint != members["fingerprint"] or first_seen_at is None:
         raise ValueError("the PSK does not match its fingerprint")
-    return RingEntry(key, first_seen_at, _parse_time(members["last_used_at"]))
+    return RingEntry(
+        key,
+        first_seen_at,
+        _parse_time(members["last_used_at"]),
+        _parse_time(members.get("last_seen_at")),
+        _parse_time(members.get("missing_since")),
+        Standing(members.get("standing", Standing.FIRST)),
+    )
 
 
 def _parse_time(value: object) -> int | None:
@@ -188,15 +199,7 @@ def _parse_time(value: object) -> int | None:
 
 
 def _encode(stored: StoredRing) -> bytes:
-    entries = [
-        {
-            "fingerprint": entry.key.fingerprint,
-            "psk_hex": entry.key.psk.hex(),
-            "first_seen_at": entry.first_seen_at,
-            "last_used_at": entry.last_used_at,
-        }
-        for entry in stored.ring.entries
-    ]
+    entries = [_entry_members(entry) for entry in stored.ring.entries]
     members = {
         "version": FORMAT_VERSION,
         "asked_at": stored.asked_at,
@@ -205,9 +208,24 @@ def _encode(stored: StoredRing) -> bytes:
         "current_since": stored.current_since,
         "candidates": list(stored.candidates),
         "ambiguous_since": stored.ambiguous_since,
-        "entries": entries,
+        "needs_prefix": stored.needs_prefix,
+        # Apart, because earlier versions refuse a file with more entries.
+        "on_trial": entries[0] if len(entries) > RING_SIZE else None,
+        "entries": entries[-RING_SIZE:],
     }
     return canonical.encode(members) + b"\n"
+
+
+def _entry_members(entry: RingEntry) -> dict[str, Any]:
+    return {
+        "fingerprint": entry.key.fingerprint,
+        "psk_hex": entry.key.psk.hex(),
+        "first_seen_at": entry.first_seen_at,
+        "last_used_at": entry.last_used_at,
+        "last_seen_at": entry.last_seen_at,
+        "missing_since": entry.missing_since,
+        "standing": entry.standing,
+    }
 
 
 def _stamp(stat: os.stat_result) -> _Stamp:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from kattila_protocol.signing import fingerprint
 
@@ -24,19 +24,30 @@ class AmbiguousError(TxtError):
         self.fingerprints = fingerprints
 
 
-def select_psk(records: Iterable[tuple[bytes, ...]]) -> bytes:
+def select_psk(records: Iterable[tuple[bytes, ...]], *, without_prefix: Collection[bytes] | None = None) -> bytes:
     """Return the PSK from TXT records, each a tuple of its character-strings (RFC 1035, section 3.3.14).
 
     Joins the strings of a record without a separator. The value after `kattila=` is the PSK; without such a record the
-    only record is. Equal values count once.
+    only record is. Equal values count once. `without_prefix` are the only PSKs that need no prefix, None means all.
 
     Raises:
         AmbiguousError: several candidates.
         TxtError: no candidate, not UTF-8, or shorter than 16 bytes without surrounding white space.
     """
-    values = {b"".join(strings).strip() for strings in records}
+    values = _values(records)
     marked = {value.removeprefix(PREFIX).strip() for value in values if value.startswith(PREFIX)}
+    if values and not marked and without_prefix is not None and not (values := values.intersection(without_prefix)):
+        raise TxtError("no TXT record starts with 'kattila=', as earlier ones did: put it before the PSK")
     return _checked(_only(sorted(marked or values)))
+
+
+def has_prefix(records: Iterable[tuple[bytes, ...]]) -> bool:
+    """Return whether a record starts with `kattila=`."""
+    return any(value.startswith(PREFIX) for value in _values(records))
+
+
+def _values(records: Iterable[tuple[bytes, ...]]) -> set[bytes]:
+    return {b"".join(strings).strip() for strings in records}
 
 
 def _only(candidates: list[bytes]) -> bytes:

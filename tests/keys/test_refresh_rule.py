@@ -8,10 +8,19 @@ from hypothesis import strategies as st
 
 from kattila_keys.refresh import due_at, is_due, may_retry
 from kattila_keys.ring_file import StoredRing
-from kattila_protocol.ring import Ring
+from kattila_protocol.ring import Ring, RingEntry
+from kattila_protocol.signing import Key
 
 NOW = 1_700_000_000_000
 MINUTE = 60_000
+
+
+KEY = Key.from_psk(b"example psk, protects nothing")
+
+
+def named(*, minutes: int) -> StoredRing:
+    """Return a ring whose key DNS has named for that many minutes."""
+    return StoredRing(Ring((RingEntry(KEY, NOW - minutes * MINUTE, last_seen_at=NOW),)), NOW, NOW)
 
 
 def stored(asked_at: int | None, answered_at: int | None) -> StoredRing:
@@ -26,6 +35,10 @@ def stored(asked_at: int | None, answered_at: int | None) -> StoredRing:
         (stored(NOW, NOW), 0.0, NOW + 54 * MINUTE),
         (stored(NOW, NOW), 0.5, NOW + 60 * MINUTE),
         (stored(NOW, NOW), 1.0, NOW + 66 * MINUTE),
+        (named(minutes=1), 0.5, NOW + 60 * MINUTE),
+        # A second answer is to prove a key.
+        (named(minutes=0), 0.0, NOW + MINUTE),
+        (named(minutes=0), 1.0, NOW + 2 * MINUTE),
         (stored(NOW, None), 0.0, NOW + MINUTE),
         (stored(NOW, NOW - 90 * MINUTE), 0.5, NOW + MINUTE * 3 // 2),
         (stored(NOW, NOW - 90 * MINUTE), 1.0, NOW + 2 * MINUTE),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import stat
@@ -18,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kattila_keys.ring_file import RingFile, RingFileDamagedError, RingFileError, StoredRing
-from kattila_protocol.ring import RING_SIZE, Ring, RingEntry
+from kattila_protocol.ring import RING_SIZE, Ring, RingEntry, Standing
 from kattila_protocol.signing import Key
 from support.counts import RING_FILE_KILLS
 from support.waiting import PATIENCE_SECONDS
@@ -29,11 +30,17 @@ NOW = 1_700_000_000_000
 STORED = StoredRing(Ring().with_current(OTHER_PSK, NOW - 1000).with_current(PSK, NOW), asked_at=NOW, answered_at=NOW)
 
 times = st.integers(min_value=-(2**62), max_value=2**62)
-entries = st.builds(RingEntry, st.builds(Key.from_psk, st.binary(min_size=1)), times, st.none() | times)
-rings = st.lists(entries, max_size=RING_SIZE, unique_by=lambda entry: entry.key.psk).map(
+entries = st.builds(
+    RingEntry,
+    st.builds(Key.from_psk, st.binary(min_size=1)),
+    times,
+    *[st.none() | times] * 3,
+    st.sampled_from(Standing),
+)
+rings = st.lists(entries, max_size=RING_SIZE + 1, unique_by=lambda entry: entry.key.psk).map(
     lambda chosen: Ring(tuple(chosen))
 )
-stored_rings = st.builds(StoredRing, rings, st.none() | times, st.none() | times)
+stored_rings = st.builds(StoredRing, rings, st.none() | times, st.none() | times, needs_prefix=st.booleans())
 
 
 @pytest.fixture
@@ -164,6 +171,15 @@ def test_the_text_that_the_damages_change_is_valid(path: Path) -> None:
     assert RingFile(path).read() == StoredRing(Ring((RingEntry(Key.from_psk(PSK), 1),)), 1, 1)
 
 
+def test_an_earlier_version_reads_a_file_with_a_key_on_trial(path: Path) -> None:
+    psks = [b"example psk number %d" % number for number in range(4)]
+    ring = Ring(tuple(RingEntry(Key.from_psk(psk), NOW) for psk in psks[1:])).with_current(psks[0], NOW)
+    assert RingFile(path).update(lambda _: StoredRing(ring)).ring == RingFile(path).read().ring == ring
+    # It refuses a file with more than three entries.
+    found = [entry["fingerprint"] for entry in json.loads(path.read_bytes())["entries"]]
+    assert found == [Key.from_psk(psk).fingerprint for psk in psks[1:]]
+
+
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda whole: b"",
     "half": lambda whole: whole[: len(whole) // 2],
@@ -182,6 +198,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "entries is an object": lambda whole: whole.replace(b"[{", b"{").replace(b"}]", b"}"),
     "entries is a number": lambda whole: b'{"version":1,"asked_at":1,"answered_at":1,"entries":1}',
     "an entry is a string": lambda whole: b'{"version":1,"asked_at":1,"answered_at":1,"entries":["%s"]}' % PSK,
+    "an unknown standing": lambda whole: whole.replace(b'"first_seen_at":1', b'"standing":"?","first_seen_at":1'),
     "deeply nested": lambda whole: b"[" * 100_000,
 }
 

@@ -78,11 +78,11 @@ def freshness(accepted: list[tuple[int, str]], tick: int, nonce: str) -> str:
     return "replay" if any(tick == used[0] or nonce == used[1] for used in last) else "fresh"
 
 
-def select_psk(records: list[list[bytes]]) -> bytes | None:
-    """docs/PROTOCOL.md, "From TXT answer to PSK": the PSK, or None if the answer has no usable one."""
+def select_psk(records: list[list[bytes]], ring: set[bytes] | None = None) -> bytes | None:
+    """docs/PROTOCOL.md, "From TXT answer to PSK": the PSK, or None. `ring`: PSKs of a node that has seen the prefix."""
     values = {b"".join(strings).strip(b" \t\r\n\v\f") for strings in records}
     marked = {value[len(b"kattila=") :].strip(b" \t\r\n\v\f") for value in values if value.startswith(b"kattila=")}
-    candidates = marked or values
+    candidates = marked or (values if ring is None else values & ring)
     if len(candidates) != 1 or len(min(candidates)) < 16:
         return None
     try:

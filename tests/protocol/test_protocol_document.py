@@ -231,7 +231,7 @@ def test_the_limits_match() -> None:
         str(envelope.MAX_HOPS),
         str(freshness.WINDOW_SIZE),
         f"{freshness.MAX_SKEW_MS} ms",
-        str(ring.RING_SIZE),
+        f"{ring.RING_SIZE}, and one on trial",
         f"{txt.MIN_PSK_BYTES} bytes",
         str(registration.MAX_HARDWARE_ADDRESSES),
         f"{peer.MAX_LISTED} each",
@@ -247,6 +247,18 @@ def test_the_limits_match() -> None:
         f"{seen_nonces.MAX_NONCES}, of these {seen_nonces.MAX_OF_ONE_SOURCE} from one source",
         str(canonical.MAX_INTEGER),
         str(names.MAX_COUNTER),
+    ]
+
+
+def test_the_times_of_keys_match() -> None:
+    text = " ".join(section("The key ring").split())
+    assert ring.TRIAL_MS == 60_000
+    assert "until a second answer, at least a minute after the first," in text
+    least, most = f"{ring.LEAST_KEPT_MS // 3_600_000} hour", f"{ring.MOST_KEPT_MS // 86_400_000} days"
+    assert [row[1] for row in tables("The key ring", "key")[0]] == [
+        "not at all",
+        f"as long as DNS had named it, at least {least} and at most {most}",
+        f"{most}; {ring.UNPROVEN_KEPT_MS // 3_600_000} hours if only one answer named it",
     ]
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kattila_protocol.signing import fingerprint
-from kattila_protocol.txt import MIN_PSK_BYTES, PREFIX, TxtError, select_psk
+from kattila_protocol.txt import MIN_PSK_BYTES, PREFIX, TxtError, has_prefix, select_psk
 
 TxtRecords = list[tuple[bytes, ...]]
 PSK = b"0123456789abcdef"
@@ -67,6 +67,22 @@ def test_an_error_names_two_candidates_by_fingerprint() -> None:
         select_psk([(PSK,), (OTHER,)])
     assert fingerprint(PSK) in str(error.value)
     assert fingerprint(OTHER) in str(error.value)
+
+
+def test_a_record_without_prefix_names_only_certain_psks() -> None:
+    assert select_psk([(PSK,)], without_prefix={PSK}) == PSK
+    assert select_psk([(PSK,), (OTHER,)], without_prefix={PSK}) == PSK
+    assert select_psk([(b"kattila=" + OTHER,), (PSK,)], without_prefix={PSK}) == OTHER
+    for records in ([(OTHER,)], [(OTHER,), (OTHER * 2,)]):
+        with pytest.raises(TxtError, match="no TXT record starts with 'kattila=', as earlier ones did"):
+            select_psk(records, without_prefix={PSK})
+    with pytest.raises(TxtError, match="has no TXT record"):
+        select_psk([], without_prefix={PSK})
+
+
+def test_the_prefix_is_recognised() -> None:
+    assert has_prefix([(OTHER,), (b" kat", b"tila=" + PSK)])
+    assert not has_prefix([(OTHER,), (b"my kattila=" + PSK,)])
 
 
 @pytest.mark.parametrize("records", [case[1] for case in REFUSED], ids=[case[0] for case in REFUSED])

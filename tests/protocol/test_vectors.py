@@ -126,11 +126,12 @@ def test_peer(case: Case) -> None:
 @each("txt")
 def test_txt(case: Case) -> None:
     records = [tuple(raw(part) for part in record) for record in case["records"]]
+    ring = None if case["ring"] is None else {psk.encode() for psk in case["ring"]}
     if case["psk"] is None:
         with pytest.raises(TxtError):
-            select_psk(records)
+            select_psk(records, without_prefix=ring)
     else:
-        assert select_psk(records).decode() == case["psk"]
+        assert select_psk(records, without_prefix=ring).decode() == case["psk"]
 
 
 @each("window")
@@ -245,7 +246,8 @@ def test_the_independent_client_queries_a_peer(case: Case) -> None:
 
 @each("txt")
 def test_the_independent_client_selects_the_same_psk(case: Case) -> None:
-    psk = independent_client.select_psk([[raw(part) for part in record] for record in case["records"]])
+    ring = None if case["ring"] is None else {psk.encode() for psk in case["ring"]}
+    psk = independent_client.select_psk([[raw(part) for part in record] for record in case["records"]], ring)
     assert (psk.decode() if psk else None) == case["psk"]
 
 

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kattila_keys.ring_file import RingFile, StoredRing
-from kattila_protocol.ring import Ring
+from kattila_protocol.ring import Ring, RingEntry
+from kattila_protocol.signing import Key
 from support.knot import ZONE, Knot
 
 PSK = b"agent tests, protects nothing"
@@ -23,10 +24,7 @@ _names = itertools.count()
 
 def ring_of(*psks: bytes) -> Ring:
     """Return a ring, the newest key first."""
-    ring = Ring()
-    for psk in reversed(psks):
-        ring = ring.with_current(psk, 0)
-    return ring
+    return Ring(tuple(RingEntry(Key.from_psk(psk), 0) for psk in psks))
 
 
 def keep_ring(folder: Path, *psks: bytes) -> None:

@@ -192,7 +192,10 @@ def peers() -> list[Case]:
 
 
 def txt_answers() -> list[Case]:
-    """DNS answers as lists of records, each a list of character-strings; psk is null if no record is usable."""
+    """DNS answers as lists of records, each a list of character-strings; psk is null if no record is usable.
+
+    `ring` are the PSKs in the ring of a node that has seen the prefix, null for one that has not.
+    """
     answers: dict[str, list[list[bytes]]] = {
         "one record": [[PSK]],
         "several strings": [[PSK[:10], PSK[10:]]],
@@ -210,15 +213,26 @@ def txt_answers() -> list[Case]:
         "nothing after the mark": [[b"kattila="], [PSK]],
         "Latin-1": [["yötön yö, ähtäri".encode("latin-1")]],
     }
-    return [
-        {"name": name, "records": [[text(part) for part in record] for record in records], "psk": _psk_of(records)}
-        for name, records in answers.items()
+    prefix_seen: dict[str, list[list[bytes]]] = {
+        "marked, prefix seen": [[b"kattila=" + FOREIGN_PSK]],
+        "unmarked new PSK, prefix seen": [[FOREIGN_PSK]],
+        "unmarked PSK of the ring, prefix seen": [[PREVIOUS_PSK]],
+        "unmarked PSK of the ring beside others, prefix seen": [[PREVIOUS_PSK], [FOREIGN_PSK]],
+    }
+    return [_txt_answer(name, records, None) for name, records in answers.items()] + [
+        _txt_answer(name, records, [PSK, PREVIOUS_PSK]) for name, records in prefix_seen.items()
     ]
 
 
-def _psk_of(records: list[list[bytes]]) -> str | None:
+def _txt_answer(name: str, records: list[list[bytes]], ring: list[bytes] | None) -> Case:
+    shown = [[text(part) for part in record] for record in records]
+    psks = None if ring is None else [psk.decode() for psk in ring]
+    return {"name": name, "records": shown, "ring": psks, "psk": _psk_of(records, ring)}
+
+
+def _psk_of(records: list[list[bytes]], ring: list[bytes] | None) -> str | None:
     try:
-        return select_psk(tuple(record) for record in records).decode()
+        return select_psk((tuple(record) for record in records), without_prefix=ring).decode()
     except TxtError:
         return None
 

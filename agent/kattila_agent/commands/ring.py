@@ -1,4 +1,4 @@
-"""The ring of keys for commands that run once: from DNS, or the cached one."""
+"""The ring of keys for commands that run once: from DNS, or the cached one; -forget-key."""
 
 from __future__ import annotations
 
@@ -27,3 +27,12 @@ def usable_ring(keys: Keys, now: int) -> Ring:
             raise CommandError(f"no key to sign with: {error}") from None
         _log.warning("signing with the cached key %s: %s", ring.current.fingerprint, error)
         return ring
+
+
+def forget_key(keys: Keys, fingerprint: str, now: int) -> str:
+    """Remove a key from this node's ring, and return what was done as text; raises CommandError."""
+    try:
+        ring = keys.forget(fingerprint.lower(), now)
+    except (ValueError, RingFileError) as error:
+        raise CommandError(str(error)) from None
+    return f"forgot {fingerprint.lower()}; the current key is {ring.current.fingerprint}"

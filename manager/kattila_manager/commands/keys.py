@@ -1,4 +1,4 @@
-"""`keys` and `refresh-key`: show the ring by fingerprints, and refresh it."""
+"""`keys`, `keys forget` and `refresh-key`: show the ring by fingerprints, remove a key, and refresh it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from kattila_manager.records import Agent
 from kattila_manager.store.read import queries
 from kattila_manager.store.store import open_existing
 from kattila_manager.topology.presence import Presence, Watch, presence
+from kattila_protocol.ring import RingEntry, Standing
 from kattila_protocol.txt import TxtError
 
 _MOST_NAMED = 10
@@ -47,7 +48,7 @@ def show(config: Config, say: Say, *, as_json: bool) -> int:
     if not stored.ring.entries:
         say("No key is known yet: start 'kattila-manager serve' or run 'kattila-manager refresh-key'.")
         return 0
-    say(table(("KEY", "IS", "FIRST SEEN IN DNS", "LAST USED", "AGENTS"), _lines(stored, fleet)))
+    say(table(("KEY", "IS", "FIRST SEEN IN DNS", "LAST USED", "LEAVES", "AGENTS"), _lines(stored, fleet)))
     say("")
     say(_last_query(stored))
     say(_coverage(stored.ring.current.fingerprint, fleet))
@@ -67,6 +68,16 @@ def refresh(config: Config, say: Say) -> int:
         say(f"the current key is still {after}")
     else:
         say(f"the current key is now {after} (before: {before[0] if before else 'none'})")
+    return 0
+
+
+def forget(config: Config, say: Say, fingerprint: str) -> int:
+    """Remove a key from the ring of this manager."""
+    try:
+        ring = compose.make_keys(config).forget(fingerprint.lower(), compose.clock())
+    except (ValueError, RingFileError) as error:
+        raise CommandError(str(error)) from None
+    say(f"forgot {fingerprint.lower()}; the current key is {ring.current.fingerprint}")
     return 0
 
 
@@ -92,16 +103,21 @@ def _lines(stored: StoredRing, fleet: _Fleet) -> list[tuple[str, ...]]:
     lines: list[tuple[str, ...]] = [
         (
             entry.key.fingerprint,
-            "previous" if place else "current",
+            "previous" if place else _current_name(entry),
             wording.moment(entry.first_seen_at),
             "never" if entry.last_used_at is None else wording.moment(entry.last_used_at),
+            "" if entry.expires_at is None else wording.moment(entry.expires_at),
             str(len(fleet.using(entry.key.fingerprint))),
         )
         for place, entry in enumerate(stored.ring.entries)
     ]
     inside = {entry.key.fingerprint for entry in stored.ring.entries} | {""}
     gone = sorted({agent.fingerprint for agent in fleet.agents} - inside)
-    return lines + [(name, "no longer in the ring", "", "", str(len(fleet.using(name)))) for name in gone]
+    return lines + [(name, "no longer in the ring", "", "", "", str(len(fleet.using(name)))) for name in gone]
+
+
+def _current_name(entry: RingEntry) -> str:
+    return "current, on trial" if entry.standing is Standing.TRIAL else "current"
 
 
 def _last_query(stored: StoredRing) -> str:
@@ -142,6 +158,8 @@ def _members(stored: StoredRing, fleet: _Fleet) -> dict[str, Any]:
                 "fingerprint": entry.key.fingerprint,
                 "first_seen_at": entry.first_seen_at,
                 "last_used_at": entry.last_used_at,
+                "expires_at": entry.expires_at,
+                "standing": entry.standing,
                 "agents": [agent.agent_id for agent in fleet.using(entry.key.fingerprint)],
             }
             for entry in stored.ring.entries

@@ -121,16 +121,15 @@ class UpdateHandler:
             self._ring_checked_at, self._ring = now, self._keys.ring()
         try:
             return self.read(body, self._ring)
-        except (BadSignature, NoKey):
+        except (BadSignature, NoKey) as refusal:
             if not self._keys.may_refresh(self._ring, now, known_sender=True):
                 raise
+            verify = partial(self._keys.verify_again, partial(self.read, body), self._ring, refusal, now)
             in_key_thread = partial(asyncio.get_running_loop().run_in_executor, self._key_thread)
             known_sender = await in_key_thread(self.claims_known_id, body)
             if not known_sender and not self._keys.may_refresh(self._ring, now):
                 raise
-        verified = await in_key_thread(
-            partial(self._keys.verify, partial(self.read, body), now, known_sender=known_sender)
-        )
+        verified = await in_key_thread(partial(verify, known_sender=known_sender))
         self._ring = self._keys.ring()
         return verified
 

@@ -17,8 +17,10 @@ import pytest
 
 from kattila_agent import __version__
 from kattila_agent.config import SETTINGS
+from kattila_keys.ring_file import RingFile
 from kattila_protocol import canonical, envelope
 from kattila_protocol.names import is_id
+from kattila_protocol.signing import Key
 from support.agent_folder import AGENT_ID, OTHER_PSK, PSK, dead_dns, keep_id, keep_ring, ring_of, settings
 from support.agent_process import AGENT, environment, run_agent, running_daemon
 from support.knot import Knot, free_port
@@ -291,3 +293,16 @@ def test_the_entry_point_is_the_module(tmp_path: Path) -> None:
     assert subprocess.check_output([script, "-version"], env=environment()) == subprocess.check_output(
         [*AGENT, "-version"], env=environment()
     )
+
+
+def test_forget_key_removes_a_key_of_this_node(tmp_path: Path) -> None:
+    keep_ring(tmp_path, PSK, OTHER_PSK)
+    current, other = (Key.from_psk(psk).fingerprint for psk in (PSK, OTHER_PSK))
+    with dead_dns() as dns:
+        found = run_agent(tmp_path, "-forget-key", other.upper(), **dns)
+        assert (found.returncode, found.stdout) == (0, f"forgot {other}; the current key is {current}\n".encode())
+        found = run_agent(tmp_path, "-forget-key", other, **dns)
+        assert found.returncode == 1
+        assert f"{other} is not in the ring, which holds {current}" in found.stderr.decode()
+    assert RingFile(tmp_path / "ring.json").read().ring.psks == {PSK}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ring.json", "ring.json.lock"]

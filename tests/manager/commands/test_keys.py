@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 from kattila_keys.ring_file import StoredRing
+from kattila_manager import wording
+from kattila_protocol.ring import MOST_KEPT_MS
 from support.commands import OLD_KEY, TWO, failed, run, with_dns
 from support.fleet import Fleet
 from support.knot import running_knot
 from support.manager import Manager, now_ms
-from support.reports import KEY, PSK, report
+from support.reports import KEY, PSK, report, ring_of
 
 
 def test_keys_shows_whether_a_rotation_is_complete(manager: Manager, fleet: Fleet) -> None:
@@ -58,3 +60,28 @@ def test_refresh_key_queries_dns(tmp_path: Path) -> None:
         message = failed(manager, "refresh-key")
     assert "missing.example.org" in message
     assert message.endswith(f"; the last good key {OLD_KEY.fingerprint} stays in use\n")
+
+
+def test_keys_forget_removes_a_key(manager: Manager, fleet: Fleet) -> None:
+    done = run(manager, "keys", "forget", OLD_KEY.fingerprint.upper())
+    assert done.stdout == f"forgot {OLD_KEY.fingerprint}; the current key is {KEY.fingerprint}\n"
+    assert f"{OLD_KEY.fingerprint}  no longer in the ring" in run(manager, "keys").stdout
+    assert f"{OLD_KEY.fingerprint} is not in the ring, which holds {KEY.fingerprint}" in failed(
+        manager, "keys", "forget", OLD_KEY.fingerprint
+    )
+    assert f"{KEY.fingerprint} is the only key" in failed(manager, "keys", "forget", KEY.fingerprint)
+
+
+def test_keys_shows_a_key_on_trial_and_when_the_others_leave(tmp_path: Path) -> None:
+    with running_knot({"kattila": [OLD_KEY.psk]}) as knot:
+        manager = with_dns(tmp_path, knot, "kattila", ring=ring_of(KEY))
+        manager.ring_file.update(lambda stored: StoredRing(stored.ring))
+        run(manager, "refresh-key")
+        head, new, old = run(manager, "keys").stdout.splitlines()[:3]
+        members = json.loads(run(manager, "keys", "--json").stdout)["keys"]
+    assert new.startswith(f"{OLD_KEY.fingerprint}  current, on trial  ")
+    assert [key["standing"] for key in members] == ["trial", "first"]
+    # The first answer with the new key was also the first without the old one.
+    assert [key["expires_at"] for key in members] == [None, members[0]["first_seen_at"] + MOST_KEPT_MS]
+    leaves = wording.moment(members[1]["expires_at"])
+    assert old[head.index("LEAVES") :].startswith(leaves)
