@@ -47,7 +47,7 @@ def test_the_refresh_of_the_keys_survives_every_error(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(rsgi_app, "_REFRESH_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(rsgi_app, "REFRESH_CHECK_SECONDS", 0.01)
     queries, clock, unused = 0, Clock(), Any
 
     def query() -> tuple[tuple[bytes, ...], ...]:
