@@ -1,0 +1,159 @@
+"""The two ends of a pair of public keys, as a verdict reads them, and what only both together show."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+from kattila_manager.topology.wireguard.evidence import Evidence, lost
+
+UP_MS = 180_000
+# Three initiations may be lost before a renewal is late.
+_LATE_MS = 15_000
+_STEPS_OF_A_RUN = 3
+
+
+class Standing(StrEnum):
+    """Whether an end's newest sample counts as evidence: only if it is fresh.
+
+    The agent is silent; the manager was not listening; the newest sample came late from the agent's spool; or the
+    agent could not read its WireGuard interfaces or reported an incomplete list of peers.
+    """
+
+    FRESH = "fresh"
+    SILENT = "silent"
+    UNHEARD = "unheard"
+    LATE = "late"
+    UNREADABLE = "unreadable"
+
+
+class Claim(StrEnum):
+    """Whether an agent is the only one with its key.
+
+    Another agent has it on an interface that is down; another has it on one that is up; or that other agent runs on
+    the same machine.
+    """
+
+    SOLE = "sole"
+    STANDBY = "standby"
+    CONTESTED = "contested"
+    SAME_MACHINE = "same_machine"
+
+
+class View(NamedTuple):
+    """One agent's row for the other end's key, with the evidence of its samples.
+
+    `keepalive` is in seconds, 0 for off. `listed_at` is when the peer was first reported (ms UTC, manager's clock).
+    """
+
+    keepalive: int
+    endpoint: str | None
+    has_preshared_key: bool
+    listed_at: int
+    evidence: Evidence
+
+
+class End(NamedTuple):
+    """One end of a pair: an agent's interface with one of the two keys, and its view of the other key.
+
+    `view` is None if the interface does not list the other key. Then `at` is its newest complete sample,
+    `is_first_absence` says that no earlier sample lacked the key, and `former_key_ended_at` is set if it lists a former
+    key of the other end: the time when that key ended. `key_ended_at` is when the agent stopped using the pair's key,
+    None if it has it; `current_key` is the key that it uses now. Times are ms UTC by the manager's clock.
+    """
+
+    agent_id: str
+    interface: str
+    view: View | None
+    standing: Standing = Standing.FRESH
+    is_up: bool = True
+    fwmark: int = 0
+    at: int = 0
+    is_first_absence: bool = False
+    former_key_ended_at: int | None = None
+    key_ended_at: int | None = None
+    current_key: str = ""
+    claim: Claim = Claim.SOLE
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the newest sample of this end counts as evidence."""
+        return self.standing is Standing.FRESH
+
+
+class Side(NamedTuple):
+    """An end that lists the other one; `number` is 0 or 1."""
+
+    number: int
+    end: End
+    view: View
+    evidence: Evidence
+
+    @property
+    def has_to_send(self) -> bool:
+        """Whether a keepalive makes this side send: it is above 0, the interface is up, and it knows an endpoint."""
+        return self.view.keepalive > 0 and self.end.is_up and self.view.endpoint is not None
+
+
+def side(number: int, end: End) -> Side:
+    """Return an end that lists the other one.
+
+    Raises:
+        ValueError: it does not list the other end.
+    """
+    if end.view is None:
+        raise ValueError("the end has no view: judge it as an end that does not list the other one")
+    return Side(number, end, end.view, end.view.evidence)
+
+
+class Measures(NamedTuple):
+    """What both sides together show. Durations are in ms, times ms UTC; `keepalive_ms` is 0 without a keepalive.
+
+    `age_ms` is the time from the newest handshake to the older sample, None if no handshake is known. `silence_ms` is
+    how long neither side has received anything. `losses` is in how many intervals a side's packets were lost, for
+    both sides.
+    """
+
+    sides: tuple[Side, ...]
+    handshake_at: int | None
+    age_ms: int | None
+    keepalive_ms: int
+    step_ms: int
+    is_short: bool
+
+    @property
+    def limit_ms(self) -> int:
+        """The age from which a renewal is late."""
+        return UP_MS + self.keepalive_ms + _LATE_MS
+
+    @property
+    def silence_ms(self) -> int:
+        """How long no side has received anything."""
+        return min(each.evidence.at - each.evidence.received_at for each in self.sides)
+
+    def do_preshared_keys_differ(self) -> bool:
+        """Return whether one side has a preshared key and the other has none."""
+        return self.sides[0].view.has_preshared_key != self.sides[1].view.has_preshared_key
+
+    def losses(self) -> tuple[int, int]:
+        """Return in how many intervals packets of the first and of the second side were lost."""
+        one, other = self.sides[0].evidence, self.sides[1].evidence
+        return lost(one, other), lost(other, one)
+
+
+def measure(judged: tuple[Side, ...], known: tuple[Side, ...]) -> Measures:
+    """Return the measures of the sides whose evidence counts; handshakes and keepalives count of all known sides."""
+    handshakes = [each.evidence.handshake_at for each in known if each.evidence.handshake_at is not None]
+    handshake_at = max(handshakes) if handshakes else None
+    older = min(each.evidence.at for each in judged)
+    keepalive_ms = 1000 * min((each.view.keepalive for each in known if each.has_to_send), default=0)
+    step_ms = max(each.evidence.step_ms for each in judged)
+    youngest = min(each.evidence.at - each.evidence.run_at for each in judged)
+    return Measures(
+        judged,
+        handshake_at,
+        None if handshake_at is None else max(0, older - handshake_at),
+        keepalive_ms,
+        step_ms,
+        youngest < keepalive_ms + _STEPS_OF_A_RUN * step_ms,
+    )
