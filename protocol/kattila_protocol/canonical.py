@@ -13,9 +13,6 @@ from kattila_protocol.errors import Malformed
 
 # SQLite and most languages have a signed 64-bit integer.
 MAX_INTEGER = 2**63 - 1
-# A number of 18 digits is always below MAX_INTEGER, one of 19 digits may exceed it.
-_LONG_NUMBER = b"0" * 19
-_DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
 
 # One escape of a JSON string: a surrogate pair, a lone surrogate (the group), or any other.
 _ESCAPE = re.compile(rb"\\(?:ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|(ud[89a-f][0-9a-f]{2})|.)")
@@ -61,11 +58,6 @@ def parse_object(data: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Malformed("not a JSON object")
     return value
-
-
-def has_long_number(data: bytes) -> bool:
-    """Return whether `data` has 19 digits in a row: only then can one of its numbers exceed MAX_INTEGER."""
-    return _LONG_NUMBER in data.translate(_DIGITS_TO_ZERO)
 
 
 def _members(value: object) -> dict[str, object]:

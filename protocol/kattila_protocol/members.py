@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, fields, is_dataclass
-from functools import cache
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
+from kattila_protocol.bounds import member_types, outside
 from kattila_protocol.errors import Malformed
 
 _Value = TypeVar("_Value")
-_hints = cache(get_type_hints)
 _TYPE_NAMES = {str: "a string", int: "an integer", bool: "true or false", dict: "an object", list: "a list"}
 
 
@@ -20,7 +19,8 @@ def build(shape: type[_Value], members: dict[str, Any]) -> _Value:
     An absent member takes its default, an unknown one is skipped.
 
     Raises:
-        Malformed: a member without a default is absent, or a member has another type. The text names its path.
+        Malformed: a member without a default is absent, or a member has another type or is out of its bounds. The text
+            names its path.
     """
     value: _Value = _build(shape, members, "")
     return value
@@ -29,12 +29,21 @@ def build(shape: type[_Value], members: dict[str, Any]) -> _Value:
 def _build(hint: Any, value: object, path: str) -> Any:
     if hint in _TYPE_NAMES:
         return _checked(value, hint, path)
+    if get_origin(hint) is Annotated:
+        inner, bound = get_args(hint)
+        built = _build(inner, value, path)
+        if not bound.holds((built,)):
+            raise Malformed(f"{path} is {outside(bound, built)}")
+        return built
     if NoneType in get_args(hint):
         return None if value is None else _build(get_args(hint)[0], value, path)
     if is_dataclass(hint):
         return _object(hint, _checked(value, dict, path), f"{path}." if path else "")
     if get_origin(hint) is dict:
-        return {name: _build(get_args(hint)[1], item, path) for name, item in _checked(value, dict, path).items()}
+        names, items = get_args(hint)
+        return {
+            _build(names, name, path): _build(items, item, path) for name, item in _checked(value, dict, path).items()
+        }
     return _list(hint, _checked(value, list, path), path)
 
 
@@ -42,13 +51,13 @@ def _object(shape: Any, members: dict[str, object], prefix: str) -> Any:
     for field in fields(shape):
         if field.default is MISSING and field.name not in members:
             raise Malformed(f"{prefix}{field.name} is missing")
-    present = ((name, hint) for name, hint in _hints(shape).items() if name in members)
+    present = ((name, hint) for name, hint in member_types(shape).items() if name in members)
     return shape(**{name: _build(hint, members[name], prefix + name) for name, hint in present})
 
 
 def _list(hint: Any, items: list[object], path: str) -> Any:
     row = hint if get_origin(hint) is None else None
-    hints = tuple(_hints(row).values()) if row else get_args(hint)
+    hints = tuple(member_types(row).values()) if row else get_args(hint)
     if hints[-1] is Ellipsis:
         hints = hints[:1] * len(items)
     if len(items) != len(hints):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 from kattila_protocol import message
+from kattila_protocol.bounds import Address, Counter, HostName, Nonce, Uuid, fits, most
 from kattila_protocol.errors import BadSignature, Malformed
 from kattila_protocol.freshness import check_skew
 from kattila_protocol.members import build
@@ -25,10 +27,10 @@ class PeerQuery:
     `to` is the address as text, without a port; `timestamp` is ms UTC.
     """
 
-    agent_id: str
-    to: str
-    nonce: str
-    timestamp: int
+    agent_id: Uuid
+    to: Address
+    nonce: Nonce
+    timestamp: Counter
 
     def parameters(self, key: Key) -> dict[str, str]:
         """Return the query parameters of GET /status/peer, including the MAC."""
@@ -52,13 +54,13 @@ class PeerAnswer:
     the agent that relays its reports, None for the manager. `nonce` is that of the query.
     """
 
-    agent_id: str
-    hostname: str
-    distance: int | None
-    next_hop: str | None
-    interfaces: tuple[Interface, ...]
-    routes: tuple[Route, ...]
-    nonce: str
+    agent_id: Uuid
+    hostname: HostName
+    distance: Counter | None
+    next_hop: Uuid | None
+    interfaces: Annotated[tuple[Interface, ...], most(MAX_LISTED)]
+    routes: Annotated[tuple[Route, ...], most(MAX_LISTED)]
+    nonce: Nonce
 
 
 def verify_query(
@@ -78,7 +80,7 @@ def verify_query(
         nonce=checked_nonce(parameters.get("nonce")),
         timestamp=checked_counter(_decimal(timestamp), "timestamp"),
     )
-    if not query.to.isascii():
+    if not query.to.isascii() or not fits([query], PeerQuery):
         raise Malformed("to is not an address")
     key = ring.verify(Purpose.PEER, query._message(), parameters.get("hmac", ""))
     if query.to not in own_addresses:
@@ -96,7 +98,7 @@ def unseal_answer(body: bytes, ring: Ring, nonce: str) -> PeerAnswer:
     """Verify and parse the answer to the query with this nonce.
 
     Raises:
-        Malformed: not an answer, an answer to another query, or more than 200 interfaces or routes.
+        Malformed: not an answer, an answer to another query, or a member is out of its bounds.
         TooLarge, NoKey, BadSignature: see `message.unseal`.
     """
     members, _ = message.unseal(Purpose.VERDICT, ring, body)
@@ -107,12 +109,8 @@ def unseal_answer(body: bytes, ring: Ring, nonce: str) -> PeerAnswer:
 
 def _checked(answer: PeerAnswer) -> PeerAnswer:
     checked_id(answer.agent_id, "agent_id")
-    if answer.distance is not None:
-        checked_counter(answer.distance, "distance")
     if answer.next_hop is not None:
         checked_id(answer.next_hop, "next_hop")
-    if max(len(answer.interfaces), len(answer.routes)) > MAX_LISTED:
-        raise Malformed(f"the answer has more than {MAX_LISTED} interfaces or routes")
     return answer
 
 

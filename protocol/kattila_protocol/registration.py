@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kattila_protocol import message
-from kattila_protocol.errors import BadSignature, Malformed
+from kattila_protocol.bounds import Counter, HardwareAddress, HostName, Nonce, UpTo1024, Uuid, Word
+from kattila_protocol.errors import BadSignature
 from kattila_protocol.members import build
 from kattila_protocol.names import MANAGER, checked_counter, checked_id, checked_nonce
 from kattila_protocol.report import Interface
@@ -20,13 +21,13 @@ MAX_HARDWARE_ADDRESSES = 1024
 class Registration:
     """A request for an id. `hardware_addresses` distinguish two machines, `boot_id` two boots of one machine."""
 
-    agent_id: str
-    boot_id: str
-    hostname: str
-    hardware_addresses: tuple[str, ...]
-    nonce: str
-    timestamp: int
-    to: str = MANAGER
+    agent_id: Uuid
+    boot_id: Uuid
+    hostname: HostName
+    hardware_addresses: UpTo1024[HardwareAddress]
+    nonce: Nonce
+    timestamp: Counter
+    to: Word = MANAGER
 
 
 def seal(registration: Registration, key: Key) -> bytes:
@@ -51,8 +52,6 @@ def unseal(body: bytes, ring: Ring) -> tuple[Registration, Key]:
     checked_id(registration.boot_id, "boot_id")
     checked_nonce(registration.nonce)
     checked_counter(registration.timestamp, "timestamp")
-    if len(registration.hardware_addresses) > MAX_HARDWARE_ADDRESSES:
-        raise Malformed(f"hardware_addresses has more than {MAX_HARDWARE_ADDRESSES} items")
     return registration, key
 
 

@@ -1,7 +1,8 @@
 """DATA of a report as typed values, in the order in which their members are encoded.
 
 The names are those of `ip -details -json` and `wg show dump`. A member that is added later gets a default, so older
-reports still parse; unknown members are skipped, so newer reports do. A node may have thousands of routes, neighbours,
+reports still parse; unknown members are skipped, so newer reports do. The types are those of `bounds`, which limit
+every string, list and integer. A node may have thousands of routes, neighbours,
 peers and lookups. Each of these is a row: a NamedTuple here, and in JSON a list with exactly its columns. A row never
 gets another column; later additions become named members beside the rows.
 """
@@ -11,6 +12,40 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from kattila_protocol.bounds import (
+    FULL_BYTES,
+    MAX_ENTRIES,
+    S32,
+    S63,
+    U8,
+    U16,
+    U32,
+    U63,
+    Address,
+    Counter,
+    Endpoint,
+    HardwareAddress,
+    HostName,
+    Labels,
+    Line,
+    Name,
+    Nonce,
+    Number,
+    Offset,
+    Prefix,
+    PublicKey,
+    Reason,
+    UpTo8,
+    UpTo32,
+    UpTo256,
+    UpTo4096,
+    UpTo16384,
+    UpTo32768,
+    Uuid,
+    Word,
+    count_entries,
+)
+from kattila_protocol.errors import Malformed
 from kattila_protocol.names import checked_counter, checked_id, checked_nonce
 
 
@@ -26,28 +61,28 @@ class Interface:
     state of that port.
     """
 
-    index: int
-    name: str
-    kind: str | None
-    flags: tuple[str, ...]
-    operstate: str
-    mtu: int
-    address: str | None
-    addresses: tuple[str, ...]
-    master: str | None = None
-    link: str | None = None
-    rx_bytes: int = 0
-    tx_bytes: int = 0
-    rx_errors: int = 0
-    tx_errors: int = 0
-    rx_dropped: int = 0
-    tx_dropped: int = 0
-    permanent_address: str | None = None
-    link_index: int | None = None
-    link_netnsid: int | None = None
-    vlan_id: int | None = None
-    slave_kind: str | None = None
-    slave_state: str | None = None
+    index: U32
+    name: Name
+    kind: Word | None
+    flags: UpTo32[Word]
+    operstate: Word
+    mtu: U32
+    address: HardwareAddress | None
+    addresses: UpTo32768[Prefix]
+    master: Name | None = None
+    link: Name | None = None
+    rx_bytes: U63 = 0
+    tx_bytes: U63 = 0
+    rx_errors: U63 = 0
+    tx_errors: U63 = 0
+    rx_dropped: U63 = 0
+    tx_dropped: U63 = 0
+    permanent_address: HardwareAddress | None = None
+    link_index: U32 | None = None
+    link_netnsid: S32 | None = None
+    vlan_id: U16 | None = None
+    slave_kind: Word | None = None
+    slave_state: Word | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,44 +96,44 @@ class Tunnel:
     `ikey` and `okey` the two session ids.
     """
 
-    interface: str
-    kind: str
-    local: str | None = None
-    remote: str | None = None
-    id: int | None = None
-    ikey: int | None = None
-    okey: int | None = None
-    port: int | None = None
-    ttl: int = 0
-    fwmark: int = 0
-    link: str | None = None
-    remotes: tuple[str, ...] = ()
-    peer_id: int | None = None
+    interface: Name
+    kind: Word
+    local: Address | None = None
+    remote: Address | None = None
+    id: U32 | None = None
+    ikey: U32 | None = None
+    okey: U32 | None = None
+    port: U16 | None = None
+    ttl: U8 = 0
+    fwmark: U32 = 0
+    link: Name | None = None
+    remotes: UpTo32768[Address] = ()
+    peer_id: U32 | None = None
 
 
 class Route(NamedTuple):
     """A row: a route of the main table, with its outgoing interface and preferred source address."""
 
-    destination: str
-    gateway: str | None
-    interface: str | None
-    source: str | None
-    metric: int
-    protocol: str
-    type: str
+    destination: Prefix
+    gateway: Address | None
+    interface: Name | None
+    source: Address | None
+    metric: U32
+    protocol: Word
+    type: Word
 
 
 class PolicyRoute(NamedTuple):
     """A row: a default route of another table that a policy rule looks up; columns as in Route."""
 
-    table: int
-    destination: str
-    gateway: str | None
-    interface: str | None
-    source: str | None
-    metric: int
-    protocol: str
-    type: str
+    table: U32
+    destination: Prefix
+    gateway: Address | None
+    interface: Name | None
+    source: Address | None
+    metric: U32
+    protocol: Word
+    type: Word
 
 
 class RouteMark(NamedTuple):
@@ -108,29 +143,29 @@ class RouteMark(NamedTuple):
     such as "encap mpls". The other columns identify the row.
     """
 
-    table: int
-    destination: str
-    gateway: str | None
-    interface: str | None
-    metric: int
-    marks: tuple[str, ...]
+    table: U32
+    destination: Prefix
+    gateway: Address | None
+    interface: Name | None
+    metric: U32
+    marks: UpTo8[Word]
 
 
 class AddressMark(NamedTuple):
     """A row: marks of an address of an interface: "tentative", "optimistic", "dadfailed"."""
 
-    interface: str
-    address: str
-    marks: tuple[str, ...]
+    interface: Name
+    address: Prefix
+    marks: UpTo8[Word]
 
 
 class Neighbour(NamedTuple):
     """A row: an entry of the neighbour table (ARP or NDP)."""
 
-    destination: str
-    address: str | None
-    interface: str
-    state: str
+    destination: Address
+    address: HardwareAddress | None
+    interface: Name
+    state: Word
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,20 +179,20 @@ class Rule:
     "tos 0x10" and "dport 53".
     """
 
-    family: str
-    priority: int
-    action: str
-    table: int
-    source: str | None = None
-    destination: str | None = None
-    fwmark: int | None = None
-    fwmask: int | None = None
-    iif: str | None = None
-    oif: str | None = None
+    family: Word
+    priority: U32
+    action: Word
+    table: U32
+    source: Prefix | None = None
+    destination: Prefix | None = None
+    fwmark: U32 | None = None
+    fwmask: U32 | None = None
+    iif: Name | None = None
+    oif: Name | None = None
     inverted: bool = False
-    suppress_prefixlength: int | None = None
-    goto: int | None = None
-    other: tuple[str, ...] = ()
+    suppress_prefixlength: U32 | None = None
+    goto: U32 | None = None
+    other: UpTo32[Word] = ()
 
 
 class Lookup(NamedTuple):
@@ -168,16 +203,16 @@ class Lookup(NamedTuple):
     refused the lookup; then `error` has its error text.
     """
 
-    purpose: str
-    tunnel: str | None
-    destination: str
-    fwmark: int
-    interface: str | None
-    gateway: str | None
-    source: str | None
-    mtu: int | None
-    table: int | None
-    error: str | None
+    purpose: Word
+    tunnel: Name | None
+    destination: Address
+    fwmark: U32
+    interface: Name | None
+    gateway: Address | None
+    source: Address | None
+    mtu: U32 | None
+    table: U32 | None
+    error: Reason | None
 
 
 class WireguardPeer(NamedTuple):
@@ -187,13 +222,13 @@ class WireguardPeer(NamedTuple):
     presence of a preshared key is reported.
     """
 
-    public_key: str
-    endpoint: str | None
-    allowed_ips: tuple[str, ...]
-    latest_handshake: int
-    transfer_rx: int
-    transfer_tx: int
-    persistent_keepalive: int
+    public_key: PublicKey
+    endpoint: Endpoint | None
+    allowed_ips: UpTo32768[Prefix]
+    latest_handshake: U63
+    transfer_rx: U63
+    transfer_tx: U63
+    persistent_keepalive: U16
     has_preshared_key: bool
 
 
@@ -201,11 +236,11 @@ class WireguardPeer(NamedTuple):
 class WireguardInterface:
     """A WireGuard interface and its peers."""
 
-    name: str
-    public_key: str
-    listen_port: int
-    fwmark: int
-    peers: tuple[WireguardPeer, ...]
+    name: Name
+    public_key: PublicKey
+    listen_port: U16
+    fwmark: U32
+    peers: UpTo16384[WireguardPeer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,17 +250,17 @@ class System:
     A value that could not be read is None.
     """
 
-    hostname: str
-    os: str
-    kernel: str
-    machine: str
-    uptime_seconds: int | None
-    load: tuple[int, int, int] | None
-    cpus: int | None
-    memory_total: int | None
-    memory_available: int | None
-    agent_version: str
-    labels: dict[str, str]
+    hostname: HostName
+    os: Line
+    kernel: Word
+    machine: Word
+    uptime_seconds: U63 | None
+    load: tuple[Counter, Counter, Counter] | None
+    cpus: U32 | None
+    memory_total: U63 | None
+    memory_available: U63 | None
+    agent_version: Word
+    labels: Labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,9 +271,9 @@ class Clock:
     """
 
     synchronised: bool
-    estimated_error_us: int
-    maximum_error_us: int
-    clock_offset: int | None = None
+    estimated_error_us: S63
+    maximum_error_us: S63
+    clock_offset: Offset | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,26 +284,26 @@ class Cut:
     empty `where` means that there is only one such list, or that this is the sum over several.
     """
 
-    what: str
-    kept: int
-    of: int | None
-    where: str = ""
+    what: Word
+    kept: Counter
+    of: Counter | None
+    where: Name = ""
 
 
 @dataclass(frozen=True, slots=True)
 class CollectorRun:
     """How long a collector took, in microseconds."""
 
-    collector: str
-    duration_us: int
+    collector: Word
+    duration_us: Counter
 
 
 @dataclass(frozen=True, slots=True)
 class CollectorFailure:
     """A collector that failed: its data is unknown, not absent."""
 
-    collector: str
-    reason: str
+    collector: Word
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,10 +314,10 @@ class Spool:
     refused for good. `oldest_sampled_at` (ms UTC, by the clock at that time) is when the oldest one was measured.
     """
 
-    waiting: int
-    bytes: int
-    dropped: int
-    oldest_sampled_at: int | None = None
+    waiting: Counter
+    bytes: Counter
+    dropped: Counter
+    oldest_sampled_at: Counter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,21 +325,21 @@ class Telemetry:
     """Everything that one measurement found."""
 
     system: System | None
-    interfaces: tuple[Interface, ...] = ()
-    routes: tuple[Route, ...] = ()
-    neighbours: tuple[Neighbour, ...] = ()
-    wireguard: tuple[WireguardInterface, ...] = ()
-    failures: tuple[CollectorFailure, ...] = ()
-    tunnels: tuple[Tunnel, ...] = ()
-    rules: tuple[Rule, ...] = ()
-    lookups: tuple[Lookup, ...] = ()
+    interfaces: UpTo4096[Interface] = ()
+    routes: UpTo16384[Route] = ()
+    neighbours: UpTo16384[Neighbour] = ()
+    wireguard: UpTo4096[WireguardInterface] = ()
+    failures: UpTo256[CollectorFailure] = ()
+    tunnels: UpTo4096[Tunnel] = ()
+    rules: UpTo4096[Rule] = ()
+    lookups: UpTo16384[Lookup] = ()
     clock: Clock | None = None
-    cuts: tuple[Cut, ...] = ()
-    runs: tuple[CollectorRun, ...] = ()
-    policy_routes: tuple[PolicyRoute, ...] = ()
+    cuts: UpTo256[Cut] = ()
+    runs: UpTo32[CollectorRun] = ()
+    policy_routes: UpTo16384[PolicyRoute] = ()
     spool: Spool | None = None
-    route_marks: tuple[RouteMark, ...] = ()
-    address_marks: tuple[AddressMark, ...] = ()
+    route_marks: UpTo16384[RouteMark] = ()
+    address_marks: UpTo16384[AddressMark] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,17 +350,21 @@ class Report:
     when the sample was measured, both in ms UTC. `boot_id` is the kernel's.
     """
 
-    agent_id: str
-    sample: int
-    tick: int
-    nonce: str
-    timestamp: int
-    sampled_at: int
-    boot_id: str
+    agent_id: Uuid
+    sample: Number
+    tick: Number
+    nonce: Nonce
+    timestamp: Counter
+    sampled_at: Counter
+    boot_id: Uuid
     telemetry: Telemetry
 
-    def check(self) -> Report:
-        """Return the report itself; raises Malformed if one of the members that the protocol uses is out of bounds."""
+    def check(self, size: int | None = None) -> Report:
+        """Return the report itself; `size` is that of its DATA in bytes, which saves counting in small reports.
+
+        Raises:
+            Malformed: one of the members that the protocol uses is out of bounds, or the lists have too many entries.
+        """
         checked_id(self.agent_id, "agent_id")
         checked_counter(self.sample, "sample", minimum=1)
         checked_counter(self.tick, "tick", minimum=1)
@@ -333,4 +372,7 @@ class Report:
         checked_counter(self.timestamp, "timestamp")
         checked_counter(self.sampled_at, "sampled_at")
         checked_id(self.boot_id, "boot_id")
+        may_be_full = size is None or size > FULL_BYTES
+        if may_be_full and (entries := count_entries([self.telemetry], Telemetry)) > MAX_ENTRIES:
+            raise Malformed(f"the lists have {entries} entries together; the limit is {MAX_ENTRIES}")
         return self

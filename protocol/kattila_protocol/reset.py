@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kattila_protocol import message
+from kattila_protocol.bounds import Counter, Nonce, Uuid
 from kattila_protocol.errors import BadSignature, Malformed
 from kattila_protocol.freshness import check_skew
 from kattila_protocol.names import checked_counter, checked_id, checked_nonce
@@ -19,17 +20,17 @@ from kattila_protocol.signing import Key, Purpose
 class Reset:
     """The id of the agent to reset, and when the request was signed (ms UTC)."""
 
-    agent_id: str
-    nonce: str
-    timestamp: int
+    agent_id: Uuid
+    nonce: Nonce
+    timestamp: Counter
 
 
 @dataclass(frozen=True, slots=True)
 class ResetAnswer:
     """The new id of the agent, and the nonce of the request."""
 
-    new_agent_id: str
-    nonce: str
+    new_agent_id: Uuid
+    nonce: Nonce
 
 
 def seal(reset: Reset, key: Key) -> bytes:

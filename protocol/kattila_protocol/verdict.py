@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from kattila_protocol import message
+from kattila_protocol.bounds import Counter, Detail, Nonce, Offset, Uuid, Word
 from kattila_protocol.errors import Malformed, Refusal
 from kattila_protocol.members import build
-from kattila_protocol.names import checked_counter, checked_id
+from kattila_protocol.names import checked_id
 from kattila_protocol.ring import Ring
 from kattila_protocol.signing import Key, Purpose
 
@@ -34,14 +35,14 @@ class Verdict:
     this message included.
     """
 
-    outcome: str
-    agent_id: str
-    nonce: str
-    manager_time: int
-    clock_offset: int
-    highest_tick: int = 0
-    highest_sample: int = 0
-    detail: str = ""
+    outcome: Word
+    agent_id: Uuid
+    nonce: Nonce
+    manager_time: Counter
+    clock_offset: Offset
+    highest_tick: Counter = 0
+    highest_sample: Counter = 0
+    detail: Detail = ""
 
     @property
     def disposition(self) -> Disposition:
@@ -68,7 +69,4 @@ def unseal(body: bytes, ring: Ring, nonce: str) -> Verdict:
     if verdict.nonce != nonce:
         raise Malformed("the verdict has the nonce of another message")
     checked_id(verdict.agent_id, "agent_id")
-    checked_counter(verdict.manager_time, "manager_time")
-    checked_counter(verdict.highest_tick, "highest_tick")
-    checked_counter(verdict.highest_sample, "highest_sample")
     return verdict

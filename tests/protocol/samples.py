@@ -13,10 +13,12 @@ from kattila_protocol.report import (
     Interface,
     Lookup,
     Neighbour,
+    PolicyRoute,
     Report,
     Route,
     RouteMark,
     Rule,
+    Spool,
     System,
     Telemetry,
     Tunnel,
@@ -142,7 +144,7 @@ REPORT = Report(
         ),
         failures=(CollectorFailure("neighbours", "OSError: [Errno 12] Cannot allocate memory"),),
         tunnels=(
-            Tunnel("vx0", "vxlan", "192.0.2.1", "198.51.100.7", id=42, port=4789, link="eth0"),
+            Tunnel("vx0", "vxlan", "192.0.2.1", "198.51.100.7", id=42, port=4789, link="eth0", remotes=("192.0.2.9",)),
             Tunnel("gre1", "gre", "192.0.2.1", "198.51.100.7", ikey=7, okey=8, ttl=64, fwmark=51820),
         ),
         rules=(
@@ -166,5 +168,7 @@ REPORT = Report(
             Cut("allowed_ips", 1000, None, "RXhhbXBsZSBwdWJsaWMga2V5IG9mIHRoZSBvdGhlciE="),
         ),
         runs=(CollectorRun("links", 2100), CollectorRun("neighbours", 900)),
+        policy_routes=(PolicyRoute(51820, "::/0", None, "eth0", None, 1024, "static", "unicast"),),
+        spool=Spool(waiting=3, bytes=12_288, dropped=1, oldest_sampled_at=NOW - 90_000),
     ),
 )

@@ -156,27 +156,6 @@ def test_a_duplicate_among_100_000_members_is_found_quickly() -> None:
         canonical.parse_object(f'{{{members},"99999":1}}'.encode())
 
 
-@pytest.mark.parametrize(
-    ("data", "long"),
-    [
-        (b"", False),
-        (b'{"a":999999999999999999}', False),
-        (b'{"a":1000000000000000000}', True),
-        (b'{"a":9223372036854775807}', True),
-        (b'{"a":' + b"9" * 1000 + b"}", True),
-        (b'{"a":123456789,"b":123456789,"c":123456789}', False),
-    ],
-)
-def test_has_long_number_finds_19_digits_in_a_row(data: bytes, long: bool) -> None:
-    assert canonical.has_long_number(data) is long
-
-
-@given(st.integers())
-def test_has_long_number_finds_every_number_beyond_64_bits(number: int) -> None:
-    if abs(number) > MAX_INTEGER:
-        assert canonical.has_long_number(b'{"a":%d}' % number)
-
-
 strict_text = st.text(st.characters(exclude_categories=["Cs"]))
 strict_values: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers(-MAX_INTEGER, MAX_INTEGER) | strict_text,

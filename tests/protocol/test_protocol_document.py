@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -41,6 +41,7 @@ from kattila_protocol import (
     ring,
     txt,
 )
+from kattila_protocol.bounds import MAX_ENTRIES, member_types
 from kattila_protocol.errors import PROBLEM_PREFIX, BodyTimeout, Overloaded, Refusal
 from kattila_protocol.names import MANAGER
 from kattila_protocol.peer import PeerAnswer
@@ -101,7 +102,7 @@ def type_shown(hint: Any) -> str:
         return PLAIN[hint]
     if is_row(hint) or is_dataclass(hint):
         return str(hint.__name__)
-    if isinstance(hint, UnionType):
+    if NoneType in get_args(hint):
         (inner,) = (part for part in get_args(hint) if part is not NoneType)
         return f"{type_shown(inner)} or null"
     assert get_origin(hint) is tuple
@@ -109,6 +110,30 @@ def type_shown(hint: Any) -> str:
     if more != [Ellipsis]:
         return f"list of {1 + len(more)} {type_shown(inner)}s"
     return f"list of {type_shown(inner)}" + ("s" if inner in PLAIN else "")
+
+
+def bound_shown(hint: Any) -> str:
+    """Return how PROTOCOL.md shows the bounds of a type: of a list, and then of its entries."""
+    if NoneType in get_args(hint):
+        return bound_shown(get_args(hint)[0])
+    if get_origin(hint) is Annotated:
+        inner, bound = get_args(hint)
+        own = f"{number(bound.least)} to {number(bound.greatest)}" if inner is int else str(bound.greatest)
+        return ", each ".join(filter(None, (own, bound_shown(inner))))
+    if get_origin(hint) is tuple:
+        return bound_shown(get_args(hint)[0])
+    return "name {}, each value {}".format(*map(bound_shown, get_args(hint))) if get_origin(hint) is dict else ""
+
+
+MINUS = "\N{MINUS SIGN}"
+POWERS = {2**31: "2³¹", 2**32: "2³²", 2**53: "2⁵³", 2**63: "2⁶³"}
+
+
+def number(value: int) -> str:
+    """Return an integer as text, the large ones as powers of two."""
+    if value < 0:
+        return f"{MINUS}({number(-value)})" if -value not in POWERS else f"{MINUS}{POWERS[-value]}"
+    return POWERS.get(value) or (f"{POWERS[value + 1]} {MINUS} 1" if value + 1 in POWERS else str(value))
 
 
 # Python has a default for the sender, but the member is mandatory on the wire.
@@ -137,20 +162,24 @@ TABLES: list[tuple[str, int, type]] = [
 ]
 
 
-@pytest.mark.parametrize(("title", "number", "shape"), TABLES, ids=[shape.__name__ for _, _, shape in TABLES])
-def test_the_tables_of_members_match(title: str, number: int, shape: type) -> None:
+@pytest.mark.parametrize(("title", "at", "shape"), TABLES, ids=[shape.__name__ for _, _, shape in TABLES])
+def test_the_tables_of_members_match(title: str, at: int, shape: type) -> None:
     assert is_dataclass(shape)
     hints = get_type_hints(shape)
-    defined = [(field.name, type_shown(hints[field.name]), default_shown(shape, field)) for field in fields(shape)]
-    shown = [(code(name), kind, default) for name, kind, default, _ in tables(title, "member")[number]]
+    bounds = {name: bound_shown(hint) for name, hint in member_types(shape).items()}
+    defined = [
+        (field.name, type_shown(hints[field.name]), bounds[field.name], default_shown(shape, field))
+        for field in fields(shape)
+    ]
+    shown = [(code(name), *columns[:-1]) for name, *columns in tables(title, "member")[at]]
     assert shown == defined
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_the_tables_of_columns_match(row: Any) -> None:
-    hints = get_type_hints(row)
-    shown = [(code(name), kind) for name, kind, _ in tables(row.__name__, "column")[0]]
-    assert shown == [(name, type_shown(hints[name])) for name in row._fields]
+    hints, bounds = get_type_hints(row), member_types(row)
+    shown = [(code(name), kind, bound) for name, kind, bound, _ in tables(row.__name__, "column")[0]]
+    assert shown == [(name, type_shown(hints[name]), bound_shown(bounds[name])) for name in row._fields]
     assert not row._field_defaults, "a row has exactly its columns"
 
 
@@ -235,6 +264,7 @@ def test_the_limits_match() -> None:
         f"{txt.MIN_PSK_BYTES} bytes",
         str(registration.MAX_HARDWARE_ADDRESSES),
         f"{peer.MAX_LISTED} each",
+        str(MAX_ENTRIES),
         f"{clients.ANSWER_SECONDS:g} s",
         f"{addresses.MAX_SUBNET_ADDRESSES}, in all {addresses.MAX_GUESSES}",
         f"{BODY_SECONDS:.0f} s, then `{BodyTimeout.kind}`",

@@ -91,5 +91,5 @@ def test_the_number_of_hardware_addresses_is_limited() -> None:
     most = replace(REQUEST, hardware_addresses=("00:00:5e:00:53:01",) * MAX_HARDWARE_ADDRESSES)
     assert registration.unseal(registration.seal(most, KEY), RING)[0] == most
     more = replace(REQUEST, hardware_addresses=("00:00:5e:00:53:01",) * (MAX_HARDWARE_ADDRESSES + 1))
-    with pytest.raises(Malformed, match="more than 1024"):
+    with pytest.raises(Malformed, match="longer than 1024"):
         registration.unseal(registration.seal(more, KEY), RING)

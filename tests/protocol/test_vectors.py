@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from kattila_protocol import canonical, envelope, peer, registration, reset, verdict
-from kattila_protocol.errors import Refusal
+from kattila_protocol.errors import Malformed, Refusal
 from kattila_protocol.freshness import Freshness, Window, check_skew
 from kattila_protocol.members import build
 from kattila_protocol.names import MANAGER
@@ -23,9 +23,9 @@ from kattila_protocol.ring import Ring, RingEntry
 from kattila_protocol.signing import Key, Purpose
 from kattila_protocol.txt import TxtError, select_psk
 from protocol import independent_client
-from protocol.samples import PSK
+from protocol.samples import KEY, NONCE, PSK, RING
 from support.waiting import PATIENCE_SECONDS
-from vectors import generate
+from vectors import bounds, generate
 
 OPENSSL = shutil.which("openssl")
 Case = dict[str, Any]
@@ -179,6 +179,33 @@ def test_refused(case: Case) -> None:
     with pytest.raises(Refusal) as refusal:
         REFUSERS[case["what"]](raw(case["body"]), ring_of(case["ring"]), case)
     assert refusal.value.kind == case["kind"]
+
+
+# As a client computes what a receiver of this message would read.
+BOUNDED: dict[str, Callable[[bytes], object]] = {
+    "report": lambda data: build(Report, canonical.parse_object(data)).check(),
+    "register": lambda data: registration.unseal(sealed(Purpose.REGISTER, data), RING),
+    "verdict": lambda data: verdict.unseal(sealed(Purpose.VERDICT, data), RING, NONCE),
+    "peer": lambda data: peer.unseal_answer(sealed(Purpose.VERDICT, data), RING, NONCE),
+}
+
+
+def sealed(purpose: Purpose, data: bytes) -> bytes:
+    return b'{"data":%s,"hmac":"%s"}' % (data, KEY.sign(purpose, data).encode())
+
+
+@pytest.mark.parametrize("result", ["well-formed", "malformed"])
+@pytest.mark.parametrize("message", BOUNDED)
+def test_bounds(message: str, result: str) -> None:
+    cases = [case for case in vectors("bounds") if (case["message"], case["result"]) == (message, result)]
+    assert cases
+    for case in cases:
+        data = canonical.encode(bounds.changed(case))
+        if result == "malformed":
+            with pytest.raises(Malformed):
+                BOUNDED[message](data)
+        else:
+            BOUNDED[message](data)
 
 
 # Shows that a vector is refused for its own reason.

@@ -39,6 +39,7 @@ from protocol.samples import (
     REPORT,
     UNICODE_PSK,
 )
+from vectors import bounds
 
 FOLDER = Path(__file__).parent
 Case = dict[str, Any]
@@ -389,6 +390,7 @@ GENERATORS: dict[str, Callable[[], list[Case]]] = {
     "peer.json": peers,
     "txt.json": txt_answers,
     "window.json": windows,
+    "bounds.json": bounds.cases,
     "refused.json": refused,
 }
 

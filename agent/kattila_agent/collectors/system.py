@@ -31,6 +31,7 @@ _ROUNDING_SECONDS = 2
 # Far above any number of processes (PID_MAX_LIMIT) and of processors (CONFIG_NR_CPUS).
 _MAX_LOAD = 1e9
 _MAX_CPUS = 2**20
+_MAX_OS = 255
 # linux/kernel.h: a load average has this many fractional bits (SI_LOAD_SHIFT).
 _LOAD_SHIFT = 16
 
@@ -114,9 +115,10 @@ def parse(readings: SystemReadings, labels: Mapping[str, str]) -> Bounded[Any]:
     if total is None and readings.kernel:
         # The kernel's own answer has only the total.
         total = _in_range(readings.kernel.memory_total, 1, MAX_INTEGER)
+    names = readings.os_release
     found: Any = System(
         hostname=readings.uname.nodename,
-        os=readings.os_release.get("PRETTY_NAME") or readings.os_release.get("NAME") or readings.uname.sysname,
+        os=(names.get("PRETTY_NAME") or names.get("NAME") or readings.uname.sysname)[:_MAX_OS],
         kernel=readings.uname.release,
         machine=readings.uname.machine,
         uptime_seconds=_uptime(readings),

@@ -29,10 +29,13 @@ from kattila_agent.collectors.wireguard import collector as wireguard
 from kattila_agent.collectors.wireguard.builder import PeerLimits
 from kattila_agent.config import Config, Limits, port_of
 from kattila_agent.sampling.measurement import Measurement
-from kattila_agent.sampling.ranges import in_range
+from kattila_agent.sampling.ranges import in_bounds
 from kattila_protocol.report import CollectorFailure, CollectorRun, Telemetry, Tunnel
 
 _MAX_REASON = 300
+# More failures of one collector are only counted, so that those of all collectors fit into a report.
+_MOST_FAILURES = 16
+
 _log = logging.getLogger("kattila.agent")
 
 
@@ -149,11 +152,14 @@ def measure(
     allowed_ips: dict[tuple[str, str], int] = {}
     for collector in collectors:
         started = monotonic()
-        result = in_range(_collected(collector, inputs, telemetry), getattr(telemetry, collector.member))
+        result = _collected(collector, inputs, telemetry)
+        marks = {name: (*getattr(telemetry, name), *marks) for name, marks in result.marks.items()}
+        members, left_out = in_bounds({collector.member: result.items} | marks, telemetry)
         run = CollectorRun(collector.name, round((monotonic() - started) * 1_000_000))
-        failures = tuple(CollectorFailure(collector.name, reason[:_MAX_REASON]) for reason in result.failures)
-        members: dict[str, Any] = {collector.member: result.items}
-        members |= {name: (*getattr(telemetry, name), *marks) for name, marks in result.marks.items()}
+        reasons = (*left_out, *result.failures)
+        if len(reasons) > _MOST_FAILURES:
+            reasons = (*reasons[:_MOST_FAILURES], f"and {len(reasons) - _MOST_FAILURES} more")
+        failures = tuple(CollectorFailure(collector.name, reason[:_MAX_REASON]) for reason in reasons)
         telemetry = replace(
             telemetry,
             runs=(*telemetry.runs, run),

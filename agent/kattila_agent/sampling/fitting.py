@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from kattila_agent.collectors.limits import cut, shares
 from kattila_protocol import canonical
+from kattila_protocol.bounds import FULL_BYTES, MAX_ENTRIES, count_entries, member_types
 from kattila_protocol.envelope import MAX_BODY_BYTES
 from kattila_protocol.report import Cut, Telemetry
 
@@ -21,6 +22,11 @@ _ROWS = (
     *("interfaces", "routes", "neighbours", "rules", "lookups", "tunnels", "policy_routes"),
     *("route_marks", "address_marks"),
 )
+
+# The most entries of these lists, which the protocol bounds.
+_LONGEST: Mapping[str, int] = {
+    name: get_args(member_types(Telemetry)[name])[1].greatest for name in (*_ROWS, "wireguard")
+}
 
 _ALLOWED_IPS = "allowed_ips"
 # With more cuts of one kind than this, only their sum is reported. A cut for each of thousands of peers would fill a
@@ -38,6 +44,8 @@ class TooMuchError(Exception):
 def encode(telemetry: Telemetry, allowed_ips: _CountByPeer, max_bytes: int = MAX_TELEMETRY_BYTES) -> bytes:
     """Return the telemetry as canonical JSON of at most `max_bytes`, with lists shortened and their cuts added.
 
+    The lists are within the bounds of the protocol, each of them and all together.
+
     `allowed_ips` is as in a Measurement.
 
     Raises:
@@ -48,13 +56,22 @@ def encode(telemetry: Telemetry, allowed_ips: _CountByPeer, max_bytes: int = MAX
         for interface in telemetry.wireguard
         for peer in interface.peers
     } | dict(allowed_ips)
-    while len(encoded := canonical.encode(_with_all_cuts(telemetry, counts))) > max_bytes:
-        # Take a little more than needed, for the cuts to be added.
-        shorter = _shortened(telemetry, len(encoded) - max_bytes + 1024)
+    for name, longest in _LONGEST.items():
+        if (count := len(getattr(telemetry, name))) > longest:
+            rows = _row_list(telemetry, name)
+            telemetry = rows.keep(longest - (count - rows.entries))
+    while True:
+        complete = _with_all_cuts(telemetry, counts)
+        encoded = canonical.encode(complete)
+        size, entries = len(encoded), count_entries([complete], Telemetry) if len(encoded) > FULL_BYTES else 0
+        if size <= max_bytes and entries <= MAX_ENTRIES:
+            return encoded
+        # Entries beyond their bound count with their average size. A little more, for the cuts to be added.
+        excess = max(size - max_bytes, size * (entries - MAX_ENTRIES) // max(1, entries)) + 1024
+        shorter = _shortened(telemetry, excess)
         if shorter is None:
-            raise TooMuchError(f"a report of {len(encoded)} bytes cannot be cut to {max_bytes}")
+            raise TooMuchError(f"a report of {size} bytes cannot be cut to {max_bytes}")
         telemetry = shorter
-    return encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +116,7 @@ def _row_list(telemetry: Telemetry, name: str) -> _List:
 
     def keep(kept: int) -> Telemetry:
         left = tuple(row for at, (row, stays) in enumerate(zip(rows, spared, strict=True)) if at < kept or stays)
+        left = left[: _LONGEST[name]]
         cuts = _with_cuts(telemetry, [Cut(name, len(left), len(rows))])
         members: dict[str, Any] = {name: left, "cuts": cuts}
         return replace(telemetry, **members)

@@ -1,37 +1,60 @@
-"""Leaves numbers out of a report that the protocol cannot express. Pure.
+"""Leaves out of a report what is beyond the bounds of the protocol. Pure.
 
-Collectors check what they know about their sources. This catches all other numbers: the manager refuses every report
-that contains one, so a single faulty driver would silence the node.
+Collectors check what they know about their sources. This catches everything else: the manager refuses every report
+that is out of bounds, so a single faulty driver would silence the node.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from collections.abc import Mapping
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin
 
-from kattila_agent.collectors.limits import Bounded
-from kattila_protocol import canonical
-from kattila_protocol.canonical import MAX_INTEGER
+from kattila_protocol.bounds import fits, is_shape, member_types, outside
+from kattila_protocol.report import Telemetry
+
+_LEFT_OUT = object()
 
 
-def in_range(result: Bounded[Any], unknown: Any) -> Bounded[Any]:
-    """Return the result without entries that contain a number beyond 64 bits, and with a failure that counts them.
+def in_bounds(members: Mapping[str, Any], unknown: Telemetry) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return members of Telemetry without entries that are out of bounds, and a failure that counts these entries.
 
-    A result that is not a list becomes `unknown`.
+    A value that is not a list becomes that of `unknown`. The length of a member stays as it is, see `fitting.encode`.
     """
-    items: Any = result.items
-    # Encoding is much faster than checking each number, which few results need.
-    if not canonical.has_long_number(canonical.encode(items)) or _fits(items):
-        return result
-    kept = tuple(filter(_fits, items)) if type(items) is tuple else unknown
-    which = f"{len(items) - len(kept)} of {len(items)} entries" if type(items) is tuple else "the value"
-    return replace(result, items=kept, failures=(*result.failures, f"{which} left out: a number is out of range"))
+    left_out: list[str] = []
+    found = {}
+    for name, value in members.items():
+        hint = member_types(Telemetry)[name]
+        hint = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+        kept = value if fits([value], hint) else _kept(value, hint, name, left_out)
+        found[name] = getattr(unknown, name) if kept is _LEFT_OUT else kept
+    return found, (f"{len(left_out)} left out, the first because {left_out[0]}",) if left_out else ()
 
 
-def _fits(value: object) -> bool:
-    """Return whether a report may contain every integer in a value."""
-    if isinstance(value, tuple):
-        return all(map(_fits, value))
-    if is_dataclass(value):
-        return all(_fits(getattr(value, each.name)) for each in fields(value))
-    return type(value) is not int or -MAX_INTEGER <= value <= MAX_INTEGER
+def _kept(value: Any, hint: Any, name: str, left_out: list[str]) -> Any:
+    """Return a value without the entries that are out of bounds, _LEFT_OUT if there is none; add the reasons."""
+    if NoneType in get_args(hint):
+        return None if value is None else _kept(value, get_args(hint)[0], name, left_out)
+    if get_origin(hint) is Annotated:
+        inner, bound = get_args(hint)
+        return _within(_kept(value, inner, name, left_out), bound, name, left_out)
+    if get_origin(hint) is tuple:
+        entries = [_kept(entry, get_args(hint)[0], name, left_out) for entry in value]
+        kept = tuple(entry for entry in entries if entry is not _LEFT_OUT)
+        return kept if len(kept) == len(value) or get_args(hint)[-1] is Ellipsis else _LEFT_OUT
+    if get_origin(hint) is dict:
+        pairs = [
+            [_kept(*each, name, left_out) for each in zip(pair, get_args(hint), strict=True)] for pair in value.items()
+        ]
+        return {key: item for key, item in pairs if key is not _LEFT_OUT and item is not _LEFT_OUT}
+    if not is_shape(hint):
+        return value
+    members = {each: _kept(getattr(value, each), inner, each, left_out) for each, inner in member_types(hint).items()}
+    return _LEFT_OUT if _LEFT_OUT in members.values() else hint(**members)
+
+
+def _within(value: Any, bound: Any, name: str, left_out: list[str]) -> Any:
+    if value is _LEFT_OUT or bound.holds((value,)):
+        return value
+    left_out.append(f"{name} is {outside(bound, value)}")
+    return value[: bound.greatest] if type(value) is tuple else _LEFT_OUT

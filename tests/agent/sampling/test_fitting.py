@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from kattila_agent.sampling.fitting import MAX_TELEMETRY_BYTES
 from kattila_agent.spool import sample
 from kattila_agent.spool.sample import Moment, Sample, Signing
 from kattila_protocol import canonical, envelope
+from kattila_protocol.bounds import MAX_ENTRIES, count_entries
 from kattila_protocol.envelope import MAX_BODY_BYTES
 from kattila_protocol.members import build
 from kattila_protocol.names import MAX_COUNTER
@@ -20,6 +22,7 @@ from kattila_protocol.report import (
     Lookup,
     Neighbour,
     Route,
+    Rule,
     Telemetry,
     WireguardInterface,
     WireguardPeer,
@@ -45,7 +48,9 @@ def tunnel(*peers: WireguardPeer) -> WireguardInterface:
 def fitted(telemetry: Telemetry, allowed_ips: dict[tuple[str, str], int] | None = None) -> Telemetry:
     encoded = fitting.encode(telemetry, allowed_ips or {})
     assert len(encoded) <= MAX_TELEMETRY_BYTES
-    return build(Telemetry, canonical.parse_object(encoded))
+    found = build(Telemetry, canonical.parse_object(encoded))
+    assert count_entries([found], Telemetry) <= MAX_ENTRIES
+    return found
 
 
 def test_a_report_that_fits_is_not_changed() -> None:
@@ -204,6 +209,44 @@ def test_everything_at_once_fits() -> None:
     )
     found = fitted(large)
     assert min(len(found.interfaces), len(found.routes), len(found.neighbours), len(found.wireguard[0].peers)) > 100
+
+
+SHORT = Route("::/0", None, None, None, 0, "", "")
+SHORT_NEIGHBOUR = Neighbour("", None, "", "")
+
+
+@pytest.mark.parametrize(
+    ("member", "entry", "longest"),
+    [
+        ("routes", SHORT, 16_384),
+        ("routes", SHORT._replace(destination="::/1"), 16_384),
+        ("neighbours", SHORT_NEIGHBOUR, 16_384),
+        ("rules", Rule("", 0, "", 0), 4096),
+        ("wireguard", WireguardInterface("", "", 0, 0, ()), 4096),
+    ],
+)
+def test_a_list_that_is_too_long_is_cut(member: str, entry: Any, longest: int) -> None:
+    lists: dict[str, Any] = {member: (entry,) * (longest + 1)}
+    large = replace(Telemetry(None), **lists)
+    found = fitted(large)
+    assert getattr(found, member) == (entry,) * longest
+    assert found.cuts == (Cut(member, longest, longest + 1),)
+
+
+def test_default_routes_stay_when_a_list_is_too_long() -> None:
+    others = (SHORT._replace(destination="::/1"),) * 16_384
+    found = fitted(Telemetry(None, routes=(*others, SHORT, SHORT)))
+    assert found.routes == (*others[:-2], SHORT, SHORT)
+    assert found.cuts == (Cut("routes", 16_384, 16_386),)
+
+
+def test_lists_with_too_many_entries_together_are_cut() -> None:
+    peers = (WireguardPeer("", None, ("",) * 20_000, 0, 0, 0, 0, False),)
+    large = Telemetry(None, routes=(SHORT,) * 16_384, neighbours=(SHORT_NEIGHBOUR,) * 9000, wireguard=(tunnel(*peers),))
+    found = fitted(large)
+    # Little more is cut than necessary.
+    assert count_entries([found], Telemetry) > MAX_ENTRIES * 3 // 4
+    assert {cut.what: cut.of for cut in found.cuts} == {"routes": 16_384, "neighbours": 9000}
 
 
 def test_the_largest_telemetry_leaves_room_for_the_rest_of_the_body() -> None:

@@ -23,6 +23,7 @@ from kattila_protocol.ring import Ring, RingEntry
 from kattila_protocol.signing import Key
 from protocol.samples import REPORT
 from support.updates import read_update
+from vectors import bounds
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 # Escaped text, and a nonce with 19 digits in a row, take the slow path.
@@ -203,6 +204,14 @@ REFUSED = [case for case in vectors("refused") if case["what"] == "report"]
 @pytest.mark.parametrize("case", REFUSED, ids=[case["name"] for case in REFUSED])
 def test_refused_vectors_are_refused(case: dict[str, Any]) -> None:
     assert answer_to(case, case["ring"], case["now"]) == case["kind"]
+
+
+@pytest.mark.parametrize("result", ["well-formed", "malformed"])
+def test_bounds_are_those_of_the_vectors(result: str) -> None:
+    cases = [case for case in vectors("bounds") if (case["message"], case["result"]) == ("report", result)]
+    assert len(cases) > 100
+    for case in cases:
+        assert (outcome(decode, canonical.encode(bounds.changed(case))) is None) == (result == "malformed"), case
 
 
 def test_good_vectors_are_accepted() -> None:

@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from kattila_agent.collectors.limits import Bounded, cut, shares
+from kattila_protocol.canonical import MAX_INTEGER
 from kattila_protocol.report import Cut, WireguardInterface, WireguardPeer
+
+# The greatest value of the kernel's counters.
+MAX_COUNT = 2**64 - 1
 
 
 class VanishedError(Exception):
@@ -129,9 +133,12 @@ def build(builders: Sequence[InterfaceBuilder], limits: PeerLimits) -> Bounded[W
 
 
 def parse_number(digits: bytes, most: int, name: str) -> int:
-    """Return a decimal number from 0 to `most`; raises ValueError, which names the field but not its value."""
+    """Return a decimal number from 0 to `most`; raises ValueError, which names the field but not its value.
+
+    A counter may have 64 bits, one more than the protocol's integers. Beyond these it is the largest of them.
+    """
     if digits.isdigit() and len(digits) <= 20 and int(digits) <= most:
-        return int(digits)
+        return min(int(digits), MAX_INTEGER)
     raise ValueError(f"{name} is not a number from 0 to {most}")
 
 

@@ -157,9 +157,10 @@ def _number(layout: str, value: memoryview, name: str) -> int:
     if len(value) != struct.calcsize(layout):
         raise ValueError(f"{name} has the wrong length")
     number: int = struct.unpack(layout, value)[0]
-    if not 0 <= number <= MAX_INTEGER:
+    if number < 0:
         raise ValueError(f"{name} is out of range")
-    return number
+    # A counter may have 64 bits, one more than the protocol's integers.
+    return min(number, MAX_INTEGER)
 
 
 def _is_set(secret: memoryview) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from kattila_agent.collectors.unix_socket import UnreadableError, exchange, lines
 from kattila_agent.collectors.wireguard import curve25519, notation
 from kattila_agent.collectors.wireguard.builder import (
+    MAX_COUNT,
     InterfaceBuilder,
     PeerBuilder,
     PeerLimits,
@@ -139,8 +140,8 @@ def _set_peers(
         case b"last_handshake_time_sec":
             peer.latest_handshake = parse_number(value, MAX_INTEGER, "latest_handshake")
         case b"rx_bytes":
-            peer.transfer_rx = parse_number(value, MAX_INTEGER, "transfer_rx")
+            peer.transfer_rx = parse_number(value, MAX_COUNT, "transfer_rx")
         case b"tx_bytes":
-            peer.transfer_tx = parse_number(value, MAX_INTEGER, "transfer_tx")
+            peer.transfer_tx = parse_number(value, MAX_COUNT, "transfer_tx")
         case b"persistent_keepalive_interval":
             peer.persistent_keepalive = parse_number(value, 65535, "persistent_keepalive")

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from kattila_agent.collectors.netlink.rtnetlink import text
 from kattila_agent.collectors.wireguard import notation
-from kattila_agent.collectors.wireguard.builder import InterfaceBuilder, PeerLimits, parse_number
+from kattila_agent.collectors.wireguard.builder import MAX_COUNT, InterfaceBuilder, PeerLimits, parse_number
 from kattila_agent.collectors.wireguard.notation import ScopeName
 from kattila_protocol.canonical import MAX_INTEGER
 
@@ -65,8 +65,8 @@ def _add_peer(interface: InterfaceBuilder, columns: list[bytes], scope_name: Sco
     peer.has_preshared_key = _is_set(preshared)
     peer.endpoint = None if endpoint == _NONE else notation.parse_endpoint(text(endpoint), scope_name)
     peer.latest_handshake = parse_number(handshake, MAX_INTEGER, "latest_handshake")
-    peer.transfer_rx = parse_number(received, MAX_INTEGER, "transfer_rx")
-    peer.transfer_tx = parse_number(sent, MAX_INTEGER, "transfer_tx")
+    peer.transfer_rx = parse_number(received, MAX_COUNT, "transfer_rx")
+    peer.transfer_tx = parse_number(sent, MAX_COUNT, "transfer_tx")
     peer.persistent_keepalive = 0 if keepalive == _OFF else parse_number(keepalive, 65535, "persistent_keepalive")
     prefixes = [] if allowed_ips == _NONE else text(allowed_ips).split(",")
     interface.allow(peer, map(notation.parse_prefix, prefixes), len(prefixes))

@@ -127,6 +127,16 @@ def test_all_sources_give_the_same_interface() -> None:
     assert (one(found["wg0"]), unreadable) == (EXPECTED, {})
 
 
+def test_a_counter_of_64_bits_is_reported_as_the_largest_integer() -> None:
+    counter = str(2**64 - 1)
+    found = (
+        from_kernel(message(device(PRIVATE, OWN), peers(peer(ALICE, sent=attribute(8, b"\xff" * 8))))),
+        from_userspace(changed(USERSPACE, str(2**40), counter)),
+        from_dump(*(line.replace(str(2**40), counter) for line in DUMP)),
+    )
+    assert [one(each).peers[0].transfer_tx for each in found] == [2**63 - 1] * 3
+
+
 def test_an_interface_without_a_key() -> None:
     bare = WireguardInterface("wg0", "", 0, 0, ())
     fields = attribute(1, struct.pack("=I", INDEX)) + attribute(6, bytes(2)) + attribute(7, bytes(4))
@@ -214,7 +224,6 @@ BAD_PEERS: dict[str, bytes] = {
     "a handshake before 1970": peer(ALICE, handshake=attribute(6, struct.pack("=qq", -1, 0))),
     "no rx": peer(ALICE, received=b""),
     "rx of four bytes": peer(ALICE, received=attribute(7, bytes(4))),
-    "tx beyond 63 bits": peer(ALICE, sent=attribute(8, b"\xff" * 8)),
     "an endpoint cut off": peer(ALICE, endpoint=attribute(4, packets.sockaddr("192.0.2.2", 1)[:8])),
     "an IPv6 endpoint cut off": peer(ALICE, endpoint=attribute(4, packets.sockaddr("2001:db8::1", 1)[:24])),
     "an endpoint of another family": peer(ALICE, endpoint=attribute(4, struct.pack("=H", 1) + bytes(26))),
@@ -285,6 +294,7 @@ BAD_USERSPACE: dict[str, str] = {
     "no rx": changed(USERSPACE, "rx_bytes=7\n", ""),
     "a fraction": changed(USERSPACE, "rx_bytes=7", "rx_bytes=7.5"),
     "a number of other digits": changed(USERSPACE, "rx_bytes=7", "rx_bytes=\u0667"),
+    "rx beyond 64 bits": changed(USERSPACE, "rx_bytes=7", f"rx_bytes={2**64}"),
     "a number without end": changed(USERSPACE, "rx_bytes=7", f"rx_bytes={'7' * 5000}"),
     "a keepalive too long": changed(USERSPACE, "interval=25", "interval=65536"),
     "an allowed IP without length": changed(USERSPACE, "0.0.0.0/0", "0.0.0.0"),

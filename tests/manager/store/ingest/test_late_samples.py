@@ -192,8 +192,3 @@ def test_a_count_that_fell_was_restarted(fleet: Fleet, dropped: int, at: int) ->
     fleet.file(with_spool(report(ONE, 1, NOON), Spool(0, 0, 5)))
     fleet.file(with_spool(report(ONE, 2, NOON + HOUR), Spool(0, 0, dropped)))
     assert spool_of(fleet)[1:3] == (dropped, at)
-
-
-def test_negative_counts_are_harmless(fleet: Fleet) -> None:
-    fleet.file(with_spool(report(ONE, 1, NOON), Spool(-(2**63 - 1), -1, -5, -1)))
-    assert spool_of(fleet) == (0, 0, None, None)
