@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from kattila_manager.topology.facts import Reading
 from kattila_manager.topology.wireguard.ends import End, View
-from kattila_manager.topology.wireguard.evidence import Evidence, Reading, fold
+from kattila_manager.topology.wireguard.evidence import Evidence, fold
 from support.fleet import NOON, SECOND
 
 STEP = 30 * SECOND

@@ -9,6 +9,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
+from kattila_manager.topology.facts import Reading
+
 # Both ends are sampled at different times, and their clocks and deliveries are not exact.
 TOLERANCE_MS = 2000
 # A handshake may seem this far in the future, because the sample's time is older than the reading.
@@ -30,20 +32,6 @@ class Restart(StrEnum):
     RECREATED = "recreated"
     COUNTER = "counter"
     TIME = "time"
-
-
-class Reading(NamedTuple):
-    """What all peers of one interface have in common in one sample.
-
-    `at` is when the sample was measured, and `clock` (ms) the node's own clock when the peers were read. `interval_ms`
-    is the agent's report interval. `interface_index` is the interface's number, None if it is unknown.
-    """
-
-    at: int
-    interval_ms: int
-    clock: int
-    boot_id: str
-    interface_index: int | None
 
 
 class Evidence(NamedTuple):

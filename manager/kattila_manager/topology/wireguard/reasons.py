@@ -64,6 +64,7 @@ class Reason(StrEnum):
     NOT_LISTED = "not_listed"
     REMOVED = "removed"
     FORMER_KEY = "former_key"
+    INTERFACE_GONE = "interface_gone"
     ABSENT_ONCE = "absent_once"
     STALE_ABSENCE = "stale_absence"
     STALE_LISTING = "stale_listing"
@@ -171,6 +172,10 @@ TEXTS: Mapping[Reason | Note, str] = {
         "{b} no longer has {a} as a peer. The last handshake is older than that, and {b} now refuses {a}'s packets."
     ),
     Reason.FORMER_KEY: "{a} uses {b}'s former key, which changed at {time}. {b}'s key is now {key}.",
+    Reason.INTERFACE_GONE: (
+        "{a} has {b} as a peer, but {b}'s interface {b_interface} does not exist since {time}. "
+        "Start it on {b}, or remove {b} on {a}."
+    ),
     # A rollout in progress looks the same.
     Reason.ABSENT_ONCE: "",
     Reason.STALE_ABSENCE: (
@@ -249,6 +254,7 @@ COMMANDS: Mapping[Reason, tuple[tuple[str, str], ...]] = {
     Reason.NOT_LISTED: (("b", _SHOW), ("a", _SHOW)),
     Reason.REMOVED: (("b", _SHOW),),
     Reason.FORMER_KEY: (("a", _SHOW), ("b", _SHOW)),
+    Reason.INTERFACE_GONE: (("b", "ip link show dev {interface}"), ("a", _SHOW)),
     Reason.STALE_ABSENCE: (("b", "journalctl -u kattila-agent -n 50"),),
     Reason.STALE_LISTING: _AGENT,
     Reason.NOBODY_REPORTS: (*_AGENT, ("b", "journalctl -u kattila-agent -n 50")),

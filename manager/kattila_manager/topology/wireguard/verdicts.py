@@ -80,6 +80,8 @@ def _one_sided(own: Side, other: End) -> Verdict:
     # A rollout changes both ends at different times, so the second sample without the peer decides.
     if other.is_first_absence or other.at <= own.view.listed_at:
         return Verdict(TunnelState.UNCHANGED, Reason.ABSENT_ONCE, number)
+    if other.key_ended_at is not None and not other.current_key:
+        return Verdict(TunnelState.ONE_SIDED, Reason.INTERFACE_GONE, number, (their,), moment=other.key_ended_at)
     if other.key_ended_at is not None:
         return _former_key(number, other.key_ended_at, other.current_key)
     if other.former_key_ended_at is not None:

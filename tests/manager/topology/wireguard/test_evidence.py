@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kattila_manager.topology.wireguard.evidence import Evidence, Reading, Restart, fold, lost, received, tried
+from kattila_manager.topology.facts import Reading
+from kattila_manager.topology.wireguard.evidence import Evidence, Restart, fold, lost, received, tried
 from support.counts import examples
 from support.fleet import HOUR, MINUTE, NOON, SECOND
 from support.tunnel_ends import STEP, samples
