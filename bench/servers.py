@@ -72,6 +72,10 @@ def manager(folder: Path, port: int, psk: bytes, workers: int, now: int) -> Serv
         "MANAGER_LISTEN": f"127.0.0.1:{port}",
         "MANAGER_DB": str(folder / "bench.db"),
         "MANAGER_WORKERS": str(workers),
+        # All agents are new in a run, and come from this machine.
+        "NEW_AGENTS_PER_MINUTE": "60000",
+        "NEW_AGENTS_PER_SOURCE": "60000",
+        "MAX_AGENTS": "1000000",
     }
     command = (str(Path(sys.executable).with_name("kattila-manager")), "serve")
     return Server("manager", command, environment, port, folder)

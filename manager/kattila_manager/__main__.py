@@ -111,7 +111,7 @@ def _reset(config: Config, options: argparse.Namespace) -> int:
 
 
 def _forget(config: Config, options: argparse.Namespace) -> int:
-    return fleet.forget(config, say, options.agent)
+    return fleet.forget(config, say, None if options.newcomers else options.agent)
 
 
 def _keys(config: Config, options: argparse.Namespace) -> int:
@@ -167,7 +167,7 @@ def _add_daemons(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _add_fleet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = _add(commands, "agents", _agents, "show all agents, problems first")
-    parser.add_argument("--json", action="store_true", help="print the answer of GET /status/agents")
+    parser.add_argument("--json", action="store_true", help="print the answer of GET /status/agents, for all agents")
     parser = _add(commands, "alarms", _alarms, "show the open alarms")
     parser.add_argument("--all", action="store_true", help="include the newest closed alarms")
     parser.add_argument("--json", action="store_true", help="print the answer of GET /status/alarms")
@@ -189,7 +189,9 @@ def _add_fleet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     whom.add_argument("agent", metavar="AGENT", nargs="?", help=_AGENT_HELP)
     whom.add_argument("--all", action="store_true", help="all agents")
     parser = _add(commands, "forget", _forget, "hide a removed agent until its next report, and close its alarms")
-    parser.add_argument("agent", metavar="AGENT", help=_AGENT_HELP)
+    whom = parser.add_mutually_exclusive_group(required=True)
+    whom.add_argument("agent", metavar="AGENT", nargs="?", help=_AGENT_HELP)
+    whom.add_argument("--newcomers", action="store_true", help="all silent agents that never reported for five minutes")
 
 
 def _add_keys(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -35,6 +35,7 @@ from kattila_manager.records import Ambiguity, KeyName, Snapshot
 from kattila_manager.store.admin import migrating
 from kattila_manager.store.admin.retention import RetentionLimits
 from kattila_manager.store.database import DatabaseUnusableError
+from kattila_manager.store.ingest.admission import AdmissionLimits
 from kattila_manager.store.ingest.refusal_counters import RefusalCounters
 from kattila_manager.store.ingest.worker_status import WorkerStatus
 from kattila_manager.store.ingest.writer import Writer
@@ -170,7 +171,8 @@ def _keep_fresh(keys: Keys, pause: Callable[[float], object]) -> None:
 def _serving_parts(config: Config, key_thread: Executor) -> tuple[Writer, Keys, UpdateHandler, WsgiApp]:
     store, counters, keys = Store(config.database), RefusalCounters(), make_keys(config)
     status = WorkerStatus(counters, os.getpid(), clock)
-    writer = Writer(store.engine, store.lock, status.write_due)
+    limits = AdmissionLimits(config.new_agents_per_minute, config.new_agents_per_source, config.max_agents)
+    writer = Writer(store.engine, store.lock, status.write_due, limits)
 
     def is_known(agent_id: str) -> bool:
         return store.read(lambda connection: queries.has_agent(connection, agent_id))
@@ -182,6 +184,7 @@ def _serving_parts(config: Config, key_thread: Executor) -> tuple[Writer, Keys, 
         read_token=config.read_token,
         admin_token=config.admin_token,
         version=version(),
+        limits=limits,
     )
     wsgi_app: WsgiApp = Endpoints(updates, keys, store, settings, clock).app()
     return writer, keys, updates, wsgi_app

@@ -37,6 +37,17 @@ SETTINGS: tuple[Setting, ...] = (
         "30",
         "longest `INTERVAL` of any agent; an agent is silent after three times this many seconds without a report",
     ),
+    Setting(
+        "NEW_AGENTS_PER_MINUTE",
+        "600",
+        "most new agents in a minute; further ones keep their reports and try again, 1 to 60000",
+    ),
+    Setting(
+        "NEW_AGENTS_PER_SOURCE",
+        "300",
+        "most of these from one address (or IPv6 /64), such as nodes behind one NAT, relay or proxy, 1 to 60000",
+    ),
+    Setting("MAX_AGENTS", "10000", "most agents in all; forget removed ones to make room for new ones"),
     Setting("RETENTION_DAYS", "30", "reports older than this are removed"),
     Setting("BACKUP_DIR", "", "folder for backups of the database; unset: the folder of the database"),
     Setting("RETENTION_MIB", "10240", "if the database is larger, the oldest reports are removed; the last hour stays"),
@@ -57,6 +68,9 @@ class Config:
     read_token: str | None = field(repr=False)
     admin_token: str | None = field(repr=False)
     interval_seconds: int
+    new_agents_per_minute: int
+    new_agents_per_source: int
+    max_agents: int
     retention_days: int
     retention_bytes: int
     backup_dir: Path
@@ -93,6 +107,9 @@ def _parse(settings: Settings, folder: Path) -> Config:
         read_token=settings.parse("READ_TOKEN", values.optional(_token)),
         admin_token=settings.parse("ADMIN_TOKEN", values.optional(_token)),
         interval_seconds=settings.parse("REPORT_INTERVAL", values.whole_number(1, 3600, "seconds")),
+        new_agents_per_minute=settings.parse("NEW_AGENTS_PER_MINUTE", values.whole_number(1, 60_000, "agents")),
+        new_agents_per_source=settings.parse("NEW_AGENTS_PER_SOURCE", values.whole_number(1, 60_000, "agents")),
+        max_agents=settings.parse("MAX_AGENTS", values.whole_number(1, 1_000_000, "agents")),
         retention_days=settings.parse("RETENTION_DAYS", values.whole_number(1, 3650, "days")),
         retention_bytes=settings.parse("RETENTION_MIB", values.whole_number(16, 16 * _MIB, "MiB")) * _MIB,
         backup_dir=settings.parse("BACKUP_DIR", values.optional(partial(_path, folder))) or database.parent,

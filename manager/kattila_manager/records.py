@@ -15,7 +15,8 @@ from kattila_protocol.signing import Key
 class VerifiedReport:
     """An authentic report that is not filed yet: its parsed form, and the bytes that were signed.
 
-    `mac` is the report's MAC (32 bytes), `key` the key that made it, `received_at` is ms UTC.
+    `mac` is the report's MAC (32 bytes), `key` the key that made it, `received_at` is ms UTC, `source` is the address
+    that it came from.
     """
 
     report: Report
@@ -24,6 +25,7 @@ class VerifiedReport:
     key: Key
     relay_path: tuple[str, ...]
     received_at: int
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,14 @@ class IdentityUnproven(Refusal):
     title = "It is not yet clear which machine holds this agent id."
 
 
+class TooManyAgents(Refusal):
+    """The manager takes no more new agents at the moment. The next message may be taken."""
+
+    kind = "too_many_agents"
+    status = 503
+    title = "The manager takes no more new agents at the moment."
+
+
 class RelayLoop(Refusal):
     """The relay path already contains the recipient."""
 

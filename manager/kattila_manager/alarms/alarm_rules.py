@@ -17,10 +17,11 @@ from functools import partial
 
 from kattila_keys.refresh import REFRESH_MS
 from kattila_manager.records import Agent, Alarm, Ambiguity, KeyName, RefusalCount, Snapshot, Subject
+from kattila_manager.topology.newcomers import crowd
 from kattila_manager.topology.presence import Presence, Watch, presence
 from kattila_manager.wording import moment, path_text, plural, shown
 from kattila_protocol.canonical import MAX_INTEGER
-from kattila_protocol.errors import BadSignature, ClockSkew, IdentityConflict, IdentityUnproven, Replay
+from kattila_protocol.errors import BadSignature, ClockSkew, IdentityConflict, IdentityUnproven, Replay, TooManyAgents
 
 QUIET_MS = 15 * 60 * 1000
 # Every agent queries DNS in this time after a change of the key, even if one query fails.
@@ -39,10 +40,11 @@ class AlarmKind(StrEnum):
     AGENT_SILENT = "agent_silent"
     SAMPLES_DROPPED = "samples_dropped"
     RECORD_AMBIGUOUS = "record_ambiguous"
+    MANY_NEW_AGENTS = "many_new_agents"
 
 
 # What to show as the agent of an alarm that concerns neither an agent nor an unknown sender.
-OWNERS: Mapping[str, str] = {AlarmKind.RECORD_AMBIGUOUS: "TXT record"}
+OWNERS: Mapping[str, str] = {AlarmKind.RECORD_AMBIGUOUS: "TXT record", AlarmKind.MANY_NEW_AGENTS: "new agents"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,14 +148,20 @@ def subject_of(event: Event) -> Subject:
 def find_evidence(
     snapshot: Snapshot, keys: Sequence[KeyName] | None, watch: Watch, ambiguity: Ambiguity | None = None
 ) -> Findings:
-    """Return the evidence for all alarms; `keys` are those of the ring, None if it cannot be read."""
-    behind = [agent for agent in snapshot.agents if keys and is_on_other_key(agent, keys)]
+    """Return the evidence for all alarms; `keys` are those of the ring, None if it cannot be read.
+
+    New agents that are too many to be listed have one alarm together.
+    """
+    crowded = crowd(snapshot.agents)
+    listed = [agent for agent in snapshot.agents if agent.agent_id not in crowded]
+    behind = [agent for agent in listed if keys and is_on_other_key(agent, keys)]
     is_moving = bool(keys) and abs(watch.now - _current_since(keys or ())) < GRACE_MS
-    watched = [(agent, presence(agent, watch)) for agent in snapshot.agents]
+    watched = [(agent, presence(agent, watch)) for agent in listed]
     names = {agent.agent_id: name_of(agent) for agent in snapshot.agents}
     silent = [agent for agent, state in watched if state is Presence.SILENT]
     evidence: tuple[_Evidence, ...] = (
-        *_counted(snapshot, names, watch.now),
+        *(each for each in _counted(snapshot, names, watch.now) if each[0][1] not in crowded),
+        (_NEW_AGENTS, partial(_many_new_agents, snapshot, crowded, watch)),
         *((_previous_key_of(agent), partial(_previous_key, agent, keys)) for agent in behind if keys and not is_moving),
         *([(_RECORD, partial(_record_ambiguous, ambiguity, keys or (), watch.now))] if ambiguity else []),
         *((_silence_of(agent), partial(_silent, agent, names)) for agent in silent),
@@ -161,10 +169,12 @@ def find_evidence(
     found, failed = _judged(evidence)
     unknown = {_silence_of(agent) for agent, state in watched if state is Presence.UNHEARD} | failed.keys()
     # While the fleet moves to a new key, an agent that has not moved opens no alarm, but an older alarm stays open.
-    undecided = snapshot.agents if not keys else behind if is_moving else ()
+    undecided = listed if not keys else behind if is_moving else ()
     unknown |= {_previous_key_of(agent) for agent in undecided}
     if keys is None:
         unknown.add(_RECORD)
+    if not watch.is_on:
+        unknown.add(_NEW_AGENTS)
     return Findings(found, frozenset(unknown), failed)
 
 
@@ -220,10 +230,12 @@ _COUNTED: tuple[tuple[AlarmKind, tuple[str, ...], str], ...] = (
 def _counted(snapshot: Snapshot, names: dict[str, str], now: int) -> Iterator[_Evidence]:
     counts = [*snapshot.refusals, *_reported_by(snapshot.agents, names)]
     for kind, counters, meaning in _COUNTED:
-        evidence = [count for count in counts if count.kind in counters]
-        for agent_id in sorted({refusal.agent_id for refusal in evidence}, key=str):
+        evidence: dict[str | None, list[RefusalCount]] = {}
+        for count in counts:
+            if count.kind in counters:
+                evidence.setdefault(count.agent_id, []).append(count)
+        for agent_id, mine in sorted(evidence.items(), key=str):
             subject = (str(kind), agent_id)
-            mine = [refusal for refusal in evidence if refusal.agent_id == agent_id]
             if abs(now - max(refusal.last_at for refusal in mine)) <= QUIET_MS:
                 yield subject, partial(_count, subject, mine, snapshot.counters.get(subject, 0), meaning)
 
@@ -268,6 +280,7 @@ def _issued(agent: Agent, names: dict[str, str]) -> RefusalCount:
 # --- States
 
 _RECORD: Subject = (str(AlarmKind.RECORD_AMBIGUOUS), None)
+_NEW_AGENTS: Subject = (str(AlarmKind.MANY_NEW_AGENTS), None)
 
 
 def _previous_key_of(agent: Agent) -> Subject:
@@ -300,6 +313,27 @@ def _record_ambiguous(ambiguity: Ambiguity, keys: Sequence[KeyName], now: int) -
         f"{', '.join(ambiguity.fingerprints)}): remove all but one{last}"
     )
     return Finding(_RECORD, ambiguity.since, now, shown(detail, _DETAIL_LENGTH))
+
+
+def _many_new_agents(snapshot: Snapshot, crowded: frozenset[str], watch: Watch) -> Finding | None:
+    """Return the finding if new agents had to wait, or if many of them stopped reporting at once."""
+    new = [agent for agent in snapshot.agents if agent.agent_id in crowded]
+    silent = [agent for agent in new if presence(agent, watch) is Presence.SILENT]
+    waited = [
+        count
+        for count in snapshot.refusals
+        if count.kind == TooManyAgents.kind and abs(watch.now - count.last_at) <= QUIET_MS
+    ]
+    if not silent and not waited:
+        return None
+    parts = (
+        *([f"{plural(len(new), 'new agent')} not listed, {len(silent):,} silent"] if new else []),
+        *(f"others had to wait: {count.detail}" for count in waited),
+        "unless nodes are being rolled out, somebody with the PSK invents agents; forget --newcomers hides silent ones",
+    )
+    since = [*(agent.first_seen_at for agent in silent), *(count.last_at for count in waited)]
+    last_at = max([*(agent.last_seen_at for agent in silent), *(count.last_at for count in waited)])
+    return Finding(_NEW_AGENTS, min(since), last_at, shown("; ".join(parts), _DETAIL_LENGTH))
 
 
 def _cut_off(alarm: Alarm, late: int) -> str:

@@ -21,6 +21,7 @@ from kattila_manager.ingest.update_handler import UpdateHandler
 from kattila_manager.records import refused
 from kattila_manager.store.database import DatabaseUnusableError
 from kattila_manager.store.ingest import registry
+from kattila_manager.store.ingest.admission import AdmissionLimits
 from kattila_manager.store.store import Store
 from kattila_protocol import canonical, message, registration
 from kattila_protocol.envelope import MAX_BODY_BYTES
@@ -33,13 +34,14 @@ _log = logging.getLogger("kattila.manager")
 
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
-    """The settings that the endpoints use; a token is None while it is not set."""
+    """The settings that the endpoints use; a token is None while it is not set, and so are limits if there are none."""
 
     interval_ms: int
     pages_dir: Path
     read_token: str | None
     admin_token: str | None
     version: str
+    limits: AdmissionLimits | None = None
 
 
 class Endpoints:
@@ -72,11 +74,11 @@ class Endpoints:
     def update(self) -> Response:
         """Take a report."""
         body = _body(MAX_BODY_BYTES)
-        return asyncio.run(self._updates.handle(request.content_type, body))
+        return asyncio.run(self._updates.handle(request.content_type, body, _source()))
 
     def register(self) -> Response:
         """Register an agent."""
-        body, now = _body(message.MAX_MESSAGE_BYTES), self._clock()
+        body, now, source = _body(message.MAX_MESSAGE_BYTES), self._clock(), _source()
         message.check_content_type(request.content_type)
         try:
             known_sender = self._updates.claims_known_id(body)
@@ -85,7 +87,9 @@ class Endpoints:
             return self._updates.refuse(refusal)
         try:
             check_skew(asked.timestamp, now)
-            agent_id, filed = self._store.write(lambda connection: registry.register(connection, asked, now))
+            agent_id, filed = self._store.write(
+                lambda connection: registry.register(connection, asked, now, self._settings.limits, source)
+            )
         except ClockSkew as refusal:
             agent_id, filed = asked.agent_id, refused(refusal)
         return self._updates.answer(agent_id, asked.nonce, asked.timestamp - self._clock(), filed, key)
@@ -158,9 +162,13 @@ def _body(limit: int) -> bytes:
     return body
 
 
+def _source() -> str:
+    return str(request.environ.get("REMOTE_ADDR", ""))
+
+
 def _credentials() -> Credentials:
     return Credentials(
-        source=request.environ.get("REMOTE_ADDR", ""),
+        source=_source(),
         host=request.get_header("Host", ""),
         authorization=request.get_header("Authorization", ""),
     )

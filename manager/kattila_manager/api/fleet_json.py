@@ -9,17 +9,23 @@ from typing import Any
 from kattila_manager.records import Agent, Alarm
 from kattila_manager.store.read import queries
 from kattila_manager.store.store import Store
+from kattila_manager.topology.newcomers import crowd
 from kattila_manager.topology.presence import Watch, presence
 
 _CLOSED_SHOWN = 100
 
 
-def agents(store: Store, interval_ms: int, now: int) -> dict[str, Any]:
-    """Return all agents with their state and age, and whether the server is listening."""
+def agents(store: Store, interval_ms: int, now: int, *, with_all: bool = False) -> dict[str, Any]:
+    """Return the agents with their state and age, and whether the server is listening.
+
+    A crowd of new agents is left out, and only counted, unless `with_all` is true.
+    """
     fleet, listening = store.read(lambda connection: (queries.all_agents(connection), queries.listening(connection)))
     watch = Watch(interval_ms, now, listening)
     names = {agent.agent_id: agent.hostname for agent in fleet}
-    return {"now": now, "listening": watch.is_on, "agents": [_agent(agent, watch, names) for agent in fleet]}
+    left_out = frozenset() if with_all else crowd(fleet)
+    listed = [_agent(agent, watch, names) for agent in fleet if agent.agent_id not in left_out]
+    return {"now": now, "listening": watch.is_on, "agents": listed, "left_out": len(left_out)}
 
 
 def path(relay_path: Sequence[str], names: Mapping[str, str]) -> list[dict[str, str | None]]:

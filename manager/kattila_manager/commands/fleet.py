@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 
 from kattila_manager import compose, wording
 from kattila_manager.alarms.alarm_rules import name_of
@@ -20,9 +21,13 @@ from kattila_manager.store.ingest import registry
 from kattila_manager.store.read import queries
 from kattila_manager.store.read.snapshots import read_snapshot
 from kattila_manager.store.store import open_existing
+from kattila_manager.topology.newcomers import is_new
+from kattila_manager.topology.presence import MISSED_REPORTS
 from kattila_protocol import canonical
 
 _CLOSED_SHOWN = 100
+# Agents that are forgotten in one transaction, while other writers wait.
+_SLICE_AGENTS = 200
 # In a terminal, a long name must not push the other columns out of sight.
 _NAME_LENGTH = 32
 _DETAIL_LENGTH = 200
@@ -33,7 +38,7 @@ def agents(config: Config, say: Say, *, as_json: bool) -> int:
     now = compose.clock()
     with closing(open_existing(config.database)) as store:
         if as_json:
-            say(_json(fleet_json.agents(store, config.interval_seconds * 1000, now)))
+            say(_json(fleet_json.agents(store, config.interval_seconds * 1000, now, with_all=True)))
             return 0
         snapshot = store.read(lambda connection: read_snapshot(connection, {}, now))
     rows = agent_rows(compose.make_page_data(config, snapshot, now))
@@ -89,8 +94,10 @@ def reset(config: Config, say: Say, wanted: str | None) -> int:
     return 0
 
 
-def forget(config: Config, say: Say, wanted: str) -> int:
-    """Hide an agent until its next report, and close its alarms."""
+def forget(config: Config, say: Say, wanted: str | None) -> int:
+    """Hide an agent until its next report, and close its alarms; None: all new agents that no longer report."""
+    if wanted is None:
+        return _forget_newcomers(config, say)
     with closing(open_existing(config.database)) as store:
         agent = find_agent(store.read(queries.known_agents), wanted)
         # The publisher compares alarms, and then writes them.
@@ -99,6 +106,22 @@ def forget(config: Config, say: Say, wanted: str) -> int:
     say(
         f"forgot {name_of(agent)} ({agent.agent_id}): {wording.plural(count, 'alarm')} closed; it is hidden until its "
         "next report, and its reports are kept"
+    )
+    return 0
+
+
+def _forget_newcomers(config: Config, say: Say) -> int:
+    now, closed = compose.clock(), 0
+    quiet_ms = MISSED_REPORTS * config.interval_seconds * 1000
+    with closing(open_existing(config.database)) as store, store.publishing():
+        fleet = store.read(queries.all_agents)
+        silent = [agent.ref for agent in fleet if is_new(agent) and now - agent.last_seen_at > quiet_ms]
+        for start in range(0, len(silent), _SLICE_AGENTS):
+            part = silent[start : start + _SLICE_AGENTS]
+            closed += store.write(partial(forgetting.forget_all, agent_refs=part, now=now))
+    say(
+        f"forgot {wording.plural(len(silent), 'new agent')}: {wording.plural(closed, 'alarm')} closed; each is hidden "
+        "until its next report, and its reports are kept"
     )
     return 0
 

@@ -85,7 +85,8 @@ class RsgiApp:
         try:
             body = await self._bodies.read(scope.headers, protocol)
             if is_update:
-                response = await self._updates.handle(scope.headers.get("content-type") or "", body)
+                source = scope.client.rpartition(":")[0].strip("[]")
+                response = await self._updates.handle(scope.headers.get("content-type") or "", body, source)
             else:
                 response = await self._call_wsgi(scope, body)
         except Refusal as refusal:

@@ -55,11 +55,11 @@ class UpdateHandler:
         self._ring_checked_at = clock()
         self._used_at: dict[str, int] = {}
 
-    async def handle(self, content_type: str, body: bytes) -> Response:
-        """Return the answer to a report once it is committed, or refused."""
+    async def handle(self, content_type: str, body: bytes, source: str = "") -> Response:
+        """Return the answer to a report from this address once it is committed, or refused."""
         try:
             check_content_type(content_type)
-            verified = await self._verified(body)
+            verified = await self._verified(body, source)
             if isinstance(verified, Response):
                 return verified
             filed = await self._file(verified)
@@ -69,7 +69,7 @@ class UpdateHandler:
         clock_offset = report.timestamp - verified.received_at
         return self.answer(report.agent_id, report.nonce, clock_offset, filed, verified.key)
 
-    def read(self, body: bytes, ring: Ring) -> VerifiedReport | Response:
+    def read(self, body: bytes, ring: Ring, source: str = "") -> VerifiedReport | Response:
         """Return a verified report, or the signed refusal of one that is authentic but invalid.
 
         Raises:
@@ -88,7 +88,7 @@ class UpdateHandler:
             check_skew(report.timestamp, now)
         except (RelayLoop, ClockSkew) as refusal:
             return self.answer(report.agent_id, report.nonce, report.timestamp - now, refused(refusal), key)
-        return VerifiedReport(report, parts.data, bytes.fromhex(parts.mac), key, parts.relay_path, now)
+        return VerifiedReport(report, parts.data, bytes.fromhex(parts.mac), key, parts.relay_path, now, source)
 
     def answer(self, agent_id: str, nonce: str, clock_offset: int, filed: Filed, key: Key) -> Response:
         """Return the signed verdict on an authentic message; a refusal is counted, and becomes a problem document."""
@@ -114,17 +114,17 @@ class UpdateHandler:
         self._counters.note(refusal, None, self._clock())
         return responses.problem(refusal)
 
-    async def _verified(self, body: bytes) -> VerifiedReport | Response:
+    async def _verified(self, body: bytes, source: str) -> VerifiedReport | Response:
         """Read a report; if no key fits, try again with a fresh ring."""
         now = self._clock()
         if not 0 <= now - self._ring_checked_at < RING_CHECK_MS:
             self._ring_checked_at, self._ring = now, self._keys.ring()
         try:
-            return self.read(body, self._ring)
+            return self.read(body, self._ring, source)
         except (BadSignature, NoKey) as refusal:
             if not self._keys.may_refresh(self._ring, now, known_sender=True):
                 raise
-            verify = partial(self._keys.verify_again, partial(self.read, body), self._ring, refusal, now)
+            verify = partial(self._keys.verify_again, partial(self.read, body, source=source), self._ring, refusal, now)
             in_key_thread = partial(asyncio.get_running_loop().run_in_executor, self._key_thread)
             known_sender = await in_key_thread(self.claims_known_id, body)
             if not known_sender and not self._keys.may_refresh(self._ring, now):

@@ -10,6 +10,7 @@ from functools import partial
 from kattila_manager import wording
 from kattila_manager.alarms.alarm_rules import OWNERS, AlarmKind, is_on_other_key, name_of
 from kattila_manager.records import Agent, Alarm, KeyName, Snapshot
+from kattila_manager.topology.newcomers import crowd
 from kattila_manager.topology.presence import Presence, Watch, presence
 from kattila_protocol.report import Report
 
@@ -17,6 +18,9 @@ _MOST_LABELS = 12
 _LABEL_LENGTH = 48
 _VERSION_LENGTH = 32
 _DETAIL_LENGTH = 600
+# A page reloads every few seconds, so it must stay small. 'kattila-manager agents' and 'alarms' show everything.
+MOST_AGENTS = 1000
+MOST_ALARMS = 100
 # Problems first.
 _ORDER = (Presence.SILENT, Presence.UNHEARD, Presence.RELAYED, Presence.REPORTING)
 _TITLES: dict[str, str] = {
@@ -28,6 +32,7 @@ _TITLES: dict[str, str] = {
     AlarmKind.AGENT_SILENT: "Agent silent",
     AlarmKind.SAMPLES_DROPPED: "Samples dropped",
     AlarmKind.RECORD_AMBIGUOUS: "Record ambiguous",
+    AlarmKind.MANY_NEW_AGENTS: "Many new agents",
 }
 
 
@@ -99,6 +104,7 @@ class AlarmRow:
 class Index:
     """The index page; `counts` are pairs of a number and its label.
 
+    `more_agents` and `more_alarms` count the rows that are missing, "" if none is.
     `level` is "good", "bad", "unknown", or "impaired": all agents report, but some only through relays.
     """
 
@@ -107,7 +113,9 @@ class Index:
     notes: tuple[str, ...]
     counts: tuple[tuple[str, str], ...]
     agents: tuple[AgentRow, ...]
+    more_agents: str
     open_alarms: tuple[AlarmRow, ...]
+    more_alarms: str
     closed_alarms: tuple[AlarmRow, ...]
     rendered: Moment
     heartbeat: Moment | None
@@ -131,26 +139,31 @@ def build(data: PageData) -> tuple[Page, ...]:
 def index(data: PageData) -> Index:
     """Return the view of the first page."""
     snapshot, watch = data.snapshot, data.watch
-    states = Counter(presence(agent, watch) for agent in snapshot.agents)
+    crowded = crowd(snapshot.agents)
+    listed = [agent for agent in snapshot.agents if agent.agent_id not in crowded]
+    states = Counter(presence(agent, watch) for agent in listed)
     verdict, level = _verdict(snapshot, states, watch)
+    rows = agent_rows(data, listed)
     return Index(
         verdict=verdict,
         level=level,
         notes=_notes(data),
         counts=_counts(snapshot, states),
-        agents=agent_rows(data),
-        open_alarms=alarm_rows(snapshot.open_alarms, snapshot.agents, watch.now),
-        closed_alarms=alarm_rows(snapshot.closed_alarms, snapshot.agents, watch.now),
+        agents=rows[:MOST_AGENTS],
+        more_agents=_more_agents(rows, snapshot, crowded, watch),
+        open_alarms=alarm_rows(snapshot.open_alarms[:MOST_ALARMS], listed, watch.now),
+        more_alarms=_more_alarms(len(snapshot.open_alarms) - MOST_ALARMS),
+        closed_alarms=alarm_rows(snapshot.closed_alarms[:MOST_ALARMS], listed, watch.now),
         rendered=_moment(watch.now, watch.now),
         heartbeat=None if watch.listening is None else _moment(watch.listening[1], watch.now),
         source=data.source,
     )
 
 
-def agent_rows(data: PageData) -> tuple[AgentRow, ...]:
-    """Return all agents, problems first, then by name."""
+def agent_rows(data: PageData, listed: Sequence[Agent] | None = None) -> tuple[AgentRow, ...]:
+    """Return the listed agents, by default all, problems first, then by name."""
     names = _names(data.snapshot.agents)
-    rows = [_agent_row(agent, data, names) for agent in data.snapshot.agents]
+    rows = [_agent_row(agent, data, names) for agent in (data.snapshot.agents if listed is None else listed)]
     order = [state.value for state in _ORDER]
     return tuple(sorted(rows, key=lambda row: (order.index(row.state), row.name, row.agent_id)))
 
@@ -221,7 +234,7 @@ _ONLY_RELAYED = ("reports only through relays", "report only through relays")
 
 
 def _verdict(snapshot: Snapshot, states: Counter[Presence], watch: Watch) -> tuple[str, str]:
-    total, alarms = len(snapshot.agents), snapshot.open_alarms
+    total, alarms = states.total(), snapshot.open_alarms
     others = sum(alarm.kind != AlarmKind.AGENT_SILENT for alarm in alarms)
     bad = [
         *([_server_off(watch)] if not watch.is_on else []),
@@ -268,7 +281,7 @@ def _notes(data: PageData) -> tuple[str, ...]:
 
 def _counts(snapshot: Snapshot, states: Counter[Presence]) -> tuple[tuple[str, str], ...]:
     numbers = (
-        (len(snapshot.agents), "agents" if len(snapshot.agents) != 1 else "agent"),
+        (states.total(), "agents" if states.total() != 1 else "agent"),
         (states[Presence.REPORTING], "reporting"),
         (states[Presence.RELAYED], "relayed"),
         (states[Presence.SILENT], "silent"),
@@ -276,6 +289,27 @@ def _counts(snapshot: Snapshot, states: Counter[Presence]) -> tuple[tuple[str, s
         (len(snapshot.open_alarms), "open alarms" if len(snapshot.open_alarms) != 1 else "open alarm"),
     )
     return tuple((f"{number:,}", label) for number, label in numbers)
+
+
+def _more_agents(rows: Sequence[AgentRow], snapshot: Snapshot, crowded: frozenset[str], watch: Watch) -> str:
+    """Return how many agents have no row, by state."""
+    new = [presence(agent, watch) for agent in snapshot.agents if agent.agent_id in crowded]
+    cut = [row.state for row in rows[MOST_AGENTS:]]
+    parts = (
+        *([f"{wording.plural(len(cut), 'more agent')} ({_each(Counter(cut))})"] if cut else []),
+        *([f"{wording.plural(len(new), 'new agent')} ({_each(Counter(new))})"] if new else []),
+    )
+    return f"Not listed: {' and '.join(parts)}. 'kattila-manager agents' lists all." if parts else ""
+
+
+def _each(states: Counter[Presence] | Counter[str]) -> str:
+    return ", ".join(f"{states[state]:,} {state.value}" for state in _ORDER if states[state])
+
+
+def _more_alarms(count: int) -> str:
+    if count <= 0:
+        return ""
+    return f"Not listed: {wording.plural(count, 'older alarm')}. 'kattila-manager alarms' lists all."
 
 
 def _names(agents: Sequence[Agent]) -> dict[str, str]:

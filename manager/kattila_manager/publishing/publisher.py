@@ -18,7 +18,7 @@ from kattila_manager.pages import index_page
 from kattila_manager.pages.index_page import PageData, Source
 from kattila_manager.publishing.website import Website
 from kattila_manager.records import Ambiguity, KeyName, Snapshot
-from kattila_manager.store.admin import retention
+from kattila_manager.store.admin import registry_retention, retention
 from kattila_manager.store.admin.retention import RetentionLimits
 from kattila_manager.store.publish import alarm_log, edges, interfaces
 from kattila_manager.store.read.snapshots import read_snapshot
@@ -159,8 +159,10 @@ class Publisher:
             is_complete = may_continue()
             return is_complete
 
-        limits = self._settings.limits
-        result.pruned = retention.prune(self._store.engine, self._store.lock, limits, now, may_prune_more)
+        limits, engine, lock = self._settings.limits, self._store.engine, self._store.lock
+        result.pruned = retention.prune(engine, lock, limits, now, may_prune_more)
+        if is_complete:
+            registry_retention.prune(engine, lock, limits.age_ms, now, may_prune_more)
         self._prune_at = now + _PRUNE_MS if is_complete else 0
 
     def _step(self, name: str, step: Callable[[], None], result: CycleResult) -> None:

@@ -1,7 +1,7 @@
 """The tables, with the meaning of each column.
 
 Versions (store/migrations/versions): 0001 is the first; 0002 marks late samples, and records what agents keep and
-drop; 0003 records forgotten agents.
+drop; 0003 records forgotten agents; 0004 limits new agents.
 docs/SCHEMA.md is generated from the comments. Times are ms UTC. SQLAlchemy Core leaves the way open to PostgreSQL.
 """
 
@@ -85,11 +85,19 @@ agents = _table(
 
 agent_boots = _table(
     "agent_boots",
-    "Boots seen under an id. A boot that returns after another one was seen proves two machines.",
+    "The newest boots seen under an id. A boot that returns after another one was seen proves two machines.",
     Column("agent_ref", Integer, ForeignKey("agents.ref", ondelete="CASCADE"), primary_key=True),
     Column("boot_id", Text, primary_key=True, comment="with a slash and addresses: hardware seen within that boot"),
     Column("first_seen_at", Integer, nullable=False),
     Column("refused", Integer, nullable=False, comment="1: the newcomer in an identity conflict"),
+    Index("agent_boots_boot", "boot_id"),
+)
+
+admissions = _table(
+    "admissions",
+    "New agents within the last minute, by source. Each uses a share of what its source may have in a minute.",
+    Column("source", Text, primary_key=True, comment="IPv4 address or IPv6 /64 network; empty: all sources"),
+    Column("used_until", Integer, nullable=False, comment="the allowance is used up if this is a minute ahead"),
 )
 
 forgotten = _table(

@@ -13,7 +13,7 @@ from kattila_manager.store.read import queries
 from support.commands import ONE, THREE, TWO, failed, run
 from support.fleet import MINUTE, Fleet
 from support.manager import Manager, now_ms
-from support.reports import report
+from support.reports import node, report
 from support.store import older_database, sqlite
 
 
@@ -119,3 +119,15 @@ def test_an_older_database_gets_the_table(tmp_path: Path) -> None:
         assert queries.all_agents(connection) == ()
     with sqlite(path) as plain:
         assert plain.execute("SELECT count(*) FROM forgotten").fetchone() == (0,)
+
+
+def test_silent_newcomers_are_forgotten_together_and_others_stay(manager: Manager, silent: Fleet) -> None:
+    now = now_ms()
+    for number in range(100, 140):
+        silent.file(report(node(number), 1, now - 10 * MINUTE))
+    silent.file(report(node(200), 1, now))
+    silent.change("UPDATE agents SET first_seen_at = ? WHERE agent_id = ?", now - 60 * MINUTE, TWO.agent_id)
+    assert run(manager, "forget", "--newcomers").stdout.startswith("forgot 40 new agents: 0 alarms closed")
+    assert names(manager) == {sender.agent_id for sender in (ONE, TWO, THREE, node(200))}
+    assert run(manager, "forget", "--newcomers").stdout.startswith("forgot 0 new agents")
+    assert "one of the arguments AGENT --newcomers is required" in run(manager, "forget", code=2).stderr

@@ -171,6 +171,19 @@ def test_equal_input_gives_equal_bytes() -> None:
     assert html(fleet) == html(replace(fleet, reports=dict(sorted(fleet.reports.items(), reverse=True))))
 
 
+def test_agents_and_alarms_that_are_not_listed_are_counted() -> None:
+    new = [agent(100 + each, first_seen_at=NOON - MINUTE) for each in range(60)]
+    quiet = [replace(each, ref=500 + each.ref, agent_id=node(500 + each.ref).agent_id) for each in new]
+    fleet = snapshot(ONE, TWO, *new, *(replace(each, last_seen_at=NOON - 5 * MINUTE) for each in quiet))
+    view = index(seen(replace(fleet, open_alarms=tuple(bad_signature() for _ in range(150)))))
+    assert len(view.agents) == 30
+    assert view.more_agents.startswith("Not listed: 92 new agents (")
+    assert len(view.open_alarms) == 100
+    assert view.more_alarms == "Not listed: 50 older alarms. 'kattila-manager alarms' lists all."
+    assert "Not listed: 92 new agents (60 silent, 32 reporting)." in html(fleet)
+    assert "Not listed" not in html(snapshot(ONE, TWO))
+
+
 # --- The page as a whole
 
 

@@ -54,6 +54,8 @@ _UPDATE = for_driver(
     .ordered_values(*((agents.c[name], bindparam(name)) for name in _CHANGING))
 )
 
+# For each id: boots that held it, boots refused under it, and sets of hardware seen within a boot.
+MOST_BOOTS = 32
 _BOOT_KEY = ("agent_ref", "boot_id")
 _changing_of = attrgetter(*_CHANGING)
 
@@ -166,6 +168,20 @@ def _update(connection: Connection, state: AgentState, known: Identity, after: I
         connection.execute(update(agent_boots).where(mine).values(refused=1))
     if (after.displaced, after.refused_hardware) != (known.displaced, known.refused_hardware):
         _update_hardware(connection, state, known, after, now)
+    _forget_old_boots(connection, state)
+
+
+def _forget_old_boots(connection: Connection, state: AgentState) -> None:
+    """Keep the newest boots of each kind. A forgotten one that returns is a second machine as soon as the next returns.
+
+    Every new boot of an id reads all its boots, so their number must not grow without end.
+    """
+    mine = (agent_boots.c.agent_ref == state.ref) & (agent_boots.c.boot_id != state.boot_id)
+    has_hardware, is_refused = agent_boots.c.boot_id.contains("/"), agent_boots.c.refused == 1
+    for kind in (has_hardware, ~has_hardware & is_refused, ~has_hardware & ~is_refused):
+        newest_first = select(agent_boots.c.boot_id).where(mine, kind).order_by(agent_boots.c.first_seen_at.desc())
+        doomed = agent_boots.c.boot_id.in_(newest_first.offset(MOST_BOOTS))
+        connection.execute(delete(agent_boots).where(mine, doomed))
 
 
 def _update_hardware(connection: Connection, state: AgentState, known: Identity, after: Identity, now: int) -> None:

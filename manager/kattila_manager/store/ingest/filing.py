@@ -9,12 +9,13 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, select
 
 from kattila_manager.records import Filed, VerifiedReport, refused
-from kattila_manager.store.ingest import agent_states, replay_windows
+from kattila_manager.store.ingest import admission, agent_states, replay_windows
+from kattila_manager.store.ingest.admission import AdmissionLimits
 from kattila_manager.store.ingest.agent_states import AgentState
 from kattila_manager.store.ingest.compression_groups import CompressedReport
 from kattila_manager.store.ingest.identity import Ruling
 from kattila_manager.store.schema import for_driver, reports
-from kattila_protocol.errors import IdentityConflict, IdentityUnproven, Refusal, Replay, Superseded
+from kattila_protocol.errors import IdentityConflict, IdentityUnproven, Refusal, Replay, Superseded, TooManyAgents
 from kattila_protocol.freshness import Freshness
 from kattila_protocol.report import Report, Spool
 from kattila_protocol.verdict import ACCEPTED, DUPLICATE
@@ -30,6 +31,7 @@ class Filing:
     """One transaction; create it with the write lock held."""
 
     connection: Connection
+    limits: AdmissionLimits | None = None
     _states: dict[str, AgentState] = field(default_factory=dict)
     _changed: dict[int, AgentState] = field(default_factory=dict)
     _rows: list[tuple[Any, ...]] = field(default_factory=list)
@@ -46,7 +48,11 @@ class Filing:
 
     def _file_one(self, compressed: CompressedReport) -> Filed:
         verified = compressed.verified
-        state = self._states.get(verified.report.agent_id) or self._bind(verified)
+        state = self._states.get(verified.report.agent_id)
+        try:
+            state = state or self._bind(verified)
+        except TooManyAgents as refusal:
+            return refused(refusal)
         try:
             is_fresh = self._is_fresh(state, verified)
         except Refusal as refusal:
@@ -134,6 +140,7 @@ class Filing:
 
     def _bind(self, verified: VerifiedReport) -> AgentState:
         report = verified.report
+        admission.admit(self.connection, self.limits, verified.source, verified.received_at)
         claim, hostname = agent_states.claim_of(report), hostname_of(report)
         state = agent_states.create(self.connection, report.agent_id, hostname, claim, verified.received_at, None)
         self._states[report.agent_id] = state

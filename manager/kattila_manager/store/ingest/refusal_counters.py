@@ -9,7 +9,7 @@ import threading
 from dataclasses import replace
 
 from kattila_manager.records import RefusalCount
-from kattila_protocol.errors import Refusal
+from kattila_protocol.errors import Refusal, TooManyAgents
 
 # Kinds times agents that may wait for the writer. Beyond it, refusals count for unknown senders.
 _MAX_WAITING = 10_000
@@ -24,9 +24,9 @@ class RefusalCounters:
         self._counts: dict[tuple[str, str | None], RefusalCount] = {}
 
     def note(self, refusal: Refusal, agent_id: str | None, now: int) -> None:
-        """Count a refusal; pass `agent_id` only if the message's MAC was valid."""
+        """Count a refusal; pass `agent_id` only if the MAC was valid. New agents that have to wait count together."""
         with self._lock:
-            if len(self._counts) >= _MAX_WAITING:
+            if len(self._counts) >= _MAX_WAITING or isinstance(refusal, TooManyAgents):
                 agent_id = None
             known = self._counts.get((refusal.kind, agent_id))
             self._counts[refusal.kind, agent_id] = (

@@ -4,25 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Callable
 
 from sqlalchemy import Connection, delete, select, update
 
 from kattila_manager.records import Filed, refused
-from kattila_manager.store.ingest import agent_states
+from kattila_manager.store.ingest import admission, agent_states
+from kattila_manager.store.ingest.admission import AdmissionLimits
 from kattila_manager.store.ingest.agent_states import AgentState
 from kattila_manager.store.ingest.identity import Claim, Ruling
 from kattila_manager.store.schema import agent_boots, agent_interfaces, agents, refusals
-from kattila_protocol.errors import IdentityUnproven
+from kattila_protocol.errors import IdentityUnproven, TooManyAgents
 from kattila_protocol.registration import Registration, normalised_addresses
 from kattila_protocol.verdict import ACCEPTED
 
 
-def register(connection: Connection, registration: Registration, now: int) -> tuple[str, Filed]:
+def register(
+    connection: Connection,
+    registration: Registration,
+    now: int,
+    limits: AdmissionLimits | None = None,
+    source: str = "",
+) -> tuple[str, Filed]:
     """Bind the proposed id, or issue another if a different machine holds it; the caller commits either way.
 
     Returns the agent's id from now on, and the outcome: accepted, or refused with IdentityUnproven while another
-    machine may hold the id. A replayed or retried registration has the same outcome.
+    machine may hold the id, or with TooManyAgents if the limits on new agents are reached. A replayed or retried
+    registration has the same outcome.
     """
+    try:
+        return _register(connection, registration, now, lambda: admission.admit(connection, limits, source, now))
+    except TooManyAgents as refusal:
+        return registration.agent_id, refused(refusal)
+
+
+def _register(
+    connection: Connection, registration: Registration, now: int, admit: Callable[[], None]
+) -> tuple[str, Filed]:
     claim = Claim(registration.boot_id, normalised_addresses(registration.hardware_addresses))
     issued = issued_id(registration)
     known = agent_states.load(connection, (registration.agent_id, issued))
@@ -30,6 +48,7 @@ def register(connection: Connection, registration: Registration, now: int) -> tu
         return _registered(known[issued])
     holder = known.get(registration.agent_id)
     if holder is None:
+        admit()
         left = agent_states.refused_as(connection, registration.boot_id)
         return _registered(
             agent_states.create(connection, registration.agent_id, registration.hostname, claim, now, left)
@@ -41,6 +60,7 @@ def register(connection: Connection, registration: Registration, now: int) -> tu
         refusal = IdentityUnproven(f"another machine ({holder.hostname}) reported as {holder.agent_id} a moment ago")
         return holder.agent_id, refused(refusal)
     if ruling is Ruling.CONFLICT:
+        admit()
         return _registered(agent_states.create(connection, issued, registration.hostname, claim, now, holder.agent_id))
     return _registered(holder)
 

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from kattila_manager.records import Filed, VerifiedReport, refused
 from kattila_manager.store.database import WriteLock, begun
+from kattila_manager.store.ingest.admission import AdmissionLimits
 from kattila_manager.store.ingest.compression_groups import CompressedReport, CompressionGroups
 from kattila_manager.store.ingest.filing import Filing
 from kattila_protocol.errors import Overloaded
@@ -46,14 +47,22 @@ _Queued = _Report | None
 class Writer:
     """The one thread of a process that files reports."""
 
-    def __init__(self, engine: Engine, lock: WriteLock, write_along: Callable[[Connection], object]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        lock: WriteLock,
+        write_along: Callable[[Connection], object],
+        limits: AdmissionLimits | None = None,
+    ) -> None:
         """Write to this database.
 
         `write_along` may write counters and heartbeats in each transaction; it is also called after an idle second.
+        `limits` are those on new agents, None if there are none.
         """
         self._engine = engine
         self._lock = lock
         self._write_along = write_along
+        self._limits = limits
         self._queue: queue.SimpleQueue[_Queued] = queue.SimpleQueue()
         self._groups = CompressionGroups()
         self._failures = Failures(_log)
@@ -103,7 +112,7 @@ class Writer:
     def _commit(self, batch: Sequence[CompressedReport]) -> list[Filed]:
         try:
             with begun(self._engine) as connection:
-                outcomes = Filing(connection).file(batch) if batch else []
+                outcomes = Filing(connection, self._limits).file(batch) if batch else []
                 self._write_status(connection)
         except OperationalError as error:
             return self._refuse(len(batch), error)

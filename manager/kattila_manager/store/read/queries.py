@@ -47,7 +47,7 @@ IS_WHOLE = reports.c.key_id >= select(func.min(reports.c.id)).scalar_subquery()
 
 
 # A report changes one of both. A reset, or a step of the clock, does not.
-_IS_FORGOTTEN = exists().where(
+IS_FORGOTTEN = exists().where(
     forgotten.c.agent_ref == agents.c.ref,
     agents.c.highest_tick <= forgotten.c.highest_tick,
     agents.c.latest_report_id.is_not_distinct_from(forgotten.c.latest_report_id),
@@ -56,7 +56,7 @@ _IS_FORGOTTEN = exists().where(
 
 def all_agents(connection: Connection) -> tuple[Agent, ...]:
     """Return all agents except the forgotten ones, ordered by host name and id."""
-    rows = connection.execute(select(*_AGENT).where(~_IS_FORGOTTEN).order_by(agents.c.hostname, agents.c.agent_id))
+    rows = connection.execute(select(*_AGENT).where(~IS_FORGOTTEN).order_by(agents.c.hostname, agents.c.agent_id))
     return tuple(_agent(row) for row in rows)
 
 
