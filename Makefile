@@ -157,7 +157,7 @@ bench-ingest: setup .venv-bench/complete ## measure reports per second of the ma
 	@exec $(BIN)/python bench/ingest.py
 
 bench-agent: setup ## measure the agent's cost for a node, and of other agents if installed (as root)
-	@exec $(BIN)/python bench/agent.py
+	@PYTHONPATH=release exec $(BIN)/python bench/agent.py
 
 bench-spool: setup ## measure the disk cost of a day of undelivered reports, and of the same in SQLite
 	@exec $(BIN)/python bench/spool.py

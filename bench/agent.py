@@ -19,10 +19,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import build_agent
 from agent_node import SHAPES, Shape, manager_and_helper, namespace, wait_for
 from agent_rivals import KINDS, Kind, Rival
+from wheels import MACHINES
 
-ROOT = Path(__file__).resolve().parent.parent
 DRIVER = Path(__file__).with_name("agent_driver.py")
 # An hour of reports, one every 30 seconds. Warm-up cycles come first, so that late imports do not count.
 CYCLES = 120
@@ -51,25 +52,34 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cycles", type=int, default=CYCLES, help="cycles to measure; an hour has 120")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
-    parser.add_argument("--inside", nargs=2, metavar=("NAME", "TUNNEL"), help=argparse.SUPPRESS)
+    parser.add_argument("--file", type=Path, help="measure this file instead of a new build")
+    parser.add_argument("--inside", nargs=3, metavar=("NAME", "TUNNEL", "FILE"), help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.inside:
-        name, tunnel = flags.inside
-        print(json.dumps(asdict(_measure(name, tunnel, cycles=flags.cycles))))
+        name, tunnel, file = flags.inside
+        print(json.dumps(asdict(_measure(name, tunnel, file, cycles=flags.cycles))))
         return 0
     if os.geteuid() != 0:
         print("not root: bench-agent needs root to create network namespaces", file=sys.stderr)
         return 1
-    costs = [_measure_in_namespace(shape.name, shape, flags.cycles) for shape in SHAPES]
-    for kind in KINDS:
-        if kind.path is None:
-            print(f"{kind.name} is not installed: run apt-get install --no-install-recommends {kind.name}")
-        else:
-            costs.append(_measure_in_namespace(kind.name, SHAPES[0], flags.cycles))
+    with tempfile.TemporaryDirectory() as folder:
+        file = flags.file or _built(Path(folder))
+        costs = [_measure_in_namespace(shape.name, shape, file, flags.cycles) for shape in SHAPES]
+        for kind in KINDS:
+            if kind.path is None:
+                print(f"{kind.name} is not installed: run apt-get install --no-install-recommends {kind.name}")
+            else:
+                costs.append(_measure_in_namespace(kind.name, SHAPES[0], file, flags.cycles))
     print(table(costs))
     if flags.json:
         flags.json.write_text(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n")
     return 0
+
+
+def _built(folder: Path) -> Path:
+    """Build the agent's single file for this machine."""
+    (file,) = build_agent.build([arch for arch, machine in MACHINES.items() if machine == os.uname().machine], folder)
+    return file
 
 
 def table(costs: Sequence[Cost]) -> str:
@@ -98,22 +108,22 @@ def _ratios(cost: Cost, ours: Cost) -> tuple[float, ...]:
     return tuple(getattr(cost, name) / getattr(ours, name) for name in names)
 
 
-def _measure_in_namespace(name: str, shape: Shape, cycles: int) -> Cost:
+def _measure_in_namespace(name: str, shape: Shape, file: Path, cycles: int) -> Cost:
     tunnel = f"kb{secrets.token_hex(4)}"
     with namespace(shape, tunnel) as netns:
-        command = [sys.executable, __file__, "--inside", name, tunnel, "--cycles", str(cycles)]
+        command = [sys.executable, __file__, "--inside", name, tunnel, str(file), "--cycles", str(cycles)]
         output = subprocess.check_output(["ip", "netns", "exec", netns, *command])
     return Cost(**json.loads(output))
 
 
-def _measure(name: str, tunnel: str, *, cycles: int) -> Cost:
+def _measure(name: str, tunnel: str, file: str, *, cycles: int) -> Cost:
     for shape in SHAPES:
         if shape.name == name:
-            return _measure_agent(shape, tunnel, min(cycles, shape.max_cycles))
+            return _measure_agent(shape, tunnel, file, min(cycles, shape.max_cycles))
     return _measure_rival(next(kind for kind in KINDS if kind.name == name), cycles)
 
 
-def _measure_agent(shape: Shape, tunnel: str, cycles: int) -> Cost:
+def _measure_agent(shape: Shape, tunnel: str, file: str, cycles: int) -> Cost:
     with (
         tempfile.TemporaryDirectory() as folder,
         manager_and_helper(Path(folder), tunnel, shape.peers) as (manager, settings),
@@ -126,10 +136,10 @@ def _measure_agent(shape: Shape, tunnel: str, cycles: int) -> Cost:
 
         def start_ms(*, cold: bool) -> float:
             if cold:
-                drop_from_cache([Path(sys.prefix), Path(sys.base_prefix), Path(sysconfig.get_path("stdlib")), ROOT])
+                drop_from_cache([Path(sys.base_prefix), Path(sysconfig.get_path("stdlib")), Path(file).parent])
             manager.received_at.clear()
             began = time.monotonic()
-            process = start("-m", "kattila_agent")
+            process = start(file)
             try:
                 wait_for(lambda: manager.received_at, process)
             finally:
@@ -139,7 +149,7 @@ def _measure_agent(shape: Shape, tunnel: str, cycles: int) -> Cost:
         warm = statistics.median(start_ms(cold=False) for _ in range(STARTS))
         cold = statistics.median(start_ms(cold=True) for _ in range(3))
         manager.received_at.clear()
-        process = start(str(DRIVER))
+        process = start(str(DRIVER), file)
         try:
             wait_for(lambda: len(manager.received_at) >= WARMUP_CYCLES, process)
             before, first = cpu_seconds(process.pid), len(manager.received_at)

@@ -21,9 +21,11 @@ class BuildError(Exception):
 
 
 def pins(path: Path) -> dict[str, str]:
-    """Return the requirements in a pinned file by name, each with its version and hashes."""
+    """Return the requirements in a pinned file by name, each with its version and hashes; none of Windows alone."""
     blocks = re.findall(r"^[A-Za-z0-9][^\n]*(?:\n[ \t]+[^\n]*)*", path.read_text(), re.MULTILINE)
-    return {re.split(r"[=\[ ;]", block, maxsplit=1)[0]: block for block in blocks}
+    return {
+        re.split(r"[=\[ ;]", block, maxsplit=1)[0]: block for block in blocks if "sys_platform == 'win32'" not in block
+    }
 
 
 def platforms(arch: str) -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from kattila_agent.collectors import link_table
-from kattila_agent.collectors.netlink import genetlink, rtnetlink
+from kattila_agent.collectors.netlink import genetlink, transport
 from kattila_agent.collectors.unix_socket import UnreadableError
 from kattila_agent.collectors.wireguard import collector, kernel
 from kattila_agent.collectors.wireguard.builder import PeerLimits, VanishedError, build
@@ -163,7 +163,7 @@ def read_while_changing(device: str, public_key: str) -> None:
             builder = kernel.parse(index, device, read(index), LIMITS)
             peer = build([builder], LIMITS).items[0].peers[0]
             outcomes.append(f"{len(peer.allowed_ips)} prefixes, keepalive {peer.persistent_keepalive}")
-        except (rtnetlink.Interrupted, UnreadableError) as error:
+        except (transport.Interrupted, UnreadableError) as error:
             outcomes.append(str(error))
     print(json.dumps(outcomes))
 

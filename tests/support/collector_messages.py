@@ -5,9 +5,9 @@ from __future__ import annotations
 import struct
 
 from kattila_agent.collectors import links, lookups, neighbours, routes, rules, tunnels
-from kattila_agent.collectors.link_table import OutgoingLink
+from kattila_agent.collectors.link_table import LinkSummary
 from kattila_agent.collectors.lookups import LookupReadings, RouteAnswer, RouteQuery
-from kattila_agent.collectors.netlink.rtnetlink import Listed
+from kattila_agent.collectors.netlink.transport import Listed
 from kattila_protocol.report import (
     Interface,
     Lookup,
@@ -69,6 +69,6 @@ def parsed_tunnels(*bodies: bytes) -> tuple[Tunnel, ...]:
 
 
 def parsed_lookups(body: bytes) -> tuple[Lookup, ...]:
-    outgoing = {2: OutgoingLink("eth0", 1500), 3: OutgoingLink("eth1", None)}
+    outgoing = {2: LinkSummary(2, "eth0", None, 1500), 3: LinkSummary(3, "eth1", None)}
     answer = RouteAnswer(RouteQuery("wireguard", "wg0", "198.51.100.7"), body)
     return lookups.parse(LookupReadings((answer,), outgoing))

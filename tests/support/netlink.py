@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from kattila_agent.collectors.netlink.rtnetlink import NetlinkChannel
+from kattila_agent.collectors.netlink.transport import NetlinkChannel
 
 NEWLINK, NEWADDR, NEWROUTE, NEWNEIGH, NEWRULE, ERROR, DONE = 16, 20, 24, 28, 32, 2, 3
 

@@ -7,15 +7,16 @@ protect a session against forgery, are not read.
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from kattila_agent.collectors.limits import Bounded, some
 from kattila_agent.collectors.link_table import LinkSummary
-from kattila_agent.collectors.netlink import genetlink, rtnetlink
-from kattila_agent.collectors.netlink.rtnetlink import Attributes, NetlinkChannel
+from kattila_agent.collectors.netlink import genetlink
+from kattila_agent.collectors.netlink.codecs.genetlink import L2TP
+from kattila_agent.collectors.netlink.codecs.message import Message
+from kattila_agent.collectors.netlink.transport import NetlinkChannel, Refused
 from kattila_protocol.report import Tunnel
 
 _LINKS = Path("/sys/class/net")
@@ -25,8 +26,6 @@ _MARK = "DEVTYPE=l2tpeth"
 # linux/l2tp.h
 _VERSION = 1
 _TUNNEL_GET, _SESSION_GET = 4, 8
-_IFNAME, _CONN_ID, _PEER_CONN_ID, _SESSION_ID, _PEER_SESSION_ID = 8, 9, 10, 11, 12
-_IP_SADDR, _IP_DADDR, _UDP_DPORT, _IP6_SADDR, _IP6_DADDR = 24, 25, 27, 31, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ def read(links: Iterable[LinkSummary], limit: int, folder: Path = _LINKS) -> L2t
         return L2tpReadings(())
     try:
         return L2tpReadings(tuple(names), tuple(_dump(_SESSION_GET, limit)), tuple(_dump(_TUNNEL_GET, limit)))
-    except rtnetlink.Refused as refusal:
+    except Refused as refusal:
         return L2tpReadings(tuple(names), refusal=refusal.strerror)
 
 
@@ -68,8 +67,8 @@ def parse(readings: L2tpReadings) -> Bounded[Tunnel]:
     Raises:
         ValueError: a message is malformed.
     """
-    tunnels = {_id(tunnel, _CONN_ID): tunnel for tunnel in map(_attributes, readings.tunnels)}
-    sessions = {rtnetlink.string(session, _IFNAME): session for session in map(_attributes, readings.sessions)}
+    tunnels = {_id(tunnel, "L2TP_ATTR_CONN_ID"): tunnel for tunnel in map(L2TP.decode, readings.tunnels)}
+    sessions = {session.get("L2TP_ATTR_IFNAME"): session for session in map(L2TP.decode, readings.sessions)}
     found = tuple(_tunnel(name, sessions.get(name), tunnels) for name in readings.links)
     if readings.refusal is None:
         return Bounded(found)
@@ -80,37 +79,29 @@ def _dump(command: int, limit: int) -> list[bytes]:
     with genetlink.open_socket() as connection:
         channel = NetlinkChannel(connection)
         family = genetlink.family(channel, "l2tp")
-        return channel.dump(family, genetlink.HEADER.pack(command, _VERSION, 0), limit).bodies
+        return channel.dump(family, L2TP.encode(cmd=command, version=_VERSION), limit).bodies
 
 
-def _attributes(body: bytes) -> Attributes:
-    return dict(rtnetlink.attributes(body, genetlink.HEADER.size))
-
-
-def _id(found: Attributes, kind: int) -> int:
-    number = rtnetlink.number(found, kind, 4)
+def _id(found: Message, name: str) -> int:
+    number: int | None = found.get(name)
     if number is None:
-        raise ValueError(f"l2tp without attribute {kind}")
+        raise ValueError(f"l2tp without {name}")
     return number
 
 
-def _tunnel(name: str, session: Attributes | None, tunnels: dict[int, Attributes]) -> Tunnel:
+def _tunnel(name: str, session: Message | None, tunnels: dict[int, Message]) -> Tunnel:
     # If something was made or removed between the two dumps, the next report shows it.
-    tunnel = None if session is None else tunnels.get(_id(session, _CONN_ID))
+    tunnel = None if session is None else tunnels.get(_id(session, "L2TP_ATTR_CONN_ID"))
     if session is None or tunnel is None:
         return Tunnel(interface=name, kind="l2tp")
     return Tunnel(
         interface=name,
         kind="l2tp",
-        local=_address(tunnel, _IP_SADDR, _IP6_SADDR),
-        remote=_address(tunnel, _IP_DADDR, _IP6_DADDR),
-        id=_id(tunnel, _CONN_ID),
-        ikey=_id(session, _SESSION_ID),
-        okey=_id(session, _PEER_SESSION_ID),
-        port=rtnetlink.number(tunnel, _UDP_DPORT, 2) or None,
-        peer_id=_id(tunnel, _PEER_CONN_ID),
+        local=tunnel.get("L2TP_ATTR_IP_SADDR") or tunnel.get("L2TP_ATTR_IP6_SADDR"),
+        remote=tunnel.get("L2TP_ATTR_IP_DADDR") or tunnel.get("L2TP_ATTR_IP6_DADDR"),
+        id=_id(tunnel, "L2TP_ATTR_CONN_ID"),
+        ikey=_id(session, "L2TP_ATTR_SESSION_ID"),
+        okey=_id(session, "L2TP_ATTR_PEER_SESSION_ID"),
+        port=tunnel.get("L2TP_ATTR_UDP_DPORT") or None,
+        peer_id=_id(tunnel, "L2TP_ATTR_PEER_CONN_ID"),
     )
-
-
-def _address(found: Attributes, inet: int, inet6: int) -> str | None:
-    return rtnetlink.address(found, inet, socket.AF_INET) or rtnetlink.address(found, inet6, socket.AF_INET6)

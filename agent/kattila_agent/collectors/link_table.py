@@ -3,100 +3,89 @@
 from __future__ import annotations
 
 import errno
-import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from kattila_agent.collectors.netlink import rtnetlink
-from kattila_agent.collectors.netlink.rtnetlink import Attributes, Refused
+from kattila_agent.collectors.netlink import transport
+from kattila_agent.collectors.netlink.codecs.message import Message
+from kattila_agent.collectors.netlink.codecs.rtnetlink import LINK
+from kattila_agent.collectors.netlink.transport import Refused
 
 _Decoded = TypeVar("_Decoded")
 
-# linux/rtnetlink.h: struct ifinfomsg with its type, index and flags
-RTM_GETLINK = 18
-HEADER = struct.Struct("=BxHiII")
-# linux/if_link.h
-IFNAME, MTU, LINKINFO, NETNSID = 3, 4, 18, 37
-INFO_KIND, INFO_DATA = 1, 2
-
-_EXT_MASK = 29
-_NESTED = 0x8000
 _MAX_OF_A_KIND = 10_000
 # Without a mask, a dump ends silently before a link whose message is larger than the kernel's usual buffer, such as a
 # link with hundreds of alternative names. With any bit set, the kernel first measures all messages.
 # RTEXT_FILTER_MRP adds nothing outside of a bridge's own dump; RTEXT_FILTER_SKIP_STATS leaves out the counters.
 _WHOLE, _WITHOUT_COUNTERS = 1 << 4, 1 << 3
+_index = LINK.reader("index")
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A decoded RTM_NEWLINK; `type` is its ARPHRD_*, `kind` is None for hardware."""
+    """A decoded RTM_NEWLINK; `type` is its ARPHRD_*, `kind` is None for hardware.
+
+    `info` are the attributes of IFLA_LINKINFO, and `details` those that only this kind has, empty for undeclared kinds.
+    """
 
     type: int
     index: int
     flags: int
     name: str
     kind: str | None
-    attributes: Attributes
-    info: Attributes
+    message: Message
+    info: Message | Mapping[str, Any]
+    details: Message | Mapping[str, Any]
 
     @classmethod
     def of(cls, body: bytes) -> Link:
         """Decode a message; raises ValueError if it is malformed or has no name."""
-        attributes = dict(rtnetlink.attributes(body, HEADER.size))
-        _, link_type, index, flags, _ = HEADER.unpack_from(body)
-        info = dict(rtnetlink.attributes(attributes.get(LINKINFO, b"")))
-        name = rtnetlink.string(attributes, IFNAME)
+        message = LINK.decode(body)
+        index, link_type, flags = (message.fields[name] for name in ("index", "ifi_type", "flags"))
+        name = message.get("IFLA_IFNAME")
         if name is None:
             raise ValueError(f"link {index} has no name")
-        return cls(link_type, index, flags, name, rtnetlink.string(info, INFO_KIND), attributes, info)
-
-    @property
-    def details(self) -> Attributes:
-        """The attributes that only links of this kind have; raises ValueError if they are malformed."""
-        return dict(rtnetlink.attributes(self.info.get(INFO_DATA, b"")))
+        info: Message | Mapping[str, Any] = message.get("IFLA_LINKINFO") or {}
+        details = info.get("IFLA_INFO_DATA")
+        if not isinstance(details, Message):
+            details = {}
+        return cls(link_type, index, flags, name, info.get("IFLA_INFO_KIND"), message, info, details)
 
 
 @dataclass(frozen=True, slots=True)
 class LinkSummary:
-    """Index, name and kind of a link; `kind` is None for hardware."""
+    """Index, name, kind and MTU of a link; `kind` is None for hardware."""
 
     index: int
     name: str
     kind: str | None
+    mtu: int | None = None
 
 
-class OutgoingLink(NamedTuple):
-    """Name and MTU of the link that packets leave by."""
-
-    name: str
-    mtu: int | None
-
-
-def request(*selecting: bytes, index: int = 0, counters: bool = False) -> bytes:
+def request(*selecting: tuple[str, Any], index: int = 0, counters: bool = False) -> bytes:
     """Return the body of a request for all links, for those that further attributes select, or for one link."""
-    mask = struct.pack("=I", _WHOLE if counters else _WITHOUT_COUNTERS)
-    return HEADER.pack(0, 0, index, 0, 0) + rtnetlink.attribute(_EXT_MASK, mask) + b"".join(selecting)
+    return LINK.encode(("IFLA_EXT_MASK", _WHOLE if counters else _WITHOUT_COUNTERS), *selecting, index=index)
 
 
 def read_kind(kind: str) -> list[Link]:
     """Return the links of a kind such as "wireguard"; needs no privilege.
 
     Raises:
-        OSError, ValueError: see `rtnetlink.retried`, or there are more than 10,000.
+        OSError, ValueError: see `transport.retried`, or there are more than 10,000.
     """
-    selecting = rtnetlink.attribute(LINKINFO | _NESTED, rtnetlink.attribute(INFO_KIND, kind.encode() + b"\0"))
+    selecting = ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", kind)]})
 
-    found = rtnetlink.retried(
+    found = transport.retried(
         lambda channel: list(
             islice(
                 # A kernel that does not know the kind returns all links.
                 (
-                    link
-                    for link in map(Link.of, channel.each(RTM_GETLINK, request(selecting), least=HEADER.size))
-                    if link.kind == kind
+                    Link.of(body)
+                    for body in channel.each(LINK.request, request(selecting), least=LINK.size)
+                    if summary(body).kind == kind
                 ),
                 _MAX_OF_A_KIND + 1,
             )
@@ -109,10 +98,10 @@ def read_kind(kind: str) -> list[Link]:
 
 def read_each(indexes: Iterable[int]) -> Iterator[bytes]:
     """Yield the messages about these links, except those that are gone; raises as `NetlinkChannel.each` does."""
-    with rtnetlink.opened() as channel:
+    with transport.opened() as channel:
         for index in indexes:
             try:
-                yield channel.request(RTM_GETLINK, request(index=index))
+                yield channel.request(LINK.request, request(index=index))
             except Refused as refusal:
                 if refusal.errno != errno.ENODEV:
                     raise
@@ -125,34 +114,24 @@ def read_by_index(decode: Callable[[bytes], _Decoded]) -> dict[int, _Decoded]:
     large message.
 
     Raises:
-        OSError, ValueError: see `rtnetlink.retried`.
+        OSError, ValueError: see `transport.retried`.
     """
-    return rtnetlink.retried(
+    return transport.retried(
         lambda channel: {
-            HEADER.unpack_from(body)[2]: decode(body)
-            for body in channel.each(RTM_GETLINK, request(), least=HEADER.size)
+            _index(body)[0]: decode(body) for body in channel.each(LINK.request, request(), least=LINK.size)
         },
         accept_changes=True,
     )
 
 
-def name(body: bytes) -> str:
-    """Return the name of a link; raises ValueError if it has none."""
-    # It is the first attribute that the kernel writes.
-    for kind, value in rtnetlink.attributes(body, HEADER.size):
-        if kind == IFNAME:
-            return rtnetlink.text(value.partition(b"\0")[0])
-    raise ValueError(f"link {HEADER.unpack_from(body)[2]} has no name")
-
-
-def outgoing(body: bytes) -> OutgoingLink:
-    """Return name and MTU of a link; raises ValueError if it is malformed."""
-    # The MTU soon follows the name, so the other attributes are not decoded.
-    mtu = next((value for kind, value in rtnetlink.attributes(body, HEADER.size) if kind == MTU), None)
-    return OutgoingLink(name(body), None if mtu is None else rtnetlink.number({MTU: mtu}, MTU, 4))
-
-
+# Decoding a link takes long, several collectors read all links, and few links change.
+@lru_cache(maxsize=4096)
 def summary(body: bytes) -> LinkSummary:
-    """Return index, name and kind of a link, several times as slowly as `name`; raises ValueError if malformed."""
+    """Return index, name, kind and MTU of a link; raises ValueError if it is malformed."""
     link = Link.of(body)
-    return LinkSummary(link.index, link.name, link.kind)
+    return LinkSummary(link.index, link.name, link.kind, link.message.get("IFLA_MTU"))
+
+
+def name(body: bytes) -> str:
+    """Return the name of a link; raises ValueError if it is malformed."""
+    return summary(body).name

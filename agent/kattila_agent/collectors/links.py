@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import socket
-import struct
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from kattila_agent.collectors import link_table
 from kattila_agent.collectors.limits import Bounded, cut
 from kattila_agent.collectors.link_table import Link
-from kattila_agent.collectors.netlink import rtnetlink
-from kattila_agent.collectors.netlink.rtnetlink import Attributes, Listed, NetlinkChannel
+from kattila_agent.collectors.netlink import notation, transport
+from kattila_agent.collectors.netlink.codecs.message import Message
+from kattila_agent.collectors.netlink.codecs.rtnetlink import ADDRESS, LINK
+from kattila_agent.collectors.netlink.transport import Listed, NetlinkChannel
 from kattila_protocol.canonical import MAX_INTEGER
 from kattila_protocol.report import AddressMark, Interface
 
-# linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h
-_RTM_GETADDR = 22
-_ADDRESS = struct.Struct("=BBBBi")
-_IFLA_ADDRESS, _IFLA_LINK, _IFLA_MASTER, _IFLA_OPERSTATE = 1, 5, 10, 16
-_IFLA_STATS64, _IFLA_PERM_ADDRESS = 23, 54
-_INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 4, 5
-_VLAN_ID = 1
-_BRPORT_STATE = 1
-_BOND_SLAVE_STATE = 1
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
+# Fields in the header of an address, and of a link.
+_family_and_index, _index = ADDRESS.reader("family", "index"), LINK.reader("index")
 # The flags of an address that may not be in use, in the order of `ip address`.
 _ADDRESS_MARKS = {0x40: "tentative", 0x04: "optimistic", 0x08: "dadfailed"}
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
@@ -36,12 +31,10 @@ _ALWAYS = 8
 _OPERSTATES = dict(enumerate(("UNKNOWN", "NOTPRESENT", "DOWN", "LOWERLAYERDOWN", "TESTING", "DORMANT", "UP")))
 # The state of a port by the kind of its master: which attribute holds it, and the names of its values.
 _PORT_STATES = {
-    "bridge": (_BRPORT_STATE, dict(enumerate(("disabled", "listening", "learning", "forwarding", "blocking")))),
-    "bond": (_BOND_SLAVE_STATE, dict(enumerate(("ACTIVE", "BACKUP")))),
+    "bridge": ("IFLA_BRPORT_STATE", dict(enumerate(("disabled", "listening", "learning", "forwarding", "blocking")))),
+    "bond": ("IFLA_BOND_SLAVE_STATE", dict(enumerate(("ACTIVE", "BACKUP")))),
 }
-# The beginning of struct rtnl_link_stats64. The packet counters in front of the bytes are skipped: they change with
-# every report and add nothing to the bytes.
-_STATS = struct.Struct("=16x6Q")
+# The packet counters are left out: they change with every report and add nothing to the bytes.
 _COUNTERS = ("rx_bytes", "tx_bytes", "rx_errors", "tx_errors", "rx_dropped", "tx_dropped")
 
 # linux/if.h, in the order of `ip link`
@@ -81,6 +74,14 @@ class LinkReadings:
     names: Mapping[int, str]
 
 
+class LinkAddress(NamedTuple):
+    """An address: the index of its link, the address with its prefix length, and its marks."""
+
+    link: int
+    address: str
+    marks: tuple[str, ...]
+
+
 def read(max_links: int, max_addresses: int) -> LinkReadings:
     """Read the first `max_links` links and their addresses (rtnetlink(7)).
 
@@ -88,16 +89,15 @@ def read(max_links: int, max_addresses: int) -> LinkReadings:
     counted.
 
     Raises:
-        OSError, ValueError: see `rtnetlink.retried`.
+        OSError, ValueError: see `transport.retried`.
     """
     request = link_table.request(counters=True)
-    least = link_table.HEADER.size
-    links = rtnetlink.retried(lambda channel: channel.dump(link_table.RTM_GETLINK, request, max_links, least=least))
+    links = transport.retried(lambda channel: channel.dump(LINK.request, request, max_links, least=LINK.size))
     names = {} if len(links.bodies) == links.total else link_table.read_by_index(link_table.name)
-    kept = {link_table.HEADER.unpack_from(body)[2] for body in links.bodies}
+    kept = {_index(body)[0] for body in links.bodies}
     # Addresses of a link that was made after the links were read belong to no known link, and are not counted.
     known = kept | names.keys()
-    addresses = rtnetlink.retried(lambda channel: _read_addresses(channel, kept, known, max_addresses))
+    addresses = transport.retried(lambda channel: _read_addresses(channel, kept, known, max_addresses))
     return LinkReadings(links, addresses, names)
 
 
@@ -111,18 +111,9 @@ def parse(readings: LinkReadings) -> Bounded[Interface]:
     names = {**readings.names, **{link.index: link.name for link in links}}
     addresses: defaultdict[int, list[str]] = defaultdict(list)
     marked: list[AddressMark] = []
-    for body in readings.addresses.bodies:
-        attributes = dict(rtnetlink.attributes(body, _ADDRESS.size))
-        family, length, flags, _, index = _ADDRESS.unpack_from(body)
-        # On a point-to-point link, IFA_ADDRESS is the remote end; IFA_LOCAL, if present, is always the local one.
-        kind = _IFA_LOCAL if _IFA_LOCAL in attributes else _IFA_ADDRESS
-        if kind not in attributes:
-            raise ValueError(f"an address of link {index} is missing")
-        address = rtnetlink.prefix(attributes, kind, family, length)
+    for index, address, marks in map(_address, readings.addresses.bodies):
         addresses[index].append(address)
-        # The byte in the header lacks newer flags; the attribute has all.
-        flags |= rtnetlink.number(attributes, _IFA_FLAGS, 4) or 0
-        if marks := tuple(name for bit, name in _ADDRESS_MARKS.items() if flags & bit):
+        if marks:
             marked.append(AddressMark(names.get(index) or f"if{index}", address, marks))
     interfaces = tuple(_interface(link, names, tuple(addresses[link.index])) for link in links)
     return Bounded(
@@ -150,8 +141,8 @@ def _read_addresses(channel: NetlinkChannel, links: Collection[int], known: Coll
     kept: list[bytes] = []
     total = 0
     of_link: Counter[tuple[int, int]] = Counter()
-    for body in channel.each(_RTM_GETADDR, bytes(_ADDRESS.size), least=_ADDRESS.size):
-        family, _, _, _, index = _ADDRESS.unpack_from(body)
+    for body in channel.each(ADDRESS.request, ADDRESS.encode(), least=ADDRESS.size):
+        family, index = _family_and_index(body)
         if family not in _FAMILIES or index not in known:
             continue
         total += 1
@@ -161,16 +152,28 @@ def _read_addresses(channel: NetlinkChannel, links: Collection[int], known: Coll
     return Listed(kept, total)
 
 
+# Few addresses change between two reports.
+@lru_cache(maxsize=4096)
+def _address(body: bytes) -> LinkAddress:
+    found = ADDRESS.decode(body)
+    index, family = found.fields["index"], found.fields["family"]
+    # On a point-to-point link, IFA_ADDRESS is the remote end; IFA_LOCAL, if present, is always the local one.
+    address = found.get("IFA_LOCAL") or found.get("IFA_ADDRESS")
+    if address is None:
+        raise ValueError(f"an address of link {index} is missing")
+    # The byte in the header lacks newer flags; the attribute has all.
+    flags = found.fields["flags"] | (found.get("IFA_FLAGS") or 0)
+    marks = tuple(name for bit, name in _ADDRESS_MARKS.items() if flags & bit)
+    return LinkAddress(index, notation.prefix(address, family, found.fields["prefixlen"]), marks)
+
+
 def _interface(link: Link, names: Mapping[int, str], addresses: tuple[str, ...]) -> Interface:
-    found, info = link.attributes, link.info
-    mtu = rtnetlink.number(found, link_table.MTU, 4)
+    found = link.message
+    mtu = found.get("IFLA_MTU")
     if mtu is None:
         raise ValueError(f"{link.name} has no MTU")
-    operstate = rtnetlink.number(found, _IFLA_OPERSTATE, 1) or 0
-    below = rtnetlink.number(found, _IFLA_LINK, 4)
-    # Signed, as NETNSA_NSID_NOT_ASSIGNED is -1.
-    netnsid = rtnetlink.number(found, link_table.NETNSID, 4, signed=True)
-    port_of = rtnetlink.string(info, _INFO_SLAVE_KIND)
+    operstate, below, netnsid = found.get("IFLA_OPERSTATE") or 0, found.get("IFLA_LINK"), found.get("IFLA_LINK_NETNSID")
+    port_of = link.info.get("IFLA_INFO_SLAVE_KIND")
     return Interface(
         index=link.index,
         name=link.name,
@@ -178,35 +181,30 @@ def _interface(link: Link, names: Mapping[int, str], addresses: tuple[str, ...])
         flags=flag_names(link.flags),
         operstate=_OPERSTATES.get(operstate, str(operstate)),
         mtu=mtu,
-        address=_hardware_address(link.type, found.get(_IFLA_ADDRESS)),
+        address=_hardware_address(link.type, found.get("IFLA_ADDRESS")),
         addresses=addresses,
-        master=names.get(rtnetlink.number(found, _IFLA_MASTER, 4) or 0),
+        master=names.get(found.get("IFLA_MASTER") or 0),
         # An index in another network namespace would name the wrong link here.
         link=names.get(below or 0) if netnsid is None else None,
-        **_counters(found.get(_IFLA_STATS64)),
-        permanent_address=_hardware_address(link.type, found.get(_IFLA_PERM_ADDRESS)),
+        **_counters(found.get("IFLA_STATS64")),
+        permanent_address=_hardware_address(link.type, found.get("IFLA_PERM_ADDRESS")),
         link_index=below or None,
         link_netnsid=netnsid,
-        vlan_id=rtnetlink.number(link.details, _VLAN_ID, 2) if link.kind == "vlan" else None,
+        vlan_id=link.details.get("IFLA_VLAN_ID"),
         slave_kind=port_of,
-        slave_state=_port_state(port_of, info) if port_of in _PORT_STATES else None,
+        slave_state=_port_state(port_of, link.info) if port_of in _PORT_STATES else None,
     )
 
 
-def _counters(stats: bytes | None) -> dict[str, int]:
-    if stats is None:
-        return {}
-    if len(stats) < _STATS.size:
-        raise ValueError(f"statistics of {len(stats)} bytes")
+def _counters(counted: Mapping[str, int] | None) -> dict[str, int]:
     # The counters are u64, and a driver whose counter falls below zero shows 2^64 - 1. The protocol has no such number,
     # and the manager would refuse each report with one.
-    counted = (min(counter, MAX_INTEGER) for counter in _STATS.unpack_from(stats))
-    return dict(zip(_COUNTERS, counted, strict=True))
+    return {} if counted is None else {name: min(counted[name], MAX_INTEGER) for name in _COUNTERS}
 
 
-def _port_state(port_of: str, info: Attributes) -> str | None:
-    kind, names = _PORT_STATES[port_of]
-    state = rtnetlink.number(dict(rtnetlink.attributes(info.get(_INFO_SLAVE_DATA, b""))), kind, 1)
+def _port_state(port_of: str, info: Message | Mapping[str, Any]) -> str | None:
+    attribute, names = _PORT_STATES[port_of]
+    state = (info.get("IFLA_INFO_SLAVE_DATA") or {}).get(attribute)
     return None if state is None else names.get(state, str(state))
 
 

@@ -6,27 +6,20 @@ They need no privilege.
 from __future__ import annotations
 
 import socket
-import struct
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from kattila_agent.collectors import link_table, routes
-from kattila_agent.collectors.link_table import Link, OutgoingLink
-from kattila_agent.collectors.netlink import rtnetlink
-from kattila_agent.collectors.netlink.rtnetlink import NetlinkChannel, Refused
+from kattila_agent.collectors.link_table import Link, LinkSummary
+from kattila_agent.collectors.netlink import notation, transport
+from kattila_agent.collectors.netlink.codecs.rtnetlink import ROUTE
+from kattila_agent.collectors.netlink.transport import NetlinkChannel, Refused
 from kattila_protocol.report import Lookup, Telemetry, Tunnel, WireguardInterface
 
-# linux/rtnetlink.h: struct rtmsg
-_RTM_GETROUTE = 26
-_ROUTE = struct.Struct("=BBBBBBBBI")
+# linux/rtnetlink.h: RTM_F_LOOKUP_TABLE
 _LOOKUP_TABLE = 0x1000
-_RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_PREFSRC, _RTA_METRICS, _RTA_TABLE, _RTA_MARK, _RTA_UID = 1, 2, 4, 7, 8, 15, 16, 25
-_RTA_IP_PROTO, _RTA_SPORT, _RTA_DPORT = 27, 28, 29
-_RTAX_MTU = 2
-_UINT = struct.Struct("=I")
-_PORT = struct.Struct("!H")
-_UDP, _TCP = bytes((socket.IPPROTO_UDP,)), bytes((socket.IPPROTO_TCP,))
 # fe80::/10
 _LINK_LOCAL = ("fe8", "fe9", "fea", "feb")
 
@@ -64,7 +57,7 @@ class LookupReadings:
     """The answers, and all links by index."""
 
     answers: tuple[RouteAnswer, ...]
-    links: Mapping[int, OutgoingLink]
+    links: Mapping[int, LinkSummary]
 
 
 def read(found: Telemetry, manager_address: str | None, manager_port: int | None) -> LookupReadings:
@@ -75,7 +68,7 @@ def read(found: Telemetry, manager_address: str | None, manager_port: int | None
         ValueError: an address is not one, or an answer is malformed.
     """
     # Read again: an endpoint may be behind a link that was made after the interfaces were read.
-    links = link_table.read_by_index(link_table.outgoing)
+    links = link_table.read_by_index(link_table.summary)
     return look_up(queries(found, manager_address, manager_port, _read_moved(found, links)), links)
 
 
@@ -104,7 +97,7 @@ def queries(
     return tuple(queried)
 
 
-def look_up(queried: Iterable[RouteQuery], links: Mapping[int, OutgoingLink]) -> LookupReadings:
+def look_up(queried: Iterable[RouteQuery], links: Mapping[int, LinkSummary]) -> LookupReadings:
     """Return the kernel's answers to these queries (RTM_GETROUTE), refusals included. `links` are all links.
 
     Raises:
@@ -112,7 +105,7 @@ def look_up(queried: Iterable[RouteQuery], links: Mapping[int, OutgoingLink]) ->
         ValueError: a destination is not an IP address, or an answer is malformed.
     """
     indexes = {link.name: index for index, link in links.items()}
-    with rtnetlink.opened() as channel:
+    with transport.opened() as channel:
         return LookupReadings(tuple(_answer(channel, query, indexes) for query in queried), links)
 
 
@@ -126,13 +119,13 @@ def parse(readings: LookupReadings) -> tuple[Lookup, ...]:
     return tuple(dict.fromkeys(_lookup(answer, readings.links) for answer in readings.answers))
 
 
-def _read_moved(found: Telemetry, links: Mapping[int, OutgoingLink]) -> set[str]:
+def _read_moved(found: Telemetry, links: Mapping[int, LinkSummary]) -> set[str]:
     """Return the tunnels made in another network namespace; reads those that are not among the interfaces."""
     moved = {interface.name for interface in found.interfaces if interface.link_netnsid is not None}
     others = {tunnel.interface for tunnel in found.tunnels} - {interface.name for interface in found.interfaces}
     if others:
         read = map(Link.of, link_table.read_each(index for index, link in links.items() if link.name in others))
-        moved |= {link.name for link in read if link_table.NETNSID in link.attributes}
+        moved |= {link.name for link in read if link.message.get("IFLA_LINK_NETNSID") is not None}
     return moved
 
 
@@ -167,7 +160,7 @@ def _answer(channel: NetlinkChannel, query: RouteQuery, indexes: Mapping[str, in
     if link is not None and index is None:
         return RouteAnswer(query, None, f"there is no interface {link}")
     try:
-        return RouteAnswer(query, channel.request(_RTM_GETROUTE, _request(query, index)))
+        return RouteAnswer(query, channel.request(ROUTE.request, _request(query, index)))
     except Refused as refusal:
         return RouteAnswer(query, None, refusal.strerror)
 
@@ -180,55 +173,50 @@ def _number(link: str) -> int | None:
 # Most peers have not moved since the last report.
 @lru_cache(maxsize=4096)
 def _request(query: RouteQuery, index: int | None) -> bytes:
-    family, destination = rtnetlink.packed(query.destination)
+    family, destination = notation.packed(query.destination)
     bits, source_bits = 8 * len(destination), 0
-    body = rtnetlink.attribute(_RTA_DST, destination)
-    if query.source is not None:
-        source_family, source = rtnetlink.packed(query.source)
-        # The kernel would refuse a source of the other family as malformed, not as unreachable.
-        if source_family == family:
-            source_bits = bits
-            body += rtnetlink.attribute(_RTA_SRC, source)
+    attributes: list[tuple[str, Any]] = [("RTA_DST", query.destination)]
+    # The kernel would refuse a source of the other family as malformed, not as unreachable.
+    if query.source is not None and notation.packed(query.source)[0] == family:
+        source_bits = bits
+        attributes.append(("RTA_SRC", query.source))
     if query.fwmark:
-        body += rtnetlink.attribute(_RTA_MARK, _UINT.pack(query.fwmark))
+        attributes.append(("RTA_MARK", query.fwmark))
     if index is not None:
-        body += rtnetlink.attribute(_RTA_OIF, _UINT.pack(index))
+        attributes.append(("RTA_OIF", index))
     if query.purpose != "manager":
         # Packets from the kernel or a daemon are root's. Without this, the lookup is for the agent's own user, for whom
         # a rule may exist (`ip rule … uidrange`).
-        body += rtnetlink.attribute(_RTA_UID, _UINT.pack(0))
-    body += _ports(query)
+        attributes.append(("RTA_UID", 0))
     # IPv6 reports the table anyway, and refuses the flag.
     flags = _LOOKUP_TABLE if family == socket.AF_INET else 0
-    return _ROUTE.pack(family, bits, source_bits, 0, 0, 0, 0, 0, flags) + body
+    return ROUTE.encode(*attributes, *_ports(query), family=family, dst_len=bits, src_len=source_bits, flags=flags)
 
 
-def _ports(query: RouteQuery) -> bytes:
+def _ports(query: RouteQuery) -> tuple[tuple[str, int], ...]:
     # The kernel only accepts ports of UDP and TCP.
     if query.dport is None:
-        return b""
-    protocol = rtnetlink.attribute(_RTA_IP_PROTO, _TCP if query.purpose == "manager" else _UDP)
-    there = protocol + rtnetlink.attribute(_RTA_DPORT, _PORT.pack(query.dport))
-    return there if query.sport is None else there + rtnetlink.attribute(_RTA_SPORT, _PORT.pack(query.sport))
+        return ()
+    protocol = socket.IPPROTO_TCP if query.purpose == "manager" else socket.IPPROTO_UDP
+    there = (("RTA_IP_PROTO", int(protocol)), ("RTA_DPORT", query.dport))
+    return there if query.sport is None else (*there, ("RTA_SPORT", query.sport))
 
 
-def _lookup(answer: RouteAnswer, links: Mapping[int, OutgoingLink]) -> Lookup:
+def _lookup(answer: RouteAnswer, links: Mapping[int, LinkSummary]) -> Lookup:
     query = answer.query
     about = (query.purpose, query.tunnel, query.destination, query.fwmark)
     if answer.body is None:
         return Lookup(*about, None, None, None, None, None, answer.error)
-    found = dict(rtnetlink.attributes(answer.body, _ROUTE.size))
-    family, _, _, _, table, _, _, _, _ = _ROUTE.unpack_from(answer.body)
-    metrics = dict(rtnetlink.attributes(found.get(_RTA_METRICS, b"")))
-    index = rtnetlink.number(found, _RTA_OIF, 4)
-    interface, mtu = (None, None) if index is None else links.get(index, OutgoingLink(f"if{index}", None))
+    found = ROUTE.decode(answer.body)
+    metrics, index = found.get("RTA_METRICS"), found.get("RTA_OIF")
+    link = None if index is None else links.get(index, LinkSummary(index, f"if{index}", None))
     return Lookup(
         *about,
-        interface=interface,
-        gateway=routes.gateway(found, family),
+        interface=None if link is None else link.name,
+        gateway=routes.gateway(found),
         # Packets that are bound to a source keep it; the kernel returns the one that it would have preferred.
-        source=query.source or rtnetlink.address(found, _RTA_PREFSRC, family),
-        mtu=rtnetlink.number(metrics, _RTAX_MTU, 4) or mtu,
-        table=rtnetlink.number(found, _RTA_TABLE, 4) or table,
+        source=query.source or found.get("RTA_PREFSRC"),
+        mtu=(metrics and metrics.get("RTAX_MTU")) or (None if link is None else link.mtu),
+        table=found.get("RTA_TABLE") or found.fields["table"],
         error=None,
     )

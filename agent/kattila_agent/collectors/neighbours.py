@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import socket
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kattila_agent.collectors import link_table
 from kattila_agent.collectors.limits import Bounded, cut, shares
-from kattila_agent.collectors.netlink import rtnetlink
-from kattila_agent.collectors.netlink.rtnetlink import Listed
+from kattila_agent.collectors.netlink import transport
+from kattila_agent.collectors.netlink.codecs.rtnetlink import NEIGHBOUR
+from kattila_agent.collectors.netlink.transport import Listed
 from kattila_protocol.report import Neighbour
 
-# linux/neighbour.h: struct ndmsg with its index, state and flags
-_RTM_GETNEIGH = 30
-_NEIGHBOUR = struct.Struct("=BxxxiHBB")
-_NDA_DST, _NDA_LLADDR = 1, 2
+_header = NEIGHBOUR.reader("family", "state", "flags")
+# linux/neighbour.h
 _STATES = {
     0x01: "INCOMPLETE",
     0x02: "REACHABLE",
@@ -31,7 +29,6 @@ _STATES = {
 # routing daemon added them (NTF_EXT_LEARNED).
 _SHOWN = 0xFF & ~0x40
 _LEARNED = 0x10
-_STATE, _FLAGS_AT = struct.Struct("=8xH"), 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,27 +63,25 @@ def parse(readings: NeighbourReadings, limit: int) -> Bounded[Neighbour]:
 
 
 def _read_family(family: int, limit: int) -> Listed:
-    request = _NEIGHBOUR.pack(family, 0, 0, 0, 0)
-    return rtnetlink.retried(
+    request = NEIGHBOUR.encode(family=family)
+    return transport.retried(
         lambda channel: channel.dump(
-            _RTM_GETNEIGH,
+            NEIGHBOUR.request,
             request,
             limit,
-            least=_NEIGHBOUR.size,
-            wanted=lambda body: (
-                body[0] == family and (_STATE.unpack_from(body)[0] & _SHOWN or body[_FLAGS_AT] & _LEARNED)
-            ),
+            least=NEIGHBOUR.size,
+            wanted=lambda body: (header := _header(body))[0] == family and (header[1] & _SHOWN or header[2] & _LEARNED),
         )
     )
 
 
 def _neighbour(body: bytes, names: Mapping[int, str]) -> Neighbour:
-    attributes = dict(rtnetlink.attributes(body, _NEIGHBOUR.size))
-    family, index, state, _, _ = _NEIGHBOUR.unpack_from(body)
-    destination = rtnetlink.address(attributes, _NDA_DST, family)
+    found = NEIGHBOUR.decode(body)
+    index, state = found.fields["ifindex"], found.fields["state"]
+    destination = found.get("NDA_DST")
     if destination is None:
         raise ValueError("a neighbour without an address")
-    address = attributes.get(_NDA_LLADDR, b"")
+    address = found.get("NDA_LLADDR") or b""
     return Neighbour(
         destination=destination,
         # Four bytes are the IPv4 address of a tunnel's remote end.

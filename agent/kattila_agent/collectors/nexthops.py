@@ -5,18 +5,14 @@ The kernel describes such a route like any other unless net.ipv4.nexthop_compat_
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from kattila_agent.collectors.netlink import rtnetlink
-from kattila_agent.collectors.netlink.rtnetlink import Attributes, Listed
+from kattila_agent.collectors.netlink import transport
+from kattila_agent.collectors.netlink.codecs.message import Message
+from kattila_agent.collectors.netlink.codecs.rtnetlink import NEXTHOP
+from kattila_agent.collectors.netlink.transport import Listed
 
-# linux/nexthop.h: struct nhmsg
-_RTM_GETNEXTHOP = 106
-_HEADER = struct.Struct("=BxxxI")
-_ID, _GROUP, _OIF, _GATEWAY, _ENCAP_TYPE = 1, 2, 5, 6, 7
-_MEMBER = struct.Struct("=IBBH")
 _MAX_OBJECTS = 10_000
 
 # linux/rtnetlink.h: flags of a next hop; linux/lwtunnel.h, with the names of `ip route`
@@ -48,15 +44,16 @@ Hops = Mapping[int, tuple[Hop, ...]]
 
 def read() -> Listed:
     """Read the first 10,000 objects (rtnetlink(7)); raises OSError or ValueError."""
-    request, least = bytes(_HEADER.size), _HEADER.size
-    return rtnetlink.retried(lambda channel: channel.dump(_RTM_GETNEXTHOP, request, _MAX_OBJECTS, least=least))
+    return transport.retried(
+        lambda channel: channel.dump(NEXTHOP.request, NEXTHOP.encode(), _MAX_OBJECTS, least=NEXTHOP.size)
+    )
 
 
 def parse(bodies: Iterable[bytes]) -> Hops:
     """Return the next hops of each object by its id, for a group those of its members; raises ValueError."""
-    objects = [(*_HEADER.unpack_from(body), dict(rtnetlink.attributes(body, _HEADER.size))) for body in bodies]
-    single = {_id(found): _hop(found, family, flags) for family, flags, found in objects if _GROUP not in found}
-    groups = {_id(found): tuple(_members(found[_GROUP])) for _, _, found in objects if _GROUP in found}
+    objects = {_id(found): found for found in map(NEXTHOP.decode, bodies)}
+    single = {number: _hop(found) for number, found in objects.items() if found.get("NHA_GROUP") is None}
+    groups = {number: found.get("NHA_GROUP") for number, found in objects.items() if number not in single}
     # A member may have come or gone during the dump.
     of_groups = {group: tuple(single[each] for each in members if each in single) for group, members in groups.items()}
     return {number: (hop,) for number, hop in single.items()} | of_groups
@@ -68,19 +65,14 @@ def marks(flags: int, encap: int | None) -> tuple[str, ...]:
     return named if not encap else (*named, f"encap {_ENCAPS.get(encap, encap)}")
 
 
-def _id(found: Attributes) -> int:
-    number = rtnetlink.number(found, _ID, 4)
+def _id(found: Message) -> int:
+    number: int | None = found.get("NHA_ID")
     if number is None:
         raise ValueError("a nexthop without its id")
     return number
 
 
-def _hop(found: Attributes, family: int, flags: int) -> Hop:
-    encap = rtnetlink.number(found, _ENCAP_TYPE, 2)
-    return Hop(rtnetlink.number(found, _OIF, 4), rtnetlink.address(found, _GATEWAY, family), marks(flags, encap))
-
-
-def _members(group: bytes) -> Iterator[int]:
-    if len(group) % _MEMBER.size:
-        raise ValueError(f"a group of nexthops of {len(group)} bytes")
-    return (number for number, *_ in _MEMBER.iter_unpack(group))
+def _hop(found: Message) -> Hop:
+    return Hop(
+        found.get("NHA_OIF"), found.get("NHA_GATEWAY"), marks(found.fields["flags"], found.get("NHA_ENCAP_TYPE"))
+    )

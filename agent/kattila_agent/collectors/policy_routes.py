@@ -9,18 +9,16 @@ from functools import partial
 
 from kattila_agent.collectors import link_table, nexthops, routes
 from kattila_agent.collectors.limits import Bounded, cut, whole
-from kattila_agent.collectors.netlink import rtnetlink
-from kattila_agent.collectors.netlink.rtnetlink import Listed, NetlinkChannel
+from kattila_agent.collectors.netlink.codecs.rtnetlink import ROUTE
+from kattila_agent.collectors.netlink.transport import Listed, NetlinkChannel
 from kattila_protocol.report import PolicyRoute, Rule
 
 # Each table takes a separate dump.
 _MAX_TABLES = 64
 _LOCAL_TABLE = 255
 _REPORTED_ELSEWHERE = frozenset((0, routes.MAIN_TABLE, _LOCAL_TABLE))
-# linux/if_link.h
-_VRF_TABLE = 1
-_ANY = bytes(4)
-_RTA_DST = 1
+_ANY = "0.0.0.0/"
+_header = ROUTE.reader("family", "dst_len", "src_len", "tos", "flags")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +58,14 @@ def parse(readings: PolicyRouteReadings, limit: int) -> Bounded[PolicyRoute]:
     found = routes.decoded(bodies, nexthops.parse(readings.objects))
     counts = whole([len(route.hops) for route in found], limit)
     rows = tuple(
-        PolicyRoute(_table(body), *row)
-        for body, route, most in zip(bodies, found, counts, strict=True)
+        PolicyRoute(route.table, *row)
+        for route, most in zip(found, counts, strict=True)
         for row in routes.rows(route, readings.names, most)
     )
     marked = tuple(
         mark
-        for body, route, most in zip(bodies, found, counts, strict=True)
-        for mark in routes.marks(_table(body), route, readings.names, most)
+        for route, most in zip(found, counts, strict=True)
+        for mark in routes.marks(route.table, route, readings.names, most)
     )
     of = routes.count_rows(found, Listed(bodies, sum(listed.total for listed in readings.defaults)))
     return Bounded(
@@ -103,27 +101,23 @@ def defaults(channel: NetlinkChannel, request: bytes, *, family: int, table: int
     """
     bodies: list[bytes] = []
     total = 0
-    for body in channel.each(routes.RTM_GETROUTE, request, least=routes.HEADER.size):
-        message_family, length, source_length, tos, _, _, _, _, flags = routes.HEADER.unpack_from(body)
+    for body in channel.each(ROUTE.request, request, least=ROUTE.size):
+        message_family, length, source_length, tos, flags = _header(body)
         if message_family != family or flags & routes.CLONED or (length and family != socket.AF_INET):
             continue
-        attributes = dict(rtnetlink.attributes(body, routes.HEADER.size))
-        if routes.table_of(attributes, body) != table:
+        route = routes.decode(body)
+        if route.table != table:
             continue
         if not length:
             total += 1
             if len(bodies) < limit and not source_length and not tos:
                 bodies.append(body)
-        elif attributes.get(_RTA_DST, _ANY) != _ANY:
+        elif not route.route.destination.startswith(_ANY):
             # The kernel lists IPv4 routes in the order of their destinations.
             break
     return Listed(bodies, total)
 
 
 def _vrf_tables() -> list[int]:
-    numbers = (rtnetlink.number(link.details, _VRF_TABLE, 4) for link in link_table.read_kind("vrf"))
+    numbers = (link.details.get("IFLA_VRF_TABLE") for link in link_table.read_kind("vrf"))
     return [number for number in numbers if number is not None]
-
-
-def _table(body: bytes) -> int:
-    return routes.table_of(dict(rtnetlink.attributes(body, routes.HEADER.size)), body)

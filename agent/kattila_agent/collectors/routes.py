@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -16,26 +15,19 @@ from typing import NamedTuple
 
 from kattila_agent.collectors import link_table, nexthops
 from kattila_agent.collectors.limits import Bounded, cut, shares, whole
-from kattila_agent.collectors.netlink import rtnetlink
-from kattila_agent.collectors.netlink.rtnetlink import Attributes, Listed, NetlinkChannel
+from kattila_agent.collectors.netlink import notation, transport
+from kattila_agent.collectors.netlink.codecs.message import Message
+from kattila_agent.collectors.netlink.codecs.rtnetlink import ROUTE
+from kattila_agent.collectors.netlink.transport import Listed, NetlinkChannel
 from kattila_agent.collectors.nexthops import Hop, Hops
 from kattila_protocol.report import Route, RouteMark
 
-# linux/rtnetlink.h: struct rtmsg
-RTM_GETROUTE = 26
-HEADER = struct.Struct("=BBBBBBBBI")
-_TABLE = struct.Struct("=I")
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_MULTIPATH = 1, 4, 5, 6, 7, 9
-_RTA_TABLE, _RTA_VIA, _RTA_ENCAP_TYPE, _RTA_NH_ID = 15, 18, 21, 30
-# struct rtattr of the id of a nexthop object
-_NH_ID_BEGINS = struct.pack("=HH", 8, _RTA_NH_ID)
-# struct rtnexthop
-_HOP = struct.Struct("=HBBi")
+# A table may have a million routes, of which most are only counted.
+_header = ROUTE.reader("family", "dst_len", "src_len", "tos", "table", "flags")
 FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
 
 MAIN_TABLE = 254
 _ANYWHERE: dict[int, str] = {socket.AF_INET: "0.0.0.0/0", socket.AF_INET6: "::/0"}
-_TABLE_AT = 4
 # Set on an exception that the kernel derived from a route, such as for a path MTU.
 CLONED = 0x200
 _TYPES = (
@@ -91,10 +83,12 @@ class RouteReadings:
 
 
 class RouteWithHops(NamedTuple):
-    """A route without a next hop, and its next hops."""
+    """A route without a next hop, its next hops, its table, and the id of the nexthop object that has its next hops."""
 
     route: Route
     hops: tuple[Hop, ...]
+    table: int
+    object: int | None = None
 
     @property
     def is_default(self) -> bool:
@@ -146,9 +140,9 @@ def read_table(family: int, table: int, read_answer: Callable[[NetlinkChannel, b
 
     The answer may contain other routes: a kernel before 4.20 does not filter, and one without IPv6 returns IPv4.
     """
-    request = HEADER.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + rtnetlink.attribute(_RTA_TABLE, _TABLE.pack(table))
+    request = ROUTE.encode(("RTA_TABLE", table), family=family)
     try:
-        return rtnetlink.retried(lambda channel: read_answer(channel, request))
+        return transport.retried(lambda channel: read_answer(channel, request))
     except OSError as error:
         # A namespace has no such table before its first route.
         if error.errno != errno.ENOENT:
@@ -158,28 +152,16 @@ def read_table(family: int, table: int, read_answer: Callable[[NetlinkChannel, b
 
 def read_objects(bodies: Iterable[bytes]) -> tuple[bytes, ...]:
     """Read the nexthop objects if one of these routes has no other next hop; raises OSError or ValueError."""
-    for body in bodies:
-        # Most routes do not contain the attribute anywhere, and need not be decoded.
-        if _NH_ID_BEGINS in body:
-            found = dict(rtnetlink.attributes(body, HEADER.size))
-            if _RTA_NH_ID in found and _RTA_OIF not in found and _RTA_MULTIPATH not in found:
-                return tuple(nexthops.read().bodies)
+    if any(decode(body).object is not None for body in bodies):
+        return tuple(nexthops.read().bodies)
     return ()
 
 
-def gateway(found: Attributes, family: int) -> str | None:
-    """Return the gateway of a route, None if it has none; raises ValueError if it is malformed."""
-    if _RTA_VIA in found:
-        # An IPv4 destination behind an IPv6 gateway (RFC 8950): struct rtvia, a family and its address.
-        via = found[_RTA_VIA]
-        return rtnetlink.address({_RTA_VIA: via[2:]}, _RTA_VIA, int.from_bytes(via[:2], rtnetlink.ORDER))
-    return rtnetlink.address(found, _RTA_GATEWAY, family)
-
-
-def table_of(found: Attributes, body: bytes) -> int:
-    """Return the table of a route; its number may not fit into the byte of the header."""
-    number = rtnetlink.number(found, _RTA_TABLE, 4)
-    return body[_TABLE_AT] if number is None else number
+def gateway(found: Message) -> str | None:
+    """Return the gateway of a route or next hop, None if it has none; raises ValueError if it is malformed."""
+    # An IPv4 destination may be behind an IPv6 gateway (RFC 8950).
+    via: str | None = found.get("RTA_VIA") or found.get("RTA_GATEWAY")
+    return via
 
 
 def count_rows(found: Iterable[RouteWithHops], listed: Listed) -> int:
@@ -190,8 +172,8 @@ def count_rows(found: Iterable[RouteWithHops], listed: Listed) -> int:
 def decoded(bodies: Iterable[bytes], objects: Hops) -> list[RouteWithHops]:
     """Return these routes, with the next hops of nexthop objects where they name one; raises ValueError."""
     return [
-        route if number is None else route._replace(hops=objects.get(number, route.hops))
-        for route, number in map(_decoded, bodies)
+        route if route.object is None else route._replace(hops=objects.get(route.object, route.hops))
+        for route in map(decode, bodies)
     ]
 
 
@@ -218,8 +200,8 @@ def _main_table(channel: NetlinkChannel, request: bytes, *, family: int, limit: 
     """Keep the first `limit` routes and as many more default routes, and count all."""
     bodies: list[bytes] = []
     total = 0
-    for body in channel.each(RTM_GETROUTE, request, least=HEADER.size):
-        message_family, length, source_length, tos, table, _, _, _, flags = HEADER.unpack_from(body)
+    for body in channel.each(ROUTE.request, request, least=ROUTE.size):
+        message_family, length, source_length, tos, table, flags = _header(body)
         if message_family != family or table != MAIN_TABLE or flags & CLONED:
             continue
         total += 1
@@ -246,50 +228,47 @@ def _granted(found: list[list[RouteWithHops]], limit: int) -> list[list[int]]:
     return granted
 
 
-# Decoding takes longer than anything else in a report, and most routes have not changed since the last one.
-@lru_cache(maxsize=4096)
-def _decoded(body: bytes) -> tuple[RouteWithHops, int | None]:
-    """Return the route in a message, and the id of the nexthop object that has its next hops, if any."""
-    found = dict(rtnetlink.attributes(body, HEADER.size))
-    family, length, _, _, _, protocol, _, kind, flags = HEADER.unpack_from(body)
-    hops = tuple(_hops(found, family, flags))
+# Decoding takes longer than anything else in a report, and most routes have not changed since the last one. There is
+# room for the routes of the largest limit.
+@lru_cache(maxsize=16_384)
+def decode(body: bytes) -> RouteWithHops:
+    """Return the route in a message, with the next hops that it has itself; raises ValueError if it is malformed."""
+    found = ROUTE.decode(body)
+    protocol, kind, length = (found.fields[name] for name in ("proto", "type", "dst_len"))
+    hops = tuple(_hops(found))
     route = Route(
-        destination=_destination(found, family, length),
+        destination=_destination(found.get("RTA_DST"), found.fields["family"], length),
         gateway=None,
         interface=None,
-        source=rtnetlink.address(found, _RTA_PREFSRC, family),
-        metric=rtnetlink.number(found, _RTA_PRIORITY, 4) or 0,
+        source=found.get("RTA_PREFSRC"),
+        metric=found.get("RTA_PRIORITY") or 0,
         protocol=_PROTOCOLS.get(protocol, str(protocol)),
         type=_TYPES[kind] if kind < len(_TYPES) else str(kind),
     )
-    number = rtnetlink.number(found, _RTA_NH_ID, 4)
-    return RouteWithHops(route, hops), number if _RTA_MULTIPATH not in found and hops[0].oif is None else None
+    # The number of a table may not fit into the byte of the header.
+    table = found.get("RTA_TABLE")
+    by_object = found.get("RTA_MULTIPATH") is None and hops[0].oif is None
+    number = found.get("RTA_NH_ID")
+    return RouteWithHops(route, hops, found.fields["table"] if table is None else table, number if by_object else None)
 
 
-def _hops(found: Attributes, family: int, flags: int) -> Iterator[Hop]:
-    if _RTA_MULTIPATH not in found:
-        yield _hop(found, family, rtnetlink.number(found, _RTA_OIF, 4), flags)
+def _hops(found: Message) -> Iterator[Hop]:
+    paths = found.get("RTA_MULTIPATH")
+    if paths is None:
+        yield _hop(found, found.get("RTA_OIF"))
         return
-    paths, at = found[_RTA_MULTIPATH], 0
-    while at < len(paths):
-        left = len(paths) - at
-        if left < _HOP.size:
-            raise ValueError(f"a next hop of {left} bytes, shorter than its header of {_HOP.size}")
-        length, hop_flags, _, index = _HOP.unpack_from(paths, at)
-        if not _HOP.size <= length <= left:
-            raise ValueError(f"a next hop of {length} bytes where {left} are left")
-        yield _hop(dict(rtnetlink.attributes(paths[at : at + length], _HOP.size)), family, index, hop_flags)
-        at += (length + 3) & ~3
+    for path in paths:
+        yield _hop(path, path.fields["oif"])
 
 
-def _hop(found: Attributes, family: int, index: int | None, flags: int) -> Hop:
-    return Hop(index, gateway(found, family), nexthops.marks(flags, rtnetlink.number(found, _RTA_ENCAP_TYPE, 2)))
+def _hop(found: Message, index: int | None) -> Hop:
+    return Hop(index, gateway(found), nexthops.marks(found.fields["flags"], found.get("RTA_ENCAP_TYPE")))
 
 
-def _destination(found: Attributes, family: int, length: int) -> str:
-    destination = rtnetlink.prefix(found, _RTA_DST, family, length)
-    value = found.get(_RTA_DST, b"")
-    host_bits = 8 * len(value) - length
-    if value and host_bits and int.from_bytes(value, "big") & ((1 << host_bits) - 1):
-        raise ValueError(f"the destination {destination} has bits beyond its prefix")
+def _destination(address: str | None, family: int, length: int) -> str:
+    destination = notation.prefix(address, family, length)
+    if address is not None:
+        _, packed = notation.packed(address)
+        if int.from_bytes(packed, "big") & ((1 << (8 * len(packed) - length)) - 1):
+            raise ValueError(f"the destination {destination} has bits beyond its prefix")
     return destination or _ANYWHERE[family]

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from kattila_agent.collectors.limits import Bounded, cut, shares
-from kattila_agent.collectors.netlink import rtnetlink
-from kattila_agent.collectors.netlink.rtnetlink import Attributes, Listed
+from kattila_agent.collectors.netlink import notation, transport
+from kattila_agent.collectors.netlink.codecs.message import Message
+from kattila_agent.collectors.netlink.codecs.rtnetlink import RULE
+from kattila_agent.collectors.netlink.transport import Listed
 from kattila_protocol.report import Rule
 
-# linux/fib_rules.h: struct fib_rule_hdr
-_RTM_GETRULE = 34
-_RULE = struct.Struct("=BBBBBxxBI")
-_DST, _SRC, _IIFNAME, _GOTO, _PRIORITY, _FWMARK, _FLOW, _TUN_ID = 1, 2, 3, 4, 6, 10, 11, 12
-_SUPPRESS_IFGROUP, _SUPPRESS_PREFIXLEN, _TABLE, _FWMASK, _OIFNAME, _L3MDEV, _UID_RANGE = 13, 14, 15, 16, 17, 19, 20
-_IP_PROTO, _SPORT_RANGE, _DPORT_RANGE, _SPORT_MASK, _DPORT_MASK = 22, 23, 24, 28, 29
-# The word of `ip rule` for each range, its attribute, and the size of a number in it.
-_RANGES = (("sport", _SPORT_RANGE, 2), ("dport", _DPORT_RANGE, 2), ("uidrange", _UID_RANGE, 4))
+_family = RULE.reader("family")
+# The word of `ip rule` for each range, and its attribute.
+_RANGES = (("sport", "FRA_SPORT_RANGE"), ("dport", "FRA_DPORT_RANGE"), ("uidrange", "FRA_UID_RANGE"))
+# linux/fib_rules.h: FRA_DPORT_RANGE, and the attributes with the bits of a port that are compared
 _LAST_KNOWN = 24
+_MASKS = {28: "FRA_SPORT_MASK", 29: "FRA_DPORT_MASK"}
 _INVERT = 0x2
 _ACTIONS = {1: "lookup", 2: "goto", 3: "nop", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
 _FAMILIES: dict[int, str] = {socket.AF_INET: "inet", socket.AF_INET6: "inet6"}
@@ -58,12 +57,15 @@ def parse(readings: RuleReadings, limit: int) -> Bounded[Rule]:
 
 
 def _read_family(family: int, limit: int) -> Listed:
-    request = _RULE.pack(family, 0, 0, 0, 0, 0, 0)
     try:
-        return rtnetlink.retried(
+        return transport.retried(
             # A kernel that does not know the family may answer with the rules of another.
             lambda channel: channel.dump(
-                _RTM_GETRULE, request, limit, least=_RULE.size, wanted=lambda body: body[0] == family
+                RULE.request,
+                RULE.encode(family=family),
+                limit,
+                least=RULE.size,
+                wanted=lambda body: _family(body)[0] == family,
             )
         )
     except OSError as error:
@@ -73,54 +75,53 @@ def _read_family(family: int, limit: int) -> Listed:
         return Listed([], 0)
 
 
+# Few rules change between two reports.
+@lru_cache(maxsize=4096)
 def _rule(body: bytes) -> Rule:
-    found = dict(rtnetlink.attributes(body, _RULE.size))
-    family, to_length, from_length, tos, table, action, flags = _RULE.unpack_from(body)
-    fwmark, fwmask = rtnetlink.number(found, _FWMARK, 4), rtnetlink.number(found, _FWMASK, 4)
-    named_table = rtnetlink.number(found, _TABLE, 4)
-    suppressed = rtnetlink.number(found, _SUPPRESS_PREFIXLEN, 4)
+    found = RULE.decode(body)
+    family, action = found.fields["family"], found.fields["action"]
+    fwmark, fwmask, table = (found.get(name) for name in ("FRA_FWMARK", "FRA_FWMASK", "FRA_TABLE"))
+    suppressed = found.get("FRA_SUPPRESS_PREFIXLEN")
     return Rule(
         family=_FAMILIES.get(family, str(family)),
-        priority=rtnetlink.number(found, _PRIORITY, 4) or 0,
+        priority=found.get("FRA_PRIORITY") or 0,
         action=_ACTIONS.get(action, str(action)),
-        table=table if named_table is None else named_table,
-        source=rtnetlink.prefix(found, _SRC, family, from_length) or None,
-        destination=rtnetlink.prefix(found, _DST, family, to_length) or None,
+        table=found.fields["table"] if table is None else table,
+        source=notation.prefix(found.get("FRA_SRC"), family, found.fields["src_len"]) or None,
+        destination=notation.prefix(found.get("FRA_DST"), family, found.fields["dst_len"]) or None,
         # A mask without a mark selects packets that have none of its bits.
         fwmark=fwmark if fwmark is not None or fwmask is None else 0,
         fwmask=fwmask,
-        iif=rtnetlink.string(found, _IIFNAME),
-        oif=rtnetlink.string(found, _OIFNAME),
-        inverted=bool(flags & _INVERT),
+        iif=found.get("FRA_IIFNAME"),
+        oif=found.get("FRA_OIFNAME"),
+        inverted=bool(found.fields["flags"] & _INVERT),
         suppress_prefixlength=None if suppressed == _NONE else suppressed,
-        goto=rtnetlink.number(found, _GOTO, 4),
-        other=tuple(_others(found, tos)),
+        goto=found.get("FRA_GOTO"),
+        other=tuple(_others(found)),
     )
 
 
-def _others(found: Attributes, tos: int) -> Iterator[str]:
+def _others(found: Message) -> Iterator[str]:
     """Yield the selectors that have no member in a report, as `ip rule` shows them."""
-    if tos:
+    if tos := found.fields["tos"]:
         yield f"tos {tos:#x}"
-    if (protocol := rtnetlink.number(found, _IP_PROTO, 1)) is not None:
+    if (protocol := found.get("FRA_IP_PROTO")) is not None:
         yield f"ipproto {protocol}"
-    yield from (_range(word, found[kind], size) for word, kind, size in _RANGES if kind in found)
-    if rtnetlink.number(found, _L3MDEV, 1):
+    yield from (_range(word, found.get(name)) for word, name in _RANGES if found.get(name) is not None)
+    if found.get("FRA_L3MDEV"):
         yield "l3mdev"
-    if tunnel := rtnetlink.number(found, _TUN_ID, 8, "big"):
+    if tunnel := found.get("FRA_TUN_ID"):
         yield f"tun_id {tunnel}"
-    if realms := rtnetlink.number(found, _FLOW, 4):
+    if realms := found.get("FRA_FLOW"):
         yield f"realms {realms >> 16}/{realms & 0xFFFF}" if realms >> 16 else f"realms {realms}"
-    if rtnetlink.number(found, _SUPPRESS_IFGROUP, 4) not in (None, _NONE):
-        yield f"suppress_ifgroup {rtnetlink.number(found, _SUPPRESS_IFGROUP, 4)}"
+    if (group := found.get("FRA_SUPPRESS_IFGROUP")) not in (None, _NONE):
+        yield f"suppress_ifgroup {group}"
     # Selectors of newer kernels narrow a rule, too; only a port mask with all bits set does not.
-    no_masks = {kind for kind in (_SPORT_MASK, _DPORT_MASK) if rtnetlink.number(found, kind, 2) == _ALL_BITS}
-    yield from (f"attribute {kind}" for kind in sorted(found) if kind > _LAST_KNOWN and kind not in no_masks)
+    no_masks = {number for number, name in _MASKS.items() if found.get(name) == _ALL_BITS}
+    yield from (f"attribute {number}" for number in sorted({*found.numbers()} - no_masks) if number > _LAST_KNOWN)
 
 
-def _range(word: str, value: bytes, size: int) -> str:
-    if len(value) != 2 * size:
-        raise ValueError(f"{word} is a range of {len(value)} bytes")
-    first, last = (int.from_bytes(value[at : at + size], rtnetlink.ORDER) for at in (0, size))
+def _range(word: str, ends: dict[str, int]) -> str:
+    first, last = ends["start"], ends["end"]
     # Like `ip rule`, show a range of one port as that port.
-    return f"{word} {first}" if first == last and size == 2 else f"{word} {first}-{last}"
+    return f"{word} {first}" if first == last and word != "uidrange" else f"{word} {first}-{last}"

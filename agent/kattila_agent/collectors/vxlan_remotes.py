@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import socket
-import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from kattila_agent.collectors.limits import Bounded, cut, shares
 from kattila_agent.collectors.link_table import LinkSummary
-from kattila_agent.collectors.netlink import rtnetlink
-from kattila_agent.collectors.netlink.rtnetlink import Listed
+from kattila_agent.collectors.netlink import transport
+from kattila_agent.collectors.netlink.codecs.rtnetlink import NEIGHBOUR
+from kattila_agent.collectors.netlink.transport import Listed
 from kattila_protocol.report import Cut, Tunnel
 
-# linux/neighbour.h: struct ndmsg with its index
-_RTM_GETNEIGH = 30
-_NEIGHBOUR = struct.Struct("=BxxxiHBB")
-_INDEX = struct.Struct("=4xi")
-_NDA_DST, _NDA_LLADDR = 1, 2
-# The hardware address is the first attribute that the kernel writes.
-_ANY_DESTINATION = struct.pack("=HH", 4 + 6, _NDA_LLADDR) + bytes(6)
+_index = NEIGHBOUR.reader("ifindex")
+# The hardware address is the first attribute that the kernel writes. A table may have thousands of others.
+_ANY_DESTINATION = NEIGHBOUR.encode(("NDA_LLADDR", bytes(6)))[NEIGHBOUR.size :]
 
 
 def read(links: Iterable[LinkSummary], limit: int) -> dict[str, Listed]:
     """Return the first `limit` such entries (RTM_NEWNEIGH) of each vxlan, by name.
 
     Raises:
-        OSError, ValueError: see `rtnetlink.retried`.
+        OSError, ValueError: see `transport.retried`.
     """
     return {each.name: _read_link(each.index, limit) for each in links if each.kind == "vxlan"}
 
@@ -49,20 +45,19 @@ def parse(tunnels: Iterable[Tunnel], tables: Mapping[str, Listed], limit: int) -
 
 
 def _read_link(index: int, limit: int) -> Listed:
-    request = _NEIGHBOUR.pack(socket.AF_BRIDGE, index, 0, 0, 0)
-    return rtnetlink.retried(
+    request = NEIGHBOUR.encode(family=socket.AF_BRIDGE, ifindex=index)
+    return transport.retried(
         lambda channel: channel.dump(
-            _RTM_GETNEIGH,
+            NEIGHBOUR.request,
             request,
             limit,
-            least=_NEIGHBOUR.size,
+            least=NEIGHBOUR.size,
             # A kernel that does not filter returns the entries of all links.
-            wanted=lambda body: (
-                _INDEX.unpack_from(body)[0] == index and body.startswith(_ANY_DESTINATION, _NEIGHBOUR.size)
-            ),
+            wanted=lambda body: _index(body)[0] == index and body.startswith(_ANY_DESTINATION, NEIGHBOUR.size),
         )
     )
 
 
 def _remote(body: bytes) -> str | None:
-    return rtnetlink.address(dict(rtnetlink.attributes(body, _NEIGHBOUR.size)), _NDA_DST)
+    remote: str | None = NEIGHBOUR.decode(body).get("NDA_DST")
+    return remote

@@ -99,7 +99,7 @@ def test_a_link_local_endpoint_is_looked_up_on_its_interface() -> None:
             "import json; from kattila_agent.collectors import link_table, lookups\n"
             "query = lambda link: lookups.RouteQuery('wireguard', 'wg0', 'fe80::2', link=link)\n"
             "queries = map(query, ('up0', 'up1', 'gone0'))\n"
-            "links = link_table.read_by_index(link_table.outgoing)\n"
+            "links = link_table.read_by_index(link_table.summary)\n"
             "print(json.dumps([each._asdict() for each in lookups.parse(lookups.look_up(queries, links))]))"
         )
         found = json.loads(subprocess.check_output(here.command(sys.executable, "-c", code)))

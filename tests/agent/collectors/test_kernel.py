@@ -291,7 +291,7 @@ def looked_up(namespace: Namespace, address: str, mark: int) -> dict[str, Any]:
     code = (
         "import json; from kattila_agent.collectors import link_table, lookups\n"
         f"queries = [lookups.RouteQuery('wireguard', 'wg0', {address!r}, {mark})]\n"
-        "links = link_table.read_by_index(link_table.outgoing)\n"
+        "links = link_table.read_by_index(link_table.summary)\n"
         "print(json.dumps(lookups.parse(lookups.look_up(queries, links))[0]._asdict()))"
     )
     found: dict[str, Any] = json.loads(subprocess.check_output(namespace.command(sys.executable, "-c", code)))

@@ -139,12 +139,12 @@ def test_a_link_whose_session_or_tunnel_is_missing_has_no_ends(
     [
         (SESSION[:3], TUNNEL, "shorter than its header"),
         (SESSION[:-1], TUNNEL, "attribute of 8 bytes where 7 are left"),
-        (HEADER + attribute(8, b"l2tpeth0\0") + uint(9, 3000), TUNNEL, "l2tp without attribute 11"),
+        (HEADER + attribute(8, b"l2tpeth0\0") + uint(9, 3000), TUNNEL, "l2tp without L2TP_ATTR_SESSION_ID"),
         (HEADER + attribute(8, b"l2tpeth0"), TUNNEL, "string without an end"),
-        (HEADER + attribute(8, b"l2tpeth0\0") + attribute(9, bytes(2)), TUNNEL, "attribute 9 has 2 bytes"),
-        (SESSION, HEADER + ENDS, "l2tp without attribute 9"),
+        (HEADER + attribute(8, b"l2tpeth0\0") + attribute(9, bytes(2)), TUNNEL, "L2TP_ATTR_CONN_ID has 2 bytes"),
+        (SESSION, HEADER + ENDS, "l2tp without L2TP_ATTR_CONN_ID"),
         (SESSION, HEADER + uint(9, 3000) + uint(10, 1) + attribute(24, bytes(3)), "address of 3 bytes"),
-        (SESSION, HEADER + uint(9, 3000) + uint(10, 1) + attribute(27, bytes(4)), "attribute 27 has 4 bytes"),
+        (SESSION, HEADER + uint(9, 3000) + uint(10, 1) + attribute(27, bytes(4)), "L2TP_ATTR_UDP_DPORT has 4 bytes"),
     ],
 )
 def test_malformed_answers(session: bytes, tunnel: bytes, reason: str) -> None:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import pytest
 
 from kattila_agent.collectors import link_table, nexthops
-from kattila_agent.collectors.netlink import rtnetlink
-from kattila_agent.collectors.netlink.rtnetlink import Interrupted, Listed, NetlinkChannel, Refused
+from kattila_agent.collectors.netlink import transport
+from kattila_agent.collectors.netlink.transport import Interrupted, Listed, NetlinkChannel, Refused
 from support import netlink
 from support.collector_messages import (
     ETHERNET,
@@ -47,47 +47,50 @@ BAD_BODIES: list[tuple[str, Callable[[bytes], object], bytes, str]] = [
     ("no name", one, struct.pack("=BxHiII", 0, 1, 2, 0, 0) + nla(4, 1500), "no name"),
     ("name without an end", one, struct.pack("=BxHiII", 0, 1, 2, 0, 0) + nla(3, b"eth0"), "string without an end"),
     ("no MTU", one, link(2, "eth0", mtu=None), "eth0 has no MTU"),
-    ("MTU of two bytes", one, link(2, "eth0", nla(4, 1500, 2), mtu=None), "attribute 4 has 2 bytes instead of 4"),
-    ("state of four bytes", one, link(2, "eth0", nla(16, 6)), "attribute 16 has 4 bytes instead of 1"),
-    ("short statistics", one, link(2, "eth0", nla(23, STATS[:-1])), "statistics of 63 bytes"),
+    ("MTU of two bytes", one, link(2, "eth0", nla(4, 1500, 2), mtu=None), "IFLA_MTU has 2 bytes instead of 4"),
+    ("state of four bytes", one, link(2, "eth0", nla(16, 6)), "IFLA_OPERSTATE has 4 bytes instead of 1"),
+    ("short statistics", one, link(2, "eth0", nla(23, STATS[:-1])), "IFLA_STATS64 has 63 bytes"),
     ("attribute that is cut", one, ETHERNET[:-5], "attribute of 68 bytes where 63 are left"),
     ("attribute of no length", one, link(2, "eth0", bytes(4)), "attribute of 0 bytes"),
-    ("one byte too many", one, ETHERNET + b"x", "1 bytes where an attribute begins"),
+    ("one byte too many", one, ETHERNET + b"x", "begins where only 1 bytes are left"),
     ("link info of nonsense", one, link(2, "eth0", nla(18, b"\xff\xff\x01\x00")), "attribute of 65535 bytes"),
-    ("VLAN of four bytes", one, link(2, "v", link_info("vlan", nla(1, 7))), "attribute 1 has 4 bytes instead of 2"),
+    ("VLAN of four bytes", one, link(2, "v", link_info("vlan", nla(1, 7))), "IFLA_VLAN_ID has 4 bytes instead of 2"),
     ("VLAN data of nonsense", one, link(2, "v", link_info("vlan", b"\x09\0\x01\0")), "attribute of 9 bytes"),
     ("address of three bytes", lambda body: parsed_links((ETHERNET,), (body,)),
-     netlink.address(2, 24, nla(2, b"abc")), "prefix of 3 bytes"),
+     netlink.address(2, 24, nla(2, b"abc")), "IFA_LOCAL is an address of 3 bytes"),
     ("address of 33 bits", lambda body: parsed_links((ETHERNET,), (body,)),
      netlink.address(2, 33, nla(2, LOCAL)), "33 bits"),
     ("address of the other family", lambda body: parsed_links((ETHERNET,), (body,)),
-     netlink.address(2, 24, nla(2, LOCAL6)), "prefix of 16 bytes"),
+     netlink.address(2, 24, nla(2, LOCAL6)), "IFA_LOCAL is an address of 16 bytes"),
     ("no address", lambda body: parsed_links((ETHERNET,), (body,)), netlink.address(2, 24), "is missing"),
     ("cut route", parsed_routes, ROUTE[:11], SHORT),
     ("route of 33 bits", parsed_routes, netlink.route(nla(1, bytes(4)), length=33), "33 bits"),
     ("bits beyond the prefix", parsed_routes, netlink.route(nla(1, LOCAL), length=24), "bits beyond its prefix"),
     ("gateway of six bytes", parsed_routes, netlink.route(nla(5, bytes(6))), "address of 6 bytes"),
     ("gateway of the other family", parsed_routes, netlink.route(nla(5, LOCAL6)), "address of 16 bytes"),
-    ("index of eight bytes", parsed_routes, netlink.route(nla(4, bytes(8))), "attribute 4 has 8 bytes"),
-    ("via of one byte", parsed_routes, netlink.route(nla(18, b"\x0a")), "address of 0 bytes"),
-    ("hop that is cut", parsed_routes, netlink.route(nla(9, b"\x08\0\0")), SHORT),
-    ("hop beyond its end", parsed_routes, netlink.route(nla(9, struct.pack("=HBBi", 64, 0, 0, 2))), "hop of 64 bytes"),
-    ("hop of no length", parsed_routes, netlink.route(nla(9, bytes(8))), "hop of 0 bytes"),
+    ("index of eight bytes", parsed_routes, netlink.route(nla(4, bytes(8))), "RTA_OIF has 8 bytes"),
+    ("via of one byte", parsed_routes, netlink.route(nla(18, b"\x0a")), "RTA_VIA cannot be decoded"),
+    ("hop that is cut", parsed_routes, netlink.route(nla(9, b"\x08\0\0")), "RTA_MULTIPATH cannot be decoded"),
+    ("hop beyond its end", parsed_routes, netlink.route(nla(9, struct.pack("=HBBi", 64, 0, 0, 2))),
+     "RTA_MULTIPATH cannot be decoded"),
+    ("hop that reaches into the next attribute", parsed_routes,
+     netlink.route(nla(9, struct.pack("=HBBi", 16, 0, 0, 2)), nla(6, 5)), "hop of 16 bytes where 8 are left"),
+    ("hop of no length", parsed_routes, netlink.route(nla(9, bytes(8))), "RTA_MULTIPATH cannot be decoded"),
     ("object without an id", parsed_objects, nexthop(nla(5, 2)), "without its id"),
     ("object that is cut", parsed_objects, nexthop(nla(1, 7))[:-1], "attribute of 8 bytes where 7"),
     ("object with a short gateway", parsed_objects, nexthop(nla(1, 7), nla(6, b"abc")), "address of 3 bytes"),
     ("group with half a member", parsed_objects, nexthop(nla(1, 7), nla(2, bytes(12))), "group of nexthops of 12"),
-    ("object's number of two bytes", parsed_routes, netlink.route(nla(30, 7, 2)), "attribute 30 has 2 bytes"),
+    ("object's number of two bytes", parsed_routes, netlink.route(nla(30, 7, 2)), "RTA_NH_ID has 2 bytes"),
     ("cut rule", parsed_rules, netlink.rule()[:-1], SHORT),
-    ("rule with a short prefix", parsed_rules, netlink.rule(nla(2, b"\x0a"), source=8), "prefix of 1 bytes"),
-    ("rule with half a port range", parsed_rules, netlink.rule(nla(24, 53, 2)), "range of 2 bytes"),
-    ("fwmark of one byte", parsed_rules, netlink.rule(nla(10, 1, 1)), "attribute 10 has 1 bytes"),
+    ("rule with a short prefix", parsed_rules, netlink.rule(nla(2, b"\x0a"), source=8), "is an address of 1 bytes"),
+    ("rule with half a port range", parsed_rules, netlink.rule(nla(24, 53, 2)), "FRA_DPORT_RANGE has 2 bytes"),
+    ("fwmark of one byte", parsed_rules, netlink.rule(nla(10, 1, 1)), "FRA_FWMARK has 1 bytes"),
     ("cut neighbour", parsed_neighbours, netlink.neighbour(2, 2)[:-1], SHORT),
     ("neighbour without an address", parsed_neighbours, netlink.neighbour(2, 2), "without an address"),
     ("neighbour of five bytes", parsed_neighbours, netlink.neighbour(2, 2, nla(1, bytes(5))), "address of 5 bytes"),
     ("tunnel with an end of two bytes", parsed_tunnels,
      link(9, "t0", link_info("gre", nla(6, b"ab"))), "address of 2 bytes"),
-    ("VNI of two bytes", parsed_tunnels, link(9, "t0", link_info("vxlan", nla(1, 5, 2))), "attribute 1 has 2 bytes"),
+    ("VNI of two bytes", parsed_tunnels, link(9, "t0", link_info("vxlan", nla(1, 5, 2))), "IFLA_VXLAN_ID has 2 bytes"),
     ("tunnel data that is cut", parsed_tunnels, link(9, "t0", link_info("sit", b"\x08\0\x02\0\xc0")),
      "attribute of 8 bytes where"),
     ("lookup with metrics of nonsense", parsed_lookups, netlink.route(nla(8, b"\x03\0\0\0")), "attribute of 3 bytes"),
@@ -165,7 +168,7 @@ def test_if_links_keep_changing_some_names_are_better_than_none(monkeypatch: pyt
         with channel_with(interrupted) as channel:
             yield channel
 
-    monkeypatch.setattr(rtnetlink, "opened", opened)
+    monkeypatch.setattr(transport, "opened", opened)
     assert link_table.read_by_index(link_table.name) == {2: "eth0", 3: "eth1"}
     assert len(attempts) == 20
 
@@ -178,5 +181,5 @@ def test_a_table_that_keeps_changing_fails_after_some_attempts() -> None:
         raise Interrupted
 
     with pytest.raises(OSError, match="kept changing"):
-        rtnetlink.retried(changing)
+        transport.retried(changing)
     assert len(attempts) == 20

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kattila_agent.collectors import policy_routes, rules
-from kattila_agent.collectors.netlink.rtnetlink import Listed
+from kattila_agent.collectors.netlink.transport import Listed
 from kattila_protocol.report import Cut, Rule
 from support import iproute2, netlink
 from support.agent_process import AGENT, environment
@@ -93,7 +93,7 @@ queries = [lookups.RouteQuery(*words) for words in (
     ("wireguard", "wg0", "198.51.100.7"), ("tunnel", "gre7", "198.51.100.7"), ("manager", None, "198.51.100.7"),
     ("wireguard", "wg0", "2001:db8:7::7"), ("manager", None, "2001:db8:7::7"),
 )]
-links = link_table.read_by_index(link_table.outgoing)
+links = link_table.read_by_index(link_table.summary)
 print(json.dumps([lookup._asdict() for lookup in lookups.parse(lookups.look_up(queries, links))]))
 """
 

@@ -13,7 +13,7 @@ import pytest
 
 from kattila_agent.collectors import links, policy_routes, routes
 from kattila_agent.collectors.limits import Bounded
-from kattila_agent.collectors.netlink.rtnetlink import Listed
+from kattila_agent.collectors.netlink.transport import Listed
 from kattila_agent.collectors.nexthops import Hop, Hops
 from kattila_agent.config import default_limits
 from kattila_agent.sampling.collect import Inputs, measure

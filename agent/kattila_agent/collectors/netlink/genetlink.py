@@ -5,20 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 
-from kattila_agent.collectors.netlink import rtnetlink
-from kattila_agent.collectors.netlink.rtnetlink import NetlinkChannel
-
-# struct genlmsghdr, which every message begins with: command, version, reserved.
-HEADER = struct.Struct("=BBH")
+from kattila_agent.collectors.netlink.codecs.genetlink import FAMILY
+from kattila_agent.collectors.netlink.transport import NetlinkChannel
 
 _TIMEOUT_SECONDS = 5.0
-# linux/netlink.h, linux/genetlink.h
+# linux/netlink.h, linux/genetlink.h: CTRL_CMD_GETFAMILY
 _NETLINK_GENERIC = 16
-_CONTROLLER = 16
 _GET_FAMILY = 3
-_FAMILY_ID, _FAMILY_NAME = 1, 2
 
 
 def open_socket() -> socket.socket:
@@ -35,9 +29,8 @@ def family(channel: NetlinkChannel, name: str) -> int:
         OSError: the kernel does not answer, or has no such family.
         ValueError: the answer is malformed.
     """
-    request = HEADER.pack(_GET_FAMILY, 1, 0) + rtnetlink.attribute(_FAMILY_NAME, name.encode() + b"\0")
-    answer = channel.request(_CONTROLLER, request)
-    number = rtnetlink.number(dict(rtnetlink.attributes(answer, HEADER.size)), _FAMILY_ID, 2)
+    request = FAMILY.encode(("CTRL_ATTR_FAMILY_NAME", name), cmd=_GET_FAMILY, version=1)
+    number: int | None = FAMILY.decode(channel.request(FAMILY.request, request)).get("CTRL_ATTR_FAMILY_ID")
     if number is None:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     return number

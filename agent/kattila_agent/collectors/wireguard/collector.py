@@ -65,7 +65,7 @@ def collect(helper_socket: Path, limits: PeerLimits, folder: Path = userspace.FO
 def _read_devices(folder: Path) -> list[Device]:
     devices = [Device(link.index, link.name) for link in link_table.read_kind("wireguard")]
     for link in link_table.read_kind("tun"):
-        raw_name = link.attributes[link_table.IFNAME].partition(b"\0")[0]
+        raw_name = link.message.raw("IFLA_IFNAME").partition(b"\0")[0]
         path = folder / f"{raw_name.decode('utf-8', 'surrogateescape')}.sock"
         if _may_exist(path):
             devices.append(Device(link.index, link.name, path))

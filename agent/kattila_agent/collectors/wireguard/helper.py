@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from kattila_agent.collectors.netlink.rtnetlink import text
+from kattila_agent.collectors.netlink.notation import text
 from kattila_agent.collectors.unix_socket import UnreadableError, exchange, lines
 from kattila_agent.collectors.wireguard import notation, wg_dump
 from kattila_agent.collectors.wireguard.builder import InterfaceBuilder, PeerLimits

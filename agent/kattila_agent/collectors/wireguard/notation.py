@@ -8,7 +8,7 @@ import re
 import socket
 from collections.abc import Callable, Mapping
 
-from kattila_agent.collectors.netlink import rtnetlink
+from kattila_agent.collectors.netlink.notation import text as as_text
 
 KEY_BYTES = 32
 # Returns the name of a link-local address's interface by its index: the part behind "%".
@@ -88,7 +88,7 @@ def parse_endpoint(text: str, scope_name: ScopeName) -> str:
 def scope_name(index: int) -> str:
     """Return the name of the interface with this index, or the index if there is none, like getnameinfo(3)."""
     try:
-        return rtnetlink.text(os.fsencode(socket.if_indextoname(index)))
+        return as_text(os.fsencode(socket.if_indextoname(index)))
     except OSError:
         return str(index)
 

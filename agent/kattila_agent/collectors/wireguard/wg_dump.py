@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kattila_agent.collectors.netlink.rtnetlink import text
+from kattila_agent.collectors.netlink.notation import text
 from kattila_agent.collectors.wireguard import notation
 from kattila_agent.collectors.wireguard.builder import MAX_COUNT, InterfaceBuilder, PeerLimits, parse_number
 from kattila_agent.collectors.wireguard.notation import ScopeName

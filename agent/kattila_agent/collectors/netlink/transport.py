@@ -1,9 +1,7 @@
-"""Requests to rtnetlink(7), and the messages and attributes of its answers (linux/netlink.h).
+"""Requests to rtnetlink(7) and generic netlink, and the messages of their answers (linux/netlink.h).
 
-Decoding is strict: a message or attribute whose length does not fit is an error, never a value.
-
-This is not pyroute2, which takes 23 MB and 0.1 s to import, decodes a message in 30 µs instead of 2, and reads a whole
-table into memory (docs/decisions/0006).
+The transport is not that of pyroute2, which reads a whole table into memory, and does not see an interrupted dump or an
+error at the end of one (docs/decisions/0006). What the messages contain is decoded by `codecs`.
 """
 
 from __future__ import annotations
@@ -13,19 +11,11 @@ import errno
 import os
 import socket
 import struct
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
-# The attributes of a message by number. If a number is repeated, the last one counts, as in the kernel's nla_parse.
-Attributes = Mapping[int, bytes]
-
-_Bytes = TypeVar("_Bytes", bytes, memoryview)
 _Value = TypeVar("_Value")
-
-# The byte order of all numbers that are not in network order.
-ORDER = sys.byteorder
 
 # The kernel fills 32 KiB at a time unless one message is larger: a link with all the alternative names that it may have
 # takes more than 64 KiB.
@@ -36,7 +26,6 @@ _TIMEOUT_SECONDS = 5.0
 _ATTEMPTS = 20
 
 _HEADER = struct.Struct("=IHHII")
-_ATTRIBUTE = struct.Struct("=HH")
 _ERROR = struct.Struct("=i")
 # Each operation on the enumeration itself takes a microsecond.
 _TRUNCATED = int(socket.MSG_TRUNC)
@@ -49,7 +38,6 @@ _NLMSG_ERROR = 2
 _NLMSG_DONE = 3
 _SOL_NETLINK = 270
 _GET_STRICT_CHK = 12
-_TYPE_MASK = 0x3FFF
 
 
 class Listed(NamedTuple):
@@ -170,92 +158,6 @@ def messages(buffer: bytes, sequence: int) -> Iterator[tuple[int, int, bytes]]:
         if answered == sequence:
             yield kind, flags, buffer[at + _HEADER.size : at + length]
         at += (length + 3) & ~3
-
-
-def attributes(body: _Bytes, start: int = 0) -> Iterator[tuple[int, _Bytes]]:
-    """Yield number and value of each attribute from `start` on, where the header of the body ends.
-
-    `dict` makes them Attributes; in a nested list, all may have the same number.
-
-    Raises:
-        ValueError: the body is shorter than its header, or an attribute does not fit. The text contains lengths, which
-            must not be shown if the body holds secrets.
-    """
-    end = len(body)
-    if start > end:
-        raise ValueError(f"a body of {end} bytes, shorter than its header of {start}")
-    while start < end:
-        if end - start < _ATTRIBUTE.size:
-            raise ValueError(f"{end - start} bytes where an attribute begins")
-        length, kind = _ATTRIBUTE.unpack_from(body, start)
-        if not _ATTRIBUTE.size <= length <= end - start:
-            raise ValueError(f"an attribute of {length} bytes where {end - start} are left")
-        yield kind & _TYPE_MASK, body[start + _ATTRIBUTE.size : start + length]
-        start += (length + 3) & ~3
-
-
-def attribute(kind: int, value: bytes) -> bytes:
-    """Return one attribute of a request, padded."""
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
-
-
-def number(
-    found: Attributes, kind: int, size: int, order: Literal["little", "big"] = ORDER, *, signed: bool = False
-) -> int | None:
-    """Return an integer of `size` bytes, None if absent; raises ValueError if it has the wrong length."""
-    value = found.get(kind)
-    if value is None:
-        return None
-    if len(value) != size:
-        raise ValueError(f"attribute {kind} has {len(value)} bytes instead of {size}")
-    return int.from_bytes(value, order, signed=signed)
-
-
-def string(found: Attributes, kind: int) -> str | None:
-    """Return a string, None if absent; raises ValueError if the NUL at its end is missing."""
-    value = found.get(kind)
-    if value is None:
-        return None
-    value, nul, _ = value.partition(b"\0")
-    if not nul:
-        raise ValueError(f"attribute {kind} is a string without an end")
-    return text(value)
-
-
-def text(value: str | bytes) -> str:
-    """Return a name from the kernel as text; it may hold any bytes, and those that are not UTF-8 become hex escapes."""
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
-
-
-def address(found: Attributes, kind: int, family: int | None = None) -> str | None:
-    """Return an IP address, None if absent; raises ValueError if its length does not fit the family."""
-    value = found.get(kind)
-    if value is None:
-        return None
-    sizes = (4, 16) if family is None else (16,) if family == socket.AF_INET6 else (4,)
-    if len(value) not in sizes:
-        raise ValueError(f"attribute {kind} is an address of {len(value)} bytes")
-    return socket.inet_ntop(socket.AF_INET6 if len(value) == 16 else socket.AF_INET, value)
-
-
-def prefix(found: Attributes, kind: int, family: int, length: int) -> str:
-    """Return a prefix as "192.0.2.0/24", "" if it is absent and has no length; raises ValueError if malformed."""
-    if not length and kind not in found:
-        return ""
-    size = 16 if family == socket.AF_INET6 else 4
-    value = found.get(kind, bytes(size))
-    if len(value) != size or length > 8 * size:
-        raise ValueError(f"attribute {kind} is a prefix of {len(value)} bytes and {length} bits")
-    return f"{socket.inet_ntop(family, value)}/{length}"
-
-
-def packed(ip_address: str) -> tuple[int, bytes]:
-    """Return family and bytes of an IP address without a zone; raises ValueError."""
-    family = socket.AF_INET6 if ":" in ip_address else socket.AF_INET
-    try:
-        return family, socket.inet_pton(family, ip_address)
-    except OSError:
-        raise ValueError(f"{ip_address!r} is not an IP address") from None
 
 
 def _check_end(kind: int, body: bytes) -> None:
