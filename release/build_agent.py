@@ -43,7 +43,9 @@ _PYROUTE2 = frozenset(
         "config/__init__.py",
         "netlink/__init__.py",
         "netlink/exceptions.py",
-        *(f"netlink/rtnl/{name}.py" for name in ("__init__", "fibmsg", "ifaddrmsg", "iw_event", "ndmsg", "rtmsg")),
+        *(f"netlink/rtnl/{name}.py" for name in ("__init__", "fibmsg", "ifaddrmsg", "ifstatsmsg", "iw_event")),
+        "netlink/rtnl/ndmsg.py",
+        "netlink/rtnl/rtmsg.py",
         "netlink/rtnl/ifinfmsg/__init__.py",
     )
 )

@@ -20,8 +20,8 @@ from support import netlink
 from support.netlink import ip, link, link_info, nla
 
 NAMES = {2: "eth0", 3: "eth1"}
-STATS = struct.pack("=8Q", 1, 2, 10, 20, 3, 4, 5, 6)
-ETHERNET = link(2, "eth0", nla(1, bytes.fromhex("020000000001")), nla(16, 6, 1), nla(23, STATS))
+COUNTERS = struct.pack("=8Q", 1, 2, 10, 20, 3, 4, 5, 6)
+ETHERNET = link(2, "eth0", nla(1, bytes.fromhex("020000000001")), nla(16, 6, 1))
 GRE = link(
     *(3, "gre1", nla(1, ip("192.0.2.1")), nla(5, 2)),
     link_info("gre", nla(1, 2), nla(6, ip("192.0.2.1")), nla(7, ip("198.51.100.9")), nla(8, 64, 1)),
@@ -43,12 +43,14 @@ def listed(*bodies: bytes, total: int | None = None) -> Listed:
     return Listed(list(bodies), len(bodies) if total is None else total)
 
 
-def parsed_links(bodies: tuple[bytes, ...], addresses: tuple[bytes, ...] = ()) -> tuple[Interface, ...]:
-    return links.parse(links.LinkReadings(listed(*bodies), listed(*addresses), {})).items
+def parsed_links(
+    bodies: tuple[bytes, ...], addresses: tuple[bytes, ...] = (), statistics: tuple[bytes, ...] = ()
+) -> tuple[Interface, ...]:
+    return links.parse(links.LinkReadings(listed(*bodies), listed(*addresses), {}, statistics)).items
 
 
-def one(body: bytes) -> Interface:
-    (interface,) = parsed_links((body,))
+def one(body: bytes, *statistics: bytes) -> Interface:
+    (interface,) = parsed_links((body,), statistics=statistics)
     return interface
 
 

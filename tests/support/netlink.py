@@ -35,6 +35,11 @@ def link(index: int, name: str, *more: bytes, kind: int = 1, flags: int = 0x1104
     return struct.pack("=BxHiII", 0, kind, index, flags, 0) + b"".join(attributes) + b"".join(more)
 
 
+def statistics(index: int, counters: bytes) -> bytes:
+    """Return the body of RTM_NEWSTATS with the counters of a link: struct rtnl_link_stats64, or its beginning."""
+    return struct.pack("=BxxxII", 0, index, 1) + nla(1, counters)
+
+
 def link_info(kind: str, *data: bytes) -> bytes:
     return nla(18, nla(1, kind) + nla(2, b"".join(data)))
 

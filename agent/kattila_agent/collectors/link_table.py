@@ -19,8 +19,8 @@ _Decoded = TypeVar("_Decoded")
 _MAX_OF_A_KIND = 10_000
 # Without a mask, a dump ends silently before a link whose message is larger than the kernel's usual buffer, such as a
 # link with hundreds of alternative names. With any bit set, the kernel first measures all messages.
-# RTEXT_FILTER_MRP adds nothing outside of a bridge's own dump; RTEXT_FILTER_SKIP_STATS leaves out the counters.
-_WHOLE, _WITHOUT_COUNTERS = 1 << 4, 1 << 3
+# RTEXT_FILTER_SKIP_STATS leaves out the counters, which change all the time.
+_WITHOUT_COUNTERS = 1 << 3
 _index = LINK.reader("index")
 
 
@@ -65,9 +65,9 @@ class LinkSummary:
     mtu: int | None = None
 
 
-def request(*selecting: tuple[str, Any], index: int = 0, counters: bool = False) -> bytes:
+def request(*selecting: tuple[str, Any], index: int = 0) -> bytes:
     """Return the body of a request for all links, for those that further attributes select, or for one link."""
-    return LINK.encode(("IFLA_EXT_MASK", _WHOLE if counters else _WITHOUT_COUNTERS), *selecting, index=index)
+    return LINK.encode(("IFLA_EXT_MASK", _WITHOUT_COUNTERS), *selecting, index=index)
 
 
 def read_kind(kind: str) -> list[Link]:

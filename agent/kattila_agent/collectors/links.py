@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -14,13 +15,16 @@ from kattila_agent.collectors.limits import Bounded, cut
 from kattila_agent.collectors.link_table import Link
 from kattila_agent.collectors.netlink import notation, transport
 from kattila_agent.collectors.netlink.codecs.message import Message
-from kattila_agent.collectors.netlink.codecs.rtnetlink import ADDRESS, LINK
+from kattila_agent.collectors.netlink.codecs.rtnetlink import ADDRESS, LINK, STATISTICS
 from kattila_agent.collectors.netlink.transport import Listed, NetlinkChannel
 from kattila_protocol.canonical import MAX_INTEGER
 from kattila_protocol.report import AddressMark, Interface
 
-# Fields in the header of an address, and of a link.
+# Fields in the headers of an address, a link, and its counters.
 _family_and_index, _index = ADDRESS.reader("family", "index"), LINK.reader("index")
+_counted = STATISTICS.reader("ifindex")
+# linux/if_link.h: IFLA_STATS_FILTER_BIT(IFLA_STATS_LINK_64)
+_LINK_64 = 1
 # The flags of an address that may not be in use, in the order of `ip address`.
 _ADDRESS_MARKS = {0x40: "tentative", 0x04: "optimistic", 0x08: "dadfailed"}
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
@@ -67,11 +71,27 @@ _TUNNELS = frozenset((768, 769, 776, 778, 823))
 
 @dataclass(frozen=True, slots=True)
 class LinkReadings:
-    """What the kernel returned: RTM_NEWLINK, RTM_NEWADDR of these links, and the names of all other links by index."""
+    """What the kernel returned: RTM_NEWLINK, RTM_NEWADDR of these links, and the names of all other links by index.
+
+    `statistics` are RTM_NEWSTATS of these links, or `refusal` is the kernel's error.
+    """
 
     links: Listed
     addresses: Listed
     names: Mapping[int, str]
+    statistics: tuple[bytes, ...] = ()
+    refusal: str | None = None
+
+
+class LinkDescription(NamedTuple):
+    """An interface without its addresses and counters, and without the names of its master and of the link below.
+
+    `master` and `below` are the indexes of those in this namespace, 0 if there are none.
+    """
+
+    interface: Interface
+    master: int
+    below: int
 
 
 class LinkAddress(NamedTuple):
@@ -91,14 +111,21 @@ def read(max_links: int, max_addresses: int) -> LinkReadings:
     Raises:
         OSError, ValueError: see `transport.retried`.
     """
-    request = link_table.request(counters=True)
+    request = link_table.request()
     links = transport.retried(lambda channel: channel.dump(LINK.request, request, max_links, least=LINK.size))
     names = {} if len(links.bodies) == links.total else link_table.read_by_index(link_table.name)
     kept = {_index(body)[0] for body in links.bodies}
     # Addresses of a link that was made after the links were read belong to no known link, and are not counted.
     known = kept | names.keys()
     addresses = transport.retried(lambda channel: _read_addresses(channel, kept, known, max_addresses))
-    return LinkReadings(links, addresses, names)
+    try:
+        statistics = transport.retried(lambda channel: _read_statistics(channel, kept), accept_changes=True)
+    except OSError as error:
+        # A kernel before 4.7 and emulators of one have no such request.
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return LinkReadings(links, addresses, names, refusal=error.strerror)
+    return LinkReadings(links, addresses, names, statistics)
 
 
 def parse(readings: LinkReadings) -> Bounded[Interface]:
@@ -107,21 +134,32 @@ def parse(readings: LinkReadings) -> Bounded[Interface]:
     Raises:
         ValueError: a message is malformed, or lacks what every link or address has.
     """
-    links = [Link.of(body) for body in readings.links.bodies]
-    names = {**readings.names, **{link.index: link.name for link in links}}
+    found = [_describe(body) for body in readings.links.bodies]
+    names = {**readings.names, **{each.interface.index: each.interface.name for each in found}}
+    counters = dict(map(_counters, readings.statistics))
     addresses: defaultdict[int, list[str]] = defaultdict(list)
     marked: list[AddressMark] = []
     for index, address, marks in map(_address, readings.addresses.bodies):
         addresses[index].append(address)
         if marks:
             marked.append(AddressMark(names.get(index) or f"if{index}", address, marks))
-    interfaces = tuple(_interface(link, names, tuple(addresses[link.index])) for link in links)
+    interfaces = tuple(
+        replace(
+            each.interface,
+            master=names.get(each.master),
+            link=names.get(each.below),
+            addresses=tuple(addresses[each.interface.index]),
+            **counters.get(each.interface.index, {}),
+        )
+        for each in found
+    )
     return Bounded(
         interfaces,
         (
             *cut("interfaces", len(interfaces), readings.links.total),
             *cut("addresses", sum(len(each.addresses) for each in interfaces), readings.addresses.total),
         ),
+        failures=() if readings.refusal is None else (f"the counters of all links: {readings.refusal}",),
         marks={"address_marks": tuple(marked)},
     )
 
@@ -152,6 +190,12 @@ def _read_addresses(channel: NetlinkChannel, links: Collection[int], known: Coll
     return Listed(kept, total)
 
 
+def _read_statistics(channel: NetlinkChannel, links: Collection[int]) -> tuple[bytes, ...]:
+    request = STATISTICS.encode(filter_mask=_LINK_64)
+    bodies = channel.each(STATISTICS.request, request, least=STATISTICS.size)
+    return tuple(body for body in bodies if _counted(body)[0] in links)
+
+
 # Few addresses change between two reports.
 @lru_cache(maxsize=4096)
 def _address(body: bytes) -> LinkAddress:
@@ -167,14 +211,17 @@ def _address(body: bytes) -> LinkAddress:
     return LinkAddress(index, notation.prefix(address, family, found.fields["prefixlen"]), marks)
 
 
-def _interface(link: Link, names: Mapping[int, str], addresses: tuple[str, ...]) -> Interface:
+# Decoding a link takes long, and few change between two reports.
+@lru_cache(maxsize=4096)
+def _describe(body: bytes) -> LinkDescription:
+    link = Link.of(body)
     found = link.message
     mtu = found.get("IFLA_MTU")
     if mtu is None:
         raise ValueError(f"{link.name} has no MTU")
     operstate, below, netnsid = found.get("IFLA_OPERSTATE") or 0, found.get("IFLA_LINK"), found.get("IFLA_LINK_NETNSID")
     port_of = link.info.get("IFLA_INFO_SLAVE_KIND")
-    return Interface(
+    interface = Interface(
         index=link.index,
         name=link.name,
         kind=link.kind,
@@ -182,11 +229,7 @@ def _interface(link: Link, names: Mapping[int, str], addresses: tuple[str, ...])
         operstate=_OPERSTATES.get(operstate, str(operstate)),
         mtu=mtu,
         address=_hardware_address(link.type, found.get("IFLA_ADDRESS")),
-        addresses=addresses,
-        master=names.get(found.get("IFLA_MASTER") or 0),
-        # An index in another network namespace would name the wrong link here.
-        link=names.get(below or 0) if netnsid is None else None,
-        **_counters(found.get("IFLA_STATS64")),
+        addresses=(),
         permanent_address=_hardware_address(link.type, found.get("IFLA_PERM_ADDRESS")),
         link_index=below or None,
         link_netnsid=netnsid,
@@ -194,12 +237,17 @@ def _interface(link: Link, names: Mapping[int, str], addresses: tuple[str, ...])
         slave_kind=port_of,
         slave_state=_port_state(port_of, link.info) if port_of in _PORT_STATES else None,
     )
+    # An index in another network namespace would name the wrong link here.
+    return LinkDescription(interface, found.get("IFLA_MASTER") or 0, (below or 0) if netnsid is None else 0)
 
 
-def _counters(counted: Mapping[str, int] | None) -> dict[str, int]:
+def _counters(body: bytes) -> tuple[int, dict[str, Any]]:
+    """Return the index of a link and its counters."""
+    found = STATISTICS.decode(body)
+    counted = found.get("IFLA_STATS_LINK_64") or {}
     # The counters are u64, and a driver whose counter falls below zero shows 2^64 - 1. The protocol has no such number,
     # and the manager would refuse each report with one.
-    return {} if counted is None else {name: min(counted[name], MAX_INTEGER) for name in _COUNTERS}
+    return found.fields["ifindex"], {name: min(counted[name], MAX_INTEGER) for name in _COUNTERS if name in counted}
 
 
 def _port_state(port_of: str, info: Message | Mapping[str, Any]) -> str | None:

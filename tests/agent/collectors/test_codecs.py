@@ -25,12 +25,13 @@ from pyroute2.netlink.generic.wireguard import wgmsg
 from pyroute2.netlink.rtnl.fibmsg import fibmsg
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.ifstatsmsg import ifstatsmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from kattila_agent.collectors.netlink.codecs.genetlink import FAMILY, L2TP, WIREGUARD
 from kattila_agent.collectors.netlink.codecs.message import Malformed, Message
-from kattila_agent.collectors.netlink.codecs.rtnetlink import ADDRESS, LINK, NEIGHBOUR, NEXTHOP, ROUTE, RULE
+from kattila_agent.collectors.netlink.codecs.rtnetlink import ADDRESS, LINK, NEIGHBOUR, NEXTHOP, ROUTE, RULE, STATISTICS
 from support import netlink, wireguard_packets
 from support.netlink import ip, link, link_info, nla
 
@@ -99,9 +100,9 @@ def test_an_attribute_that_does_not_fit_is_refused(attribute: bytes, reason: str
 
 def test_statistics_of_an_old_kernel() -> None:
     counters = struct.pack("=8Q", *range(1, 9))
-    body = link(2, "eth0", nla(23, counters), nla(16, 6, 1), nla(99, b"\xff" * 200))
-    assert theirs(ifinfmsg, body).get_attr("IFLA_STATS64")["rx_length_errors"] != 0
-    found = LINK.decode(body).get("IFLA_STATS64")
+    body = netlink.statistics(2, counters) + nla(99, b"\xff" * 200)
+    assert theirs(ifstatsmsg, body).get_attr("IFLA_STATS_LINK_64")["rx_length_errors"] != 0
+    found = STATISTICS.decode(body).get("IFLA_STATS_LINK_64")
     assert list(found.values()) == list(range(1, 9))
     assert (found["rx_bytes"], found["tx_dropped"]) == (3, 8)
 
@@ -387,12 +388,13 @@ def test_requests_are_those_of_the_kernel_headers() -> None:
     assert NEIGHBOUR.encode(family=7, ifindex=3) == struct.pack("=BxxxiHBB", 7, 3, 0, 0, 0)
     assert RULE.encode(family=10) == bytes((10,)) + bytes(11)
     assert (ADDRESS.encode(), NEXTHOP.encode()) == (bytes(8), bytes(8))
+    assert STATISTICS.encode(filter_mask=1) == bytes(8) + number(1)
     name = nla(2, "wireguard")
     assert FAMILY.encode(("CTRL_ATTR_FAMILY_NAME", "wireguard"), cmd=3, version=1) == b"\x03\x01\0\0" + name
     assert WIREGUARD.encode(("WGDEVICE_A_IFINDEX", 7), version=1) == b"\0\x01\0\0" + nla(1, number(7))
     assert L2TP.encode(cmd=8, version=1) == b"\x08\x01\0\0"
-    numbers = [each.request for each in (LINK, ADDRESS, ROUTE, NEIGHBOUR, RULE, NEXTHOP, FAMILY)]
-    assert numbers == [18, 22, 26, 30, 34, 106, 16]
+    numbers = [each.request for each in (LINK, STATISTICS, ADDRESS, ROUTE, NEIGHBOUR, RULE, NEXTHOP, FAMILY)]
+    assert numbers == [18, 94, 22, 26, 30, 34, 106, 16]
 
 
 def test_a_reader_takes_fields_of_the_header_only() -> None:

@@ -13,11 +13,12 @@ from kattila_agent.collectors.netlink import transport
 from kattila_agent.collectors.netlink.transport import Interrupted, Listed, NetlinkChannel, Refused
 from support import netlink
 from support.collector_messages import (
+    COUNTERS,
     ETHERNET,
+    INFINIBAND,
     LOCAL,
     LOCAL6,
     ROUTE,
-    STATS,
     one,
     parsed_links,
     parsed_lookups,
@@ -38,6 +39,10 @@ def parsed_objects(body: bytes) -> object:
     return nexthops.parse([body])
 
 
+def parsed_statistics(body: bytes) -> object:
+    return one(ETHERNET, body)
+
+
 # --- Malformed bodies
 
 SHORT = "shorter than its header"
@@ -49,8 +54,9 @@ BAD_BODIES: list[tuple[str, Callable[[bytes], object], bytes, str]] = [
     ("no MTU", one, link(2, "eth0", mtu=None), "eth0 has no MTU"),
     ("MTU of two bytes", one, link(2, "eth0", nla(4, 1500, 2), mtu=None), "IFLA_MTU has 2 bytes instead of 4"),
     ("state of four bytes", one, link(2, "eth0", nla(16, 6)), "IFLA_OPERSTATE has 4 bytes instead of 1"),
-    ("short statistics", one, link(2, "eth0", nla(23, STATS[:-1])), "IFLA_STATS64 has 63 bytes"),
-    ("attribute that is cut", one, ETHERNET[:-5], "attribute of 68 bytes where 63 are left"),
+    ("short statistics", parsed_statistics, netlink.statistics(2, COUNTERS[:-1]), "LINK_64 has 63 bytes"),
+    ("cut statistics", parsed_statistics, netlink.statistics(2, b"")[:11], SHORT),
+    ("attribute that is cut", one, INFINIBAND[:-5], "attribute of 24 bytes where 19 are left"),
     ("attribute of no length", one, link(2, "eth0", bytes(4)), "attribute of 0 bytes"),
     ("one byte too many", one, ETHERNET + b"x", "begins where only 1 bytes are left"),
     ("link info of nonsense", one, link(2, "eth0", nla(18, b"\xff\xff\x01\x00")), "attribute of 65535 bytes"),

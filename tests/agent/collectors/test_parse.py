@@ -32,6 +32,7 @@ from kattila_protocol.report import (
 from support import netlink
 from support.collector_messages import (
     ADDRESS,
+    COUNTERS,
     ETHERNET,
     GRE,
     INFINIBAND,
@@ -43,6 +44,7 @@ from support.collector_messages import (
     REMOTE6,
     ROUTE,
     WIREGUARD,
+    listed,
     one,
     parsed_links,
     parsed_lookups,
@@ -86,18 +88,24 @@ def test_a_link_without_statistics_or_state() -> None:
 
 
 def test_counters() -> None:
-    found = one(ETHERNET)
+    found = one(ETHERNET, netlink.statistics(2, COUNTERS), netlink.statistics(3, bytes(64)))
     assert (found.rx_bytes, found.tx_bytes) == (10, 20)
     assert (found.rx_errors, found.tx_errors, found.rx_dropped, found.tx_dropped) == (3, 4, 5, 6)
 
 
 def test_a_counter_that_fell_below_zero_becomes_the_largest_number_of_a_report() -> None:
     stats = struct.pack("=8Q", 1, 2, 2**64 - 1, 2**63, 3, 2**63 - 1, 2**64 - 7, 6)
-    found = one(link(2, "eth0", nla(23, stats)))
+    found = one(ETHERNET, netlink.statistics(2, stats))
     most = 2**63 - 1
     assert (found.rx_bytes, found.tx_bytes) == (most, most)
     assert (found.rx_errors, found.tx_errors, found.rx_dropped, found.tx_dropped) == (3, most, most, 6)
     assert canonical.parse_object(canonical.encode(found))["rx_bytes"] == most
+
+
+def test_without_counters_the_links_are_reported_with_a_failure() -> None:
+    found = links.parse(links.LinkReadings(listed(ETHERNET), listed(), {}, refusal="Operation not supported"))
+    assert ([each.rx_bytes for each in found.items], found.cuts) == ([0], ())
+    assert found.failures == ("the counters of all links: Operation not supported",)
 
 
 def test_links_and_addresses_are_joined_by_index() -> None:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyroute2.netlink import NLA_F_NESTED, nla, nlmsg, nlmsg_atoms
-from pyroute2.netlink.rtnl import RTM_GETADDR, RTM_GETLINK, RTM_GETNEIGH, RTM_GETROUTE, RTM_GETRULE
+from pyroute2.netlink.rtnl import RTM_GETADDR, RTM_GETLINK, RTM_GETNEIGH, RTM_GETROUTE, RTM_GETRULE, RTM_GETSTATS
 from pyroute2.netlink.rtnl.fibmsg import fibmsg
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfbase, stats_names
+from pyroute2.netlink.rtnl.ifstatsmsg import ifstatsmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import nh, rtmsg_base
 
@@ -48,12 +49,6 @@ class _Link(AnyMessage, ifinfbase, nlmsg):
     # pyroute2 raises KeyError at an unknown state, and at most families.
     state, protinfo = Types.uint8, Types.hex
 
-    class ifstats64(Struct, nla):
-        """The beginning, which every kernel has. pyroute2 reads past the end of shorter ones."""
-
-        __slots__ = ()
-        fields = tuple((name, "Q") for name in stats_names[:8])
-
     class ifinfo(Nested, ifinfbase.ifinfo):
         __slots__ = ()
         nla_flags = NLA_F_NESTED
@@ -66,6 +61,16 @@ class _Link(AnyMessage, ifinfbase, nlmsg):
             **dict.fromkeys(("gre", "gretap", "erspan"), _GRE),
             **dict.fromkeys(("ip6gre", "ip6gretap", "ip6erspan"), _IP6GRE),
         }
+
+
+class _Statistics(AnyMessage, ifstatsmsg):
+    __slots__ = ()
+
+    class ifstats64(Struct, nla):
+        """The beginning, which every kernel has. pyroute2 reads past the end of shorter ones."""
+
+        __slots__ = ()
+        fields = tuple((name, "Q") for name in stats_names[:8])
 
 
 class _Route(AnyMessage, rtmsg_base, nlmsg):
@@ -168,6 +173,7 @@ class _Neighbour(AnyMessage, ndmsg):
 
 
 LINK = Codec(_Link, RTM_GETLINK)
+STATISTICS = Codec(_Statistics, RTM_GETSTATS)
 ADDRESS = Codec(_LinkAddress, RTM_GETADDR)
 ROUTE = Codec(_Route, RTM_GETROUTE)
 RULE = Codec(_Rule, RTM_GETRULE)
