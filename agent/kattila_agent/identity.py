@@ -27,6 +27,8 @@ _LOCK_FILE = "identity.lock"
 _MODE = 0o644
 # A fixed size, so that new counters fit into the bytes of the old ones.
 _COUNTERS_BYTES = 128
+# No number above this is used, even if the manager reports it: the other half of the counters remains.
+MAX_NUMBER = MAX_COUNTER // 2
 
 _log = logging.getLogger("kattila.agent")
 
@@ -70,13 +72,11 @@ class Identity:
         returns, so that no number is given twice.
 
         Raises:
-            StateError: the folder is not writable or full, or the numbers are used up.
+            StateError: the folder is not writable or full.
         """
         with self._locked():
             last = self._read()
             taken = Counters(last.agent_id, last.sample + samples, last.tick + 1)
-            if max(taken.sample, taken.tick) > MAX_COUNTER:
-                raise StateError(f"the numbers of {taken.agent_id} are used up: reset this agent, for a new id")
             self._write_counters(taken)
             return taken
 
@@ -86,7 +86,7 @@ class Identity:
             return self._read()
 
     def raise_above(self, agent_id: str, tick: int, sample: int) -> None:
-        """Continue above the numbers that the manager has seen of this id.
+        """Continue above the numbers that the manager has seen of this id, unless they are above MAX_NUMBER.
 
         Does nothing if the id has changed.
 
@@ -95,9 +95,22 @@ class Identity:
         """
         with self._locked():
             last = self._read()
+            sample, tick = (number if number <= MAX_NUMBER else 0 for number in (sample, tick))
             raised = Counters(last.agent_id, max(last.sample, sample), max(last.tick, tick))
             if last.agent_id == agent_id and raised != last:
                 self._write_counters(raised)
+
+    def lower(self, agent_id: str, tick: int, sample: int) -> None:
+        """Continue above these numbers, which are lower than the last ones: the manager refused those as too high.
+
+        Does nothing if the id has changed.
+
+        Raises:
+            StateError: see `take`.
+        """
+        with self._locked():
+            if self._read_id() == agent_id:
+                self._write_counters(Counters(agent_id, sample, tick))
 
     def replace(self, old_id: str, issued_id: str | None = None) -> str:
         """Replace `old_id` by `issued_id`, or by a random one, and return the new id.
@@ -133,8 +146,8 @@ class Identity:
             members = json.loads(path.read_bytes())
             counters = Counters(
                 agent_id=checked_id(members["agent_id"], "agent_id"),
-                sample=checked_counter(members["sample"], "sample"),
-                tick=checked_counter(members["tick"], "tick"),
+                sample=_usable(checked_counter(members["sample"], "sample"), path),
+                tick=_usable(checked_counter(members["tick"], "tick"), path),
             )
         except FileNotFoundError:
             return Counters(agent_id)
@@ -171,6 +184,15 @@ class Identity:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             _overwrite(self._folder / _COUNTERS_FILE, text)
+
+
+def _usable(number: int, path: Path) -> int:
+    if number <= MAX_NUMBER:
+        return number
+    _log.warning(
+        "%s: the number %d is unusable: counting from 0 again, until the manager reports the highest", path, number
+    )
+    return 0
 
 
 def _overwrite(path: Path, text: str) -> None:

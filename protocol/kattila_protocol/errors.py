@@ -86,6 +86,22 @@ class Replay(Refusal):
     title = "The tick or the nonce was used before."
 
 
+class NumbersTooHigh(Refusal):
+    """The tick or the sample is higher than an agent can have reached by now."""
+
+    kind = "numbers_too_high"
+    status = 409
+    title = "The tick or the sample is higher than time allows."
+
+
+class SampleTaken(Refusal):
+    """Another measurement was accepted under this sample number."""
+
+    kind = "sample_taken"
+    status = 409
+    title = "Another measurement has this sample number."
+
+
 class Superseded(Refusal):
     """The message was signed before an administrator reset this agent."""
 

@@ -1,14 +1,23 @@
-"""The replay rules: clock skew, and the window of accepted ticks and nonces (docs/PROTOCOL.md, "Freshness")."""
+"""The rules for times and numbers: clock skew, possible numbers, and the window of accepted ticks and nonces.
+
+See docs/PROTOCOL.md, "Freshness".
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from kattila_protocol.errors import ClockSkew
+from kattila_protocol.errors import ClockSkew, NumbersTooHigh
 
 MAX_SKEW_MS = 10 * 60 * 1000
 WINDOW_SIZE = 120
+# 2025-01-01T00:00:00Z. There was no agent before.
+FIRST_DATE = 1_735_689_600_000
+# The highest possible number while a clock was never set: 30 years of one number per second.
+LEAST_LIMIT = 1_000_000_000
+# How far a number may exceed the highest accepted one, besides one for each ms since that one.
+MAX_JUMP = 1_000_000
 
 
 class Freshness(Enum):
@@ -43,6 +52,27 @@ class Window:
     def add(self, tick: int, nonce: str) -> Window:
         """Return the window after it accepted a fresh message."""
         return Window(tuple(sorted((*self.entries, (tick, nonce)))[-WINDOW_SIZE:]))
+
+
+def highest_possible(now: int) -> int:
+    """Return the highest tick or sample that an agent can have reached at `now` (ms UTC): one per ms since 2025."""
+    return max(LEAST_LIMIT, now - FIRST_DATE)
+
+
+def check_numbers(tick: int, sample: int, highest: tuple[int, int], idle_ms: int, now: int) -> None:
+    """Check that a message's numbers can have been reached at `now` (ms UTC).
+
+    `highest` are the highest accepted tick and sample of the agent, 0 if there are none. `idle_ms` is the time since
+    the highest tick was accepted.
+
+    Raises:
+        NumbersTooHigh: one of the numbers is above the highest possible one, or too far above the highest accepted one.
+    """
+    limit = highest_possible(now)
+    for name, number, known in (("tick", tick, highest[0]), ("sample", sample, highest[1])):
+        most = min(limit, known + MAX_JUMP + max(0, idle_ms)) if known else limit
+        if number > most:
+            raise NumbersTooHigh(f"{name} {number} is impossible: the highest is {known}, and at most {most} by now")
 
 
 def check_skew(timestamp: int, now: int) -> None:

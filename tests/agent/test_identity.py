@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kattila_agent.identity import Counters, Identity, StateError
+from kattila_agent.identity import MAX_NUMBER, Counters, Identity, StateError
 from kattila_protocol.names import MAX_COUNTER, is_id
 from support.folder_access import make_world_readable
 from support.small_disk import small_disk
@@ -183,11 +183,34 @@ def test_damaged_counters_are_logged_and_start_again(
     assert "counters.json is damaged" in caplog.text and "until the manager reports" in caplog.text
 
 
-def test_exhausted_numbers_are_an_error_with_a_remedy(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [MAX_NUMBER + 1, MAX_COUNTER - 1, MAX_COUNTER, MAX_COUNTER + 1])
+def test_a_number_that_leaves_no_room_is_not_adopted(tmp_path: Path, number: int) -> None:
     identity = kept(tmp_path)
-    identity.raise_above(ID, MAX_COUNTER, 1)
-    with pytest.raises(StateError, match="are used up: reset this agent"):
-        identity.take()
+    identity.raise_above(ID, number, 7)
+    assert identity.take() == Counters(ID, 8, 1)
+    identity.raise_above(ID, 7, number)
+    assert identity.take() == Counters(ID, 9, 8)
+
+
+@pytest.mark.parametrize("number", [MAX_NUMBER + 1, MAX_COUNTER])
+def test_used_up_numbers_are_logged_and_start_again(
+    tmp_path: Path, number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    identity = kept(tmp_path)
+    (tmp_path / "counters.json").write_text(json.dumps({"agent_id": ID, "sample": 5, "tick": number}))
+    assert identity.take() == Counters(ID, 6, 1)
+    (tmp_path / "counters.json").write_text(json.dumps({"agent_id": ID, "sample": number, "tick": 5}))
+    assert identity.take() == Counters(ID, 1, 6)
+    assert [f"{number} is unusable" in line for line in caplog.messages] == [True, True]
+
+
+def test_numbers_are_lowered_for_their_id_only(tmp_path: Path) -> None:
+    identity = kept(tmp_path)
+    identity.raise_above(ID, 1000, 500)
+    identity.lower(OTHER_ID, 1, 1)
+    assert identity.last() == Counters(ID, 500, 1000)
+    identity.lower(ID, 30, 20)
+    assert identity.take() == Counters(ID, 21, 31)
 
 
 def test_a_missing_folder_is_an_error_with_a_remedy(tmp_path: Path) -> None:

@@ -78,6 +78,12 @@ def freshness(accepted: list[tuple[int, str]], tick: int, nonce: str) -> str:
     return "replay" if any(tick == used[0] or nonce == used[1] for used in last) else "fresh"
 
 
+def is_possible(number: int, highest: int, idle_ms: int, now: int) -> bool:
+    """docs/PROTOCOL.md, "Freshness"; whether a tick or sample can follow the highest accepted one, 0 for none."""
+    limit = max(1_000_000_000, now - 1_735_689_600_000)
+    return number <= limit and (highest == 0 or number <= highest + 1_000_000 + max(0, idle_ms))
+
+
 def select_psk(records: list[list[bytes]], ring: set[bytes] | None = None) -> bytes | None:
     """docs/PROTOCOL.md, "From TXT answer to PSK": the PSK, or None. `ring`: PSKs of a node that has seen the prefix."""
     values = {b"".join(strings).strip(b" \t\r\n\v\f") for strings in records}

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from kattila_protocol import canonical, envelope, peer, registration, reset, verdict
-from kattila_protocol.errors import Malformed, Refusal
-from kattila_protocol.freshness import Freshness, Window, check_skew
+from kattila_protocol.errors import Malformed, NumbersTooHigh, Refusal
+from kattila_protocol.freshness import Freshness, Window, check_numbers, check_skew
 from kattila_protocol.members import build
 from kattila_protocol.names import MANAGER
 from kattila_protocol.report import Report
@@ -140,6 +140,17 @@ def test_window(case: Case) -> None:
     for tick, nonce, judged in case["messages"]:
         assert window.judge(tick, nonce).name.lower() == judged
         window = window.add(tick, nonce) if window.judge(tick, nonce) is Freshness.FRESH else window
+
+
+@each("numbers")
+def test_numbers(case: Case) -> None:
+    number, highest = case["number"], case["highest"]
+    for tick, sample, known in ((number, 1, (highest, 0)), (1, number, (0, highest))):
+        if case["possible"]:
+            check_numbers(tick, sample, known, case["idle_ms"], case["now"])
+        else:
+            with pytest.raises(NumbersTooHigh):
+                check_numbers(tick, sample, known, case["idle_ms"], case["now"])
 
 
 def open_report(body: bytes, ring: Ring, recipient: str, now: int) -> None:
@@ -285,6 +296,12 @@ def test_the_independent_client_judges_freshness_alike(case: Case) -> None:
         assert independent_client.freshness(accepted, tick, nonce) == judged
         if judged == "fresh":
             accepted.append((tick, nonce))
+
+
+@each("numbers")
+def test_the_independent_client_judges_numbers_alike(case: Case) -> None:
+    judged = independent_client.is_possible(case["number"], case["highest"], case["idle_ms"], case["now"])
+    assert judged is case["possible"]
 
 
 # --- Computed by openssl

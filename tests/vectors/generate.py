@@ -14,8 +14,8 @@ from urllib.parse import urlencode
 
 from kattila_protocol import canonical, envelope, message, peer, registration, reset, verdict
 from kattila_protocol.envelope import Envelope
-from kattila_protocol.errors import ClockSkew, IdentityConflict, Malformed, Refusal, Replay
-from kattila_protocol.freshness import Freshness, Window
+from kattila_protocol.errors import ClockSkew, IdentityConflict, Malformed, NumbersTooHigh, Refusal, Replay
+from kattila_protocol.freshness import Freshness, Window, check_numbers, highest_possible
 from kattila_protocol.names import MANAGER
 from kattila_protocol.peer import PeerAnswer, PeerQuery
 from kattila_protocol.registration import Registration
@@ -261,6 +261,42 @@ def _judged(arrivals: list[tuple[int, str]]) -> list[list[object]]:
     return judged
 
 
+def numbers() -> list[Case]:
+    """Ticks or samples of messages, and whether an agent can have reached them at the manager's time."""
+    limit = highest_possible(NOW)
+    cases = {
+        "the first one": (1, 0, 0, NOW),
+        "the first one at the limit": (limit, 0, 0, NOW),
+        "the first one above the limit": (limit + 1, 0, 0, NOW),
+        "the greatest counter": (9_007_199_254_740_991, 41, 30_000, NOW),
+        "the next one": (42, 41, 30_000, NOW),
+        "the same": (41, 41, 0, NOW),
+        "a late one": (1, 41, 0, NOW),
+        "after a month": (86_441, 41, 2_592_000_000, NOW),
+        "the highest jump": (41 + 1_000_000, 41, 0, NOW),
+        "above the highest jump": (42 + 1_000_000, 41, 0, NOW),
+        "the highest jump after 30 s": (41 + 1_030_000, 41, 30_000, NOW),
+        "above the highest jump after 30 s": (42 + 1_030_000, 41, 30_000, NOW),
+        "a jump across the limit": (limit + 1, limit - 5, 30_000, NOW),
+        "after a step back of the manager's clock": (41 + 1_000_000, 41, -3_600_000, NOW),
+        "a clock that was never set, at the limit": (1_000_000_000, 0, 0, 0),
+        "a clock that was never set, above the limit": (1_000_000_001, 0, 0, 0),
+    }
+    return [
+        {"name": name, "number": number, "highest": highest, "idle_ms": idle_ms, "now": now}
+        | {"possible": _is_possible(number, highest, idle_ms, now)}
+        for name, (number, highest, idle_ms, now) in cases.items()
+    ]
+
+
+def _is_possible(number: int, highest: int, idle_ms: int, now: int) -> bool:
+    try:
+        check_numbers(number, number, (highest, highest), idle_ms, now)
+    except NumbersTooHigh:
+        return False
+    return True
+
+
 def refused() -> list[Case]:
     """Bodies that are refused, the recipient, and the kind of refusal."""
     sealed = envelope.seal(SMALL_DATA, KEY)
@@ -390,6 +426,7 @@ GENERATORS: dict[str, Callable[[], list[Case]]] = {
     "peer.json": peers,
     "txt.json": txt_answers,
     "window.json": windows,
+    "numbers.json": numbers,
     "bounds.json": bounds.cases,
     "refused.json": refused,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from kattila_agent.identity import Counters
 from kattila_agent.outbound.delivery import Answered, Busy, DeliveryResult, Outcome, Unreachable, Unsigned
 from kattila_agent.outbound.discovery import Relay
 from kattila_agent.spool import Waiting
@@ -71,13 +72,28 @@ class Journal:
         state, text = _failure(outcome)
         self._log.note("draining", state, logging.WARNING, f"waiting samples stay on disk for now: {text}")
 
-    def note_replay(self, tick: int, highest_tick: int, highest_sample: int) -> None:
-        """Log that the manager has seen higher numbers than this node."""
+    def note_replay(self, verdict: Verdict, tick: int, *, is_believed: bool) -> None:
+        """Log that the manager has seen higher numbers than this node, or reports impossible ones."""
+        if is_believed:
+            text = (
+                f"tick {tick} was used before: was the state folder restored from a copy? continuing above tick "
+                f"{verdict.highest_tick} and sample {verdict.highest_sample}"
+            )
+            self._log.note("numbers", f"{verdict.highest_tick}", logging.WARNING, text)
+        else:
+            text = (
+                f"the manager's highest tick for this agent, {verdict.highest_tick}, is impossible, so reports wait: "
+                f"run 'kattila-manager reset {verdict.agent_id}' at the manager"
+            )
+            self._log.note("numbers", "impossible", logging.WARNING, text)
+
+    def note_renumbered(self, verdict: Verdict, last: Counters) -> None:
+        """Log that the manager refused the numbers of this node, and which ones follow."""
         text = (
-            f"tick {tick} was used before: was the state folder restored from a copy? "
-            f"continuing above tick {highest_tick} and sample {highest_sample}"
+            f"the manager refuses this node's numbers ({verdict.outcome}): continuing above tick {last.tick} and "
+            f"sample {last.sample}; were its counters damaged, or does another machine report under its id?"
         )
-        self._log.note("numbers", f"{highest_tick}", logging.WARNING, text)
+        self._log.note("numbers", verdict.outcome, logging.WARNING, text)
 
     def note_new_id(self, old_id: str, new_id: str) -> None:
         """Log that another machine has the id."""

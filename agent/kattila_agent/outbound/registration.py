@@ -98,9 +98,8 @@ class Registrar:
                 self._identity, self._spool, proposed_id, verdict.agent_id, newest.boot_id
             )
             issued = f"; the manager issued this id, because another machine uses {proposed_id}"
-        newest = numbering.continue_above(
-            self._identity, self._spool, verdict.agent_id, verdict.highest_tick, verdict.highest_sample, newest
-        )
+        tick, sample = numbering.believable(verdict, self._runtime.now())
+        newest = numbering.continue_above(self._identity, self._spool, verdict.agent_id, tick, sample, newest)
         self._registered_id = agent_id
         self._retry_seconds = FIRST_RETRY_SECONDS
         self._log.note("registration", agent_id, logging.INFO, f"registered as {agent_id}{issued}")

@@ -19,9 +19,12 @@ from kattila_agent.spool import Spool, numbering, sample
 from kattila_agent.spool.sample import Moment, Sample, Signing
 from kattila_keys.refresh import Keys
 from kattila_protocol import report
-from kattila_protocol.errors import IdentityConflict, Replay
+from kattila_protocol.errors import IdentityConflict, NumbersTooHigh, Replay, SampleTaken
 from kattila_protocol.ring import Ring
 from kattila_protocol.verdict import Disposition, Verdict
+
+# How often the newest report is corrected and sent again within one cycle.
+MAX_CORRECTIONS = 3
 
 # sampling.collect.measure, or a test's: takes its inputs, the moment (ms UTC) and a clock in seconds.
 Measure = Callable[[Inputs, int, Callable[[], float]], Measurement]
@@ -78,8 +81,15 @@ class Reporter:
         return self._report(newest, counters, measurement)
 
     def send_again(self, waiting: Sample) -> Outcome:
-        """Sign a sample that waited, and deliver it on the path of the newest report."""
-        return self.delivery.deliver_again(self._outgoing(waiting, self.identity.take(samples=0), self.keys.ring()))
+        """Sign a sample that waited, and deliver it on the path of the newest report.
+
+        If the manager refuses its number, it gets another one for its next attempt.
+        """
+        counters = self.identity.take(samples=0)
+        outcome = self.delivery.deliver_again(self._outgoing(waiting, counters, self.keys.ring()))
+        if isinstance(outcome, Answered):
+            self._renumber(outcome.verdict, waiting, counters)
+        return outcome
 
     def _store(self, measurement: Measurement, number: int, since_boot_ms: int) -> Sample:
         """Put the measurement into the spool, so that it survives failures."""
@@ -97,7 +107,7 @@ class Reporter:
 
         If the first attempt shows what to correct, correct it and try again.
         """
-        is_first = True
+        corrections = 0
         while True:
             ring = self.keys.ring()
             result = self.delivery.deliver(self._outgoing(newest, counters, ring), counters.agent_id)
@@ -106,11 +116,15 @@ class Reporter:
             if isinstance(outcome, Answered):
                 self.clock_offset = outcome.verdict.clock_offset
                 if outcome.verdict.disposition is Disposition.DELIVERED:
+                    if outcome.verdict.highest_tick > counters.tick or outcome.verdict.highest_sample > newest.number:
+                        self._keep_above(outcome.verdict, counters)
                     break
-            corrected = self._correct(outcome, newest, counters, ring, measurement) if is_first else None
+            may_correct = corrections < MAX_CORRECTIONS
+            corrected = self._correct(outcome, newest, counters, ring, measurement) if may_correct else None
             if corrected is None:
                 break
-            newest, counters, is_first = corrected, self.identity.take(samples=0), False
+            newest, before, counters = corrected, counters, self.identity.take(samples=0)
+            corrections = corrections + 1 if counters.agent_id == before.agent_id else MAX_CORRECTIONS
         is_settled = isinstance(outcome, Answered) and self.spool.settle(newest.number, outcome.verdict.disposition)
         self.journal.note_delivery(result, self.spool.waiting())
         return is_settled
@@ -136,16 +150,37 @@ class Reporter:
         """
         match outcome:
             case Answered(Verdict(outcome=Replay.kind) as verdict):
-                tick, number = verdict.highest_tick, verdict.highest_sample
-                newest = numbering.continue_above(self.identity, self.spool, counters.agent_id, tick, number, newest)
-                self.journal.note_replay(counters.tick, tick, number)
-                return newest
+                tick, number = numbering.believable(verdict, self.runtime.now())
+                self.journal.note_replay(verdict, counters.tick, is_believed=tick > 0)
+                if tick == 0:
+                    return None
+                return numbering.continue_above(self.identity, self.spool, counters.agent_id, tick, number, newest)
+            case Answered(Verdict(outcome=NumbersTooHigh.kind | SampleTaken.kind) as verdict):
+                return self._renumber(verdict, newest, counters)
             case Answered(Verdict(outcome=IdentityConflict.kind)):
                 return self._take_new_id(newest, counters, measurement)
             case Unsigned() if self.keys.refresh_after_unknown(ring, self.runtime.now()) is not None:
                 return newest
             case _:
                 return None
+
+    def _renumber(self, verdict: Verdict, refused: Sample, counters: Counters) -> Sample | None:
+        """Renumber a sample if the verdict refuses its numbers; return it, None if it keeps its number."""
+        highest = numbering.believable(verdict, self.runtime.now())
+        parts = self.identity, self.spool, counters.agent_id, *highest, refused
+        renumbered = None
+        if verdict.outcome == NumbersTooHigh.kind:
+            renumbered = numbering.continue_below(*parts)
+        elif verdict.outcome == SampleTaken.kind:
+            renumbered = numbering.take_other_number(*parts)
+        if renumbered is not None:
+            self.journal.note_renumbered(verdict, self.identity.last())
+        return renumbered
+
+    def _keep_above(self, verdict: Verdict, counters: Counters) -> None:
+        """Continue above the numbers that the manager has seen. It took the newest report for a late one."""
+        tick, number = numbering.believable(verdict, self.runtime.now())
+        self.identity.raise_above(counters.agent_id, tick, number)
 
     def _take_new_id(self, newest: Sample, counters: Counters, measurement: Measurement) -> Sample:
         new_id = numbering.take_other_id(self.identity, self.spool, counters.agent_id, None, newest.boot_id)

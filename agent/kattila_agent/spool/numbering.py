@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from kattila_agent.identity import Identity
+from kattila_agent.identity import MAX_NUMBER, Identity
 from kattila_agent.spool import Spool
 from kattila_agent.spool.sample import Sample
+from kattila_protocol.freshness import MAX_JUMP, MAX_SKEW_MS, highest_possible
+from kattila_protocol.verdict import Verdict
 
 _log = logging.getLogger("kattila.agent")
 
@@ -15,9 +17,19 @@ _log = logging.getLogger("kattila.agent")
 def start_above_spool(identity: Identity, spool: Spool) -> None:
     """Continue above the highest number that waits, in case the counters were lost.
 
+    Samples with unusable numbers get others.
+
     Raises StateError.
     """
+    spool.lower(MAX_NUMBER, identity.last().sample)
     identity.raise_above(identity.agent_id(), 0, spool.waiting().highest)
+
+
+def believable(verdict: Verdict, now: int) -> tuple[int, int]:
+    """Return a verdict's highest tick and sample at `now` (ms UTC), 0 for a number that no agent can have reached."""
+    limit = highest_possible(now + MAX_SKEW_MS)
+    tick, sample = verdict.highest_tick, verdict.highest_sample
+    return tick if tick <= limit else 0, sample if sample <= limit else 0
 
 
 def continue_above(identity: Identity, spool: Spool, agent_id: str, tick: int, sample: int, newest: Sample) -> Sample:
@@ -42,6 +54,47 @@ def continue_above(identity: Identity, spool: Spool, agent_id: str, tick: int, s
         # The newest sample is not on the disk, which is full or broken, and its number may be that of another sample.
         number = identity.take().sample
     return newest if number is None else replace(newest, number=number)
+
+
+def continue_below(
+    identity: Identity, spool: Spool, agent_id: str, tick: int, sample: int, refused: Sample
+) -> Sample | None:
+    """Continue above the highest numbers that the manager accepted, which are far below those of this node.
+
+    The numbers of this node were damaged, or came from a forged message. Samples with such numbers get new ones.
+
+    Returns the refused sample under its new number, None if neither of this node's numbers is far above the manager's.
+
+    Raises:
+        StateError: the state folder cannot be used.
+    """
+    last = identity.last()
+    is_tick_wrong, is_sample_wrong = last.tick > tick + MAX_JUMP, max(last.sample, refused.number) > sample + MAX_JUMP
+    if not is_tick_wrong and not is_sample_wrong:
+        return None
+    renumbered = spool.lower(sample + MAX_JUMP, sample) if is_sample_wrong else {}
+    lowered = max(sample, spool.waiting().highest)
+    identity.lower(agent_id, tick if is_tick_wrong else last.tick, lowered if is_sample_wrong else last.sample)
+    if refused.number <= sample + MAX_JUMP:
+        return refused
+    # If it is not on the disk, which is full or broken, it still needs a number.
+    return replace(refused, number=renumbered.get(refused.number) or identity.take().sample)
+
+
+def take_other_number(
+    identity: Identity, spool: Spool, agent_id: str, tick: int, sample: int, refused: Sample
+) -> Sample:
+    """Give one sample a number above those that the manager has seen, because another measurement has its number.
+
+    Returns the sample under its new number.
+
+    Raises:
+        StateError: the state folder cannot be used.
+    """
+    identity.raise_above(agent_id, tick, sample)
+    number = identity.take().sample
+    spool.rename(refused.number, number)
+    return replace(refused, number=number)
 
 
 def take_other_id(identity: Identity, spool: Spool, old_id: str, issued_id: str | None, boot_id: str) -> str:

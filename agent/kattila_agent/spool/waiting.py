@@ -6,8 +6,9 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from kattila_agent.spool import dropping, sample_file
@@ -167,6 +168,22 @@ class Spool:
                 self._save(replace(self._ledger, dropping=(), renumbering=plan))
             return self._renumber(plan)
 
+    def lower(self, above: int, floor: int) -> dict[int, int]:
+        """Give the samples with numbers above `above` lower ones, in their order; `floor` is not above it.
+
+        Return the new number of each old one. They begin above `floor` and above all other samples. This is for numbers
+        that no manager accepts. If the process is killed meanwhile, the next call completes the change.
+        """
+        with self._guard:
+            too_high = sorted(number for number in self._entries if number > above)
+            first = 1 + max([floor, *(number for number in self._entries if number <= above)])
+            return self._move({number: first + place for place, number in enumerate(too_high)})
+
+    def rename(self, number: int, to: int) -> None:
+        """Give one sample another number, which no sample has; does nothing if it is gone."""
+        with self._guard:
+            self._move({number: to} if number in self._entries else {})
+
     def keep_only_boot(self, boot_id: str) -> None:
         """Drop the samples of all other boots, which another machine reports."""
         with self._guard:
@@ -305,20 +322,25 @@ class Spool:
             self._ledger, self._uncounted = counted, 0
 
     def _renumber(self, plan: Renumbering) -> dict[int, int]:
-        renumbered: dict[int, int] = {}
+        numbers = self._to_renumber(plan)
         free = max([plan.first, *(number + 1 for number in self._entries)])
-        try:
-            for number in self._to_renumber(plan):
-                self._folder.rename(number, free)
-                self._entries[free] = self._entries.pop(number)
-                renumbered[number] = free
-                free += 1
-            if self._ledger.renumbering is not None:
-                self._folder.sync()
-                self._save(replace(self._ledger, renumbering=None))
-        except OSError as error:
-            self.problem = self._text(error)
-        return renumbered
+        moved = self._move({number: free + place for place, number in enumerate(numbers)})
+        if self._ledger.renumbering is not None and len(moved) == len(numbers) and self._try(self._folder.sync):
+            self._save(replace(self._ledger, renumbering=None))
+        return moved
+
+    def _move(self, moves: Mapping[int, int]) -> dict[int, int]:
+        """Rename samples one by one, in this order; return the renamed ones, up to the first that cannot be renamed."""
+        moved: dict[int, int] = {}
+        if not set(self._ledger.dropping).isdisjoint(moves.values()):
+            # The next start must not mistake these files for dropped ones.
+            self._save(replace(self._ledger, dropping=()))
+        for number, to in moves.items():
+            if not self._try(partial(self._folder.rename, number, to)):
+                break
+            self._entries[to] = self._entries.pop(number)
+            moved[number] = to
+        return moved
 
     def _to_renumber(self, plan: Renumbering) -> list[int]:
         of_boot = (number for number, entry in self._entries.items() if entry.boot_id == plan.boot_id)

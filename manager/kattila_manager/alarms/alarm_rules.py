@@ -21,7 +21,16 @@ from kattila_manager.topology.newcomers import crowd
 from kattila_manager.topology.presence import Presence, Watch, presence
 from kattila_manager.wording import moment, path_text, plural, shown
 from kattila_protocol.canonical import MAX_INTEGER
-from kattila_protocol.errors import BadSignature, ClockSkew, IdentityConflict, IdentityUnproven, Replay, TooManyAgents
+from kattila_protocol.errors import (
+    BadSignature,
+    ClockSkew,
+    IdentityConflict,
+    IdentityUnproven,
+    NumbersTooHigh,
+    Replay,
+    SampleTaken,
+    TooManyAgents,
+)
 
 QUIET_MS = 15 * 60 * 1000
 # Every agent queries DNS in this time after a change of the key, even if one query fails.
@@ -36,6 +45,7 @@ class AlarmKind(StrEnum):
     REPLAY = "replay"
     CLOCK_SKEW = "clock_skew"
     IDENTITY_CONFLICT = "identity_conflict"
+    IMPOSSIBLE_NUMBERS = "impossible_numbers"
     PREVIOUS_KEY = "previous_key"
     AGENT_SILENT = "agent_silent"
     SAMPLES_DROPPED = "samples_dropped"
@@ -223,6 +233,11 @@ _COUNTED: tuple[tuple[AlarmKind, tuple[str, ...], str], ...] = (
     (AlarmKind.REPLAY, (Replay.kind,), "an old message was sent again, or the machine was restored from a snapshot"),
     (AlarmKind.CLOCK_SKEW, (ClockSkew.kind,), "its reports are refused until its clock is right: check NTP"),
     (AlarmKind.IDENTITY_CONFLICT, (IdentityConflict.kind, IdentityUnproven.kind), ""),
+    (
+        AlarmKind.IMPOSSIBLE_NUMBERS,
+        (NumbersTooHigh.kind, SampleTaken.kind),
+        "a PSK holder reports under its id, or its state folder was restored or damaged",
+    ),
     (AlarmKind.SAMPLES_DROPPED, (AlarmKind.SAMPLES_DROPPED,), "they were too old or too many, or its disk was full"),
 )
 
@@ -344,7 +359,7 @@ def _cut_off(alarm: Alarm, late: int) -> str:
 
 def _silent(agent: Agent, names: dict[str, str]) -> Finding:
     last = f"the last one came {path_text([names.get(relay, relay) for relay in agent.relay_path])}"
-    has_reported = agent.highest_sample > 0
+    has_reported = agent.latest_report_id is not None
     detail = (
         f"no report since {moment(agent.last_seen_at)}; {last}" if has_reported else "registered, but never reported"
     )

@@ -88,8 +88,8 @@ def reset(config: Config, say: Say, wanted: str | None) -> int:
         count = store.write(lambda connection: registry.reset(connection, agent_id, compose.clock()))
     whom = f"{name_of(agent)} ({agent.agent_id})" if agent else f"all {wording.plural(count, 'agent')}"
     say(
-        f"reset {whom}: ticks, nonces, machine and refusal counters are forgotten; messages signed before now are "
-        "refused; the reports are kept, and the next one binds the id again"
+        f"reset {whom}: ticks, nonces, sample numbers, machine and refusal counters are forgotten; messages signed "
+        "before now are refused; the reports are kept, and the next one binds the id again"
     )
     return 0
 

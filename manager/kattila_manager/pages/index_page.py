@@ -28,6 +28,7 @@ _TITLES: dict[str, str] = {
     AlarmKind.REPLAY: "Replay",
     AlarmKind.CLOCK_SKEW: "Clock skew",
     AlarmKind.IDENTITY_CONFLICT: "Identity conflict",
+    AlarmKind.IMPOSSIBLE_NUMBERS: "Impossible numbers",
     AlarmKind.PREVIOUS_KEY: "Previous key",
     AlarmKind.AGENT_SILENT: "Agent silent",
     AlarmKind.SAMPLES_DROPPED: "Samples dropped",

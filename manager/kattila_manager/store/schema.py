@@ -64,7 +64,10 @@ agents = _table(
     Column("last_seen_at", Integer, nullable=False, comment="arrival of the newest message, late samples included"),
     Column("highest_tick", Integer, nullable=False, comment="highest tick seen: the upper end of the replay window"),
     Column(
-        "highest_sample", Integer, nullable=False, comment="highest sample number; the newest sample decides the state"
+        "highest_sample",
+        Integer,
+        nullable=False,
+        comment="highest sample number since the last reset; the newest sample decides the state",
     ),
     Column("latest_report_id", Integer, comment="reports.id of the newest sample"),
     Column("fingerprint", Text, nullable=False, comment="key that signed the newest message"),

@@ -57,10 +57,6 @@ class Book:
         self.sent: set[str] = set()
         self.stored: dict[str, Stored] = {}
         self.is_replay = False
-        # Labels that may have the number of another, stored measurement, because a disk was restored or copied (see
-        # docs/PROTOCOL.md, Delivery). Measurements that were lost for that reason are `excused`.
-        self.may_be_numbered_twice: set[str] = set()
-        self.excused: set[str] = set()
         self._places: dict[tuple[str, int], str] = {}
         self._highest: dict[str, int] = {}
         # (MAC, sender) of all nested requests in progress.
@@ -119,9 +115,6 @@ class Book:
             self._is_known(label)
 
     def _is_known(self, label: str) -> None:
-        if label not in self.stored and label in self.may_be_numbered_twice:
-            self.excused.add(label)
-            return
         assert label in self.stored, f"{label} is called a duplicate, but is not stored"
 
     def _accepted(self, label: str, data: bytes) -> None:

@@ -15,6 +15,7 @@ from kattila_manager.api.app import ApiSettings, Endpoints
 from kattila_manager.ingest.update_handler import UpdateHandler
 from kattila_manager.records import Filed, VerifiedReport
 from kattila_manager.store.admin import migrating
+from kattila_manager.store.ingest import registry
 from kattila_manager.store.ingest.refusal_counters import RefusalCounters
 from kattila_manager.store.ingest.writer import Writer
 from kattila_manager.store.store import Store
@@ -109,8 +110,13 @@ class Manager:
         )
         return [
             Stored(row, agent_id, sample, tick, sampled_at is not None, tuple(path.split(",")) if path else ())
-            for row, agent_id, sample, tick, sampled_at, path in self._rows(query)
+            for row, agent_id, sample, tick, sampled_at, path in self.rows(query)
         ]
 
-    def _rows(self, query: str) -> list[tuple[Any, ...]]:
+    def reset(self, agent_id: str) -> None:
+        """Reset an agent, as an administrator does."""
+        self._store.write(lambda connection: registry.reset(connection, agent_id, self._clock()))
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Query the database."""
         return self._store.read(lambda connection: [tuple(row) for row in connection.exec_driver_sql(query)])

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, func, select
 
 from kattila_manager.records import Record
 from kattila_manager.store import compression
+from kattila_manager.store.bodies import data_of
 from kattila_manager.store.decoding import decode
 from kattila_manager.store.read import queries
 from kattila_manager.store.schema import agents, reports
@@ -68,7 +69,7 @@ class Audit:
     def _data(self, connection: Connection, row: Row[Any]) -> bytes:
         group = self._groups.pop(row.key_id, {})
         base_id = row.base_id
-        base = None if base_id is None else group.get(base_id) or queries.data_of(connection, base_id)
+        base = None if base_id is None else group.get(base_id) or data_of(connection, base_id)
         data = compression.expand(row.body, base)
         # Later reports are compressed against the key or the previous report.
         self._groups[row.key_id] = {key: kept for key, kept in group.items() if key == row.key_id} | {row.id: data}

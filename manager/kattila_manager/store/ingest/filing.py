@@ -6,17 +6,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import zstandard
 from sqlalchemy import Connection, func, insert, select
 
 from kattila_manager.records import Filed, VerifiedReport, refused
+from kattila_manager.store.bodies import data_of
+from kattila_manager.store.decoding import decode
 from kattila_manager.store.ingest import admission, agent_states, replay_windows
 from kattila_manager.store.ingest.admission import AdmissionLimits
 from kattila_manager.store.ingest.agent_states import AgentState
 from kattila_manager.store.ingest.compression_groups import CompressedReport
 from kattila_manager.store.ingest.identity import Ruling
 from kattila_manager.store.schema import for_driver, reports
-from kattila_protocol.errors import IdentityConflict, IdentityUnproven, Refusal, Replay, Superseded, TooManyAgents
-from kattila_protocol.freshness import Freshness
+from kattila_protocol.errors import (
+    IdentityConflict,
+    IdentityUnproven,
+    Malformed,
+    Refusal,
+    Replay,
+    SampleTaken,
+    Superseded,
+)
+from kattila_protocol.freshness import Freshness, check_numbers
 from kattila_protocol.report import Report, Spool
 from kattila_protocol.verdict import ACCEPTED, DUPLICATE
 
@@ -48,18 +59,18 @@ class Filing:
 
     def _file_one(self, compressed: CompressedReport) -> Filed:
         verified = compressed.verified
-        state = self._states.get(verified.report.agent_id)
+        known = self._states.get(verified.report.agent_id)
+        highest = (known.highest_tick, known.highest_sample) if known else (0, 0)
         try:
-            state = state or self._bind(verified)
-        except TooManyAgents as refusal:
-            return refused(refusal)
-        try:
-            is_fresh = self._is_fresh(state, verified)
+            # Impossible numbers change nothing: they bind no id, and prove no machine.
+            idle_ms = verified.received_at - known.last_seen_at if known else 0
+            check_numbers(verified.report.tick, verified.report.sample, highest, idle_ms, verified.received_at)
+            state = known or self._bind(verified)
+            is_new = self._is_fresh(state, verified) and not self._has_sample(state, verified)
         except Refusal as refusal:
-            return refused(refusal, state.highest_tick, state.highest_sample)
-        sample = verified.report.sample
-        if not is_fresh or (sample <= state.highest_sample and self._has_sample(state, sample)):
-            return Filed(DUPLICATE, state.highest_tick, state.highest_sample)
+            return refused(refusal, *highest)
+        if not is_new:
+            return Filed(DUPLICATE, *highest)
         report_id = self._append(state, compressed)
         return Filed(ACCEPTED, state.highest_tick, state.highest_sample, report_id)
 
@@ -92,10 +103,28 @@ class Filing:
         if ruling is Ruling.UNPROVEN:
             raise IdentityUnproven(f"{who}; whether they are two machines shows within two minutes")
 
-    def _has_sample(self, state: AgentState, sample: int) -> bool:
+    def _has_sample(self, state: AgentState, verified: VerifiedReport) -> bool:
+        """Return whether this measurement is stored. Raises SampleTaken if another one has its number."""
+        sample = verified.report.sample
+        # A reset forgets the highest sample, but keeps the reports.
+        if sample > state.highest_sample and not state.reset_at:
+            return False
         self._write_rows()
         mine = (reports.c.agent_ref == state.ref) & (reports.c.sample == sample)
-        return self.connection.execute(select(reports.c.id).where(mine)).first() is not None
+        report_id = self.connection.execute(select(reports.c.id).where(mine)).scalar()
+        if report_id is not None and self._is_another(report_id, verified):
+            raise SampleTaken(
+                f"another measurement was accepted as sample {sample}; the highest is {state.highest_sample}"
+            )
+        return report_id is not None
+
+    def _is_another(self, report_id: int, verified: VerifiedReport) -> bool:
+        try:
+            stored = decode(data_of(self.connection, report_id))
+        except (LookupError, zstandard.ZstdError, Malformed):
+            # Pruned in part, or damaged.
+            return False
+        return stored.telemetry != verified.report.telemetry
 
     def _append(self, state: AgentState, compressed: CompressedReport) -> int:
         verified, report_id = compressed.verified, self._next_id
@@ -160,7 +189,7 @@ def hostname_of(report: Report) -> str:
 def _advance(state: AgentState, verified: VerifiedReport, report_id: int) -> None:
     """Update the state from a message if its tick is the highest, and from its sample if that is the newest."""
     report, received_at = verified.report, verified.received_at
-    previous_at = state.last_seen_at if state.highest_sample else None
+    previous_at = None if state.latest_report_id is None else state.last_seen_at
     state.window = replay_windows.add(state.window, state.highest_tick, report.tick, report.nonce)
     if report.tick > state.highest_tick:
         state.highest_tick = report.tick

@@ -78,8 +78,7 @@ def issued_id(registration: Registration) -> str:
 def reset(connection: Connection, agent_id: str | None, now: int) -> int:
     """Forget the state of one agent, or of all (None), but keep the reports; return the number of agents.
 
-    Reports signed before `now` (ms UTC) are refused afterwards. The highest sample stays, because samples are unique
-    in the audit log.
+    Reports signed before `now` (ms UTC) are refused afterwards. A sample that is in the audit log stays a duplicate.
     """
     mine = agents.c.agent_id == agent_id if agent_id else agents.c.ref > 0
     refs = select(agents.c.ref).where(mine)
@@ -88,9 +87,9 @@ def reset(connection: Connection, agent_id: str | None, now: int) -> int:
     connection.execute(
         delete(refusals).where(refusals.c.agent_id == agent_id if agent_id else refusals.c.agent_id != "")
     )
-    forgotten = {"window": b"", "highest_tick": 0, "boot_id": "", "boot_hardware": "", "hardware": ""}
+    forgotten = {"window": b"", "highest_tick": 0, "highest_sample": 0, "boot_id": "", "boot_hardware": ""}
     return connection.execute(
-        update(agents).where(mine).values(**forgotten, challenger_boot_id="", reset_at=now)
+        update(agents).where(mine).values(**forgotten, hardware="", challenger_boot_id="", reset_at=now)
     ).rowcount
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection, Row, exists, func, select
 
 from kattila_manager.records import Agent, Alarm, Edge, Record, RefusalCount, Subject
-from kattila_manager.store import compression
+from kattila_manager.store.bodies import data_of
 from kattila_manager.store.schema import agents, alarms, forgotten, receivers, refusals, reports, topology_edges
 
 _AGENT = (
@@ -137,16 +136,6 @@ def record(connection: Connection, agent_id: str, sample: int | None) -> Record 
     return None if row is None else record_of(row, data_of(connection, row.id))
 
 
-def data_of(connection: Connection, report_id: int) -> bytes:
-    """Return DATA byte for byte as it was signed, by reading its bases, at most eight.
-
-    Raises:
-        LookupError: the report or one of its bases is missing.
-        zstandard.ZstdError: the database is damaged.
-    """
-    return _expand(lambda wanted: _body(connection, wanted), report_id)
-
-
 def record_of(row: Row[Any], data: bytes) -> Record:
     """Return a row of reports with its agent's id as a record; `data` is its DATA."""
     return Record(
@@ -160,18 +149,6 @@ def record_of(row: Row[Any], data: bytes) -> Record:
         mac=row.mac.hex(),
         data=data,
     )
-
-
-def _expand(read_body: Callable[[int], tuple[bytes, int | None]], report_id: int) -> bytes:
-    body, base_id = read_body(report_id)
-    return compression.expand(body, None if base_id is None else _expand(read_body, base_id))
-
-
-def _body(connection: Connection, report_id: int) -> tuple[bytes, int | None]:
-    row = connection.execute(select(reports.c.body, reports.c.base_id).where(reports.c.id == report_id)).first()
-    if row is None:
-        raise LookupError(f"report {report_id} is not in the database")
-    return row[0], row[1]
 
 
 def _agent(row: Any) -> Agent:

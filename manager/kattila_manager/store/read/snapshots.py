@@ -9,6 +9,7 @@ from sqlalchemy.exc import OperationalError
 
 from kattila_manager.alarms.alarm_rules import AlarmKind
 from kattila_manager.records import Agent, Snapshot
+from kattila_manager.store.bodies import data_of
 from kattila_manager.store.decoding import decode
 from kattila_manager.store.read import queries, report_history
 from kattila_protocol.report import Report
@@ -42,7 +43,7 @@ def _newest_reports(
     damaged: list[int] = []
     for report_id in (agent.latest_report_id for agent in fleet if agent.latest_report_id is not None):
         try:
-            report = known.get(report_id) or decode(queries.data_of(connection, report_id))
+            report = known.get(report_id) or decode(data_of(connection, report_id))
         except LookupError:
             # It was pruned, because its agent has been silent for long.
             continue

@@ -28,7 +28,7 @@ def incoming(number: int, sample: int = 1) -> VerifiedReport:
 def poison(number: int) -> VerifiedReport:
     """Return a report that the database cannot store."""
     one = incoming(number)
-    return replace(one, report=replace(one.report, sample=2**70))
+    return replace(one, report=replace(one.report, timestamp=2**70))
 
 
 def at_once(filer: Filer, reports: list[VerifiedReport]) -> list[Filed]:
