@@ -66,7 +66,10 @@ class Filing:
             idle_ms = verified.received_at - known.last_seen_at if known else 0
             check_numbers(verified.report.tick, verified.report.sample, highest, idle_ms, verified.received_at)
             state = known or self._bind(verified)
-            is_new = self._is_fresh(state, verified) and not self._has_sample(state, verified)
+            # A reset forgets the highest sample, but keeps the reports.
+            may_be_known = verified.report.sample <= state.highest_sample or state.reset_at > 0
+            is_fresh = self._is_fresh(state, verified)
+            is_new = is_fresh and not (may_be_known and self._has_sample(state, verified))
         except Refusal as refusal:
             return refused(refusal, *highest)
         if not is_new:
@@ -106,9 +109,6 @@ class Filing:
     def _has_sample(self, state: AgentState, verified: VerifiedReport) -> bool:
         """Return whether this measurement is stored. Raises SampleTaken if another one has its number."""
         sample = verified.report.sample
-        # A reset forgets the highest sample, but keeps the reports.
-        if sample > state.highest_sample and not state.reset_at:
-            return False
         self._write_rows()
         mine = (reports.c.agent_ref == state.ref) & (reports.c.sample == sample)
         report_id = self.connection.execute(select(reports.c.id).where(mine)).scalar()
