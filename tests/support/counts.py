@@ -36,3 +36,7 @@ STORM_AGENTS = _count(40, 100)
 FLEET_SEQUENCES = _count(8, 25)
 SPOOL_SEQUENCES = _count(5, 15)
 FULL_DISK_SEQUENCES = _count(20, 80)
+# Simulated tunnels that are healthy, the days that each of them is watched, and cuts of each kind.
+HEALTHY_TUNNELS = _count(16, 500)
+HEALTHY_DAYS = _count(1, 7)
+CUTS = _count(40, 200)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kattila_manager.topology.wireguard.ends import UP_MS, Measures, Side
-from kattila_manager.topology.wireguard.evidence import tried
+from kattila_manager.topology.wireguard.evidence import received, tried
 from kattila_manager.topology.wireguard.reasons import Reason
 from kattila_manager.topology.wireguard.states import TunnelState, Verdict
 
@@ -20,12 +20,22 @@ def does_not_send(own: Side, measures: Measures) -> bool:
 
 
 def down(measures: Measures, losses: tuple[int, int], count: int) -> Verdict:
-    """Return the verdict on a tunnel that is down; a direction is dead if it lost packets in `count` intervals."""
+    """Return the verdict on a tunnel that is down; a direction is dead if it lost packets in `count` intervals.
+
+    It is certain if two kinds of evidence agree: the session is late or over, and packets are lost.
+    """
+    age_ms, most = measures.age_ms or 0, max(losses)
+    is_late = measures.keepalive_ms > 0 and age_ms > measures.limit_ms
+    is_certain = (is_late and most >= 2) or (age_ms > UP_MS and most >= 3)
+    return _directions(measures, losses, count)._replace(is_certain=is_certain)
+
+
+def _directions(measures: Measures, losses: tuple[int, int], count: int) -> Verdict:
     is_young = (measures.age_ms or 0) <= UP_MS
-    if min(losses) >= count:
-        return Verdict(TunnelState.DOWN, Reason.NEITHER_RECEIVES if is_young else Reason.NOTHING_ARRIVES)
     if max(losses) < count:
         return _not_renewed(measures)
+    if min(losses) >= count:
+        return Verdict(TunnelState.DOWN, Reason.NEITHER_RECEIVES if is_young else Reason.NOTHING_ARRIVES)
     sender = int(losses[1] >= count)
     own, deaf = measures.sides[sender].evidence, measures.sides[1 - sender].evidence
     is_late = (measures.age_ms or 0) > measures.limit_ms
@@ -33,9 +43,12 @@ def down(measures: Measures, losses: tuple[int, int], count: int) -> Verdict:
         return Verdict(TunnelState.DOWN, Reason.NOT_SENDING, 1 - sender, (1 - sender,))
     if not tried(deaf):
         return _untried(measures, sender, is_young)
-    if own.rx_grew and own.at - own.received_at <= _RECENT_STEPS * measures.step_ms:
-        return _one_way(measures, sender, is_young)
-    return Verdict(TunnelState.DOWN, Reason.NEITHER_RECEIVES if is_young else Reason.NOTHING_ARRIVES)
+    is_recent = bool(own.rx_grew) and own.at - own.received_at <= _RECENT_STEPS * measures.step_ms
+    if losses[1 - sender] and not is_recent:
+        return Verdict(TunnelState.DOWN, Reason.NEITHER_RECEIVES if is_young else Reason.NOTHING_ARRIVES)
+    # The deaf side may pause between its attempts, of which the last one arrived.
+    has_arrived = is_recent or received(own, measures.handshake_at or 0)
+    return _one_way(measures, sender, is_young) if has_arrived else _untried(measures, sender, is_young)
 
 
 def _one_way(measures: Measures, sender: int, is_young: bool) -> Verdict:
@@ -65,8 +78,14 @@ def _untried(measures: Measures, sender: int, is_young: bool) -> Verdict:
 
 
 def _not_renewed(measures: Measures) -> Verdict:
-    """Return the verdict on a session that is late, although no direction is known to lose packets."""
+    """Return the verdict on a session that is late, although no direction is known to lose packets.
+
+    If both ends initiate at the same moment, each discards the other's answer, and both may wait for their next
+    keepalive. So without a lost packet the session is late only after another keepalive.
+    """
     mute = tuple(each.number for each in measures.sides if does_not_send(each, measures))
     if mute:
         return Verdict(TunnelState.DOWN, Reason.NOT_SENDING, mute[0], mute)
-    return Verdict(TunnelState.DOWN, Reason.NOT_RENEWED, span_ms=measures.limit_ms)
+    if (measures.age_ms or 0) <= measures.limit_ms + measures.keepalive_ms:
+        return Verdict(TunnelState.SUSPECT, Reason.LATE, span_ms=measures.limit_ms)
+    return Verdict(TunnelState.DOWN, Reason.NOT_RENEWED, span_ms=measures.limit_ms + measures.keepalive_ms)

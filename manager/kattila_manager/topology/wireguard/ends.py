@@ -138,7 +138,19 @@ class Measures(NamedTuple):
     def losses(self) -> tuple[int, int]:
         """Return in how many intervals packets of the first and of the second side were lost."""
         one, other = self.sides[0].evidence, self.sides[1].evidence
-        return lost(one, other), lost(other, one)
+        return lost(one, other, self._counts_from(other)), lost(other, one, self._counts_from(one))
+
+    def _counts_from(self, receiver: Evidence) -> int:
+        """Return from when packets that do not reach a receiver count as lost (ms UTC).
+
+        A handshake proves both directions, even if one side has not reported since. A receiver that restarted discards
+        packets of the session that it lost. The sender notices nothing, because keepalives are never answered, and
+        renews the session after 180 s.
+        """
+        if self.handshake_at is None:
+            return 0
+        is_lost = receiver.handshake_at is None or receiver.restarted_at > self.handshake_at
+        return self.handshake_at + UP_MS if is_lost else self.handshake_at
 
 
 def measure(judged: tuple[Side, ...], known: tuple[Side, ...]) -> Measures:

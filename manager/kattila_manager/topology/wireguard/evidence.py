@@ -17,11 +17,13 @@ TOLERANCE_MS = 2000
 AHEAD_MS = 10_000
 # A session that is this old is dead, and packets of it are in flight no longer: 180 s, and 15 s for the new handshake.
 _SETTLED_MS = 195_000
-_MOST_INTERVALS = 4
+# Rules count four. The newest intervals count only once they are known to be over at the other end, which may be
+# sampled less often: an end with 10 s has seven of these if the other one has 60 s.
+_MOST_INTERVALS = 12
 # More than this many tenths of an interval between two samples are a gap.
 _GAP_TENTHS = 31
 
-# Begin and end of up to four intervals in turn, ascending.
+# Begin and end of up to twelve intervals in turn, ascending.
 Intervals = tuple[int, ...]
 
 
@@ -38,7 +40,7 @@ class Evidence(NamedTuple):
     """The evidence of one view: an agent, one of its interfaces, and a peer's key.
 
     `step_ms` is the time between the newest two samples. The run since `run_at` has neither a gap nor a restart.
-    `rx_grew` and `tx_grew` are the last four intervals between samples in which a counter grew. `handshake_at` is the
+    `rx_grew` and `tx_grew` are the last twelve intervals between samples in which a counter grew. `handshake_at` is the
     newest handshake, None if none is known, and `stamp` is its time by the node's own clock (s). `restarted_at` is 0
     if the counters never restarted.
     """
@@ -177,16 +179,18 @@ def _handshake(
     return known_at, stamp
 
 
-def lost(sender: Evidence, receiver: Evidence) -> int:
+def lost(sender: Evidence, receiver: Evidence, not_before: int = 0) -> int:
     """Return in how many intervals the sender's tx grew since the receiver's rx last grew.
 
-    An interval counts if it began after that, and if the receiver was sampled after it ended.
+    An interval counts if it began after that, and not before `not_before` (ms UTC), and if the receiver was sampled
+    after it ended.
     """
-    since, until = receiver.received_at + TOLERANCE_MS, receiver.reading.at - TOLERANCE_MS
+    since = max(receiver.received_at + TOLERANCE_MS, not_before)
     grew = sender.tx_grew
     # Almost always the receiver got something during or after the sender's last interval.
     if not grew or grew[-2] <= since:
         return 0
+    until = receiver.reading.at - TOLERANCE_MS
     return sum(grew[i] > since and grew[i + 1] < until for i in range(0, len(grew), 2))
 
 

@@ -31,6 +31,7 @@ class Reason(StrEnum):
     TWO_LOST = "two_lost"
     TRYING = "trying"
     OVERDUE_BY_ONE = "overdue_by_one"
+    LATE = "late"
     # Down.
     NOTHING_TO_SEND = "nothing_to_send"
     OTHER_NOT_TRIED = "other_not_tried"
@@ -115,6 +116,7 @@ TEXTS: Mapping[Reason | Note, str] = {
     Reason.QUIET: ("Renewal is due and nothing was received for {span}. One keepalive may be lost or late."),
     Reason.TWO_LOST: "Two of {a}'s packets in a row did not reach {b}.",
     Reason.TRYING: "{a} is trying to reach {b}.",
+    Reason.LATE: "The session was not renewed within {span} of the last handshake. No packet is known to be lost.",
     Reason.OVERDUE_BY_ONE: (
         "Renewal is overdue by {b}'s report. {a} has not reported since; "
         "it will report or count as silent within {span}."

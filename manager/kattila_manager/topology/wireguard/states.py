@@ -28,7 +28,8 @@ class Verdict(NamedTuple):
 
     `first` is the number of the end that the reason's text calls A; the other one is B. `fix` holds the numbers of the
     ends to fix. The text's values: `handshake_at` and `moment` (ms UTC), `span_ms`, `key`. `keepalive` is in seconds,
-    0 if no keepalive keeps the tunnel up. An external tunnel has one end only.
+    0 if no keepalive keeps the tunnel up. An external tunnel has one end only. `is_certain` means that an alarm need
+    not wait for a second sample.
     """
 
     state: TunnelState
@@ -41,6 +42,7 @@ class Verdict(NamedTuple):
     key: str = ""
     keepalive: int = 0
     is_external: bool = False
+    is_certain: bool = False
 
 
 _TUNNEL_DOWN = frozenset((TunnelState.DOWN, TunnelState.ONE_WAY, TunnelState.REFUSED))

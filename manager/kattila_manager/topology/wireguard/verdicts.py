@@ -178,8 +178,8 @@ def _old(measures: Measures, losses: tuple[int, int]) -> Verdict:
         return Verdict(TunnelState.REFUSED, Reason.NOTHING_COMPLETES, fix=BOTH)
     if not measures.keepalive_ms:
         return _without_keepalive(measures, losses)
-    is_late = (measures.age_ms or 0) > measures.limit_ms
-    if is_late or (max(losses) >= 2 and _is_silent(measures)):
+    is_late, most = (measures.age_ms or 0) > measures.limit_ms, max(losses)
+    if is_late or most >= 3 or (most >= 2 and _is_silent(measures)):
         return _restarted(measures, down(measures, losses, 2))
     return _due(measures)
 

@@ -15,7 +15,7 @@ from kattila_manager.topology.wireguard.states import TunnelState, alarm_kind
 from kattila_manager.topology.wireguard.verdicts import judge, judge_external
 from support.counts import examples
 from support.fleet import HOUR, MINUTE, SECOND
-from support.tunnel_ends import A_AT, B_AT, STEP, a, absent, b, samples
+from support.tunnel_ends import A_AT, B_AT, STEP, a, absent, b, samples, view
 
 PSK: dict[str, Any] = {"has_preshared_key": True}
 
@@ -138,15 +138,53 @@ def test_a_first_attempt_without_a_handshake() -> None:
     assert explain(verdict, ends, ("A", "B"), A_AT) == "No handshake yet. A is trying to reach B."
 
 
-def test_a_session_that_is_late_although_no_packet_is_known_to_be_lost() -> None:
-    ends = (a("+", "+=", 300, 25), b("+", "+=", 300))
-    # Both receive, but not in two intervals after the session ended.
-    verdict = judge(ends[0], ends[1])
-    assert verdict.reason in (Reason.NOT_RENEWED, Reason.NOTHING_COMPLETES)
-    ends = (a("=+", "=+", 300, 25), b("=+", "=+", 300))
+@pytest.mark.parametrize(
+    ("age", "state", "text"),
+    [
+        (
+            245,
+            "suspect",
+            "The session was not renewed within 220 s of the last handshake. No packet is known to be lost.",
+        ),
+        (246, "down", "The session was not renewed within 245 s of the last handshake."),
+    ],
+)
+def test_a_session_that_is_late_although_no_packet_is_lost_may_take_another_keepalive(
+    age: int, state: str, text: str
+) -> None:
+    ends = (a("=+", "=+", age, 25), b("=+", "=+", age))
     verdict = judge(*ends)
-    assert explain(verdict, ends, ("A", "B"), A_AT) == "The session was not renewed within 220 s of the last handshake."
-    assert alarm_kind(verdict) == "tunnel_down"
+    assert (verdict.state, explain(verdict, ends, ("A", "B"), A_AT)) == (state, text)
+    assert (alarm_kind(verdict) == "tunnel_down") is (state == "down")
+
+
+@pytest.mark.parametrize("age", [100, 170, 200, 219])
+def test_three_losses_in_a_row_are_down_at_any_age(age: int) -> None:
+    step = 10 * SECOND
+    verdict = judge(a("+", "+", age, 25, step=step), b("+", "+=====", age, step=step))
+    assert (verdict.state, verdict.fix) == (TunnelState.ONE_WAY, (1,))
+    assert verdict.is_certain is (age > 180)
+
+
+def test_an_alarm_need_not_wait_if_the_session_is_late_and_packets_are_lost() -> None:
+    assert judge(a("+", "=", 221, 25), b("=", "=", 221)).is_certain
+    assert not judge(a("+", "+===", 195, 25), b("+===", "+===", 195)).is_certain
+    assert judge(a("=+++", "=", 400), b("=", "=", 400)).is_certain
+
+
+def test_packets_of_a_session_that_the_receiver_lost_in_a_restart_are_not_lost() -> None:
+    """Keepalives are never answered, so the sender notices nothing for up to 180 s."""
+    before = samples("+", "+", 220, at=B_AT - 150 * SECOND)
+    restarted: dict[str, Any] = {"before": before, "count": 6, "boot_id": "second"}
+    up = judge(a("+", "+", 160, 25, at=A_AT - 60 * SECOND), b("=", "=", None, **restarted))
+    assert (up.state, up.reason) == (TunnelState.UP, Reason.REBOOTED)
+
+
+def test_a_handshake_proves_both_directions_although_one_side_has_not_reported_since() -> None:
+    step = 10 * SECOND
+    receiver = samples("+", "+" + "=" * 9, 500, at=B_AT, step=step)
+    ends = (a("+", "+", 8, 25, step=step), b("+", "+")._replace(view=view(receiver)))
+    assert judge(*ends).state is TunnelState.UP
 
 
 def test_a_side_that_must_send_and_does_not_is_named_although_the_other_sides_packets_are_lost() -> None:
