@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from kattila_agent.collectors.netlink import genetlink
-from kattila_agent.collectors.netlink.codecs.genetlink import WIREGUARD
+from kattila_agent.collectors.netlink.codecs.genetlink import ALLOWED_IPS, WIREGUARD
 from kattila_agent.collectors.netlink.codecs.message import Malformed, Message
 from kattila_agent.collectors.netlink.transport import Interrupted, NetlinkChannel
 from kattila_agent.collectors.unix_socket import UnreadableError
@@ -33,6 +34,8 @@ _DENIED = (errno.EPERM, errno.EACCES)
 # linux/wireguard.h
 _GET_DEVICE = 0
 _VERSION = 1
+# Bytes of the AllowedIPs of a peer: about ten.
+_MAX_CACHED = 512
 _OF_DEVICE = ("PUBLIC_KEY", "LISTEN_PORT", "FWMARK", "PEERS")
 # The members of a peer, by attribute. A peer that continues in the next message has them only in the first.
 _OF_PEER = {
@@ -131,8 +134,8 @@ def _set_peer(interface: InterfaceBuilder, found: Message, scope_name: ScopeName
     if endpoint is not None:
         peer.endpoint = _endpoint(endpoint, scope_name)
     if allowed_ips is not None:
-        prefixes = list(allowed_ips.all("allowed_ip"))
-        interface.allow(peer, map(_prefix, prefixes), len(prefixes))
+        prefixes, count = _few_prefixes(allowed_ips) if len(allowed_ips) <= _MAX_CACHED else _prefixes(allowed_ips)
+        interface.allow(peer, prefixes, count)
 
 
 def _endpoint(found: Mapping[str, Any], scope_name: ScopeName) -> str:
@@ -140,6 +143,19 @@ def _endpoint(found: Mapping[str, Any], scope_name: ScopeName) -> str:
     if found["family"] not in (socket.AF_INET, socket.AF_INET6):
         raise ValueError("endpoint is not an address and a port")
     return notation.format_endpoint(found["family"], found["addr"], found["port"], scope_name(scope) if scope else "")
+
+
+def _prefixes(allowed_ips: bytes) -> tuple[Iterable[str], int]:
+    """Return the AllowedIPs of a peer, decoded when they are taken, and their count."""
+    found = ALLOWED_IPS.decode(allowed_ips)
+    return map(_prefix, found.all("allowed_ip")), len(found.numbers())
+
+
+# AllowedIPs rarely change, and decoding them takes as long as the rest of a peer.
+@lru_cache(maxsize=4096)
+def _few_prefixes(allowed_ips: bytes) -> tuple[Iterable[str], int]:
+    prefixes, count = _prefixes(allowed_ips)
+    return tuple(prefixes), count
 
 
 def _prefix(found: Message) -> str:

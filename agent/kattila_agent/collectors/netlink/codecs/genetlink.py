@@ -6,7 +6,7 @@ import socket
 import struct
 from typing import Any
 
-from pyroute2.netlink import ctrlmsg, genlmsg, nla
+from pyroute2.netlink import ctrlmsg, genlmsg, nla, nlmsg
 
 from kattila_agent.collectors.netlink.codecs.message import (
     ATTRIBUTE,
@@ -59,7 +59,7 @@ class _Wireguard(AnyMessage, genlmsg):
                 ("WGPEER_A_LAST_HANDSHAKE_TIME", "timespec"),
                 ("WGPEER_A_RX_BYTES", "uint64"),
                 ("WGPEER_A_TX_BYTES", "uint64"),
-                ("WGPEER_A_ALLOWEDIPS", "allowed_ips"),
+                ("WGPEER_A_ALLOWEDIPS", "cdata"),
             )
             key, presence = Key, Presence
 
@@ -87,18 +87,22 @@ class _Wireguard(AnyMessage, genlmsg):
                     seconds: int = self["seconds"]
                     return seconds
 
-            class allowed_ips(Nested, nla):
-                __slots__ = ()
-                nla_map = ((0, "allowed_ip", "allowed_ip"),)
 
-                class allowed_ip(Nested, nla):
-                    __slots__ = ()
-                    nla_map = (
-                        ("WGALLOWEDIP_A_UNSPEC", "none"),
-                        ("WGALLOWEDIP_A_FAMILY", "uint16"),
-                        ("WGALLOWEDIP_A_IPADDR", "cdata"),
-                        ("WGALLOWEDIP_A_CIDR_MASK", "uint8"),
-                    )
+class _AllowedIps(AnyMessage, nlmsg):
+    """The value of WGPEER_A_ALLOWEDIPS, which contains no secret. It is decoded apart from the peer, to be cached."""
+
+    __slots__ = ()
+    fields = ()
+    nla_map = ((0, "allowed_ip", "allowed_ip"),)
+
+    class allowed_ip(Nested, nla):
+        __slots__ = ()
+        nla_map = (
+            ("WGALLOWEDIP_A_UNSPEC", "none"),
+            ("WGALLOWEDIP_A_FAMILY", "uint16"),
+            ("WGALLOWEDIP_A_IPADDR", "cdata"),
+            ("WGALLOWEDIP_A_CIDR_MASK", "uint8"),
+        )
 
 
 class _L2tp(AnyMessage, genlmsg):
@@ -121,5 +125,5 @@ class _L2tp(AnyMessage, genlmsg):
 
 # linux/genetlink.h: GENL_ID_CTRL
 FAMILY = Codec(_Family, 16)
-WIREGUARD = Codec(_Wireguard)
+WIREGUARD, ALLOWED_IPS = Codec(_Wireguard), Codec(_AllowedIps)
 L2TP = Codec(_L2tp)
