@@ -7,6 +7,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -341,3 +342,25 @@ def test_a_second_daemon_on_one_state_folder_is_refused(knot: Knot, tmp_path: Pa
     refused = second.stderr.decode()
     assert second.returncode == 1
     assert f"kattila-agent: another agent uses {tmp_path}/spool: two on one machine need a STATE_DIR each" in refused
+
+
+RETURN = """
+from kattila_agent.daemon import return_memory
+
+def resident():
+    return int(open("/proc/self/status").read().partition("VmRSS:")[2].split()[0]) // 1024
+
+# One block at the end keeps the C library from returning the others.
+blocks = [bytes(1000) for _ in range(50_000)]
+last = bytes(1000)
+del blocks
+before = resident()
+return_memory()
+print(before - resident())
+"""
+
+
+def test_freed_memory_is_returned_to_the_kernel() -> None:
+    if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("this C library is not glibc, and has no malloc_trim")
+    assert int(subprocess.check_output([sys.executable, "-c", RETURN])) > 20
