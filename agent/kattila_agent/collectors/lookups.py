@@ -9,7 +9,7 @@ import socket
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from kattila_agent.collectors import link_table, routes
 from kattila_agent.collectors.link_table import Link, LinkSummary
@@ -20,6 +20,9 @@ from kattila_protocol.report import Lookup, Telemetry, Tunnel, WireguardInterfac
 
 # linux/rtnetlink.h: RTM_F_LOOKUP_TABLE
 _LOOKUP_TABLE = 0x1000
+# RTA_CACHEINFO, with a length and a type that are always the same.
+_CACHEINFO = ROUTE.encode(("RTA_CACHEINFO", {}))[ROUTE.size :]
+_INET = bytes((socket.AF_INET,))
 # fe80::/10
 _LINK_LOCAL = ("fe8", "fe9", "fea", "feb")
 
@@ -58,6 +61,16 @@ class LookupReadings:
 
     answers: tuple[RouteAnswer, ...]
     links: Mapping[int, LinkSummary]
+
+
+class _Route(NamedTuple):
+    """What an answer contains: the index of the outgoing link, and the rest as in a Lookup."""
+
+    oif: int | None
+    gateway: str | None
+    source: str | None
+    mtu: int | None
+    table: int
 
 
 def read(found: Telemetry, manager_address: str | None, manager_port: int | None) -> LookupReadings:
@@ -207,16 +220,35 @@ def _lookup(answer: RouteAnswer, links: Mapping[int, LinkSummary]) -> Lookup:
     about = (query.purpose, query.tunnel, query.destination, query.fwmark)
     if answer.body is None:
         return Lookup(*about, None, None, None, None, None, answer.error)
-    found = ROUTE.decode(answer.body)
-    metrics, index = found.get("RTA_METRICS"), found.get("RTA_OIF")
+    index, gateway, source, mtu, table = _route(_without_last_use(answer.body))
     link = None if index is None else links.get(index, LinkSummary(index, f"if{index}", None))
     return Lookup(
         *about,
         interface=None if link is None else link.name,
-        gateway=routes.gateway(found),
+        gateway=gateway,
         # Packets that are bound to a source keep it; the kernel returns the one that it would have preferred.
-        source=query.source or found.get("RTA_PREFSRC"),
-        mtu=(metrics and metrics.get("RTAX_MTU")) or (None if link is None else link.mtu),
-        table=found.get("RTA_TABLE") or found.fields["table"],
+        source=query.source or source,
+        mtu=mtu or (None if link is None else link.mtu),
+        table=table,
         error=None,
+    )
+
+
+def _without_last_use(body: bytes) -> bytes:
+    """Return an answer without RTA_CACHEINFO, its last attribute for IPv4: it has another value in every answer."""
+    at = len(body) - len(_CACHEINFO)
+    return body[:at] if body[:1] == _INET and body.startswith(_CACHEINFO[:4], at) else body
+
+
+# Most peers and routes have not changed since the last report.
+@lru_cache(maxsize=4096)
+def _route(body: bytes) -> _Route:
+    found = ROUTE.decode(body)
+    metrics = found.get("RTA_METRICS") or {}
+    return _Route(
+        oif=found.get("RTA_OIF"),
+        gateway=routes.gateway(found),
+        source=found.get("RTA_PREFSRC"),
+        mtu=metrics.get("RTAX_MTU"),
+        table=found.get("RTA_TABLE") or found.fields["table"],
     )

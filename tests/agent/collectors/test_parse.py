@@ -236,6 +236,19 @@ def test_a_lookup_has_the_mtu_of_its_route_or_of_its_interface() -> None:
     assert (plain, bound) == (Lookup(*about, 1500, 51820, None), Lookup(*about, 1280, 254, None))
 
 
+def test_a_lookup_that_only_differs_in_its_last_use_is_decoded_once() -> None:
+    answer = netlink.route(nla(5, ip("192.0.2.253")), nla(4, 2), length=32)
+    before = lookups._route.cache_info()
+    found = [parsed_lookups(answer + nla(12, struct.pack("=8I", *range(number, number + 8)))) for number in range(9)]
+    assert {each.gateway for (each,) in found} == {"192.0.2.253"}
+    after = lookups._route.cache_info()
+    assert (after.misses - before.misses, after.hits - before.hits) == (1, 8)
+    # Other attributes of that size, and the same one before others, stay.
+    six = answer + nla(12, bytes(32)) + nla(15, 77)
+    assert lookups._without_last_use(six) == six
+    assert lookups._without_last_use(answer + nla(99, bytes(32))) == answer + nla(99, bytes(32))
+
+
 def test_lookups_are_made_for_endpoints_remotes_and_the_manager() -> None:
     def peer(endpoint: str | None) -> WireguardPeer:
         return WireguardPeer("k", endpoint, (), 0, 0, 0, 0, False)
