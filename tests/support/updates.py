@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from kattila_keys.refresh import Keys
-from kattila_keys.ring_file import RingFile
+from kattila_keys.ring_file import RingFile, StoredRing
 from kattila_manager.ingest.responses import Response
 from kattila_manager.ingest.update_handler import UpdateHandler
 from kattila_manager.records import VerifiedReport
@@ -25,12 +25,13 @@ def read_update(body: bytes, ring: Ring, now: int) -> VerifiedReport | Response:
 
     Raises Refusal if the sender is unknown.
     """
-    with _handler(now) as handler:
+    with handling(lambda: now) as handler:
         return handler.read(body, ring)
 
 
 @contextmanager
-def _handler(now: int) -> Iterator[UpdateHandler]:
+def handling(clock: Callable[[], int], ring: Ring | None = None) -> Iterator[UpdateHandler]:
+    """Yield a handler by this clock, whose writer does not run; `ring` is as if read from DNS just now."""
     with (
         TemporaryDirectory() as folder,
         closing(Store(Path(folder) / "kattila_manager.db")) as store,
@@ -38,4 +39,8 @@ def _handler(now: int) -> Iterator[UpdateHandler]:
     ):
         writer = Writer(store.engine, store.lock, write_nothing)
         keys = Keys(RingFile(Path(folder) / "kattila_ring.json"), lambda: (), lambda: 0.5)
-        yield UpdateHandler(keys, writer, RefusalCounters(), key_thread, lambda: now)
+        if ring is not None:
+            RingFile(Path(folder) / "kattila_ring.json").update(
+                lambda _: StoredRing(ring, asked_at=clock(), answered_at=clock())
+            )
+        yield UpdateHandler(keys, writer, RefusalCounters(), key_thread, clock)

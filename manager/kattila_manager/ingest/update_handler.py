@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
+from typing import TypeVar
 
 from kattila_keys.refresh import USE_PRECISION_MS, Keys
 from kattila_manager.ingest import responses
@@ -24,8 +25,17 @@ from kattila_protocol.ring import Ring
 from kattila_protocol.signing import Key
 from kattila_protocol.verdict import Verdict
 
+# DATA up to this size is decoded and compressed in the event loop, which takes a few milliseconds at most. A larger one
+# may take 0.2 s.
+MAX_INLINE_BYTES = 16 * 1024
+# Large reports that wait for their thread; further ones get a 503 at once.
+_MAX_ASIDE = 16
+
 # How often a worker checks whether another process changed the ring. An unknown signature triggers a check at once.
 RING_CHECK_MS = 200
+
+
+_Result = TypeVar("_Result")
 
 
 class UpdateHandler:
@@ -54,6 +64,9 @@ class UpdateHandler:
         self._ring = keys.ring()
         self._ring_checked_at = clock()
         self._used_at: dict[str, int] = {}
+        # One thread, so that large reports stay in their order and take no more than one processor's turns.
+        self._large = ThreadPoolExecutor(1, thread_name_prefix="large")
+        self._aside = 0
 
     async def handle(self, content_type: str, body: bytes, source: str = "") -> Response:
         """Return the answer to a report from this address once it is committed, or refused."""
@@ -120,7 +133,11 @@ class UpdateHandler:
         if not 0 <= now - self._ring_checked_at < RING_CHECK_MS:
             self._ring_checked_at, self._ring = now, self._keys.ring()
         try:
-            return self.read(body, self._ring, source)
+            if len(body) <= MAX_INLINE_BYTES:
+                return self.read(body, self._ring, source)
+            # Only authentic reports may take the thread's time.
+            envelope.verify(envelope.parse(body), self._ring, MANAGER)
+            return await self._in_thread(self.read, body, self._ring, source)
         except (BadSignature, NoKey) as refusal:
             if not self._keys.may_refresh(self._ring, now, known_sender=True):
                 raise
@@ -133,6 +150,16 @@ class UpdateHandler:
         self._ring = self._keys.ring()
         return verified
 
+    async def _in_thread(self, work: Callable[..., _Result], *arguments: object) -> _Result:
+        """Do work on a large report in its own thread, so that the event loop answers other requests meanwhile."""
+        if self._aside >= _MAX_ASIDE:
+            raise Overloaded("too many large reports are arriving at once", retry_after_seconds=RETRY_AFTER_SECONDS)
+        self._aside += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._large, work, *arguments)
+        finally:
+            self._aside -= 1
+
     def claims_known_id(self, body: bytes) -> bool:
         """Return whether an unverified message names an agent that this manager knows."""
         try:
@@ -142,7 +169,9 @@ class UpdateHandler:
             return False
 
     async def _file(self, verified: VerifiedReport) -> Filed:
-        committed = asyncio.wrap_future(self._writer.submit(verified))
+        is_small = len(verified.data) <= MAX_INLINE_BYTES
+        submitted = self._writer.submit(verified) if is_small else await self._in_thread(self._writer.submit, verified)
+        committed = asyncio.wrap_future(submitted)
         try:
             async with asyncio.timeout(COMMIT_SECONDS):
                 filed = await committed

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from kattila_manager.ingest.responses import Response
+from kattila_manager.ingest.update_handler import MAX_INLINE_BYTES, UpdateHandler
 from kattila_manager.records import VerifiedReport
 from kattila_protocol import canonical, envelope, verdict
 from kattila_protocol.envelope import Envelope
 from kattila_protocol.names import MANAGER
 from kattila_protocol.verdict import Verdict
 from protocol.samples import AGENT, KEY, NONCE, NOW, OTHER_AGENT, REPORT, RING
-from support.updates import read_update
+from support.updates import handling, read_update
+from support.waiting import PATIENCE_SECONDS
 
 MEMBERS: dict[str, Any] = json.loads(canonical.encode(REPORT))
 
@@ -71,6 +76,29 @@ def test_a_relayed_report_is_accepted() -> None:
     verified = read_update(sealed.to_bytes(), RING, NOW)
     assert isinstance(verified, VerifiedReport)
     assert verified.relay_path == (OTHER_AGENT,)
+
+
+# A large report is decoded in a thread, for which authentic ones wait. Others must not.
+def test_a_forged_large_report_is_refused_while_the_thread_for_large_ones_is_busy() -> None:
+    sealed = envelope.seal(canonical.encode(MEMBERS | {"more": "x" * MAX_INLINE_BYTES}), KEY)
+    busy, release = threading.Event(), threading.Event()
+
+    def clock() -> int:
+        if threading.current_thread() is not threading.main_thread():
+            busy.set()
+            assert release.wait(PATIENCE_SECONDS)
+        return NOW + 600_001
+
+    async def answers(handler: UpdateHandler) -> tuple[int, int]:
+        authentic = asyncio.create_task(handler.handle("application/json", sealed.to_bytes()))
+        await asyncio.to_thread(busy.wait, PATIENCE_SECONDS)
+        forged = await handler.handle("application/json", replace(sealed, mac="0" * 64).to_bytes())
+        assert not authentic.done()
+        release.set()
+        return forged.status, (await authentic).status
+
+    with handling(clock, RING) as handler:
+        assert asyncio.run(answers(handler)) == (403, 409)
 
 
 def test_any_order_of_members_is_accepted() -> None:

@@ -21,8 +21,9 @@ from kattila_manager.store.schema import agents, reports
 from kattila_protocol.errors import Malformed
 
 SLICE = 1000
-# Two DATA of a few kB for each group being read.
+# Two DATA of a few kB for each group being read. A group that is forgotten is read again.
 _MAX_GROUPS = 4096
+_MAX_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Audit:
         """Start before the first report."""
         self._after_id = 0
         self._groups: OrderedDict[int, dict[int, bytes]] = OrderedDict()
+        self._bytes = 0
 
     def next_slice(self, connection: Connection) -> list[Audited]:
         """Return the next reports; an empty list at the end."""
@@ -51,9 +53,13 @@ class Audit:
             .order_by(reports.c.id)
             .limit(SLICE)
         )
-        audited = [self._audit(connection, row) for row in connection.execute(query)]
-        if audited:
-            self._after_id = audited[-1].report_id
+        audited, size = [], 0
+        for row in connection.execute(query):
+            audited.append(self._audit(connection, row))
+            self._after_id = row.id
+            size += len(audited[-1].record.data) if audited[-1].record else 0
+            if size > _MAX_BYTES:
+                break
         return audited
 
     def _audit(self, connection: Connection, row: Row[Any]) -> Audited:
@@ -68,13 +74,17 @@ class Audit:
 
     def _data(self, connection: Connection, row: Row[Any]) -> bytes:
         group = self._groups.pop(row.key_id, {})
+        self._bytes -= sum(map(len, group.values()))
         base_id = row.base_id
         base = None if base_id is None else group.get(base_id) or data_of(connection, base_id)
         data = compression.expand(row.body, base)
         # Later reports are compressed against the key or the previous report.
-        self._groups[row.key_id] = {key: kept for key, kept in group.items() if key == row.key_id} | {row.id: data}
-        if len(self._groups) > _MAX_GROUPS:
-            self._groups.popitem(last=False)
+        kept = {key: base for key, base in group.items() if key == row.key_id} | {row.id: data}
+        self._groups[row.key_id] = kept
+        self._bytes += sum(map(len, kept.values()))
+        while len(self._groups) > _MAX_GROUPS or self._bytes > _MAX_BYTES:
+            _, forgotten = self._groups.popitem(last=False)
+            self._bytes -= sum(map(len, forgotten.values()))
         return data
 
 

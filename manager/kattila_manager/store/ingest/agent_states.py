@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
-from kattila_manager.store.ingest.identity import ALTERNATING_MS, Claim, Identity, Ruling, bind, judge
+from kattila_manager.store.ingest.identity import ALTERNATING_MS, Claim, Identity, Ruling, bind, judge, limited
 from kattila_manager.store.schema import agent_boots, agents, for_driver
 from kattila_protocol.registration import all_addresses, identifying_addresses
 from kattila_protocol.report import Report
@@ -105,14 +105,14 @@ def create(
 def claim_of(report: Report) -> Claim:
     """Return a report's claim to its id: its boot and its hardware addresses."""
     interfaces = report.telemetry.interfaces
-    return Claim(report.boot_id, identifying_addresses(interfaces), all_addresses(interfaces))
+    return Claim(report.boot_id, limited(identifying_addresses(interfaces)), all_addresses(interfaces))
 
 
 def is_holder(state: AgentState, report: Report) -> bool:
     """Return whether a report is certainly from the machine that holds the id; the usual case."""
     if report.boot_id != state.boot_id or state.challenger_boot_id:
         return False
-    return all(address in state.boot_hardware for address in identifying_addresses(report.telemetry.interfaces))
+    return identifying_addresses(report.telemetry.interfaces) <= set(state.boot_hardware.split(","))
 
 
 def rule(connection: Connection, state: AgentState, claim: Claim, now: int, *, is_newest: bool) -> Ruling:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from kattila_manager.records import VerifiedReport
 from kattila_manager.store.compression import CHAIN, GROUP_MS, GROUP_SIZE, Group, compress
 
-# Two DATA of a few kB per agent: tens of MB at most.
+# Two DATA of a few kB per agent: tens of MB at most. Agents with larger reports are remembered for less long.
 _MAX_AGENTS = 4096
+_MAX_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class CompressionGroups:
     def __init__(self) -> None:
         """Start with no groups."""
         self._groups: OrderedDict[str, Group] = OrderedDict()
+        self._sizes: dict[str, int] = {}
+        self._bytes = 0
 
     def compress(self, verified: VerifiedReport) -> CompressedReport:
         """Compress a report against a report that is committed, or as the key of a new group."""
@@ -57,5 +60,9 @@ class CompressionGroups:
             group = Group(group.key, newest, compressed.depth, group.size + 1, group.started_at)
         self._groups[agent_id] = group
         self._groups.move_to_end(agent_id)
-        if len(self._groups) > _MAX_AGENTS:
-            self._groups.popitem(last=False)
+        self._bytes -= self._sizes.get(agent_id, 0)
+        self._sizes[agent_id] = len(group.key[1]) + len(group.previous[1])
+        self._bytes += self._sizes[agent_id]
+        while len(self._groups) > _MAX_AGENTS or self._bytes > _MAX_BYTES:
+            oldest, _ = self._groups.popitem(last=False)
+            self._bytes -= self._sizes.pop(oldest)

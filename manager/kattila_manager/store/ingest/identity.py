@@ -17,7 +17,7 @@ from enum import Enum, auto
 SILENCE_MS = 2 * 60 * 1000
 # Two machines alternate within a few intervals. Later, somebody has plugged the old network card in again.
 ALTERNATING_MS = 10 * 60 * 1000
-# A boot with more addresses than this keeps only the newest ones.
+# A boot with more addresses than this keeps only the newest ones. A claim has no more of them.
 _MOST_ADDRESSES = 256
 
 
@@ -56,6 +56,14 @@ class Identity:
     refused: frozenset[str] = frozenset()
     displaced: frozenset[frozenset[str]] = frozenset()
     refused_hardware: frozenset[frozenset[str]] = frozenset()
+
+
+def limited(hardware: frozenset[str]) -> frozenset[str]:
+    """Return the hardware addresses of a claim, of very many always the same ones.
+
+    They are kept for as long as the id, in several columns.
+    """
+    return hardware if len(hardware) <= _MOST_ADDRESSES else frozenset(sorted(hardware)[:_MOST_ADDRESSES])
 
 
 def bind(claim: Claim) -> Identity:

@@ -12,7 +12,7 @@ from kattila_manager.records import Filed, refused
 from kattila_manager.store.ingest import admission, agent_states
 from kattila_manager.store.ingest.admission import AdmissionLimits
 from kattila_manager.store.ingest.agent_states import AgentState
-from kattila_manager.store.ingest.identity import Claim, Ruling
+from kattila_manager.store.ingest.identity import Claim, Ruling, limited
 from kattila_manager.store.schema import agent_boots, agent_interfaces, agents, refusals
 from kattila_protocol.errors import IdentityUnproven, TooManyAgents
 from kattila_protocol.registration import Registration, normalised_addresses
@@ -41,7 +41,7 @@ def register(
 def _register(
     connection: Connection, registration: Registration, now: int, admit: Callable[[], None]
 ) -> tuple[str, Filed]:
-    claim = Claim(registration.boot_id, normalised_addresses(registration.hardware_addresses))
+    claim = Claim(registration.boot_id, limited(normalised_addresses(registration.hardware_addresses)))
     issued = issued_id(registration)
     known = agent_states.load(connection, (registration.agent_id, issued))
     if issued in known:

@@ -22,8 +22,12 @@ from kattila_protocol.errors import Overloaded
 from kattila_settings.failures import Failures, described, keep_running
 
 MAX_BATCH = 512
+# Ends a batch early, so that large reports hold the write lock no longer than many small ones: 4 MiB of DATA.
+MAX_BATCH_BYTES = 4 * 1024 * 1024
 # About half a second of work; further reports get a 503 at once.
 MAX_PENDING = 4096
+# In memory, a report takes several times as much as its DATA.
+MAX_PENDING_BYTES = 32 * 1024 * 1024
 # Below the six seconds that an agent waits for a relay and the ten that it waits for the manager. So it receives this
 # answer and does not take the manager for unreachable.
 COMMIT_SECONDS = 5.0
@@ -64,6 +68,8 @@ class Writer:
         self._write_along = write_along
         self._limits = limits
         self._queue: queue.SimpleQueue[_Queued] = queue.SimpleQueue()
+        self._pending_bytes = 0
+        self._counting = threading.Lock()
         self._groups = CompressionGroups()
         self._failures = Failures(_log)
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
@@ -79,12 +85,15 @@ class Writer:
 
     def submit(self, verified: VerifiedReport) -> Future[Filed]:
         """Compress and queue a report; return the future of its outcome. Raises Overloaded when too many wait."""
-        if self._queue.qsize() >= MAX_PENDING:
-            raise Overloaded(f"{MAX_PENDING} reports are waiting to be filed", retry_after_seconds=RETRY_AFTER_SECONDS)
+        if self._queue.qsize() >= MAX_PENDING or self._pending_bytes >= MAX_PENDING_BYTES:
+            raise Overloaded("too many reports are waiting to be filed", retry_after_seconds=RETRY_AFTER_SECONDS)
         future: Future[Filed] = Future()
         # A running future cannot be cancelled, so the writer can always set its result.
         future.set_running_or_notify_cancel()
-        self._queue.put((self._groups.compress(verified), future))
+        compressed = self._groups.compress(verified)
+        with self._counting:
+            self._pending_bytes += len(verified.data)
+        self._queue.put((compressed, future))
         return future
 
     def _run(self) -> None:
@@ -98,12 +107,16 @@ class Writer:
         try:
             with self._lock.held():
                 # Reports that arrived while another process was writing join this transaction.
-                while len(queued) < MAX_BATCH and not self._queue.empty():
-                    queued.append(self._queue.get())
+                size = sum(len(each[0].verified.data) for each in queued if each)
+                while len(queued) < MAX_BATCH and size < MAX_BATCH_BYTES and not self._queue.empty():
+                    queued.append(more := self._queue.get())
+                    size += len(more[0].verified.data) if more else 0
                 outcomes = self._commit([each[0] for each in queued if each is not None])
         except Exception as error:
             # For example, the lock cannot be taken. The requests that wait for these reports still get an answer.
             outcomes = self._refuse(len(queued) - queued.count(None), error)
+        with self._counting:
+            self._pending_bytes -= sum(len(each[0].verified.data) for each in queued if each)
         futures = [each[1] for each in queued if each is not None]
         for future, filed in zip(futures, outcomes, strict=True):
             future.set_result(filed)
