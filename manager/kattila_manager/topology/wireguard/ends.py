@@ -155,17 +155,24 @@ class Measures(NamedTuple):
 
 def measure(judged: tuple[Side, ...], known: tuple[Side, ...]) -> Measures:
     """Return the measures of the sides whose evidence counts; handshakes and keepalives count of all known sides."""
-    handshakes = [each.evidence.handshake_at for each in known if each.evidence.handshake_at is not None]
-    handshake_at = max(handshakes) if handshakes else None
-    older = min(each.evidence.at for each in judged)
-    keepalive_ms = 1000 * min((each.view.keepalive for each in known if each.has_to_send), default=0)
-    step_ms = max(each.evidence.step_ms for each in judged)
-    youngest = min(each.evidence.at - each.evidence.run_at for each in judged)
+    handshake_at, keepalive = None, 0
+    for each in known:
+        at = each.evidence.handshake_at
+        if at is not None and (handshake_at is None or at > handshake_at):
+            handshake_at = at
+        if each.has_to_send and (keepalive == 0 or each.view.keepalive < keepalive):
+            keepalive = each.view.keepalive
+    # Plain loops: a publisher judges thousands of tunnels in one cycle.
+    older, step_ms, youngest_ms = judged[0].evidence.at, 0, judged[0].evidence.run_ms
+    for each in judged:
+        evidence = each.evidence
+        older, step_ms = min(older, evidence.at), max(step_ms, evidence.step_ms)
+        youngest_ms = min(youngest_ms, evidence.run_ms)
     return Measures(
         judged,
         handshake_at,
         None if handshake_at is None else max(0, older - handshake_at),
-        keepalive_ms,
+        keepalive * 1000,
         step_ms,
-        youngest < keepalive_ms + _STEPS_OF_A_RUN * step_ms,
+        youngest_ms < keepalive * 1000 + _STEPS_OF_A_RUN * step_ms,
     )

@@ -63,6 +63,11 @@ class Evidence(NamedTuple):
         return self.reading.at
 
     @property
+    def run_ms(self) -> int:
+        """How long the run is."""
+        return self.reading.at - self.run_at
+
+    @property
     def received_at(self) -> int:
         """When rx last grew, at the latest; the start of the run if it has not grown."""
         return self.rx_grew[-1] if self.rx_grew else self.run_at

@@ -221,9 +221,10 @@ def _up(measures: Measures) -> Verdict:
     handshake_at = measures.handshake_at or 0
     for each in measures.sides:
         evidence = each.evidence
-        if evidence.clock_shift_ms > AHEAD_MS:
+        shift_ms = evidence.clock_shift_ms
+        if shift_ms > AHEAD_MS:
             return Verdict(TunnelState.UP, Reason.CLOCK_JUMPED, each.number)
-        if evidence.clock_shift_ms < -AHEAD_MS:
+        if shift_ms < -AHEAD_MS:
             return Verdict(TunnelState.UP, Reason.CLOCK_WENT_BACK, each.number)
         if evidence.restarted_at > handshake_at:
             return Verdict(TunnelState.UP, _RESTARTS.get(evidence.restart or "", Reason.HANDSHAKE), each.number)
