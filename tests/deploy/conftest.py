@@ -85,4 +85,14 @@ def report(manager: Host, agent_id: str) -> Any:
 
 
 def _as_root(host: Host) -> Any:
-    return nullcontext() if host.user().name == "root" else host.sudo()
+    return nullcontext() if _user(host) == "root" else host.sudo()
+
+
+def _user(host: Host) -> str:
+    """Return the user that Ansible logs in as; the first query to a node."""
+    try:
+        return str(host.user().name)
+    except RuntimeError as error:
+        # testinfra raises it with the result of ssh. Its own text is cut off before the cause.
+        cause = getattr(error.args[0], "stderr", error)
+        pytest.fail(f"{host.backend.host} cannot be reached: {str(cause).strip()}", pytrace=False)

@@ -22,9 +22,13 @@ AGENT = {"agent_id": ID, "state": "reporting", "age_seconds": 1, "arrives": "dir
 INTERVAL = 2
 # Longer than the interval, as on a manager under load.
 REQUEST_SECONDS = 4
-# Answers after a while, and notes each query.
+# Answers after a while, and notes each query. Its current key is another one until it was queried for agents.
 MANAGER = """#!/bin/sh
-if [ "$1" = keys ]; then echo '{{"current": "1938cb9f"}}'; exit; fi
+if [ "$1" = keys ]; then
+    if [ -s {folder}/requests ]; then key=1938cb9f; else key={first_key}; fi
+    echo "{{\\"current\\": \\"$key\\"}}"
+    exit
+fi
 sleep {seconds}
 echo query >>{folder}/requests
 cat {folder}/answer
@@ -49,8 +53,13 @@ class Verified:
     requests: int
 
 
-def verified(folder: Path, unit: str, lead: int, sample: int | None = 41, **host: Any) -> Verified:
-    """Run verify.yml for one host. lead: how far the manager's newest sample is ahead of the host's counters."""
+def verified(
+    folder: Path, unit: str, lead: int, sample: int | None = 41, first_key: str = "1938cb9f", **host: Any
+) -> Verified:
+    """Run verify.yml for one host. lead: how far the manager's newest sample is ahead of the host's counters.
+
+    first_key: the manager's current key before it is queried for agents; empty if there is no manager.
+    """
     (folder / "programs").mkdir()
     (folder / "lib/kattila-agent").mkdir(parents=True)
     (folder / "requests").touch()
@@ -61,9 +70,11 @@ def verified(folder: Path, unit: str, lead: int, sample: int | None = 41, **host
     answer = {"agents": [AGENT | {"highest_sample": (sample or 0) + lead}]}
     (folder / "answer").write_text(json.dumps(answer))
     programs = {
-        "kattila-manager": MANAGER.format(seconds=REQUEST_SECONDS, folder=folder),
+        "kattila-manager": MANAGER.format(seconds=REQUEST_SECONDS, folder=folder, first_key=first_key),
         "systemctl": f"#!/bin/sh\necho {unit}\n",
     }
+    if not first_key:
+        del programs["kattila-manager"]
     for name, text in programs.items():
         (folder / "programs" / name).write_text(text)
         (folder / "programs" / name).chmod(0o755)
@@ -120,3 +131,23 @@ def test_an_unreachable_host_is_not_waited_for(tmp_path: Path) -> None:
     assert ran.code != 0, ran.text
     assert "unreachable for Ansible" in ran.text
     assert ran.requests == 1
+
+
+def test_a_key_that_the_manager_learns_meanwhile_is_not_shown_as_previous(tmp_path: Path) -> None:
+    ran = verified(tmp_path, "active", lead=1, first_key="7b2f3c10")
+    assert ran.code == 0, ran.text
+    assert "1938cb9f" in ran.text
+    assert "(previous)" not in ran.text
+
+
+def test_a_manager_that_is_not_installed_is_named_at_once(tmp_path: Path) -> None:
+    ran = verified(tmp_path, "active", lead=0, first_key="")
+    assert ran.code != 0, ran.text
+    assert "failed on manager: it is not installed; roll it out with site.yml or manager.yml" in ran.text
+    assert ran.requests == 0
+
+
+def test_hosts_without_an_agent_by_their_variables_give_no_empty_table(tmp_path: Path) -> None:
+    ran = verified(tmp_path, "inactive", lead=0, sample=None, kattila_agent_state="absent")
+    assert ran.code == 0, ran.text
+    assert "LAST REPORT" not in ran.text
