@@ -311,7 +311,9 @@ class Keys:
         with self._lock:
             before, self._logged_key = self._logged_key, current
         if current != before:
-            _log.info("the current key is %s (before: %s)", current or "none", before or "none")
+            # A process that starts does not know which key the previous one used.
+            suffix = f" (before: {before})" if before else ""
+            _log.info("the current key is %s%s", current or "none", suffix)
 
     def _log_failure(self, error: Exception) -> None:
         match error:

@@ -204,11 +204,11 @@ def test_a_new_current_key_is_logged_by_its_fingerprint(
     keys.refresh(NOW + HOUR)
     (first,), (second,) = fingerprints_of(PSK), fingerprints_of(NEW_PSK)
     assert caplog.messages == [
-        f"the current key is {first} (before: none)",
+        f"the current key is {first}",
         f"the current key is {second} (before: {first})",
     ]
     other_process.ring()
-    assert caplog.messages[2:] == [f"the current key is {second} (before: none)"]
+    assert caplog.messages[2:] == [f"the current key is {second}"]
 
 
 def test_the_psk_is_in_no_log_no_text_and_no_traceback(

@@ -76,7 +76,8 @@ def _dns(config: Config, ring: Ring) -> CheckResult:
         current = fingerprint(select_psk(compose.make_query(config)()))
     except (ConfigError, DnsError, TxtError) as error:
         return CheckResult(config.dns or "not set", [str(error)])
-    is_new = not ring.entries or current != ring.entries[0].key.fingerprint
+    # `_ring` reports a ring without a key.
+    is_new = bool(ring.entries) and current != ring.entries[0].key.fingerprint
     note = "; the ring has another current key: run 'kattila-manager refresh-key'" if is_new else ""
     return CheckResult(f"{config.dns} holds the key {current}{note}")
 

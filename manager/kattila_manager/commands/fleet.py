@@ -56,7 +56,7 @@ def alarms(config: Config, say: Say, *, as_json: bool, with_closed: bool) -> int
             return 0
         fleet, opened, closed = store.read(
             lambda connection: (
-                queries.all_agents(connection),
+                queries.known_agents(connection),
                 queries.open_alarms(connection),
                 queries.closed_alarms(connection, _CLOSED_SHOWN) if with_closed else (),
             )

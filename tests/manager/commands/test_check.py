@@ -51,6 +51,13 @@ def test_check_without_dns_and_database_reports_both(tmp_path: Path) -> None:
     assert "there is no database" in shown
 
 
+def test_check_names_no_other_key_if_the_ring_has_none(tmp_path: Path) -> None:
+    with running_knot({"kattila": [PSK]}) as knot:
+        shown = run(with_dns(tmp_path, knot, "kattila", ring=None), "check", code=1).stdout
+    assert f"kattila.example.org holds the key {KEY.fingerprint}\n" in shown
+    assert "the ring has no key: run 'kattila-manager refresh-key'" in shown
+
+
 def test_check_finds_a_damaged_file(tmp_path: Path) -> None:
     with running_knot({"kattila": [PSK]}) as knot:
         with fleet_in(tmp_path) as fleet:

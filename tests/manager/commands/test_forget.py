@@ -52,6 +52,12 @@ def test_a_forgotten_agent_is_hidden_and_its_alarms_are_closed_and_stay_closed(m
     assert TWO.agent_id not in json.loads(run(manager, "keys", "--json").stdout)["agents"]
 
 
+def test_its_closed_alarms_still_name_it(manager: Manager, silent: Fleet) -> None:
+    run(manager, "forget", TWO.agent_id)
+    lines = [line for line in run(manager, "alarms", "--all").stdout.splitlines() if "agent_silent" in line]
+    assert [TWO.hostname in line for line in lines] == [True]
+
+
 def test_its_reports_and_its_history_are_kept(manager: Manager, silent: Fleet) -> None:
     before = run(manager, "report", TWO.agent_id).stdout
     run(manager, "forget", TWO.agent_id)

@@ -22,6 +22,7 @@ _REPORTED_BYTES = 256 * 1024 * 1024
 _MIB = 1024 * 1024
 _TABLES = {"alembic_version", "agents", "reports"}
 _NO_SPACE = "database or disk is full"
+_REMEDY = "set BACKUP_DIR to another folder"
 
 Progress = Callable[[str], object]
 
@@ -49,7 +50,8 @@ def make(database: Path, folder: Path, now: int, progress: Progress, file: Path 
         sqlite3.Error, OSError: the database cannot be read (see `database.errors_explained`).
     """
     folder = file.parent if file else folder
-    with held_open(database), only_one(database, "backup"), _part(database, folder) as part:
+    remedy = "choose another folder" if file else _REMEDY
+    with held_open(database), only_one(database, "backup"), _part(database, folder, remedy) as part:
         if file:
             _check_free(file)
         with closing(_opened(database, mode="rw")) as source:
@@ -80,7 +82,7 @@ def remove_older(database: Path, folder: Path, keep: int) -> tuple[Backup, ...]:
     backups = found(database, folder)
     newest = {backup.revision: backup for backup in reversed(backups)}
     doomed = tuple(backup for backup in backups[keep:] if backup is not newest[backup.revision])
-    with _errors_explained(folder):
+    with _errors_explained(folder, _REMEDY):
         for backup in doomed:
             backup.path.unlink(missing_ok=True)
     return doomed
@@ -172,8 +174,8 @@ def _check_room(folder: Path, needed: int) -> None:
 
 
 @contextmanager
-def _part(database: Path, folder: Path) -> Iterator[Path]:
-    with _errors_explained(folder), new_part(database, folder) as part:
+def _part(database: Path, folder: Path, remedy: str) -> Iterator[Path]:
+    with _errors_explained(folder, remedy), new_part(database, folder) as part:
         yield part
 
 
@@ -192,30 +194,24 @@ def new_part(database: Path, folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _errors_explained(folder: Path) -> Iterator[None]:
-    """Replace errors by BackupError, with the remedy for backups in this folder."""
+def _errors_explained(folder: Path, remedy: str) -> Iterator[None]:
+    """Replace errors by BackupError. remedy: how to get another folder for backups than this one."""
     try:
         yield
     except OSError as error:
-        raise BackupError(_explained(folder, error)) from None
+        raise BackupError(_explained(folder, remedy, error)) from None
     except sqlite3.OperationalError as error:
         if str(error) != _NO_SPACE:
             raise
-        raise BackupError(_explained(folder, OSError(errno.ENOSPC, ""))) from None
+        raise BackupError(_explained(folder, remedy, OSError(errno.ENOSPC, ""))) from None
 
 
-def _explained(folder: Path, error: OSError) -> str:
+def _explained(folder: Path, remedy: str, error: OSError) -> str:
     if error.errno == errno.ENOENT:
-        return (
-            f"the folder {folder} does not exist: create it, owned by the user that runs this program, or correct "
-            "BACKUP_DIR"
-        )
+        return f"the folder {folder} does not exist: create it, owned by the user that runs this program, or {remedy}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"no space is left for a backup in {folder}: free some, or set BACKUP_DIR to another disk"
-    return (
-        f"cannot write a backup to {folder} ({error.strerror}) as uid {os.geteuid()}: change its owner, or correct "
-        "BACKUP_DIR"
-    )
+        return f"no space is left for a backup in {folder}: free some, or {remedy}"
+    return f"cannot write a backup to {folder} ({error.strerror}) as uid {os.geteuid()}: change its owner, or {remedy}"
 
 
 def _opened(path: Path, **parameters: str) -> sqlite3.Connection:

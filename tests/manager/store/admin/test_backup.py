@@ -163,9 +163,17 @@ def test_a_disk_that_fills_is_an_error_and_leaves_no_file(
 
 def test_a_backup_folder_without_write_permission_is_an_error(manager: Manager, fleet: Fleet) -> None:
     # Not even root can create a file there.
-    message = failed(manager, "backup", "/proc/b.db")
-    assert "/proc" in message
-    assert "BACKUP_DIR" in message
+    message = failed(Manager(manager.folder, BACKUP_DIR="/proc"), "backup")
+    assert "/proc " in message
+    assert "set BACKUP_DIR to another folder" in message
+
+
+@pytest.mark.parametrize("folder", ["/proc", "/proc/missing"])
+def test_the_folder_of_a_named_file_is_no_setting(manager: Manager, fleet: Fleet, folder: str) -> None:
+    message = failed(manager, "backup", f"{folder}/b.db")
+    assert f"{folder} " in message
+    assert "choose another folder" in message
+    assert "BACKUP_DIR" not in message
 
 
 def test_a_damaged_database_gives_no_backup(manager: Manager, folder: Path) -> None:
