@@ -119,13 +119,22 @@ def read(max_links: int, max_addresses: int) -> LinkReadings:
     known = kept | names.keys()
     addresses = transport.retried(lambda channel: _read_addresses(channel, kept, known, max_addresses))
     try:
-        statistics = transport.retried(lambda channel: _read_statistics(channel, kept), accept_changes=True)
+        statistics = transport.retried(
+            lambda channel: channel.dump(
+                STATISTICS.request,
+                STATISTICS.encode(filter_mask=_LINK_64),
+                max_links,
+                least=STATISTICS.size,
+                wanted=lambda body: _counted(body)[0] in kept,
+            ),
+            accept_changes=True,
+        )
     except OSError as error:
         # A kernel before 4.7 and emulators of one have no such request.
         if error.errno != errno.EOPNOTSUPP:
             raise
         return LinkReadings(links, addresses, names, refusal=error.strerror)
-    return LinkReadings(links, addresses, names, statistics)
+    return LinkReadings(links, addresses, names, tuple(statistics.bodies))
 
 
 def parse(readings: LinkReadings) -> Bounded[Interface]:
@@ -188,12 +197,6 @@ def _read_addresses(channel: NetlinkChannel, links: Collection[int], known: Coll
         if index in links and (len(kept) < limit or of_link[index, family] <= _ALWAYS):
             kept.append(body)
     return Listed(kept, total)
-
-
-def _read_statistics(channel: NetlinkChannel, links: Collection[int]) -> tuple[bytes, ...]:
-    request = STATISTICS.encode(filter_mask=_LINK_64)
-    bodies = channel.each(STATISTICS.request, request, least=STATISTICS.size)
-    return tuple(body for body in bodies if _counted(body)[0] in links)
 
 
 # Few addresses change between two reports.
