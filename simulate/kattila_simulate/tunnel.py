@@ -38,6 +38,7 @@ class Counters(NamedTuple):
     rx: int
     tx: int
     latest_handshake: int
+    rx_errors: int = 0
 
 
 class Flow(NamedTuple):
@@ -93,7 +94,7 @@ class Tunnel:
         """Return what an agent at this end reads now."""
         end = self.ends[side]
         end.now = self.now
-        return Counters(end.clock, end.boot, end.interface_index, end.rx, end.tx, end.latest_handshake)
+        return Counters(end.clock, end.boot, end.interface_index, end.rx, end.tx, end.latest_handshake, end.rx_errors)
 
     # --- What tests do to it
 

@@ -92,7 +92,10 @@ class World(NamedTuple):
 
 @dataclass(slots=True)
 class WireguardEnd:
-    """One end: an interface with one peer. `now` must be set before each call."""
+    """One end: an interface with one peer. `now` must be set before each call.
+
+    Without `has_allowed_source`, it discards the peer's data: the source is not in its AllowedIPs.
+    """
 
     settings: EndSettings
     world: World
@@ -105,6 +108,8 @@ class WireguardEnd:
     interface_index: int = 5
     is_up: bool = True
     has_route: bool = True
+    has_allowed_source: bool = True
+    rx_errors: int = 0
     has_endpoint: bool = True
     preshared_key: str = ""
     deadlines: list[int | None] = field(default_factory=lambda: [None] * len(Timer))
@@ -143,7 +148,7 @@ class WireguardEnd:
 
     def forget(self) -> None:
         """Lose all sessions, counters and timestamps, as if the interface were created."""
-        self.rx = self.tx = self.latest_handshake = 0
+        self.rx = self.tx = self.rx_errors = self.latest_handshake = 0
         self.deadlines = [None] * len(Timer)
         self._current = self._previous = self._next = None
         self._pending = None
@@ -254,7 +259,9 @@ class WireguardEnd:
             self._complete()
             self._send_staged()
         self._renew_late()
-        self._received(packet.size)
+        is_discarded = packet.size != KEEPALIVE_SIZE and not self.has_allowed_source
+        self.rx_errors += is_discarded
+        self._received(0 if is_discarded else packet.size)
         if packet.size == KEEPALIVE_SIZE:
             return
         if self.deadlines[Timer.ANSWER_DATA] is None:

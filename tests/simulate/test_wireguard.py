@@ -60,7 +60,7 @@ def test_a_keepalive_begins_a_handshake_and_both_ends_know_it() -> None:
 def test_without_keepalive_and_traffic_nothing_happens() -> None:
     made = tunnel(QUIET, QUIET)
     made.run(60 * MINUTE)
-    assert made.sample(0)[3:] == made.sample(1)[3:] == (0, 0, 0)
+    assert made.sample(0)[3:] == made.sample(1)[3:] == (0, 0, 0, 0)
 
 
 def test_an_initiator_with_a_keepalive_renews_when_it_sends_after_120_s() -> None:
@@ -185,6 +185,18 @@ def test_the_own_output_filter_is_counted_in_tx() -> None:
     made.cut(0)
     a_tx, _, _, b_rx = growth(made, 60)
     assert (a_tx > 0, b_rx) == (True, 0)
+
+
+def test_data_from_a_source_outside_the_allowed_ips_is_answered_and_not_counted() -> None:
+    made = tunnel(QUIET, QUIET, Flow(0, 5 * SECOND, is_answered=False))
+    made.run(5 * MINUTE)
+    made.ends[1].has_allowed_source = False
+    a_tx, a_rx, b_tx, b_rx = growth(made, 600)
+    assert a_tx > 100 * 132
+    assert a_rx == b_tx > 0
+    # Only handshakes and keepalives count, about every 120 s.
+    assert 0 < b_rx < 6 * (148 + 32)
+    assert made.sample(1).rx_errors > 50
 
 
 def test_an_initiation_that_is_not_newer_is_refused_silently() -> None:

@@ -82,7 +82,7 @@ class TunnelWatch:
         counters = self.tunnel.sample(side)
         at = STARTED_AT + self.tunnel.now + self._random.randrange(_DELIVERY_MS)
         boot, index = f"boot {counters.boot}", counters.interface_index
-        reading = Reading(at, self.intervals[side], counters.clock, boot, index)
+        reading = Reading(at, self.intervals[side], counters.clock, boot, index, counters.rx_errors)
         before = self._evidence[side]
         self._evidence[side] = fold(before, reading, counters.rx, counters.tx, counters.latest_handshake)
 

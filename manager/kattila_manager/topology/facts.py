@@ -18,7 +18,8 @@ class Reading(NamedTuple):
     """What all peers of one interface have in common in one sample.
 
     `at` is when the sample was measured, and `clock` (ms) the node's own clock when the peers were read. `interval_ms`
-    is the agent's report interval. `interface_index` is None if it is unknown.
+    is the agent's report interval. `interface_index` is None if it is unknown. `rx_errors` counts the packets that the
+    interface discarded; the kernel does not count those in a peer's rx.
     """
 
     at: int
@@ -26,6 +27,7 @@ class Reading(NamedTuple):
     clock: int
     boot_id: str
     interface_index: int | None
+    rx_errors: int = 0
 
 
 class PeerFacts(NamedTuple):
@@ -112,7 +114,7 @@ def _wireguard(
         # A cut without an interface is the sum over several.
         bool(cut) and ("" in cut or interface.name in cut),
         interface.fwmark,
-        reading if link is None else reading._replace(interface_index=link.index),
+        reading if link is None else reading._replace(interface_index=link.index, rx_errors=link.rx_errors),
         tuple(map(_peer, interface.peers)),
     )
 

@@ -138,7 +138,11 @@ class Measures(NamedTuple):
     def losses(self) -> tuple[int, int]:
         """Return in how many intervals packets of the first and of the second side were lost."""
         one, other = self.sides[0].evidence, self.sides[1].evidence
-        return lost(one, other, self._counts_from(other)), lost(other, one, self._counts_from(one))
+        losses = lost(one, other, self._counts_from(other)), lost(other, one, self._counts_from(one))
+        if (self.age_ms or 0) > UP_MS:
+            return losses
+        # The kernel does not count data from a source outside AllowedIPs, but handshakes succeed, so nothing is lost.
+        return 0 if _discards(other) else losses[0], 0 if _discards(one) else losses[1]
 
     def _counts_from(self, receiver: Evidence) -> int:
         """Return from when packets that do not reach a receiver count as lost (ms UTC).
@@ -151,6 +155,11 @@ class Measures(NamedTuple):
             return 0
         is_lost = receiver.handshake_at is None or receiver.restarted_at > self.handshake_at
         return self.handshake_at + UP_MS if is_lost else self.handshake_at
+
+
+def _discards(receiver: Evidence) -> bool:
+    """Return whether the interface discarded packets since this peer's rx last grew."""
+    return receiver.discarded_at > receiver.received_at
 
 
 def measure(judged: tuple[Side, ...], known: tuple[Side, ...]) -> Measures:

@@ -42,7 +42,8 @@ class Evidence(NamedTuple):
     `step_ms` is the time between the newest two samples. The run since `run_at` has neither a gap nor a restart.
     `rx_grew` and `tx_grew` are the last twelve intervals between samples in which a counter grew. `handshake_at` is the
     newest handshake, None if none is known, and `stamp` is its time by the node's own clock (s). `restarted_at` is 0
-    if the counters never restarted.
+    if the counters never restarted. `discarded_at` is when the interface last discarded packets, of any peer; 0 if it
+    never did.
     """
 
     reading: Reading
@@ -56,6 +57,7 @@ class Evidence(NamedTuple):
     stamp: int
     restart: Restart | None = None
     restarted_at: int = 0
+    discarded_at: int = 0
 
     @property
     def at(self) -> int:
@@ -146,6 +148,7 @@ def _continued(before: Evidence, reading: Reading, rx: int, tx: int, latest_hand
         stamp,
         before.restart,
         before.restarted_at,
+        at if reading.rx_errors > before.reading.rx_errors else before.discarded_at,
     )
 
 

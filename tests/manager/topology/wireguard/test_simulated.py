@@ -188,6 +188,19 @@ def test_every_cut_is_found_in_time_with_its_direction_and_side(
             assert (verdict.reason in _UNTRIED, verdict.first) == (True, directions[0]), number
 
 
+@pytest.mark.parametrize("interval", [10 * SECOND, 30 * SECOND])
+def test_row_57_a_tunnel_whose_data_is_discarded_is_up(interval: int) -> None:
+    """Handshakes succeed every 120 s, and between them the receiver counts nothing."""
+    for number in range(CUTS // 4):
+        random = Random(f"discarded {number}")
+        flows = Flow(0, 5 * SECOND, is_answered=False), Flow(1, 7 * SECOND, is_answered=False)
+        tunnel = Tunnel(random, (EndSettings(random.choice((0, 25))), EndSettings()), flows)
+        tunnel.ends[1].has_allowed_source = False
+        watch = TunnelWatch(tunnel, random, (interval, interval))
+        list(watch.run(10 * MINUTE))
+        assert {seen.verdict.state for seen in watch.run(70 * MINUTE)} == {TunnelState.UP}, number
+
+
 def test_a_node_that_is_cut_off_raises_no_alarm_for_its_tunnels() -> None:
     """Its agent is silent, and that is the alarm. Its first reports afterwards arrive before its handshakes."""
     for number in range(CUTS):
