@@ -35,7 +35,7 @@ class Shape:
 SHAPES = {
     # The node in the manager's performance target.
     "full": Shape(),
-    # About 3 kB of DATA.
+    # About 2 kB of DATA.
     "small": Shape(interfaces=3, routes=5, peers=4, busy_peers=2),
 }
 
@@ -151,9 +151,10 @@ def _advance(node: dict[str, Any], shape: Shape, sample: int, signed_at: int, ch
 
 
 def _plain(value: Any) -> Any:
-    """Return dataclasses as mutable dictionaries, with the members in the order of `canonical.encode`."""
+    """Return dataclasses as mutable dictionaries, as an agent encodes them: in order, without defaults."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        members = ((field.name, getattr(value, field.name), field.default) for field in fields(value))
+        return {name: _plain(member) for name, member, default in members if member != default}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return value

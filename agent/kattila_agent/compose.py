@@ -72,7 +72,7 @@ class Agent:
             registrar=Registrar(runtime, identity, self.spool, keys, clients.manager, log),
             directory=directory,
             measure=measure,
-            inputs=Inputs.of(config).with_boot_id(runtime.new_id),
+            inputs=Inputs.of(config, runtime).with_boot_id(),
             journal=journal,
         )
         self.draining = Draining(self.spool, self.reporter.send_again, runtime, config.interval_seconds, journal)

@@ -50,7 +50,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "INTERVAL",
         "30",
-        f"seconds from one report to the next, 1 to {MAX_INTERVAL_SECONDS}; at most the manager's `REPORT_INTERVAL`",
+        f"seconds from one report to the next, 1 to {MAX_INTERVAL_SECONDS}; after three of them without a report, the "
+        "manager counts the agent as silent",
     ),
     Setting("LABELS", "", "labels of this node in its reports, as in `site=north,role=hub`"),
     Setting("AGENT_LISTEN", f"*:{PORT}", "where the agent's own API listens: `ADDRESS:PORT`, or several, with commas"),

@@ -35,7 +35,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "REPORT_INTERVAL",
         "30",
-        "longest `INTERVAL` of any agent; an agent is silent after three times this many seconds without a report",
+        "seconds between two reports of an agent that does not report its own `INTERVAL`; an agent is silent after "
+        "three of its intervals without a report",
     ),
     Setting(
         "NEW_AGENTS_PER_MINUTE",

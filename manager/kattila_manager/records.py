@@ -90,6 +90,8 @@ class Agent:
 
     `waiting` and `dropped` count samples on its disk and samples lost (None: not reported). `dropped_at` is when a
     report last showed more dropped samples, `dropped_after` when the message before that one arrived (None: never).
+    `interval_seconds` is its report interval, None if it does not report it. `source_address` is where its newest
+    direct report came from, None if it is not known.
     """
 
     ref: int
@@ -108,6 +110,8 @@ class Agent:
     dropped: int | None
     dropped_at: int | None
     dropped_after: int | None
+    interval_seconds: int | None
+    source_address: str | None
 
 
 @dataclass(frozen=True, slots=True)

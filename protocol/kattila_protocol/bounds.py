@@ -18,8 +18,8 @@ from kattila_protocol.names import MAX_COUNTER
 
 # The most entries of all lists of a report together. A node within the agent's default limits has fewer.
 MAX_ENTRIES = 32_768
-# A shorter report cannot have more: an entry has two bytes at least, and a comma follows.
-FULL_BYTES = 3 * MAX_ENTRIES
+# A shorter report cannot have more: an entry has one byte at least, and a comma follows.
+FULL_BYTES = 2 * MAX_ENTRIES
 
 _Entry = TypeVar("_Entry")
 # Returns the types of the members of a dataclass or a row, with their bounds.
@@ -83,6 +83,8 @@ S32 = Annotated[int, Bound(-(2**31), 2**31 - 1)]
 # Counts and times of this protocol. Sums and differences of a thousand of them still fit into SQLite.
 Counter = Annotated[int, Bound(0, MAX_COUNTER)]
 Number = Annotated[int, Bound(1, MAX_COUNTER)]
+# A report interval in seconds: at most a day.
+Interval = Annotated[int, Bound(1, 86_400)]
 Offset = Annotated[int, Bound(-MAX_COUNTER, MAX_COUNTER)]
 # Counters and sizes of the kernel, which has 64 bits for them. No number above 2^63 - 1 fits into SQLite.
 U63 = Annotated[int, Bound(0, MAX_INTEGER)]

@@ -22,16 +22,17 @@ _SURROGATE = re.compile(r"\\u[dD]")
 _ESCAPE = re.compile(rb"\\(?:ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|(ud[89a-f][0-9a-f]{2})|.)")
 
 
-def encode(value: object) -> bytes:
+def encode(value: object, *, omit_defaults: bool = False) -> bytes:
     """Return `value` as compact ASCII JSON; dataclasses become objects with their fields in order.
 
-    A lone surrogate, from a name that the kernel returned as bytes, becomes U+FFFD.
+    With `omit_defaults`, a field that has its default value is left out. A lone surrogate, from a name that the kernel
+    returned as bytes, becomes U+FFFD.
 
     Raises:
         ValueError: NaN or infinity.
         TypeError: a type that JSON does not have.
     """
-    encoded = _ENCODER.encode(value).encode("ascii")
+    encoded = (_BRIEF if omit_defaults else _FULL).encode(value).encode("ascii")
     return _ESCAPE.sub(_without_lone_surrogate, encoded) if b"\\ud" in encoded else encoded
 
 
@@ -67,19 +68,24 @@ def parse_object(data: bytes) -> dict[str, Any]:
     return value
 
 
-def _members(value: object) -> dict[str, object]:
-    shape: Any = type(value)
-    return {name: getattr(value, name) for name in _member_names(shape)}
-
-
 @cache
-def _member_names(shape: type) -> tuple[str, ...]:
+def _defaults(shape: Any) -> tuple[tuple[str, object], ...]:
+    """Return each field's name and default; MISSING, which equals nothing else, stands for none."""
     if not is_dataclass(shape):
         raise TypeError(f"cannot encode {shape.__name__}")
-    return tuple(field.name for field in fields(shape))
+    return tuple((field.name, field.default) for field in fields(shape))
 
 
-_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=_members)
+def _encoder(*, omits_defaults: bool) -> json.JSONEncoder:
+    def members(value: object) -> dict[str, object]:
+        shape: Any = type(value)
+        found = ((name, getattr(value, name), default) for name, default in _defaults(shape))
+        return {name: member for name, member, default in found if not omits_defaults or member != default}
+
+    return json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=members)
+
+
+_FULL, _BRIEF = _encoder(omits_defaults=False), _encoder(omits_defaults=True)
 
 
 def _without_lone_surrogate(match: re.Match[bytes]) -> bytes:

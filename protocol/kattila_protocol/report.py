@@ -26,6 +26,7 @@ from kattila_protocol.bounds import (
     Endpoint,
     HardwareAddress,
     HostName,
+    Interval,
     Labels,
     Line,
     Name,
@@ -91,7 +92,8 @@ class Tunnel:
 
     `interface` is the name and `kind` the link kind. `remote` may be a multicast group. `id` is the VNI of vxlan and
     geneve. `ikey` and `okey` are the GRE keys of incoming and outgoing packets. `port` is the destination UDP port.
-    `ttl` is 0 if it is inherited. `link` names the interface that the tunnel is bound to. `remotes` are the additional
+    `ttl` is 0 if it is inherited. An `external` tunnel (as in `ip link`) gets its ends packet by packet from somewhere
+    else, and has none itself. `link` names the interface that the tunnel is bound to. `remotes` are the additional
     default destinations in the forwarding table of a vxlan. For l2tp, `id` and `peer_id` are the two tunnel ids, and
     `ikey` and `okey` the two session ids.
     """
@@ -109,6 +111,7 @@ class Tunnel:
     link: Name | None = None
     remotes: UpTo32768[Address] = ()
     peer_id: U32 | None = None
+    external: bool = False
 
 
 class Route(NamedTuple):
@@ -152,11 +155,25 @@ class RouteMark(NamedTuple):
 
 
 class AddressMark(NamedTuple):
-    """A row: marks of an address of an interface: "tentative", "optimistic", "dadfailed"."""
+    """A row: marks of an address of an interface, as in `ip address`.
+
+    They are "secondary" (IPv4), "temporary" (IPv6), "tentative", "optimistic", "dadfailed" and "deprecated".
+    """
 
     interface: Name
     address: Prefix
     marks: UpTo8[Word]
+
+
+class AddressPeer(NamedTuple):
+    """A row: the far end of a point-to-point address, as `peer` of `ip address`, both with the prefix length of `peer`.
+
+    `address` is an entry of the interface's `addresses`.
+    """
+
+    interface: Name
+    address: Prefix
+    peer: Prefix
 
 
 class Neighbour(NamedTuple):
@@ -234,13 +251,18 @@ class WireguardPeer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WireguardInterface:
-    """A WireGuard interface and its peers."""
+    """A WireGuard interface and its peers.
+
+    `read_at` is the node's own clock when they were read (ms UTC), None if it is not known: the age of a handshake is
+    the difference to its `latest_handshake`, by the same clock.
+    """
 
     name: Name
     public_key: PublicKey
     listen_port: U16
     fwmark: U32
     peers: UpTo16384[WireguardPeer]
+    read_at: Counter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,9 +342,23 @@ class Spool:
     oldest_sampled_at: Counter | None = None
 
 
+class HeldKey(NamedTuple):
+    """A row: the fingerprint of a key that the agent holds, and its role: "current", "previous" or "next"."""
+
+    fingerprint: Word
+    role: Word
+
+
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """Everything that one measurement found."""
+    """Everything that one measurement found.
+
+    `interval_seconds` is the agent's report interval. `since_boot_ms` is the reading of the clock that counts from the
+    boot (CLOCK_BOOTTIME), when the measurement began. `keys` are the keys with which the agent verifies and signs.
+    `neighbours_confirmed` has, for each row of `neighbours`, the same clock in whole seconds when the kernel last
+    confirmed it (as in `ip -statistics neighbour`), None if it never was. A time does not change between reports, as an
+    age would, so the manager stores it in fewer bytes.
+    """
 
     system: System | None
     interfaces: UpTo4096[Interface] = ()
@@ -340,6 +376,11 @@ class Telemetry:
     spool: Spool | None = None
     route_marks: UpTo16384[RouteMark] = ()
     address_marks: UpTo16384[AddressMark] = ()
+    interval_seconds: Interval | None = None
+    since_boot_ms: Counter | None = None
+    keys: UpTo8[HeldKey] = ()
+    address_peers: UpTo16384[AddressPeer] = ()
+    neighbours_confirmed: UpTo16384[Counter | None] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,10 @@ def test_reports_arrive_in_every_interval(knot: Knot, tmp_path: Path) -> None:
         assert len({report["nonce"] for report in members}) == 4
         assert members[0]["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         assert members[0]["telemetry"]["system"]["labels"] == {"site": "north"}
-        assert members[0]["telemetry"]["failures"] == []
+        telemetry = reports[0].telemetry
+        assert telemetry["failures"] == []
+        assert (telemetry["interval_seconds"], telemetry["keys"]) == (1, [[fingerprint(PSK), "current"]])
+        assert 0 < telemetry["since_boot_ms"] < reports[1].telemetry["since_boot_ms"]
         assert code == 0
         registered = [request.members for request in manager.registrations()]
         assert [request["agent_id"] for request in registered] == [members[0]["agent_id"]]
@@ -74,7 +77,7 @@ def test_a_report_contains_the_route_to_the_manager_and_the_last_clock_offset(kn
         manager.next_answer(UPDATES, accept(clock_offset=-1234), refuse(ClockSkew("far"), clock_offset=700_000))
         named = manager.url.replace("127.0.0.1", "localhost")
         with running_daemon(tmp_path, **settings(knot, named, PSK)):
-            first, second, third = [report.members["telemetry"] for report in manager.wait_for_reports(3)[:3]]
+            first, second, third = [report.telemetry for report in manager.wait_for_reports(3)[:3]]
     offsets = [telemetry["clock"]["clock_offset"] for telemetry in (first, second, third)]
     assert offsets == [None, -1234, 700_000]
     # Before a name was resolved, it has no address.
@@ -87,7 +90,7 @@ def test_a_report_contains_the_route_to_the_manager_and_the_last_clock_offset(kn
 
 def test_the_route_to_a_manager_with_an_address_is_in_the_first_report(knot: Knot, tmp_path: Path) -> None:
     with running_stand_in(PSK) as manager, running_daemon(tmp_path, **settings(knot, manager.url, PSK)):
-        telemetry = manager.wait_for_reports(1)[0].members["telemetry"]
+        telemetry = manager.wait_for_reports(1)[0].telemetry
     assert [lookup[2] for lookup in telemetry["lookups"]] == ["127.0.0.1"]
 
 

@@ -39,7 +39,7 @@ def test_every_body_verifies_and_has_its_shape(shape: str) -> None:
         assert counts == (SHAPES[shape].interfaces, SHAPES[shape].routes, SHAPES[shape].peers)
 
 
-@pytest.mark.parametrize(("shape", "about"), [("full", 7_000), ("small", 3_000)])
+@pytest.mark.parametrize(("shape", "about"), [("full", 5_720), ("small", 2_150)])
 def test_a_shape_has_about_its_size(shape: str, about: int) -> None:
     assert 0.95 < len(parse(make(shape)[-1]).data) / about < 1.05
 

@@ -156,7 +156,7 @@ def test_reports_are_signed_with_the_managers_current_key(known: dict[str, Any],
 
 
 def test_the_report_contains_all_wireguard_peers(node: Host, report: dict[str, Any]) -> None:
-    reported = {peer[0] for interface in report["telemetry"]["wireguard"] for peer in interface["peers"]}
+    reported = {peer[0] for interface in report["telemetry"].get("wireguard", []) for peer in interface["peers"]}
     assert reported == wireguard_column(node, "peers")
 
 
@@ -165,7 +165,7 @@ def test_the_report_contains_no_secret_key(node: Host, report: dict[str, Any]) -
 
 
 def test_the_report_contains_no_failure(report: dict[str, Any]) -> None:
-    assert report["telemetry"]["failures"] == []
+    assert "failures" not in report["telemetry"]
 
 
 def test_the_manager_knows_the_agents_version(node: Host, known: dict[str, Any]) -> None:

@@ -76,7 +76,7 @@ def parse_dump(text: str) -> list[dict[str, Any]]:
 
 def collect(helper: Path) -> tuple[list[dict[str, Any]], tuple[Any, ...]]:
     """Return the collector's interfaces as JSON values, and its cuts and failures."""
-    found = collector.collect(helper, LIMITS)
+    found = collector.collect(helper, LIMITS, lambda: 7)
     shown = [
         {name: getattr(interface, name) for name in ("name", "public_key", "listen_port", "fwmark", "peers")}
         for interface in sorted(found.items, key=lambda interface: interface.name)
@@ -118,8 +118,8 @@ def unprivileged() -> None:
     os.setgroups([])
     os.setgid(NOBODY)
     os.setuid(NOBODY)
-    alone = collector.collect(NOWHERE, LIMITS)
-    helped = collector.collect(HELPER, LIMITS)
+    alone = collector.collect(NOWHERE, LIMITS, lambda: 7)
+    helped = collector.collect(HELPER, LIMITS, lambda: 7)
     print(json.dumps([len(alone.items), list(alone.failures), [each.name for each in helped.items], helped.failures]))
 
 

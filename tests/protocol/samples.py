@@ -6,10 +6,12 @@ from kattila_protocol import errors
 from kattila_protocol.errors import Refusal
 from kattila_protocol.report import (
     AddressMark,
+    AddressPeer,
     Clock,
     CollectorFailure,
     CollectorRun,
     Cut,
+    HeldKey,
     Interface,
     Lookup,
     Neighbour,
@@ -140,12 +142,14 @@ REPORT = Report(
                         has_preshared_key=True,
                     ),
                 ),
+                read_at=NOW - 240,
             ),
         ),
         failures=(CollectorFailure("neighbours", "OSError: [Errno 12] Cannot allocate memory"),),
         tunnels=(
             Tunnel("vx0", "vxlan", "192.0.2.1", "198.51.100.7", id=42, port=4789, link="eth0", remotes=("192.0.2.9",)),
             Tunnel("gre1", "gre", "192.0.2.1", "198.51.100.7", ikey=7, okey=8, ttl=64, fwmark=51820),
+            Tunnel("gnv0", "geneve", port=6081, external=True),
         ),
         rules=(
             Rule("inet", 32764, "lookup", 254, suppress_prefixlength=0),
@@ -170,5 +174,10 @@ REPORT = Report(
         runs=(CollectorRun("links", 2100), CollectorRun("neighbours", 900)),
         policy_routes=(PolicyRoute(51820, "::/0", None, "eth0", None, 1024, "static", "unicast"),),
         spool=Spool(waiting=3, bytes=12_288, dropped=1, oldest_sampled_at=NOW - 90_000),
+        interval_seconds=30,
+        since_boot_ms=86_399_750,
+        keys=(HeldKey(KEY.fingerprint, "current"), HeldKey(PREVIOUS_KEY.fingerprint, "previous")),
+        address_peers=(AddressPeer("wg0", "2001:db8::1/64", "2001:db8::2/64"),),
+        neighbours_confirmed=(86_390,),
     ),
 )

@@ -63,7 +63,7 @@ def parsed_rules(*bodies: bytes) -> tuple[Rule, ...]:
 
 
 def parsed_neighbours(*bodies: bytes) -> tuple[Neighbour, ...]:
-    return neighbours.parse(neighbours.NeighbourReadings(listed(*bodies), listed(), NAMES), 100).items
+    return neighbours.parse(neighbours.NeighbourReadings(listed(*bodies), listed(), NAMES, 0), 100).items
 
 
 def parsed_tunnels(*bodies: bytes) -> tuple[Tunnel, ...]:

@@ -41,12 +41,20 @@ class Fleet:
         self.store = Store(self.database)
         self._groups = CompressionGroups()
 
-    def file(self, report: Report, *, at: int | None = None, key: Key = KEY, relays: tuple[str, ...] = ()) -> Filed:
+    def file(
+        self,
+        report: Report,
+        *,
+        at: int | None = None,
+        key: Key = KEY,
+        relays: tuple[str, ...] = (),
+        source: str = "192.0.2.99",
+    ) -> Filed:
         """File a report that arrived at `at` (ms UTC), by default when it was signed."""
         data = canonical.encode(report)
         mac = bytes.fromhex(key.sign(Purpose.REPORT, data))
         received_at = report.timestamp if at is None else at
-        prepared = self._groups.compress(VerifiedReport(decode(data), data, mac, key, relays, received_at))
+        prepared = self._groups.compress(VerifiedReport(decode(data), data, mac, key, relays, received_at, source))
         with self.store.lock.transaction(self.store.engine) as connection:
             [filed] = Filing(connection).file([prepared])
         if filed.report_id is not None:

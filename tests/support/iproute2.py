@@ -40,7 +40,7 @@ def stable_reading(
 
 def all_tables(namespace: Namespace) -> dict[str, Entries]:
     """Return all tables from `ip`, by the name of the member in a report."""
-    tables = (interfaces, tunnels, routes, rules, policy_routes, neighbours)
+    tables = (interfaces, address_peers, address_marks, tunnels, routes, rules, policy_routes, neighbours)
     return {table.__name__: table(namespace) for table in tables}
 
 
@@ -79,6 +79,46 @@ def _interface(link: dict[str, Any], indexes: dict[str, int], addresses: Entries
         "slave_kind": info.get("info_slave_kind"),
         "slave_state": info.get("info_slave_data", {}).get("state"),
     }
+
+
+def address_peers(namespace: Namespace) -> Entries:
+    """Return the addresses with a remote end, which `ip address` shows as `peer`."""
+    return [
+        {
+            "interface": link["ifname"],
+            "address": f"{address['local']}/{address['prefixlen']}",
+            "peer": f"{address['address']}/{address['prefixlen']}",
+        }
+        for link, address in _addresses(namespace)
+        if "address" in address
+    ]
+
+
+_MARKS = ("secondary", "temporary", "tentative", "deprecated", "optimistic", "dadfailed")
+
+
+def address_marks(namespace: Namespace) -> Entries:
+    """Return the addresses with one of the flags that a report marks."""
+    return [
+        {
+            "interface": link["ifname"],
+            "address": f"{address['local']}/{address['prefixlen']}",
+            "marks": [mark for mark in _MARKS if address.get(mark)],
+        }
+        for link, address in _addresses(namespace)
+        if any(address.get(mark) for mark in _MARKS)
+    ]
+
+
+def _addresses(namespace: Namespace) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return all addresses with their links, IPv4 first, as the kernel lists them."""
+    return [
+        (link, address)
+        for family in FAMILIES.values()
+        for link in namespace.listed("address")
+        for address in link["addr_info"]
+        if address["family"] == family
+    ]
 
 
 # ETHTOOL_GPERMADDR: `ip` shows a permanent address only if it differs from the current one.
@@ -121,6 +161,7 @@ def tunnels(namespace: Namespace) -> Entries:
             **({"link": None} if "link_netnsid" in link else {}),
             "remotes": _flooded(namespace, link),
             "peer_id": None,
+            "external": link["linkinfo"]["info_data"].get("external", False),
         }
         for link in namespace.listed("link")
         if link.get("linkinfo", {}).get("info_kind") in TUNNELS

@@ -16,6 +16,8 @@ from typing import Any
 
 from kattila_protocol import canonical, envelope, registration, verdict
 from kattila_protocol.errors import Refusal
+from kattila_protocol.members import build
+from kattila_protocol.report import Telemetry
 from kattila_protocol.ring import Ring
 from kattila_protocol.signing import Key
 from kattila_protocol.verdict import ACCEPTED, Verdict
@@ -34,6 +36,12 @@ class Request:
     key: Key
     body: bytes
     arrived_at: float
+
+    @property
+    def telemetry(self) -> dict[str, Any]:
+        """The telemetry of a report, with the members that were left out because they have their default."""
+        found: dict[str, Any] = json.loads(canonical.encode(build(Telemetry, self.members["telemetry"])))
+        return found
 
 
 # Status and body, or None to close the connection without an answer.

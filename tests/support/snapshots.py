@@ -37,6 +37,8 @@ def agent(number: int, **changes: Any) -> Agent:
         "dropped": None,
         "dropped_at": None,
         "dropped_after": None,
+        "interval_seconds": None,
+        "source_address": None,
     }
     return Agent(**members | changes)
 

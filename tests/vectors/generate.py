@@ -44,11 +44,12 @@ from vectors import bounds
 FOLDER = Path(__file__).parent
 Case = dict[str, Any]
 
-DATA = canonical.encode(REPORT)
-SMALL_DATA = canonical.encode(replace(REPORT, telemetry=Telemetry(system=None)))
+DATA = canonical.encode(REPORT, omit_defaults=True)
+SMALL_DATA = canonical.encode(replace(REPORT, telemetry=Telemetry(system=None)), omit_defaults=True)
+WITH_DEFAULTS_DATA = canonical.encode(replace(REPORT, telemetry=Telemetry(system=None)))
 _UNKNOWN: dict[str, Any] = dict.fromkeys(("uptime_seconds", "load", "cpus", "memory_total", "memory_available"))
 PARTLY_UNKNOWN = replace(REPORT.telemetry.system, **_UNKNOWN) if REPORT.telemetry.system else None
-PARTLY_UNKNOWN_DATA = canonical.encode(replace(REPORT, telemetry=Telemetry(system=PARTLY_UNKNOWN)))
+PARTLY_UNKNOWN_DATA = canonical.encode(replace(REPORT, telemetry=Telemetry(system=PARTLY_UNKNOWN)), omit_defaults=True)
 OTHER_SPELLING = b'{ "nonce":"%s", "of":{"the":"future"}, "tick":7 }' % NONCE.encode()
 
 
@@ -75,6 +76,7 @@ def reports() -> list[Case]:
     return [
         _report("every member", PSK, DATA, MANAGER),
         _report("no telemetry", PSK, SMALL_DATA, MANAGER),
+        _report("all defaults written out", PSK, WITH_DEFAULTS_DATA, MANAGER),
         _report("a machine of which little is known", PSK, PARTLY_UNKNOWN_DATA, MANAGER),
         _report("under another key", UNICODE_PSK, SMALL_DATA, MANAGER),
         _report("to a relay", PSK, SMALL_DATA, RELAYS[0]),

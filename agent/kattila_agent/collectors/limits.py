@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from kattila_protocol.report import AddressMark, Cut, RouteMark
+from kattila_protocol.report import Cut
 
 _Item = TypeVar("_Item")
 _NAMED = 4
@@ -17,14 +17,14 @@ class Bounded(Generic[_Item]):
     """A list as reported, its cuts, and why parts of it could not be read.
 
     `allowed_ips` counts the AllowedIPs of each peer of which not all are reported, by interface and public key.
-    `marks` are those of the items, by the member of Telemetry to add them to.
+    `marks` are further members of Telemetry: rows about the items.
     """
 
     items: tuple[_Item, ...]
     cuts: tuple[Cut, ...] = ()
     failures: tuple[str, ...] = ()
     allowed_ips: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    marks: Mapping[str, tuple[RouteMark | AddressMark, ...]] = field(default_factory=dict)
+    marks: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
 def cut(what: str, kept: int, of: int | None, where: str = "") -> tuple[Cut, ...]:

@@ -18,15 +18,17 @@ from kattila_agent.collectors.netlink.codecs.message import Message
 from kattila_agent.collectors.netlink.codecs.rtnetlink import ADDRESS, LINK, STATISTICS
 from kattila_agent.collectors.netlink.transport import Listed, NetlinkChannel
 from kattila_protocol.canonical import MAX_INTEGER
-from kattila_protocol.report import AddressMark, Interface
+from kattila_protocol.report import AddressMark, AddressPeer, Interface
 
 # Fields in the headers of an address, a link, and its counters.
 _family_and_index, _index = ADDRESS.reader("family", "index"), LINK.reader("index")
 _counted = STATISTICS.reader("ifindex")
 # linux/if_link.h: IFLA_STATS_FILTER_BIT(IFLA_STATS_LINK_64)
 _LINK_64 = 1
-# The flags of an address that may not be in use, in the order of `ip address`.
-_ADDRESS_MARKS = {0x40: "tentative", 0x04: "optimistic", 0x08: "dadfailed"}
+# The flags of an address that may not be in use, or not be the first choice, in the order of `ip address`. The first
+# bit is IFA_F_SECONDARY and IFA_F_TEMPORARY.
+_SECONDARY: Mapping[int, str] = {socket.AF_INET: "secondary", socket.AF_INET6: "temporary"}
+_ADDRESS_MARKS = {0x40: "tentative", 0x20: "deprecated", 0x04: "optimistic", 0x08: "dadfailed"}
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 # The kernel lists all IPv4 addresses, link by link, before IPv6. Without this minimum, one link with thousands of
 # addresses, such as kube-ipvs0, would leave none to later links and to IPv6.
@@ -95,11 +97,12 @@ class LinkDescription(NamedTuple):
 
 
 class LinkAddress(NamedTuple):
-    """An address: the index of its link, the address with its prefix length, and its marks."""
+    """An address: the index of its link, the address with its prefix length, its marks, and its remote end."""
 
     link: int
     address: str
     marks: tuple[str, ...]
+    peer: str | None
 
 
 def read(max_links: int, max_addresses: int) -> LinkReadings:
@@ -147,11 +150,12 @@ def parse(readings: LinkReadings) -> Bounded[Interface]:
     names = {**readings.names, **{each.interface.index: each.interface.name for each in found}}
     counters = dict(map(_counters, readings.statistics))
     addresses: defaultdict[int, list[str]] = defaultdict(list)
-    marked: list[AddressMark] = []
-    for index, address, marks in map(_address, readings.addresses.bodies):
+    marked, peers = list[AddressMark](), list[AddressPeer]()
+    for index, address, marks, peer in map(_address, readings.addresses.bodies):
         addresses[index].append(address)
-        if marks:
-            marked.append(AddressMark(names.get(index) or f"if{index}", address, marks))
+        name = names.get(index) or f"if{index}"
+        marked += [AddressMark(name, address, marks)] if marks else []
+        peers += [AddressPeer(name, address, peer)] if peer else []
     interfaces = tuple(
         replace(
             each.interface,
@@ -169,7 +173,7 @@ def parse(readings: LinkReadings) -> Bounded[Interface]:
             *cut("addresses", sum(len(each.addresses) for each in interfaces), readings.addresses.total),
         ),
         failures=() if readings.refusal is None else (f"the counters of all links: {readings.refusal}",),
-        marks={"address_marks": tuple(marked)},
+        marks={"address_marks": tuple(marked), "address_peers": tuple(peers)},
     )
 
 
@@ -205,13 +209,17 @@ def _address(body: bytes) -> LinkAddress:
     found = ADDRESS.decode(body)
     index, family = found.fields["index"], found.fields["family"]
     # On a point-to-point link, IFA_ADDRESS is the remote end; IFA_LOCAL, if present, is always the local one.
-    address = found.get("IFA_LOCAL") or found.get("IFA_ADDRESS")
+    local, remote = found.get("IFA_LOCAL"), found.get("IFA_ADDRESS")
+    address = local or remote
     if address is None:
         raise ValueError(f"an address of link {index} is missing")
     # The byte in the header lacks newer flags; the attribute has all.
     flags = found.fields["flags"] | (found.get("IFA_FLAGS") or 0)
-    marks = tuple(name for bit, name in _ADDRESS_MARKS.items() if flags & bit)
-    return LinkAddress(index, notation.prefix(address, family, found.fields["prefixlen"]), marks)
+    words = {0x01: _SECONDARY.get(family, "secondary")} | _ADDRESS_MARKS
+    marks = tuple(word for bit, word in words.items() if flags & bit)
+    length = found.fields["prefixlen"]
+    peer = notation.prefix(remote, family, length) if local and remote and remote != local else None
+    return LinkAddress(index, notation.prefix(address, family, length), marks, peer)
 
 
 # Decoding a link takes long, and few change between two reports.

@@ -56,6 +56,7 @@ def _tunnel(body: bytes) -> tuple[Tunnel, int] | None:
         port=link.details.get(f"{of}PORT"),
         ttl=link.details.get(f"{of}TTL") or 0,
         fwmark=link.details.get(f"{of}FWMARK") or 0,
+        external=bool(link.details.get(f"{of}COLLECT_METADATA")),
     )
     # An index in another network namespace would name the wrong link here.
     bound = link.message.get("IFLA_LINK_NETNSID") is None

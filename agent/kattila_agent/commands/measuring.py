@@ -19,10 +19,10 @@ def measure_once(settings: Config | None, runtime: Runtime) -> Measurement:
     Resolves the name in the manager's URL first, and waits for that.
     """
     if settings is None:
-        inputs = Inputs({}, default_limits())
+        inputs = Inputs({}, default_limits(), runtime)
     else:
-        inputs = Inputs.of(settings, _resolved(settings.manager_url) if settings.manager_url else None)
-    return measure(inputs.with_boot_id(runtime.new_id), runtime.now(), runtime.monotonic)
+        inputs = Inputs.of(settings, runtime, _resolved(settings.manager_url) if settings.manager_url else None)
+    return measure(inputs.with_boot_id())
 
 
 def _resolved(url: str) -> str | None:

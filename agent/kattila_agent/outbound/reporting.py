@@ -20,14 +20,15 @@ from kattila_agent.spool.sample import Moment, Sample, Signing
 from kattila_keys.refresh import Keys
 from kattila_protocol import report
 from kattila_protocol.errors import IdentityConflict, NumbersTooHigh, Replay, SampleTaken
+from kattila_protocol.report import HeldKey
 from kattila_protocol.ring import Ring
 from kattila_protocol.verdict import Disposition, Verdict
 
 # How often the newest report is corrected and sent again within one cycle.
 MAX_CORRECTIONS = 3
 
-# sampling.collect.measure, or a test's: takes its inputs, the moment (ms UTC) and a clock in seconds.
-Measure = Callable[[Inputs, int, Callable[[], float]], Measurement]
+# sampling.collect.measure, or a test's.
+Measure = Callable[[Inputs], Measurement]
 
 
 @dataclass(slots=True, eq=False)
@@ -64,13 +65,18 @@ class Reporter:
             TooMuchError: the measurement does not fit into a report.
             OSError: the kernel's boot id cannot be read.
         """
-        since_boot_ms = self.runtime.since_boot_ms()
-        inputs = replace(self.inputs, manager_address=self.manager.address, clock_offset=self.clock_offset)
-        measurement = self.latest = self.measure(inputs, self.runtime.now(), self.runtime.monotonic)
+        held = [entry.key.fingerprint for entry in self.keys.ring().entries]
+        inputs = replace(
+            self.inputs,
+            manager_address=self.manager.address,
+            clock_offset=self.clock_offset,
+            keys=tuple(HeldKey(name, "previous" if at else "current") for at, name in enumerate(held)),
+        )
+        measurement = self.latest = self.measure(inputs)
         found = candidates(measurement.telemetry)
         self.directory.update(found.addresses, are_all=not found.unread)
         counters = self.identity.take()
-        newest = self._store(measurement, counters.sample, since_boot_ms)
+        newest = self._store(measurement, counters.sample)
         if not self.keys.ring().entries:
             self.journal.note_no_key(self.spool.waiting())
             return False
@@ -91,13 +97,13 @@ class Reporter:
             self._renumber(outcome.verdict, waiting, counters)
         return outcome
 
-    def _store(self, measurement: Measurement, number: int, since_boot_ms: int) -> Sample:
+    def _store(self, measurement: Measurement, number: int) -> Sample:
         """Put the measurement into the spool, so that it survives failures."""
         moment = Moment(self.runtime.now(), measurement.boot_id, self.runtime.since_boot_ms())
         waiting = self.spool.expire(moment)
         backlog = report.Spool(waiting.count, waiting.bytes, waiting.dropped, waiting.oldest_sampled_at)
         telemetry = fitting.encode(replace(measurement.telemetry, spool=backlog), measurement.allowed_ips)
-        newest = Sample(number, measurement.sampled_at, measurement.boot_id, since_boot_ms, telemetry)
+        newest = Sample(number, measurement.sampled_at, measurement.boot_id, measurement.since_boot_ms, telemetry)
         self.spool.put(newest, moment)
         self.journal.note_stored(self.spool.waiting(), self.spool.problem)
         return newest

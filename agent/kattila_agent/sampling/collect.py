@@ -28,9 +28,10 @@ from kattila_agent.collectors.link_table import LinkSummary
 from kattila_agent.collectors.wireguard import collector as wireguard
 from kattila_agent.collectors.wireguard.builder import PeerLimits
 from kattila_agent.config import Config, Limits, port_of
+from kattila_agent.runtime import Runtime
 from kattila_agent.sampling.measurement import Measurement
 from kattila_agent.sampling.ranges import in_bounds
-from kattila_protocol.report import CollectorFailure, CollectorRun, Telemetry, Tunnel
+from kattila_protocol.report import CollectorFailure, CollectorRun, HeldKey, Telemetry, Tunnel
 
 _MAX_REASON = 300
 # More failures of one collector are only counted, so that those of all collectors fit into a report.
@@ -41,36 +42,42 @@ _log = logging.getLogger("kattila.agent")
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The inputs of the collectors: settings, and facts from the rest of the agent.
+    """The inputs of the collectors: settings, clocks, and facts from the rest of the agent.
 
     `manager_address` is the IP address that reports go to, `manager_port` its TCP port, and `clock_offset` that of the
     last verdict in ms; they are None while unknown. `wireguard_helper` and `clock_helper` are the helpers' sockets.
-    `boot_id` identifies this boot where the agent may not read the kernel's own file.
+    `boot_id` identifies this boot where the agent may not read the kernel's own file. `interval_seconds` is the report
+    interval, None for a command that measures once. `keys` are those that the agent holds.
     """
 
     labels: Mapping[str, str]
     limits: Limits
+    runtime: Runtime
     manager_address: str | None = None
     clock_offset: int | None = None
     wireguard_helper: Path = config.WIREGUARD_HELPER
     clock_helper: Path = config.CLOCK_HELPER
     boot_id: str | None = None
     manager_port: int | None = None
+    interval_seconds: int | None = None
+    keys: tuple[HeldKey, ...] = ()
 
     @classmethod
-    def of(cls, settings: Config, manager_address: str | None = None) -> Inputs:
+    def of(cls, settings: Config, runtime: Runtime, manager_address: str | None = None) -> Inputs:
         """Return the inputs that the settings define."""
         return cls(
             labels=settings.labels,
             limits=settings.limits,
+            runtime=runtime,
             manager_address=manager_address,
             wireguard_helper=settings.wireguard_helper,
             clock_helper=settings.clock_helper,
             boot_id=settings.boot_id,
             manager_port=port_of(settings.manager_url) if settings.manager_url else None,
+            interval_seconds=settings.interval_seconds,
         )
 
-    def with_boot_id(self, new_id: Callable[[], str]) -> Inputs:
+    def with_boot_id(self) -> Inputs:
         """Return inputs for this run of the program; if the kernel's boot id cannot be read, a new one stands for it.
 
         A report without a boot id would be none at all.
@@ -79,7 +86,7 @@ class Inputs:
             return self if self.boot_id else replace(self, boot_id=system.read_boot_id())
         except OSError as error:
             _log.warning("%s; this start counts as a reboot: set %s", error, config.BOOT_ID_VARIABLE)
-            return replace(self, boot_id=new_id())
+            return replace(self, boot_id=self.runtime.new_id())
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +125,18 @@ COLLECTORS: tuple[Collector, ...] = (
     Collector(
         "neighbours",
         "neighbours",
-        lambda inputs, _: neighbours.parse(neighbours.read(inputs.limits.neighbours), inputs.limits.neighbours),
+        lambda inputs, found: neighbours.parse(
+            neighbours.read(
+                inputs.limits.neighbours, [*found.routes, *found.policy_routes], inputs.runtime.since_boot_ms
+            ),
+            inputs.limits.neighbours,
+        ),
     ),
     Collector(
         "wireguard",
         "wireguard",
         lambda inputs, _: wireguard.collect(
-            inputs.wireguard_helper, PeerLimits(inputs.limits.peers, inputs.limits.allowed_ips)
+            inputs.wireguard_helper, PeerLimits(inputs.limits.peers, inputs.limits.allowed_ips), inputs.runtime.now
         ),
     ),
     # Last, because it looks up what the others found.
@@ -136,19 +148,18 @@ COLLECTORS: tuple[Collector, ...] = (
 )
 
 
-def measure(
-    inputs: Inputs, now: int, monotonic: Callable[[], float], collectors: tuple[Collector, ...] = COLLECTORS
-) -> Measurement:
+def measure(inputs: Inputs, collectors: tuple[Collector, ...] = COLLECTORS) -> Measurement:
     """Run all collectors.
 
     A failure is reported as data, and the other collectors still run.
 
-    `now` is ms UTC; `monotonic` is a clock in seconds, which times each collector.
-
     Raises:
         OSError: the kernel's boot id cannot be read: /proc is not mounted.
     """
-    telemetry = Telemetry(system=None)
+    now, monotonic, since_boot_ms = inputs.runtime.now(), inputs.runtime.monotonic, inputs.runtime.since_boot_ms()
+    telemetry = Telemetry(
+        system=None, interval_seconds=inputs.interval_seconds, since_boot_ms=since_boot_ms, keys=inputs.keys
+    )
     allowed_ips: dict[tuple[str, str], int] = {}
     for collector in collectors:
         started = monotonic()
@@ -168,7 +179,7 @@ def measure(
             **members,
         )
         allowed_ips |= result.allowed_ips
-    return Measurement(telemetry, now, inputs.boot_id or system.read_boot_id(), allowed_ips)
+    return Measurement(telemetry, now, inputs.boot_id or system.read_boot_id(), since_boot_ms, allowed_ips)
 
 
 def _collected(collector: Collector, inputs: Inputs, found: Telemetry) -> Bounded[Any]:

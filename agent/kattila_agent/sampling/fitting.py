@@ -20,7 +20,7 @@ MAX_TELEMETRY_BYTES = MAX_BODY_BYTES - 2048
 # more.
 _ROWS = (
     *("interfaces", "routes", "neighbours", "rules", "lookups", "tunnels", "policy_routes"),
-    *("route_marks", "address_marks"),
+    *("route_marks", "address_marks", "address_peers"),
 )
 
 # The most entries of these lists, which the protocol bounds.
@@ -62,7 +62,7 @@ def encode(telemetry: Telemetry, allowed_ips: _CountByPeer, max_bytes: int = MAX
             telemetry = rows.keep(longest - (count - rows.entries))
     while True:
         complete = _with_all_cuts(telemetry, counts)
-        encoded = canonical.encode(complete)
+        encoded = canonical.encode(complete, omit_defaults=True)
         size, entries = len(encoded), count_entries([complete], Telemetry) if len(encoded) > FULL_BYTES else 0
         if size <= max_bytes and entries <= MAX_ENTRIES:
             return encoded
@@ -119,6 +119,8 @@ def _row_list(telemetry: Telemetry, name: str) -> _List:
         left = left[: _LONGEST[name]]
         cuts = _with_cuts(telemetry, [Cut(name, len(left), len(rows))])
         members: dict[str, Any] = {name: left, "cuts": cuts}
+        if name == "neighbours":
+            members["neighbours_confirmed"] = telemetry.neighbours_confirmed[: len(left)]
         return replace(telemetry, **members)
 
     return _List(spared.count(False), len(canonical.encode(rows)), keep)

@@ -11,8 +11,9 @@ from kattila_protocol.report import Telemetry
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What one run of all collectors found; `sampled_at` is ms UTC, `boot_id` the kernel's.
+    """What one run of all collectors found.
 
+    `sampled_at` (ms UTC) and `since_boot_ms` (CLOCK_BOOTTIME) are the clocks when it began; `boot_id` is the kernel's.
     `allowed_ips` counts the AllowedIPs of each peer of which not all were read, by interface and public key. The cuts
     of a report do not name the interface.
     """
@@ -20,6 +21,7 @@ class Measurement:
     telemetry: Telemetry
     sampled_at: int
     boot_id: str
+    since_boot_ms: int
     allowed_ips: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     @property

@@ -20,7 +20,7 @@ from kattila_manager.store.read import queries, report_history
 from kattila_manager.store.store import open_existing
 from kattila_manager.topology import history
 from kattila_manager.topology.history import Continuity, Span, SpanKind
-from kattila_manager.topology.presence import MISSED_REPORTS
+from kattila_manager.topology.presence import MISSED_REPORTS, interval_of
 
 _WORDS = {
     SpanKind.CUT_OFF: "cut off but alive",
@@ -46,7 +46,7 @@ def show(config: Config, say: Say, wanted: str, since: int | None, *, as_json: b
                 report_history.reboots(connection, agent.ref),
             )
         )
-    continuity = Continuity(reboots, MISSED_REPORTS * config.interval_seconds * 1000)
+    continuity = Continuity(reboots, MISSED_REPORTS * interval_of(agent, config.interval_seconds * 1000))
     spans = history.spans(arrived, continuity, compose.clock())
     if as_json:
         say(json.dumps(_members(agent, spans, {one.agent_id: one.hostname for one in fleet}), indent=2))

@@ -60,7 +60,7 @@ def _bounded_shape(shape: type) -> Any:
         return GenericAlias(tuple, tuple(members.values()))
     defaults = {field.name: field.default for field in fields(shape) if field.default is not MISSING}
     described = [(name, hint, defaults[name]) if name in defaults else (name, hint) for name, hint in members.items()]
-    return msgspec.defstruct(shape.__name__, described, frozen=True)
+    return msgspec.defstruct(shape.__name__, described, frozen=True, omit_defaults=True)
 
 
 _BOUNDED = msgspec.json.Decoder(_bounded(Report))

@@ -1,7 +1,7 @@
 """The tables, with the meaning of each column.
 
 Versions (store/migrations/versions): 0001 is the first; 0002 marks late samples, and records what agents keep and
-drop; 0003 records forgotten agents; 0004 limits new agents.
+drop; 0003 records forgotten agents; 0004 limits new agents; 0005 records agents' intervals and addresses.
 docs/SCHEMA.md is generated from the comments. Times are ms UTC. SQLAlchemy Core leaves the way open to PostgreSQL.
 """
 
@@ -84,6 +84,8 @@ agents = _table(
     Column("dropped", Integer, comment="samples dropped since its state folder was created; NULL: not reported"),
     Column("dropped_at", Integer, comment="arrival of the latest report with a higher count; NULL: none yet"),
     Column("dropped_after", Integer, comment="arrival of the message before that report; NULL: it was the first"),
+    Column("interval_seconds", Integer, comment="its report interval, from its latest report; NULL: not reported"),
+    Column("source_address", Text, comment="where its newest direct report came from; NULL: unknown, or a local proxy"),
 )
 
 agent_boots = _table(

@@ -15,9 +15,9 @@ _BEAT_MS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What an agent is judged by: the report interval, the time now, and when the server was listening.
+    """What agents are judged by: a report interval, the time now, and when the server was listening.
 
-    `listening` is (since, until) in ms UTC; None if it never was.
+    `interval_ms` is for agents that do not report theirs. `listening` is (since, until) in ms, None if it never was.
     """
 
     interval_ms: int
@@ -47,7 +47,7 @@ def presence(agent: Agent, watch: Watch) -> Presence:
     """Return an agent's state; it is unheard if it has not reported since the server's absence."""
     if silent_since(agent, watch) is not None:
         return Presence.SILENT
-    is_recent = watch.now - agent.last_seen_at <= MISSED_REPORTS * watch.interval_ms
+    is_recent = watch.now - agent.last_seen_at <= MISSED_REPORTS * interval_of(agent, watch.interval_ms)
     if not (watch.is_on and is_recent):
         return Presence.UNHEARD
     return Presence.RELAYED if agent.relay_path else Presence.REPORTING
@@ -56,9 +56,15 @@ def presence(agent: Agent, watch: Watch) -> Presence:
 def silent_since(agent: Agent, watch: Watch) -> int | None:
     """Return since when (ms UTC) an agent has been silent, or None if it is not silent or cannot be judged.
 
-    After an absence of the server, every agent again has three intervals to report.
+    After an absence of the server, every agent again has three of its intervals to report.
     """
     if watch.listening is None or not watch.is_on:
         return None
     expected_from = max(agent.last_seen_at, watch.listening[0])
-    return agent.last_seen_at if watch.now - expected_from > MISSED_REPORTS * watch.interval_ms else None
+    patience = MISSED_REPORTS * interval_of(agent, watch.interval_ms)
+    return agent.last_seen_at if watch.now - expected_from > patience else None
+
+
+def interval_of(agent: Agent, otherwise_ms: int) -> int:
+    """Return an agent's report interval in ms: its own, or the other one if it does not report it."""
+    return otherwise_ms if agent.interval_seconds is None else agent.interval_seconds * 1000

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from kattila_agent.collectors import neighbours
+from kattila_protocol.report import Route
 from support import iproute2
 from support.agent_process import AGENT, environment
 from support.iproute2 import Entries
 from support.netns import Namespace, new_namespace
+from support.runtime import REAL
 from support.waiting import PATIENCE_SECONDS
 
 # Kinds that a kernel may lack; those that it has are compared.
@@ -27,7 +30,10 @@ OPTIONAL = {
     "tun": ("tuntap", "add", "dev", "tun0", "mode", "tun"),
     "wireguard": ("link", "add", "wg0", "type", "wireguard"),
 }
-MEMBERS = ("interfaces", "tunnels", "routes", "rules", "policy_routes", "neighbours")
+MEMBERS = (
+    *("interfaces", "address_peers", "address_marks", "tunnels", "routes", "rules", "policy_routes", "neighbours"),
+)
+DEPRECATED = ("preferred_lft", "0", "valid_lft", "9999")
 ENDS = ("local", "192.0.2.1", "remote", "198.51.100.9")
 ENDS6 = ("local", "2001:db8::1", "remote", "2001:db8:5::9")
 TUNNELS = {
@@ -35,6 +41,11 @@ TUNNELS = {
     "vxlan to a group": ("vx1", "id", "43", "dstport", "4789", "group", "239.1.1.1", "dev", "veth0"),
     "vxlan over IPv6": ("vx2", "id", "16777215", "dstport", "8472", *ENDS6),
     "vxlan without ends": ("vx3", "id", "44", "dstport", "4790"),
+    "vxlan without its own ends": ("vx4", "dstport", "4791", "external"),
+    "geneve without its own ends": ("gnv2", "dstport", "6082", "external"),
+    "gretap without its own ends": ("gre6", "external"),
+    "ipip without its own ends": ("ipip6", "external"),
+    "ip6gre without its own ends": ("six6", "external"),
     "geneve": ("gnv0", "id", "7", "remote", "198.51.100.9", "ttl", "9"),
     "geneve over IPv6": ("gnv1", "id", "8", "remote", "2001:db8:5::9"),
     "gre": ("gre7", *ENDS, "dev", "veth0", "ttl", "64"),
@@ -76,6 +87,10 @@ def build(namespace: Namespace, other: Namespace) -> None:
         namespace.ip("link", "set", name, "addrgenmode", "none")
     namespace.ip("link", "add", "out0", "type", "veth", "peer", "name", "in0", "netns", other.name)
     namespace.ip("address", "add", "192.0.2.1/24", "dev", "veth0")
+    namespace.ip("address", "add", "192.0.2.11/24", "dev", "veth0")
+    namespace.ip(
+        "address", "add", "2001:db8::11/64", "dev", "veth0", "nodad", "preferred_lft", "0", "valid_lft", "9999"
+    )
     namespace.ip("address", "add", "198.51.100.1", "peer", "198.51.100.2/32", "dev", "veth0")
     namespace.ip("address", "add", "2001:db8::1/64", "dev", "veth0", "nodad")
     namespace.ip("address", "add", "2001:db8:1::1", "peer", "2001:db8:1::2/128", "dev", "veth0", "nodad")
@@ -212,17 +227,42 @@ def test_multicast_is_not_a_neighbour(seen: dict[str, Any]) -> None:
     assert "192.0.2.7" not in destinations
 
 
+def test_the_age_of_a_neighbour_is_as_ip_shows_it(namespace: Namespace) -> None:
+    with namespace.entered():
+        rows = neighbours.parse(neighbours.read(100, (), REAL.since_boot_ms), 100)
+    shown = namespace.listed("-statistics", "neighbour")
+    now = REAL.since_boot_ms() / 1000
+    confirmed = {each["dst"]: now - each["confirmed"] for each in shown}
+    assert len(rows.items) == len(rows.marks["neighbours_confirmed"]) == len(confirmed)
+    for row, at in zip(rows.items, rows.marks["neighbours_confirmed"], strict=True):
+        # Between the two readings, neither clock stands still; `ip` rounds to whole seconds, too.
+        assert abs(at - confirmed[row.destination]) <= PATIENCE_SECONDS
+
+
+def test_the_gateways_come_first_in_a_table_that_is_cut(namespace: Namespace) -> None:
+    with namespace.entered():
+        whole = neighbours.parse(neighbours.read(100, (), REAL.since_boot_ms), 100).items
+        gateways = {[row.destination for row in whole if mark in row.destination][-1] for mark in ".:"}
+        through = [Route("0.0.0.0/0", gateway, None, None, 0, "static", "unicast") for gateway in gateways]
+        cut = neighbours.parse(neighbours.read(2, through, REAL.since_boot_ms), 2)
+        complete = neighbours.parse(neighbours.read(100, through, REAL.since_boot_ms), 100).items
+    assert {row.destination for row in cut.items} == gateways
+    assert (cut.cuts[0].kept, cut.cuts[0].of) == (2, len(whole))
+    assert complete == whole
+
+
 # Measures as root, then as the user nobody.
 TWICE = """
 import json, os, time
 import psutil
 from kattila_agent import config
+from kattila_agent.__main__ import _runtime
 from kattila_agent.sampling.collect import Inputs, measure
 from kattila_protocol import canonical
 
 def measured():
-    given = Inputs({}, config.default_limits(), "198.51.100.200")
-    return json.loads(canonical.encode(measure(given, 0, time.monotonic).telemetry))
+    given = Inputs({}, config.default_limits(), _runtime(), "198.51.100.200")
+    return json.loads(canonical.encode(measure(given).telemetry))
 
 as_root = measured()
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
@@ -237,7 +277,7 @@ def test_an_agent_without_privilege_sees_the_same(namespace: Namespace) -> None:
         assert len(as_root[member]) > 0
         assert without_counters(as_nobody[member]) == without_counters(as_root[member])
     # If the kernel has WireGuard.
-    assert {failure["collector"] for failure in as_nobody["failures"]} <= {"wireguard"}
+    assert {failure["collector"] for failure in as_nobody.get("failures", [])} <= {"wireguard"}
 
 
 def without_counters(rows: list[Any]) -> list[Any]:
@@ -289,7 +329,7 @@ def test_a_lookup_obeys_the_rules_of_a_full_tunnel(
 def looked_up(namespace: Namespace, address: str, mark: int) -> dict[str, Any]:
     """The one lookup of a WireGuard endpoint, as the collector makes it in the namespace."""
     code = (
-        "import json; from kattila_agent.collectors import link_table, lookups\n"
+        "import json; from kattila_agent.collectors import neighbours, link_table, lookups\n"
         f"queries = [lookups.RouteQuery('wireguard', 'wg0', {address!r}, {mark})]\n"
         "links = link_table.read_by_index(link_table.summary)\n"
         "print(json.dumps(lookups.parse(lookups.look_up(queries, links))[0]._asdict()))"

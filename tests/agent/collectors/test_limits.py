@@ -22,20 +22,23 @@ MEASURE = """
 import json, sys, time
 from dataclasses import replace
 from kattila_agent import config
+from kattila_agent.__main__ import _runtime
 from kattila_agent.sampling import fitting
 from kattila_agent.sampling.collect import Inputs, measure
 from kattila_protocol import canonical
+from kattila_protocol.members import build
+from kattila_protocol.report import Telemetry
 
 def cycle():
     started, before = time.monotonic(), time.process_time()
-    found = measure(Inputs({}, LIMITS), 0, time.monotonic)
+    found = measure(Inputs({}, LIMITS, _runtime()))
     encoded = fitting.encode(found.telemetry, found.allowed_ips)
     return encoded, time.monotonic() - started, time.process_time() - before
 
 LIMITS = replace(config.default_limits(), **json.loads(sys.argv[1]))
 cycle()
 encoded, seconds, cpu = cycle()
-telemetry = json.loads(encoded)
+telemetry = json.loads(canonical.encode(build(Telemetry, canonical.parse_object(encoded))))
 print(json.dumps({
     "telemetry": telemetry, "bytes": len(encoded), "ms": round(1000 * seconds), "cpu_ms": round(1000 * cpu),
     "rss_mb": int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0]) // 1024,
@@ -251,7 +254,7 @@ def test_a_group_is_only_split_if_no_group_fits(sizes: list[int], limit: int, ta
 def test_links_that_come_and_go_never_make_a_report_fail() -> None:
     code = MEASURE.split("cycle()\nencoded", maxsplit=1)[0] + (
         "for _ in range(600):\n"
-        "    found = measure(Inputs({}, config.default_limits(), '192.0.2.77'), 0, time.monotonic).telemetry\n"
+        "    found = measure(Inputs({}, config.default_limits(), _runtime(), '192.0.2.77')).telemetry\n"
         "    print(json.dumps([[f.reason for f in found.failures], [i.name for i in found.interfaces]]))\n"
     )
     with new_namespace() as namespace:

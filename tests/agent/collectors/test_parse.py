@@ -54,6 +54,7 @@ from support.collector_messages import (
     parsed_tunnels,
 )
 from support.netlink import ip, link, link_info, nla
+from support.runtime import FIXED, runtime
 
 # --- Links
 
@@ -278,7 +279,7 @@ def test_lookups_are_made_for_endpoints_remotes_and_the_manager() -> None:
 
 # --- The machine, and failures as data
 
-GIVEN = Inputs({}, default_limits())
+GIVEN = Inputs({}, default_limits(), FIXED)
 
 
 def clock() -> float:
@@ -353,7 +354,7 @@ def test_a_failing_collector_is_data_and_the_others_still_run() -> None:
         raise PermissionError(1, "x" * 900)
 
     listed = (Collector("links", "interfaces", broken), Collector("secret", "wireguard", refused), COLLECTORS[0])
-    found = measure(GIVEN, 5, clock, listed)
+    found = measure(GIVEN, listed)
     assert [failure.collector for failure in found.telemetry.failures] == ["links", "secret"]
     assert found.telemetry.failures[0] == CollectorFailure("links", "ValueError: eth0 has no MTU")
     assert len(found.telemetry.failures[1].reason) == 300
@@ -363,8 +364,8 @@ def test_a_failing_collector_is_data_and_the_others_still_run() -> None:
 
 def test_the_boot_id_of_the_unit_is_used() -> None:
     boot_id = "9d3b6c21-5e7f-4a80-b1c2-fedcba987654"
-    assert measure(replace(GIVEN, boot_id=boot_id), 5, clock, ()).boot_id == boot_id
-    assert measure(GIVEN, 5, clock, ()).boot_id == system.read_boot_id()
+    assert measure(replace(GIVEN, boot_id=boot_id), ()).boot_id == boot_id
+    assert measure(GIVEN, ()).boot_id == system.read_boot_id()
 
 
 def test_each_run_is_timed() -> None:
@@ -374,12 +375,12 @@ def test_each_run_is_timed() -> None:
         raise OSError("no")
 
     listed = (Collector("system", "system", lambda *_: None), Collector("links", "interfaces", refused))
-    found = measure(GIVEN, 5, lambda: next(ticks), listed).telemetry
+    found = measure(replace(GIVEN, runtime=runtime(monotonic=lambda: next(ticks))), listed).telemetry
     assert [(run.collector, run.duration_us) for run in found.runs] == [("system", 2500), ("links", 500_000)]
 
 
 def measured_links(*bodies: bytes) -> Measurement:
-    return measure(GIVEN, 0, clock, (Collector("links", "interfaces", lambda *_: parsed_links(bodies)),))
+    return measure(GIVEN, (Collector("links", "interfaces", lambda *_: parsed_links(bodies)),))
 
 
 def test_hardware_identifies_the_machine_and_software_only_without_hardware() -> None:

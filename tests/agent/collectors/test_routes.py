@@ -25,6 +25,7 @@ from support import netlink
 from support.collector_messages import NAMES, ROUTE, listed
 from support.netlink import channel_with, done, ip, message, multipath, nla
 from support.netns import Namespace, new_namespace
+from support.runtime import FIXED
 from support.waiting import wait_for
 
 
@@ -277,7 +278,7 @@ def test_marks_are_reported_beside_the_rows_and_cut_with_them(wired: Namespace) 
     wired.ip("link", "set", "u1", "down")
     wait_for(lambda: "NO-CARRIER" in wired.listed("link", "show", "u0")[0]["flags"], "no carrier")
     with wired.entered():
-        telemetry = measure(Inputs({}, default_limits()), 5, lambda: 0.0).telemetry
+        telemetry = measure(Inputs({}, default_limits(), FIXED)).telemetry
         few = read_main(1)
     report = replace(REPORT, telemetry=telemetry)
     assert telemetry.route_marks

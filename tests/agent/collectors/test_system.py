@@ -35,6 +35,7 @@ from support.agent_folder import PSK, settings
 from support.agent_process import AGENT, environment, running_daemon
 from support.knot import Knot
 from support.manager_stand_in import running_stand_in
+from support.runtime import FIXED
 
 # Replaces a file of /proc by another file, and /proc by one with processes only.
 FAKED = 'mount --bind "$1" "/proc/$2" && shift 2 && exec "$@"'
@@ -227,7 +228,7 @@ def test_what_nobody_can_read_is_unknown_and_nothing_else() -> None:
 def test_a_value_out_of_bounds_costs_its_entry_only(member: str, value: Any, kept: int | None) -> None:
     cuts = (Cut(member, 9, 10),)
     faulty = Collector("faulty", member, lambda *_: Bounded(value, cuts))
-    found = measure(Inputs({}, default_limits()), 5, lambda: 0.0, (faulty, COLLECTORS[0])).telemetry
+    found = measure(Inputs({}, default_limits(), FIXED), (faulty, COLLECTORS[0])).telemetry
     encoded = fitting.encode(found, {})
     report = replace(REPORT, telemetry=found)
     assert isinstance(decode(canonical.encode(report)), Report)

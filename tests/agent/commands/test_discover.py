@@ -37,6 +37,7 @@ from support.manager import now_ms
 from support.mesh import INTERVAL_SECONDS, MANAGER_ADDRESS, MANAGER_PORT, Mesh, MeshNode, new_mesh
 from support.netns import Namespace, new_namespace
 from support.reports import KEY, PSK, RING
+from support.runtime import REAL
 from support.sibling import Behaviour, answers_as, close, drip, responds, serving, silence
 from support.waiting import PATIENCE_SECONDS
 from support.wireguard import new_device, wg
@@ -281,7 +282,7 @@ def test_real_siblings_become_relays_and_a_new_path_is_found(fleet: Fleet) -> No
     directory, stop = Directory(INTERVAL_SECONDS), threading.Event()
     with fleet.here.entered(), ExitStack() as stack:
         stack.callback(stop.set)
-        telemetry = measure(Inputs({}, default_limits()), now_ms(), time.monotonic).telemetry
+        telemetry = measure(Inputs({}, default_limits(), REAL)).telemetry
         asked = candidates(telemetry).addresses
         # On the own subnets all; after a handshake first, the one that never shook hands last.
         assert {V6["near"], *(fleet.overlay(name) for name in NAMES[1:])} <= set(asked[:-1])

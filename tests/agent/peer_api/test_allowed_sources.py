@@ -26,7 +26,7 @@ TELEMETRY = Telemetry(
     interfaces=(interface("wg0", "192.0.2.1/24", "2001:db8::1/64"), interface("eth0", "198.51.100.1/24")),
     wireguard=(tunnel("wg0", "192.0.2.9/32", "203.0.113.64/26", "0.0.0.0/0", "::/0"),),
 )
-MEASUREMENT = Measurement(TELEMETRY, NOW, BOOT)
+MEASUREMENT = Measurement(TELEMETRY, NOW, BOOT, 0)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_a_signed_query_is_answered(node: Node) -> None:
     said = peer.unseal_answer(answer.body, ring_of(PSK), asked.nonce)
     assert said.agent_id == AGENT_ID
     assert (said.distance, said.next_hop) == (0, None)
-    telemetry = node.manager.reports()[0].members["telemetry"]
+    telemetry = node.manager.reports()[0].telemetry
     names = [interface.name for interface in said.interfaces]
     assert names == [interface["name"] for interface in telemetry["interfaces"]]
     assert [list(route) for route in said.routes] == telemetry["routes"]
@@ -78,7 +78,7 @@ def test_a_signed_query_is_answered(node: Node) -> None:
 
 
 def test_any_own_address_may_be_queried(node: Node) -> None:
-    telemetry = node.manager.reports()[0].members["telemetry"]
+    telemetry = node.manager.reports()[0].telemetry
     addresses = [address.partition("/")[0] for link in telemetry["interfaces"] for address in link["addresses"]]
     assert addresses
     assert {ask(node.address, "GET", peer_path(query(to=address))).status for address in addresses} == {200}

@@ -17,6 +17,7 @@ from kattila_protocol import canonical
 from kattila_protocol.bounds import MAX_ENTRIES, member_types
 from kattila_protocol.report import Interface, Neighbour, RouteMark, Telemetry, WireguardInterface, WireguardPeer
 from protocol.samples import REPORT
+from support.runtime import FIXED
 
 NOTHING = Telemetry(system=None)
 LINK = Interface(1, "eth0", None, ("UP",), "UP", 1500, None, ("192.0.2.1/24",))
@@ -78,7 +79,7 @@ def test_a_member_of_any_length_is_left_to_fitting() -> None:
 def test_the_marks_of_a_collector_are_compared_too() -> None:
     marks = {"route_marks": (RouteMark(254, "::/0", None, None, -1, ()),)}
     routes = Collector("routes", "routes", lambda *_: Bounded((), marks=marks))
-    found = measure(Inputs({}, default_limits()), 5, lambda: 0.0, (routes,)).telemetry
+    found = measure(Inputs({}, default_limits(), FIXED), (routes,)).telemetry
     assert (found.route_marks, len(found.failures)) == ((), 1)
 
 
@@ -88,7 +89,7 @@ def test_a_report_has_room_for_the_failures_of_all_collectors() -> None:
     collectors = tuple(
         Collector(f"collector {number}", "routes", lambda *_: Bounded((), failures=reasons)) for number in range(12)
     )
-    found = measure(Inputs({}, default_limits()), 5, lambda: 0.0, collectors).telemetry
+    found = measure(Inputs({}, default_limits(), FIXED), collectors).telemetry
     assert found.failures[16].reason == "and 984 more"
     telemetry = fitting.encode(found, {})
     data = canonical.encode(REPORT).replace(canonical.encode(REPORT.telemetry), telemetry)

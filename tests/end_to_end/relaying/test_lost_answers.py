@@ -9,7 +9,6 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,8 +56,8 @@ class DrivenAgent:
         self.identity = Identity(folder, runtime.new_id)
         keys = Keys(RingFile(folder / "ring.json"), no_dns, chance.random)
 
-        def measure(_inputs: Inputs, now: int, _monotonic: Callable[[], float]) -> Measurement:
-            return Measurement(telemetry(node(number)), now, node(number).boot_id)
+        def measure(_inputs: Inputs) -> Measurement:
+            return Measurement(telemetry(node(number)), now_ms(), node(number).boot_id, runtime.since_boot_ms())
 
         self.agent = Agent(settings, runtime, self.identity, keys, Clients.of(url), measure)
         self.failure: BaseException | None = None

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from kattila_manager.topology.presence import Presence, Watch, presence
@@ -54,3 +56,11 @@ def test_a_longer_interval_allows_longer_silence() -> None:
     quiet = agent(1, last_seen_at=NOON - 10 * MINUTE)
     assert presence(quiet, Watch(5 * MINUTE, NOON, LONG)) is Presence.REPORTING
     assert presence(quiet, Watch(3 * MINUTE, NOON, LONG)) is Presence.SILENT
+
+
+def test_an_agents_own_interval_counts_more_than_the_managers() -> None:
+    slow = agent(1, last_seen_at=NOON - 10 * MINUTE, interval_seconds=300)
+    assert presence(slow, Watch(30 * SECOND, NOON, LONG)) is Presence.REPORTING
+    quick = agent(1, last_seen_at=NOON - 10 * SECOND, interval_seconds=3)
+    assert presence(quick, Watch(30 * SECOND, NOON, LONG)) is Presence.SILENT
+    assert presence(replace(slow, interval_seconds=None), Watch(30 * SECOND, NOON, LONG)) is Presence.SILENT

@@ -236,11 +236,16 @@ class Node:
             share=shared.chance.random,
         )
 
-    def _measure(self, _inputs: Inputs, now: int, _monotonic: Callable[[], float]) -> Measurement:
+    def _measure(self, inputs: Inputs) -> Measurement:
         label = f"{self.name}-{next(self._measurements)}"
         self._shared.book.measured[label] = Measured(self._shared.now(), self.boot_id)
         self.owed.append(label)
-        return Measurement(replace(self._telemetry(), system=_system(self.name, label)), now, self.boot_id)
+        return Measurement(
+            replace(self._telemetry(), system=_system(self.name, label)),
+            inputs.runtime.now(),
+            self.boot_id,
+            inputs.runtime.since_boot_ms(),
+        )
 
     def _telemetry(self) -> Telemetry:
         address = f"02:00:00:00:00:{self._number:02x}"

@@ -74,15 +74,25 @@ class NetlinkChannel:
         raise ValueError("an answer without a message")
 
     def dump(
-        self, kind: int, body: bytes, limit: int, *, least: int = 0, wanted: Callable[[bytes], object] | None = None
+        self,
+        kind: int,
+        body: bytes,
+        limit: int,
+        *,
+        least: int = 0,
+        wanted: Callable[[bytes], object] | None = None,
+        spared: Callable[[bytes], object] | None = None,
     ) -> Listed:
-        """Read a table and keep the first `limit` of the wanted messages, or of all; raises as `each` does."""
+        """Read a table and keep the first `limit` of the wanted messages, or of all; raises as `each` does.
+
+        Beyond the limit, it keeps as many again of those that are `spared`.
+        """
         kept: list[bytes] = []
         total = 0
         for message in self.each(kind, body, least=least):
             if wanted is None or wanted(message):
                 total += 1
-                if len(kept) < limit:
+                if len(kept) < limit or (spared is not None and len(kept) < 2 * limit and spared(message)):
                     kept.append(message)
         return Listed(kept, total)
 

@@ -70,6 +70,7 @@ class InterfaceBuilder:
     peer_count: int = 0
     peers: dict[str, PeerBuilder] = field(default_factory=dict)
     last: PeerBuilder | None = None
+    read_at: int | None = None
 
     def add_peer(self, public_key: str) -> PeerBuilder:
         """Add a peer and return it; raises ValueError if the interface has it already."""
@@ -123,7 +124,7 @@ def build(builders: Sequence[InterfaceBuilder], limits: PeerLimits) -> Bounded[W
     for each, peers in zip(builders, kept, strict=True):
         port, fwmark = _required(each.listen_port, "listen_port"), _required(each.fwmark, "fwmark")
         rows = tuple(peer.build(next(allowed_ips)) for peer in peers)
-        interfaces.append(WireguardInterface(each.name, each.public_key, port, fwmark, rows))
+        interfaces.append(WireguardInterface(each.name, each.public_key, port, fwmark, rows, each.read_at))
         cuts += cut("peers", len(rows), each.peer_count, each.name)
         for peer, row in zip(peers, rows, strict=True):
             if len(row.allowed_ips) < peer.allowed_ips_count:

@@ -39,10 +39,12 @@ class Device:
     socket: Path | None = None
 
 
-def collect(helper_socket: Path, limits: PeerLimits, folder: Path = userspace.FOLDER) -> Bounded[WireguardInterface]:
+def collect(
+    helper_socket: Path, limits: PeerLimits, now: Callable[[], int], folder: Path = userspace.FOLDER
+) -> Bounded[WireguardInterface]:
     """Read all WireGuard interfaces of this network namespace, in the kernel's order.
 
-    `folder` contains the sockets of userspace devices.
+    `now` is the node's clock (ms UTC). `folder` contains the sockets of userspace devices.
 
     Raises:
         UnreadableError: the helper's socket exists, but the helper gives no usable answer.
@@ -52,9 +54,9 @@ def collect(helper_socket: Path, limits: PeerLimits, folder: Path = userspace.FO
     if not devices:
         return Bounded(())
     if _may_exist(helper_socket):
-        builders, reasons = _read_helper(helper_socket, devices, limits, lambda: _read_devices(folder))
+        builders, reasons = _read_helper(helper_socket, devices, limits, now, lambda: _read_devices(folder))
     else:
-        builders, reasons = _read_with_privilege(helper_socket, devices, limits)
+        builders, reasons = _read_with_privilege(helper_socket, devices, limits, now)
     names: defaultdict[str, list[str]] = defaultdict(list)
     for name, reason in reasons.items():
         names[reason].append(name)
@@ -84,14 +86,20 @@ def _may_exist(path: Path) -> bool:
 
 
 def _read_helper(
-    path: Path, devices: Collection[Device], limits: PeerLimits, read_devices: Callable[[], Collection[Device]]
+    path: Path,
+    devices: Collection[Device],
+    limits: PeerLimits,
+    now: Callable[[], int],
+    read_devices: Callable[[], Collection[Device]],
 ) -> _Interfaces:
     try:
-        found, unreadable = helper.parse(helper.read(path), limits)
+        answer = helper.read(path)
+        read_at = now()
+        found, unreadable = helper.parse(answer, limits)
     except ValueError as error:
         raise UnreadableError(f"the WireGuard helper's dump is malformed: {error}") from None
     # Sockets of userspace devices know no network namespaces, so only interfaces that have a link here are reported.
-    builders = [found[device.name] for device in devices if device.name in found]
+    builders = [replace(found[device.name], read_at=read_at) for device in devices if device.name in found]
     missing = [device for device in devices if device.name not in found]
     # An interface that was removed meanwhile is not a failure.
     still_there = {device.name for device in read_devices()} if missing else set()
@@ -101,7 +109,9 @@ def _read_helper(
     return builders, reasons
 
 
-def _read_with_privilege(helper_socket: Path, devices: Sequence[Device], limits: PeerLimits) -> _Interfaces:
+def _read_with_privilege(
+    helper_socket: Path, devices: Sequence[Device], limits: PeerLimits, now: Callable[[], int]
+) -> _Interfaces:
     """Read the devices, several userspace devices at once, so that the slowest one determines how long it takes."""
     found: dict[Device, InterfaceBuilder] = {}
     reasons: dict[Device, str] = {}
@@ -110,11 +120,12 @@ def _read_with_privilege(helper_socket: Path, devices: Sequence[Device], limits:
     def work() -> None:
         for device in waiting:
             try:
-                found[device] = (
+                builder = (
                     kernel.parse(device.index, device.name, kernel.read(device.index), limits)
                     if device.socket is None
                     else userspace.parse(device.name, userspace.read(device.socket), limits)
                 )
+                found[device] = replace(builder, read_at=now())
             except VanishedError:
                 continue
             except PermissionError:

@@ -41,6 +41,8 @@ class AgentState:
     dropped: int | None = None
     dropped_at: int | None = None
     dropped_after: int | None = None
+    interval_seconds: int | None = None
+    source_address: str | None = None
 
 
 _NAMES = tuple(field.name for field in fields(AgentState))

@@ -35,6 +35,7 @@ _INSERT = for_driver(insert(reports))
 _LAST_ID = select(func.max(reports.c.id))
 # A sample takes seconds to arrive, even through relays. If it was signed later than this, its node kept it meanwhile.
 PROMPT_MS = 60 * 1000
+_OWN = ("", "127.0.0.1", "::1", "::ffff:127.0.0.1")
 
 
 @dataclass(slots=True)
@@ -196,6 +197,9 @@ def _advance(state: AgentState, verified: VerifiedReport, report_id: int) -> Non
         state.last_seen_at = received_at
         state.fingerprint = verified.key.fingerprint
         state.clock_offset = report.timestamp - received_at
+        if not verified.relay_path:
+            # From a proxy on this machine, every report comes from the same address.
+            state.source_address = None if verified.source in _OWN else verified.source
     if report.sample > state.highest_sample:
         state.highest_sample = report.sample
         state.latest_report_id = report_id
@@ -203,6 +207,7 @@ def _advance(state: AgentState, verified: VerifiedReport, report_id: int) -> Non
         if report.telemetry.system is not None:
             state.hostname = report.telemetry.system.hostname
             state.agent_version = report.telemetry.system.agent_version
+        state.interval_seconds = report.telemetry.interval_seconds
         _advance_spool(state, report.telemetry.spool, received_at, previous_at)
 
 

@@ -27,6 +27,8 @@ _AGENT = (
     agents.c.dropped,
     agents.c.dropped_at,
     agents.c.dropped_after,
+    agents.c.interval_seconds,
+    agents.c.source_address,
 )
 
 _EDGE = (

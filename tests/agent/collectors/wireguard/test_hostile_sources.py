@@ -67,7 +67,7 @@ def test_sockets_are_read_at_the_same_time(tmp_path: Path) -> None:
             assert device.socket is not None
             server = stack.enter_context(listening(device.socket))
             threading.Thread(target=answer, args=(server,), daemon=True).start()
-        builders, reasons = collector._read_with_privilege(tmp_path / "none", found, PeerLimits(1000, 5000))
+        builders, reasons = collector._read_with_privilege(tmp_path / "none", found, PeerLimits(1000, 5000), lambda: 7)
     assert ([one.name for one in builders], reasons) == (["wg0", "wg1", "wg2"], {})
 
 
@@ -79,7 +79,7 @@ def test_a_device_that_never_answers_is_named_and_the_others_are_read(
     with listening(tmp_path / "wg0.sock"), listening(tmp_path / "wg1.sock") as server:
         thread = threading.Thread(target=answer_one, args=(server,))
         thread.start()
-        builders, reasons = collector._read_with_privilege(tmp_path / "none", found, PeerLimits(1000, 5000))
+        builders, reasons = collector._read_with_privilege(tmp_path / "none", found, PeerLimits(1000, 5000), lambda: 7)
         thread.join()
     # Nobody listens on the third socket: that device is gone.
     assert [one.name for one in builders] == ["wg1"]
@@ -94,7 +94,7 @@ def test_a_reason_shared_by_many_interfaces_names_some_of_them(tmp_path: Path, m
         raise PermissionError if index < 30 else UnreadableError("is malformed")
 
     monkeypatch.setattr(kernel, "read", read)
-    found = collector.collect(tmp_path / "none", PeerLimits(1000, 5000), tmp_path).failures
+    found = collector.collect(tmp_path / "none", PeerLimits(1000, 5000), lambda: 7, tmp_path).failures
     assert found[0].startswith("wg0, wg1, wg2, wg3 and 26 more: reading WireGuard needs root")
     assert found[1:] == ("odd0: is malformed",)
 

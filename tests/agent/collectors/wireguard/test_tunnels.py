@@ -163,7 +163,9 @@ def agree(mesh: Mesh, helper: str) -> list[dict[str, Any]]:
 
     for _ in range(20):
         expected = ours()
+        began = now_ms()
         seen = sysinfo(mesh.one, helper)
+        ended = now_ms()
         # On a slow machine the helper may hit its timeout.
         if expected == ours() and "took longer" not in str(seen["failures"]):
             break
@@ -171,6 +173,7 @@ def agree(mesh: Mesh, helper: str) -> list[dict[str, Any]]:
         pytest.fail("the tunnels never stood still")
     assert [each["name"] for each in seen["wireguard"]] == [each["name"] for each in expected]
     for found, interface in zip(seen["wireguard"], expected, strict=True):
+        assert began <= found.pop("read_at") <= ended
         assert found == interface
     assert (seen["failures"], seen["cuts"]) == ([], [])
     return expected
@@ -229,7 +232,7 @@ import json, os
 from pathlib import Path
 from kattila_agent.collectors.wireguard import collector, builder
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
-found = collector.collect(Path({helper!r}), builder.PeerLimits(1000, 5000))
+found = collector.collect(Path({helper!r}), builder.PeerLimits(1000, 5000), lambda: 7)
 print(json.dumps([[each.name for each in found.items], found.failures]))
 """
     found: list[Any] = json.loads(subprocess.check_output(namespace.command(sys.executable, "-c", code), cwd="/"))
