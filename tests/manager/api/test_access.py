@@ -219,10 +219,10 @@ def test_a_reset_of_one_agent_refuses_its_older_messages(locked_manager: Manager
     # The agent's clock counts: if it is behind, its reports wait until it passes the reset.
     assert report(locked_manager, one, 6, now_ms() - 60_000) == "superseded"
     assert report(locked_manager, other, 6, before - 1) == "accepted"
-    # Ticks start again, and another machine may take the id; stored samples stay duplicates.
+    # Ticks start again, and another machine may take the id; the numbers of stored samples are taken.
     renewed = one.cloned()
     assert report(locked_manager, renewed, 6, tick=1) == "accepted"
-    assert report(locked_manager, renewed, 5, tick=2) == "duplicate"
+    assert report(locked_manager, renewed, 5, tick=2) == "sample_taken"
     query = "SELECT sample FROM reports JOIN agents ON ref = agent_ref WHERE agent_id = ? ORDER BY sample"
     assert locked_manager.rows(query, one.agent_id) == [(5,), (6,)]
 
