@@ -51,7 +51,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("MAX_AGENTS", "10000", "most agents in all; forget removed ones to make room for new ones"),
     Setting("RETENTION_DAYS", "30", "reports older than this are removed"),
     Setting("BACKUP_DIR", "", "folder for backups of the database; unset: the folder of the database"),
-    Setting("RETENTION_MIB", "10240", "if the database is larger, the oldest reports are removed; the last hour stays"),
+    Setting(
+        "RETENTION_MIB",
+        "10240",
+        "if the reports in the database take more, the oldest are removed; the last hour stays",
+    ),
 )
 
 

@@ -193,17 +193,30 @@ class Ambiguity:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportSummary:
+    """What the publisher uses of an agent's newest report, and keeps until the next one: never a long list.
+
+    `labels` are the node's. `interfaces` is the number of its interfaces' rows, `interfaces_digest` a digest of their
+    content, which is comparable within a process. Whatever else alarms, topology or pages need becomes a member here.
+    """
+
+    labels: Mapping[str, str]
+    interfaces: int
+    interfaces_digest: int
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything that one rendering reads, in one consistent state.
 
-    `reports` are the newest samples by their id in the database; `damaged` lists the ids of unreadable ones.
+    `reports` sum up the newest samples by their id in the database; `damaged` lists the ids of unreadable ones.
     `listening` is (since, until) of the server's workers, None if they never ran. `counters` holds the counter values
     at the newest alarm of each subject. `late` counts, by the id of a closed alarm, the late samples that were
     measured while it was open.
     """
 
     agents: tuple[Agent, ...]
-    reports: Mapping[int, Report]
+    reports: Mapping[int, ReportSummary]
     damaged: tuple[int, ...]
     refusals: tuple[RefusalCount, ...]
     listening: tuple[int, int] | None
@@ -213,6 +226,6 @@ class Snapshot:
     edges: tuple[Edge, ...]
     late: Mapping[int, int]
 
-    def report_of(self, agent: Agent) -> Report | None:
-        """Return an agent's newest sample; None if there is none, or if it cannot be read."""
+    def report_of(self, agent: Agent) -> ReportSummary | None:
+        """Return the summary of an agent's newest sample; None if there is none, or if it cannot be read."""
         return None if agent.latest_report_id is None else self.reports.get(agent.latest_report_id)

@@ -6,6 +6,7 @@ from typing import Any
 
 from kattila_manager.pages.index_page import PageData, Source
 from kattila_manager.records import Agent, Alarm, KeyName, RefusalCount, Snapshot
+from kattila_manager.store.read.snapshots import summary_of
 from kattila_manager.topology.presence import Watch
 from support.fleet import DAY, HOUR, MINUTE, NOON, SECOND
 from support.reports import Node, node, report
@@ -47,7 +48,9 @@ def snapshot(*agents: Agent, **changes: Any) -> Snapshot:
     """Return a snapshot of these agents with their newest reports, while the server listens."""
     members: dict[str, Any] = {
         "agents": agents,
-        "reports": {one.latest_report_id: report(_node(one), 100, NOON) for one in agents if one.latest_report_id},
+        "reports": {
+            one.latest_report_id: summary_of(report(_node(one), 100, NOON)) for one in agents if one.latest_report_id
+        },
         "damaged": (),
         "refusals": (),
         "listening": (NOON - DAY, NOON - 2 * SECOND),

@@ -9,10 +9,9 @@ from functools import partial
 
 from kattila_manager import wording
 from kattila_manager.alarms.alarm_rules import OWNERS, AlarmKind, is_on_other_key, name_of
-from kattila_manager.records import Agent, Alarm, KeyName, Snapshot
+from kattila_manager.records import Agent, Alarm, KeyName, ReportSummary, Snapshot
 from kattila_manager.topology.newcomers import crowd
 from kattila_manager.topology.presence import Presence, Watch, presence
-from kattila_protocol.report import Report
 
 _MOST_LABELS = 12
 _LABEL_LENGTH = 48
@@ -205,10 +204,8 @@ def _key_is(agent: Agent, keys: Sequence[KeyName] | None) -> str:
     return "previous" if is_on_other_key(agent, keys) else "current"
 
 
-def _labels(report: Report | None) -> tuple[str, ...]:
-    if report is None or report.telemetry.system is None:
-        return ()
-    labels = report.telemetry.system.labels
+def _labels(report: ReportSummary | None) -> tuple[str, ...]:
+    labels = report.labels if report else {}
     texts = [wording.shown(f"{name}={labels[name]}", _LABEL_LENGTH) for name in sorted(labels)[:_MOST_LABELS]]
     more = len(labels) - len(texts)
     return (*texts, f"and {more} more") if more else tuple(texts)

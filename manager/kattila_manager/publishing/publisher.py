@@ -17,7 +17,7 @@ from kattila_manager.alarms.alarm_rules import Closed, Event, Opened
 from kattila_manager.pages import index_page
 from kattila_manager.pages.index_page import PageData, Source
 from kattila_manager.publishing.website import Website
-from kattila_manager.records import Ambiguity, KeyName, Snapshot
+from kattila_manager.records import Ambiguity, KeyName, ReportSummary, Snapshot
 from kattila_manager.store.admin import registry_retention, retention
 from kattila_manager.store.admin.retention import RetentionLimits
 from kattila_manager.store.publish import alarm_log, edges, interfaces
@@ -25,11 +25,8 @@ from kattila_manager.store.read.snapshots import read_snapshot
 from kattila_manager.store.store import Store
 from kattila_manager.topology import relay_edges
 from kattila_manager.topology.presence import Watch
-from kattila_protocol.report import Report
 from kattila_settings.failures import Failures
 
-# Agents whose interfaces are written in one transaction, which holds the write lock for a few milliseconds.
-_SLICE_AGENTS = 100
 # How often to look for reports to prune, once all of them are gone.
 _PRUNE_MS = 60 * 1000
 # The parts of one step whose failures are logged, one by one. Further ones are only counted.
@@ -79,7 +76,9 @@ class Publisher:
         self._website = website
         self._read_keys = read_keys
         self._settings = settings
-        self._reports: Mapping[int, Report] = {}
+        self._reports: Mapping[int, ReportSummary] = {}
+        # The digest of each agent's interfaces that are in the database, by its `ref`.
+        self._written: dict[int, int] = {}
         self._prune_at = 0
         self._failing = Failures(_log)
 
@@ -127,13 +126,18 @@ class Publisher:
         self._note_parts("alarm", {_alarm_text(*subject, names): failed[subject] for subject in failed}, result)
 
     def _write_interfaces(self, snapshot: Snapshot, result: CycleResult) -> None:
-        changed = self._store.read(lambda connection: interfaces.changed_interfaces(connection, snapshot))
         ids = {agent.ref: agent.agent_id for agent in snapshot.agents}
+        self._written = {ref: digest for ref, digest in self._written.items() if ref in ids}
         failed: dict[str, Exception] = {}
-        for start in range(0, len(changed), _SLICE_AGENTS):
-            part = changed[start : start + _SLICE_AGENTS]
-            unwritten = self._store.write(partial(interfaces.replace_interfaces, changed=part))
-            failed |= {ids[ref]: error for (ref, _, _), error in unwritten}
+        unwritten = self._store.read(lambda connection: list(interfaces.unwritten(connection, snapshot, self._written)))
+        for part in unwritten:
+            changed = self._store.read(partial(interfaces.changed_interfaces, agents=part))
+            errors = self._store.write(partial(interfaces.replace_interfaces, changed=changed)) if changed else ()
+            failed |= {ids[ref]: error for (ref, _, _), error in errors}
+            for agent in part:
+                report = snapshot.report_of(agent)
+                if report and agent.agent_id not in failed:
+                    self._written[agent.ref] = report.interfaces_digest
         self._note_parts("writing the interfaces of", failed, result)
 
     def _write_edges(self, snapshot: Snapshot, watch: Watch, result: CycleResult) -> None:

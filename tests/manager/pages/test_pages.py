@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from kattila_manager.pages.index_page import build, index
 from kattila_manager.publishing.website import Website
 from kattila_manager.records import Alarm, Snapshot
+from kattila_manager.store.read.snapshots import summary_of
 from kattila_protocol.report import System
 from support.counts import examples
 from support.fleet import DAY, HOUR, MINUTE, NOON, SECOND
@@ -281,7 +282,7 @@ def _saying(text: str) -> Snapshot:
         alarm("clock_skew", text, alarm_id=3),
         alarm(text, None, alarm_id=4),
     )
-    return replace(snapshot(hostile, relayed, open_alarms=opened), reports={1: told})
+    return replace(snapshot(hostile, relayed, open_alarms=opened), reports={1: summary_of(told)})
 
 
 HOSTILE = [

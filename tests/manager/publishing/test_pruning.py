@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from kattila_manager.store.admin.retention import RetentionLimits, prune, used_bytes
+from kattila_manager.store.admin.retention import RetentionLimits, prune, report_bytes
 from kattila_manager.store.read import queries
 from support.fleet import DAY, HOUR, MINUTE, NOON, SECOND, Fleet, fleet_in
 from support.publisher import MIB, ONE, TWO, cycle, page, publisher
@@ -39,13 +39,13 @@ def test_reports_over_the_age_limit_are_pruned_and_the_others_stay_readable(flee
 
 def test_reports_over_the_size_limit_are_pruned_until_it_fits(fleet: Fleet) -> None:
     _days(fleet, 2000, 10 * MINUTE)
-    before = fleet.store.read(used_bytes)
+    before = fleet.store.read(report_bytes)
     limit = before * 2 // 3
     for _ in range(20):
         prune(
             fleet.store.engine, fleet.store.lock, RetentionLimits(3000 * DAY, limit), NOON, lambda: True, slice_rows=100
         )
-    assert fleet.store.read(used_bytes) <= limit
+    assert fleet.store.read(report_bytes) <= limit
     kept = _all_readable(fleet)
     assert 1000 < kept < 1950
 

@@ -22,7 +22,7 @@ _IN_USE_MS = compression.GROUP_MS + 60 * 60 * 1000
 
 @dataclass(frozen=True, slots=True)
 class RetentionLimits:
-    """The age (ms) and the size of the database (bytes) above which the oldest reports are pruned."""
+    """The age (ms) and the size of all reports in the database (bytes) above which the oldest are pruned."""
 
     age_ms: int
     size_bytes: int
@@ -40,8 +40,10 @@ def prune(
 
     `may_continue` is called between slices. It may wait a little, and return False to postpone the rest.
     """
+    with engine.connect() as connection:
+        others = _bytes_of_others(connection)
     removed = 0
-    while (last := _next_slice(engine, limits, now, slice_rows)) is not None:
+    while (last := _next_slice(engine, limits, others, now, slice_rows)) is not None:
         with lock.transaction(engine) as connection:
             removed += connection.execute(delete(reports).where(reports.c.id <= last)).rowcount
         if not may_continue():
@@ -58,14 +60,33 @@ def used_bytes(connection: Connection) -> int:
     return page_size * (pages - free)
 
 
-def _next_slice(engine: Engine, limits: RetentionLimits, now: int, slice_rows: int) -> int | None:
+def report_bytes(connection: Connection) -> int:
+    """Return how many bytes of the database file the reports and their indexes use."""
+    return used_bytes(connection) - _bytes_of_others(connection)
+
+
+def _bytes_of_others(connection: Connection) -> int:
+    """Return how many bytes all other tables use; 0 if this SQLite cannot tell (it has no dbstat).
+
+    Removing reports would not make these smaller. They are read for that, and are much smaller than the reports.
+    """
+    if not connection.exec_driver_sql("SELECT 1 FROM pragma_module_list WHERE name = 'dbstat'").first():
+        return 0
+    of_others = "SELECT name FROM sqlite_master WHERE rootpage > 0 AND tbl_name <> 'reports'"
+    names = connection.exec_driver_sql(of_others).scalars().all()
+    # SQLite reads only the table that a condition with one name selects.
+    size = "SELECT coalesce(sum(pgsize), 0) FROM dbstat WHERE name = ?"
+    return sum(int(connection.exec_driver_sql(size, (name,)).scalar() or 0) for name in names)
+
+
+def _next_slice(engine: Engine, limits: RetentionLimits, others: int, now: int, slice_rows: int) -> int | None:
     with engine.connect() as connection:
-        return _last_to_go(connection, limits, now, slice_rows)
+        over_size = used_bytes(connection) - others > limits.size_bytes
+        return _last_to_go(connection, limits.age_ms, now, slice_rows, over_size=over_size)
 
 
-def _last_to_go(connection: Connection, limits: RetentionLimits, now: int, slice_rows: int) -> int | None:
-    over_size = used_bytes(connection) > limits.size_bytes
-    cutoff = now - (_IN_USE_MS if over_size else max(limits.age_ms + compression.GROUP_MS, _IN_USE_MS))
+def _last_to_go(connection: Connection, age_ms: int, now: int, slice_rows: int, *, over_size: bool) -> int | None:
+    cutoff = now - (_IN_USE_MS if over_size else max(age_ms + compression.GROUP_MS, _IN_USE_MS))
     oldest = select(reports.c.id, reports.c.received_at).order_by(reports.c.id).limit(slice_rows).subquery()
     # The newest report stays, so that no id is used twice.
     newest = select(func.max(reports.c.id)).scalar_subquery()

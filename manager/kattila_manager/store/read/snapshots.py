@@ -8,9 +8,10 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
 from kattila_manager.alarms.alarm_rules import AlarmKind
-from kattila_manager.records import Agent, Snapshot
+from kattila_manager.records import Agent, ReportSummary, Snapshot
 from kattila_manager.store.bodies import data_of
 from kattila_manager.store.decoding import decode
+from kattila_manager.store.interface_rows import digest, rows_of
 from kattila_manager.store.read import queries, report_history
 from kattila_protocol.report import Report
 
@@ -18,8 +19,8 @@ _CLOSED_SHOWN_MS = 24 * 60 * 60 * 1000
 _MOST_CLOSED_SHOWN = 200
 
 
-def read_snapshot(connection: Connection, known: Mapping[int, Report], now: int) -> Snapshot:
-    """Return the snapshot; `known` are reports of an earlier one, which are not decoded again."""
+def read_snapshot(connection: Connection, known: Mapping[int, ReportSummary], now: int) -> Snapshot:
+    """Return the snapshot; `known` are the reports of an earlier one, which are not decoded again."""
     fleet = queries.all_agents(connection)
     reports, damaged = _newest_reports(connection, fleet, known)
     return Snapshot(
@@ -36,14 +37,21 @@ def read_snapshot(connection: Connection, known: Mapping[int, Report], now: int)
     )
 
 
+def summary_of(report: Report) -> ReportSummary:
+    """Return what the publisher keeps of a report."""
+    rows = rows_of(report)
+    labels = report.telemetry.system.labels if report.telemetry.system else {}
+    return ReportSummary(labels, len(rows), digest(rows))
+
+
 def _newest_reports(
-    connection: Connection, fleet: Iterable[Agent], known: Mapping[int, Report]
-) -> tuple[dict[int, Report], tuple[int, ...]]:
-    reports: dict[int, Report] = {}
+    connection: Connection, fleet: Iterable[Agent], known: Mapping[int, ReportSummary]
+) -> tuple[dict[int, ReportSummary], tuple[int, ...]]:
+    reports: dict[int, ReportSummary] = {}
     damaged: list[int] = []
     for report_id in (agent.latest_report_id for agent in fleet if agent.latest_report_id is not None):
         try:
-            report = known.get(report_id) or decode(data_of(connection, report_id))
+            report = known.get(report_id) or summary_of(decode(data_of(connection, report_id)))
         except LookupError:
             # It was pruned, because its agent has been silent for long.
             continue
