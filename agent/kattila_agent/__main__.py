@@ -21,12 +21,14 @@ from typing import Any
 from kattila_agent import __version__, config
 from kattila_agent.commands.errors import CommandError
 from kattila_agent.config import Config
-from kattila_agent.identity import Identity, StateError
+from kattila_agent.identity import ID_FILE, Identity, StateError
 from kattila_agent.runtime import Runtime
 from kattila_agent.sampling.fitting import TooMuchError
 from kattila_keys.dns_server import TxtRecords
 from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFile, RingFileError
+from kattila_settings import privileges
+from kattila_settings.privileges import PrivilegesError
 from kattila_settings.settings import ConfigError, settings_help
 
 # Commands are imported when they run: requests needs 20 MB and dnspython 10 MB, which most of them do without.
@@ -80,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"kattila-agent: {error}", file=sys.stderr)
         return 2
-    except (StateError, RingFileError, TooMuchError, CommandError, OSError) as error:
+    except (StateError, RingFileError, TooMuchError, CommandError, PrivilegesError, OSError) as error:
         print(f"kattila-agent: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -101,22 +103,31 @@ def _run(flags: argparse.Namespace) -> int:
         return _sysinfo(flags, runtime)
     if flags.check:
         return _check(flags)
-    settings = _settings(flags)
-    if flags.forget_key is not None:
-        return _forget_key(flags.forget_key, settings, runtime)
-    return _run_with_identity(flags, settings, runtime, Identity(settings.state_dir, runtime.new_id))
+    return _run_with_state(flags, _settings(flags), runtime)
 
 
-def _run_with_identity(flags: argparse.Namespace, settings: Config, runtime: Runtime, identity: Identity) -> int:
+def _run_with_state(flags: argparse.Namespace, settings: Config, runtime: Runtime) -> int:
+    identity = Identity(settings.state_dir, runtime.new_id)
+    # Commands that measure do so before they drop root's rights: WireGuard may need them.
     if flags.dump is not None:
         return _dump(flags.dump, settings, runtime, identity)
-    if flags.reset is not None:
-        return _reset(flags.reset, settings, runtime, identity)
     if flags.discover:
         return _discover(flags, settings, runtime, identity)
+    _drop_privileges(settings)
+    if flags.forget_key is not None:
+        return _forget_key(flags.forget_key, settings, runtime)
+    if flags.reset is not None:
+        return _reset(flags.reset, settings, runtime, identity)
     from kattila_agent import daemon
 
     return daemon.run(settings, runtime, identity, _keys(settings, runtime))
+
+
+def _drop_privileges(settings: Config) -> None:
+    """As root, become the user who owns the state folder, before anything in it is touched."""
+    change = privileges.drop_to_owner(settings.state_dir / ID_FILE)
+    if change is not None:
+        print(f"kattila-agent: {change}", file=sys.stderr)
 
 
 def _sysinfo(flags: argparse.Namespace, runtime: Runtime) -> int:
@@ -149,8 +160,10 @@ def _forget_key(fingerprint: str, settings: Config, runtime: Runtime) -> int:
 def _dump(target: str, settings: Config, runtime: Runtime, identity: Identity) -> int:
     from kattila_agent.commands import dump, measuring, ring
 
-    usable = ring.usable_ring(_keys(settings, runtime), runtime.now())
-    dump.dump(target, measuring.measure_once(settings, runtime), identity, usable, runtime)
+    keys = _keys(settings, runtime)
+    measurement = measuring.measure_once(settings, runtime)
+    _drop_privileges(settings)
+    dump.dump(target, measurement, identity, ring.usable_ring(keys, runtime.now()), runtime)
     return 0
 
 
@@ -168,6 +181,7 @@ def _discover(flags: argparse.Namespace, settings: Config, runtime: Runtime, ide
 
     measurement = measuring.measure_once(settings, runtime)
     addresses = discover.query_addresses(measurement.telemetry)
+    _drop_privileges(settings)
     usable = ring.usable_ring(_keys(settings, runtime), runtime.now())
     found = discover.discover(addresses, identity.agent_id(), measurement.hostname, usable, runtime)
     sys.stdout.write(discover.as_json(found) if flags.json else discover.as_table(found))

@@ -20,7 +20,7 @@ from kattila_keys import durable
 from kattila_protocol.errors import Malformed
 from kattila_protocol.names import MAX_COUNTER, checked_counter, checked_id, is_id
 
-_ID_FILE = "agent_id.txt"
+ID_FILE = "agent_id.txt"
 _COUNTERS_FILE = "counters.json"
 _LOCK_FILE = "identity.lock"
 # Neither file is secret; only the folder's owner can replace them.
@@ -62,8 +62,8 @@ class Identity:
 
     def agent_id(self) -> str:
         """Return the id, which the first call in a new folder creates; raises StateError."""
-        with self._locked():
-            return self._read_id()
+        with self._locked() as folder:
+            return self._read_id(folder)
 
     def take(self, *, samples: int = 1) -> Counters:
         """Take the next tick, and the next sample unless `samples` is 0.
@@ -74,16 +74,16 @@ class Identity:
         Raises:
             StateError: the folder is not writable or full.
         """
-        with self._locked():
-            last = self._read()
+        with self._locked() as folder:
+            last = self._read(folder)
             taken = Counters(last.agent_id, last.sample + samples, last.tick + 1)
-            self._write_counters(taken)
+            _write_counters(folder, taken)
             return taken
 
     def last(self) -> Counters:
         """Return the last counters that were taken; raises StateError."""
-        with self._locked():
-            return self._read()
+        with self._locked() as folder:
+            return self._read(folder)
 
     def raise_above(self, agent_id: str, tick: int, sample: int) -> None:
         """Continue above the numbers that the manager has seen of this id, unless they are above MAX_NUMBER.
@@ -93,12 +93,12 @@ class Identity:
         Raises:
             StateError: see `take`.
         """
-        with self._locked():
-            last = self._read()
+        with self._locked() as folder:
+            last = self._read(folder)
             sample, tick = (number if number <= MAX_NUMBER else 0 for number in (sample, tick))
             raised = Counters(last.agent_id, max(last.sample, sample), max(last.tick, tick))
             if last.agent_id == agent_id and raised != last:
-                self._write_counters(raised)
+                _write_counters(folder, raised)
 
     def lower(self, agent_id: str, tick: int, sample: int) -> None:
         """Continue above these numbers, which are lower than the last ones: the manager refused those as too high.
@@ -108,9 +108,9 @@ class Identity:
         Raises:
             StateError: see `take`.
         """
-        with self._locked():
-            if self._read_id() == agent_id:
-                self._write_counters(Counters(agent_id, sample, tick))
+        with self._locked() as folder:
+            if self._read_id(folder) == agent_id:
+                _write_counters(folder, Counters(agent_id, sample, tick))
 
     def replace(self, old_id: str, issued_id: str | None = None) -> str:
         """Replace `old_id` by `issued_id`, or by a random one, and return the new id.
@@ -120,30 +120,31 @@ class Identity:
         Raises:
             StateError: see `take`.
         """
-        with self._locked():
-            current = self._read_id()
+        with self._locked() as folder:
+            current = self._read_id(folder)
             if current != old_id:
                 return current
             fresh = issued_id or self._new_id()
-            self._write_id(fresh)
+            _write_id(folder, fresh)
             return fresh
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[int]:
+        """Hold the lock and yield the descriptor of the folder."""
         try:
-            with durable.locked(self._folder / _LOCK_FILE, _MODE):
-                yield
+            with durable.folder(self._folder) as folder, durable.locked(folder, _LOCK_FILE, _MODE):
+                yield folder
         except OSError as error:
             raise StateError(
                 f"cannot use the state folder {self._folder} ({error.strerror}): it must exist, have space, and belong "
                 f"to the user that runs this (uid {os.geteuid()}); STATE_DIR sets another one"
             ) from error
 
-    def _read(self) -> Counters:
-        agent_id = self._read_id()
+    def _read(self, folder: int) -> Counters:
+        agent_id = self._read_id(folder)
         path = self._folder / _COUNTERS_FILE
         try:
-            members = json.loads(path.read_bytes())
+            members = json.loads(durable.read(folder, _COUNTERS_FILE))
             counters = Counters(
                 agent_id=checked_id(members["agent_id"], "agent_id"),
                 sample=_usable(checked_counter(members["sample"], "sample"), path),
@@ -158,32 +159,22 @@ class Identity:
             return Counters(agent_id)
         return counters if counters.agent_id == agent_id else Counters(agent_id, counters.sample)
 
-    def _read_id(self) -> str:
-        path = self._folder / _ID_FILE
+    def _read_id(self, folder: int) -> str:
         try:
-            text = path.read_bytes().decode("utf-8", "backslashreplace").strip().lower()
+            text = durable.read(folder, ID_FILE).decode("utf-8", "backslashreplace").strip().lower()
         except FileNotFoundError:
             text = self._new_id()
-            self._write_id(text)
+            _write_id(folder, text)
         if not is_id(text):
             raise StateError(
-                f"{path} contains {text[:40]!r}, which is not a UUID: restore this node's id, or remove the file for "
-                "a new id"
+                f"{self._folder / ID_FILE} contains {text[:40]!r}, which is not a UUID: restore this node's id, or "
+                "remove the file for a new id"
             )
         return text
 
-    def _write_id(self, agent_id: str) -> None:
-        durable.write(self._folder / _ID_FILE, f"{agent_id}\n".encode(), _MODE)
 
-    def _write_counters(self, numbers: Counters) -> None:
-        members = {"agent_id": numbers.agent_id, "sample": numbers.sample, "tick": numbers.tick}
-        text = json.dumps(members).ljust(_COUNTERS_BYTES - 1) + "\n"
-        try:
-            durable.write(self._folder / _COUNTERS_FILE, text.encode(), _MODE)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            _overwrite(self._folder / _COUNTERS_FILE, text)
+def _write_id(folder: int, agent_id: str) -> None:
+    durable.write(folder, ID_FILE, f"{agent_id}\n".encode(), _MODE)
 
 
 def _usable(number: int, path: Path) -> int:
@@ -195,11 +186,22 @@ def _usable(number: int, path: Path) -> int:
     return 0
 
 
-def _overwrite(path: Path, text: str) -> None:
+def _write_counters(folder: int, numbers: Counters) -> None:
+    members = {"agent_id": numbers.agent_id, "sample": numbers.sample, "tick": numbers.tick}
+    text = json.dumps(members).ljust(_COUNTERS_BYTES - 1) + "\n"
+    try:
+        durable.write(folder, _COUNTERS_FILE, text.encode(), _MODE)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _overwrite(folder, _COUNTERS_FILE, text)
+
+
+def _overwrite(folder: int, name: str, text: str) -> None:
     """Overwrite a file in place, which is possible on a full disk.
 
     A power cut meanwhile may damage the file; `_read` detects that and starts again.
     """
-    with path.open("r+b", buffering=0) as file:
+    with os.fdopen(durable.open_file(folder, name, os.O_RDWR), "r+b", buffering=0) as file:
         file.write(text.encode())
         os.fsync(file.fileno())

@@ -21,6 +21,8 @@ from kattila_manager.commands.output import OutputError, complain, say
 from kattila_manager.config import SETTINGS, Config
 from kattila_manager.store.admin.backups import BackupError
 from kattila_manager.store.database import DatabaseNewerError, DatabaseUnusableError
+from kattila_settings import privileges
+from kattila_settings.privileges import PrivilegesError
 from kattila_settings.settings import ENV_FILE_VARIABLE, ConfigError, settings_help
 
 _EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 a newer version made the database"
@@ -62,7 +64,7 @@ def _exit_code(arguments: list[str] | None) -> int:
     except ConfigError as error:
         output.complain(f"kattila-manager: {error}")
         return 2
-    except (BackupError, CommandError, DatabaseUnusableError, RingFileError) as error:
+    except (BackupError, CommandError, DatabaseUnusableError, PrivilegesError, RingFileError) as error:
         output.complain(f"kattila-manager: {error}")
         return 1
 
@@ -73,6 +75,7 @@ def _run(options: argparse.Namespace) -> int:
         os.environ[ENV_FILE_VARIABLE] = str(compose.working_folder() / options.env)
     command: Callable[[Config, argparse.Namespace], int] = options.run
     config = compose.configured()
+    _drop_privileges(config)
     try:
         return command(config, options)
     except DatabaseNewerError as error:
@@ -80,7 +83,16 @@ def _run(options: argparse.Namespace) -> int:
         return 3
 
 
+def _drop_privileges(config: Config) -> None:
+    """As root, become the user who owns the database and its folder."""
+    change = privileges.drop_to_owner(config.database)
+    if change is not None:
+        output.complain(f"kattila-manager: {change}")
+
+
 def _serve(config: Config, _options: argparse.Namespace) -> int:
+    # The worker processes read the settings, too, perhaps as another user than root.
+    compose.configured()
     from kattila_manager.commands import serve  # noqa: PLC0415 - imports granian, which other commands do not need
 
     return serve.serve(config)
@@ -214,7 +226,7 @@ def _add_backups(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="FILE",
         type=Path,
         nargs="?",
-        help="default: a file in BACKUP_DIR, named for the time and the schema",
+        help="default: a file in BACKUP_DIR, named for the time and the schema; -: stdout",
     )
     where.add_argument(
         "--keep", type=_count, metavar="N", help="keep only the newest N in BACKUP_DIR, and the newest of each schema"
@@ -225,7 +237,7 @@ def _add_backups(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.epilog = f"Stop serve and publish first. {_NO_RING}. {parser.epilog}"
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("file", metavar="FILE", type=Path, nargs="?", help="a backup")
+    which.add_argument("file", metavar="FILE", type=Path, nargs="?", help="a backup; -: stdin")
     which.add_argument(
         "--latest", action="store_true", help="the newest backup in BACKUP_DIR that this version can use"
     )

@@ -43,6 +43,7 @@ from kattila_manager.store.read import queries
 from kattila_manager.store.store import Store, open_existing
 from kattila_manager.topology.presence import Watch
 from kattila_settings.failures import Failures, described, keep_running
+from kattila_settings.privileges import refuse_folder_of_others
 from kattila_settings.signals import Signals
 
 _DNS_SECONDS = 5.0
@@ -218,12 +219,14 @@ def make_page_data(config: Config, snapshot: Snapshot, now: int) -> PageData:
 
 
 def make_publisher(config: Config) -> Publisher:
-    """Make the publisher. Raises DatabaseUnusableError."""
+    """Make the publisher. Raises DatabaseUnusableError, PrivilegesError."""
     settings = PublishSettings(
         interval_ms=config.interval_seconds * 1000,
         limits=RetentionLimits(config.retention_days * _DAY_MS, config.retention_bytes),
         source=_source(config),
     )
+    # Its entries may belong to others, but it must stay this folder.
+    refuse_folder_of_others(config.pages_dir.parent)
     read_keys, read_ambiguity = partial(_key_names, config.ring_file), partial(_ambiguity, config.ring_file)
     return Publisher(open_existing(config.database), Website(config.pages_dir), read_keys, settings, read_ambiguity)
 

@@ -1,15 +1,71 @@
-"""Replaces small files and creates folders so that a crash never leaves a partial one, and locks them with flock(2)."""
+"""Replaces small files so that a crash never leaves a partial one, and locks files with flock(2).
+
+Every function takes the descriptor of an open folder and a name in it, and follows no symbolic link there: the owner of
+the folder could have put one in the place of a file.
+"""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# O_NONBLOCK: opening a pipe must not wait for its other end.
+_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
-def write(path: Path, content: bytes, mode: int) -> os.stat_result:
+
+@contextmanager
+def folder(path: Path) -> Iterator[int]:
+    """Open a folder meanwhile. The path may contain links, because settings name it. Raises OSError."""
+    descriptor = os.open(path, _FOLDER)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def subfolder(parent: int, name: str, mode: int) -> int:
+    """Return the descriptor of a folder in another one; create it if it is missing.
+
+    Raises:
+        OSError: it is a link or another file, or cannot be created.
+    """
+    try:
+        os.mkdir(name, mode, dir_fd=parent)
+    except FileExistsError:
+        return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=parent)
+    descriptor = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=parent)
+    # The umask may have narrowed it.
+    os.fchmod(descriptor, mode)
+    os.fsync(parent)
+    return descriptor
+
+
+def open_file(parent: int, name: str, flags: int = os.O_RDONLY) -> int:
+    """Return the descriptor of a regular file that exists.
+
+    Raises:
+        OSError: it is missing, a link, or another kind of file, or may not be opened.
+    """
+    file = os.open(name, flags | _FILE, dir_fd=parent)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, "Not a regular file", name)
+    return file
+
+
+def read(parent: int, name: str) -> bytes:
+    """Return the content of a regular file. Raises OSError, see `open_file`."""
+    with os.fdopen(open_file(parent, name), "rb") as file:
+        return file.read()
+
+
+def write(parent: int, name: str, content: bytes, mode: int) -> os.stat_result:
     """Replace a file durably and return its stat; the new file has `mode` from its first byte.
 
     A kill, a full disk or a power cut leaves the old file or the new one. The content is first written to `NAME.new`,
@@ -17,69 +73,32 @@ def write(path: Path, content: bytes, mode: int) -> os.stat_result:
     `locked`.
 
     Raises:
-        OSError: the folder is missing, full or not writable.
+        OSError: the folder is full or not writable.
     """
-    temporary = path.with_name(f"{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    file = create(temporary, mode, owner_of=path)
+    temporary = f"{name}.new"
+    with suppress(FileNotFoundError):
+        os.unlink(temporary, dir_fd=parent)
+    file = _create(parent, temporary, mode)
     try:
         with os.fdopen(os.dup(file), "wb") as stream:
             stream.write(content)
         os.fsync(file)
-        temporary.replace(path)
+        os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=parent)
         raise
     else:
-        sync_folder(path.parent)
+        os.fsync(parent)
         return os.fstat(file)
     finally:
         os.close(file)
 
 
-def create(path: Path, mode: int, *, owner_of: Path) -> int:
-    """Create a file and return its descriptor, open for writing.
-
-    As root, give the file to the owner of `owner_of`, or of its folder while `owner_of` does not exist. Otherwise a
-    command that an administrator runs as root could leave files that the service cannot open.
-
-    Raises:
-        FileExistsError: the file exists.
-        OSError: the folder is missing, full or not writable.
-    """
-    model = (owner_of if owner_of.exists() else owner_of.parent).stat()
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    _set_mode_and_owner(file, mode, model)
-    return file
-
-
-def make_folder(path: Path, mode: int) -> None:
-    """Create a folder unless it exists; as root, give it to the owner of its parent. Raises OSError."""
-    try:
-        path.mkdir(mode)
-    except FileExistsError:
-        return
-    file = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _set_mode_and_owner(file, mode, path.parent.stat())
-    finally:
-        os.close(file)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush the directory entries of a folder to disk. Raises OSError."""
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
 @contextmanager
-def locked(path: Path, mode: int) -> Iterator[None]:
+def locked(parent: int, name: str, mode: int) -> Iterator[None]:
     """Hold a lock file exclusively, after waiting for its current holder. Raises OSError, see `lock`."""
-    file = lock(path, mode, wait=True)
+    file = lock(parent, name, mode, wait=True)
     try:
         yield
     finally:
@@ -87,7 +106,7 @@ def locked(path: Path, mode: int) -> Iterator[None]:
             os.close(file)
 
 
-def lock(path: Path, mode: int, *, wait: bool) -> int | None:
+def lock(parent: int, name: str, mode: int, *, wait: bool) -> int | None:
     """Lock a file exclusively (flock(2)); return its descriptor, or None if it is locked and `wait` is false.
 
     Closing the descriptor releases the lock. A missing file is created, and stays.
@@ -95,7 +114,14 @@ def lock(path: Path, mode: int, *, wait: bool) -> int | None:
     Raises:
         OSError: the file can be neither opened nor created, or its file system has no locks.
     """
-    file = _open_or_create(path, mode)
+    try:
+        # flock needs read access only, so every user who may read the guarded file may wait for its writer.
+        file = open_file(parent, name)
+    except FileNotFoundError:
+        try:
+            file = _create(parent, name, mode)
+        except FileExistsError:
+            file = open_file(parent, name)
     try:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -106,20 +132,8 @@ def lock(path: Path, mode: int, *, wait: bool) -> int | None:
     return file
 
 
-def _open_or_create(path: Path, mode: int) -> int:
-    # flock needs read access only, so every user who may read the guarded file may wait for its writer.
-    for_reading = os.O_RDONLY | os.O_CLOEXEC
-    try:
-        return os.open(path, for_reading)
-    except FileNotFoundError:
-        pass
-    try:
-        return create(path, mode, owner_of=path)
-    except FileExistsError:
-        return os.open(path, for_reading)
-
-
-def _set_mode_and_owner(file: int, mode: int, model: os.stat_result) -> None:
+def _create(parent: int, name: str, mode: int) -> int:
+    file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=parent)
+    # The umask may have narrowed it.
     os.fchmod(file, mode)
-    if os.geteuid() == 0:
-        os.fchown(file, model.st_uid, model.st_gid)
+    return file

@@ -6,6 +6,7 @@ Two lock files are next to `ring.json`: `ring.json.lock` (held for milliseconds 
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -82,9 +83,10 @@ class RingFile:
         """
         stamp, stored = self._cached
         try:
-            if _stamp(self._path.stat()) == stamp:
+            if _stamp(self._path.lstat()) == stamp:
                 return stored
-            stamp, stored = self._load()
+            with durable.folder(self._path.parent) as folder:
+                stamp, stored = self._load(folder)
         except FileNotFoundError:
             stamp, stored = None, StoredRing()
         except OSError as error:
@@ -102,11 +104,11 @@ class RingFile:
             RingFileError: the folder is missing, full or not writable.
         """
         try:
-            with durable.locked(self._beside("lock"), _MODE):
-                before = self._read_or_set_aside()
+            with durable.folder(self._path.parent) as folder, durable.locked(folder, self._beside("lock"), _MODE):
+                before = self._read_or_set_aside(folder)
                 after = change(before)
                 if after != before:
-                    self._cached = _stamp(durable.write(self._path, _encode(after), _MODE)), after
+                    self._cached = _stamp(durable.write(folder, self._path.name, _encode(after), _MODE)), after
         except OSError as error:
             raise _unusable("write", self._path, error) from None
         return after
@@ -119,7 +121,8 @@ class RingFile:
             RingFileError: the folder is missing or not writable.
         """
         try:
-            lock = durable.lock(self._beside("asking"), _MODE, wait=wait)
+            with durable.folder(self._path.parent) as folder:
+                lock = durable.lock(folder, self._beside("asking"), _MODE, wait=wait)
         except OSError as error:
             raise _unusable("write", self._path, error) from None
         try:
@@ -128,11 +131,11 @@ class RingFile:
             if lock is not None:
                 os.close(lock)
 
-    def _beside(self, suffix: str) -> Path:
-        return self._path.with_name(f"{self._path.name}.{suffix}")
+    def _beside(self, suffix: str) -> str:
+        return f"{self._path.name}.{suffix}"
 
-    def _load(self) -> tuple[_Stamp, StoredRing]:
-        with self._path.open("rb") as file:
+    def _load(self, folder: int) -> tuple[_Stamp, StoredRing]:
+        with os.fdopen(durable.open_file(folder, self._path.name), "rb") as file:
             _narrow_mode(file.fileno(), self._path)
             stamp = _stamp(os.fstat(file.fileno()))
             text = file.read()
@@ -145,16 +148,17 @@ class RingFile:
                 "restore a copy if messages under older PSKs must still verify"
             ) from None
 
-    def _read_or_set_aside(self) -> StoredRing:
+    def _read_or_set_aside(self, folder: int) -> StoredRing:
         # Bypasses the cache: another process may have written in the same moment.
         try:
-            return self._load()[1]
+            return self._load(folder)[1]
         except FileNotFoundError:
             return StoredRing()
         except RingFileDamagedError:
-            aside = self._beside(f"damaged-{self._path.stat().st_mtime_ns}")
-            self._path.rename(aside)
-            _log.warning("%s was damaged: moved to %s and rebuilt", self._path, aside.name)
+            name = self._path.name
+            aside = self._beside(f"damaged-{os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime_ns}")
+            os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=folder)
+            _log.warning("%s was damaged: moved to %s and rebuilt", self._path, aside)
             return self._cached[1]
 
 
@@ -244,6 +248,8 @@ def _narrow_mode(file: int, path: Path) -> None:
 
 
 def _unusable(verb: str, path: Path, error: OSError) -> RingFileError:
+    if error.errno == errno.ELOOP:
+        return RingFileError(f"{path}, or a file beside it, is a symbolic link, which is not followed: remove the link")
     return RingFileError(
         f"cannot {verb} {path} ({error.strerror}): its folder must exist, have free space, and belong to the user "
         f"that runs this program (uid {os.geteuid()})"

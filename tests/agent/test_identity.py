@@ -239,20 +239,3 @@ def test_a_folder_of_another_user_is_an_error_with_a_remedy(tmp_path: Path) -> N
     )
     assert found.stdout == f"{ID}\n"
     assert "(Permission denied): it must exist, have space, and belong to the user that runs this" in found.stderr
-
-
-def test_what_root_writes_belongs_to_the_owner_of_the_folder(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("giving files away needs root")
-    os.chown(tmp_path, 65534, 65534)
-    before = os.umask(0o077)
-    try:
-        Identity(tmp_path, drawn).take()
-    finally:
-        os.umask(before)
-    found = {path.name: (path.stat().st_uid, oct(path.stat().st_mode & 0o777)) for path in tmp_path.iterdir()}
-    assert found == {
-        "agent_id.txt": (65534, "0o644"),
-        "counters.json": (65534, "0o644"),
-        "identity.lock": (65534, "0o644"),
-    }

@@ -1,9 +1,11 @@
-"""Replacing a file: a failure leaves the old file or the new one, with the right mode and owner."""
+"""Replacing a file: a failure leaves the old file or the new one, with the right mode, and no link is followed."""
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,46 +14,75 @@ from kattila_keys import durable
 from support.small_disk import small_disk
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[int]:
+    with durable.folder(tmp_path) as descriptor:
+        yield descriptor
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_umask_does_not_change_the_mode(tmp_path: Path) -> None:
+def test_the_umask_does_not_change_the_mode(tmp_path: Path, folder: int) -> None:
     before = os.umask(0o077)
     try:
-        stat = durable.write(tmp_path / "file", b"content", 0o644)
+        written = durable.write(folder, "file", b"content", 0o644)
+        os.close(durable.subfolder(folder, "below", 0o755))
     finally:
         os.umask(before)
-    assert stat == (tmp_path / "file").stat() and stat.st_mode & 0o777 == 0o644
+    assert written == (tmp_path / "file").stat() and written.st_mode & 0o777 == 0o644
+    assert stat.S_IMODE((tmp_path / "below").stat().st_mode) == 0o755
 
 
-def test_the_temporary_file_of_a_killed_writer_is_replaced(tmp_path: Path) -> None:
+def test_the_temporary_file_of_a_killed_writer_is_replaced(tmp_path: Path, folder: int) -> None:
     (tmp_path / "file.new").write_bytes(b"hal")
-    durable.write(tmp_path / "file", b"whole", 0o600)
-    assert names(tmp_path) == ["file"] and (tmp_path / "file").read_bytes() == b"whole"
+    durable.write(folder, "file", b"whole", 0o600)
+    assert names(tmp_path) == ["file"] and durable.read(folder, "file") == b"whole"
 
 
 def test_a_full_disk_leaves_only_the_old_file(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "small", 64) as disk:
-        durable.write(disk / "file", b"old", 0o600)
+    with small_disk(tmp_path / "small", 64) as disk, durable.folder(disk) as folder:
+        durable.write(folder, "file", b"old", 0o600)
         with pytest.raises(OSError) as refused:
-            durable.write(disk / "file", bytes(1 << 20), 0o600)
+            durable.write(folder, "file", bytes(1 << 20), 0o600)
         assert refused.value.errno == errno.ENOSPC
-        assert names(disk) == ["file"] and (disk / "file").read_bytes() == b"old"
+        assert names(disk) == ["file"] and durable.read(folder, "file") == b"old"
 
 
-def test_root_gives_a_new_file_to_the_owner_of_its_folder_and_keeps_an_old_owner(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("giving files away needs root")
-    os.chown(tmp_path, 65533, 65533)
-    assert durable.write(tmp_path / "file", b"once", 0o600).st_uid == 65533
-    os.chown(tmp_path / "file", 65534, 65534)
-    assert durable.write(tmp_path / "file", b"again", 0o600).st_uid == 65534
+def test_no_link_in_the_folder_is_followed(tmp_path: Path, folder: int) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_bytes(b"theirs")
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    with durable.folder(inside) as own:
+        for name in ("file", "file.new", "lock"):
+            (inside / name).symlink_to(outside / "file")
+        (inside / "below").symlink_to(outside)
+        for attempt in (
+            lambda: durable.read(own, "file"),
+            lambda: durable.lock(own, "lock", 0o600, wait=False),
+            lambda: durable.subfolder(own, "below", 0o700),
+        ):
+            with pytest.raises(OSError):
+                attempt()
+        # A link in the place of the file is replaced.
+        durable.write(own, "file", b"own", 0o600)
+    assert not (inside / "file").is_symlink()
+    assert (outside / "file").read_bytes() == b"theirs"
 
 
-def test_a_lock_has_one_holder(tmp_path: Path) -> None:
-    with durable.locked(tmp_path / "lock", 0o600):
-        assert durable.lock(tmp_path / "lock", 0o600, wait=False) is None
-    lock = durable.lock(tmp_path / "lock", 0o600, wait=False)
+def test_a_pipe_in_the_place_of_a_file_does_not_block(tmp_path: Path, folder: int) -> None:
+    os.mkfifo(tmp_path / "file")
+    for attempt in (lambda: durable.read(folder, "file"), lambda: durable.lock(folder, "file", 0o600, wait=False)):
+        with pytest.raises(OSError, match="Not a regular file"):
+            attempt()
+
+
+def test_a_lock_has_one_holder(folder: int) -> None:
+    with durable.locked(folder, "lock", 0o600):
+        assert durable.lock(folder, "lock", 0o600, wait=False) is None
+    lock = durable.lock(folder, "lock", 0o600, wait=False)
     assert lock is not None
     os.close(lock)

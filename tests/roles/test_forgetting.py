@@ -11,7 +11,7 @@ import yaml
 
 from support.modules import PYTHON, ROOT, SKIPPED, tasks_in
 
-NAMES = ("Look for the node's id", "Read the node's id", "Let the manager forget the node")
+NAMES = ("Read the node's id", "Let the manager forget the node")
 LOCAL, DEAD = "manager ansible_connection=local", "manager ansible_host=127.0.0.1 ansible_port=9"
 CASES = {
     "the manager forgets the node": (LOCAL, 'cat >{called} <<<"$*"', True),

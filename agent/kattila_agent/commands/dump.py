@@ -65,7 +65,10 @@ def _write(report: bytes, target: str) -> None:
         else:
             _replace(path, report)
     except OSError as error:
-        raise CommandError(f"cannot write {target}: {error.strerror}") from error
+        raise CommandError(
+            f"cannot write {target} as uid {os.geteuid()} ({error.strerror}): choose a folder of that user, or write "
+            "to stdout with '-dump -'"
+        ) from error
 
 
 def _replace(path: Path, report: bytes) -> None:

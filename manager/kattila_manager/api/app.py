@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import mimetypes
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +15,7 @@ import bottle
 from bottle import Bottle, HTTPResponse, request, static_file
 
 from kattila_keys.refresh import Keys
+from kattila_manager import site_folder
 from kattila_manager.api import access, fleet_json
 from kattila_manager.api.access import Credentials, MethodNotAllowed, NotFound, UnknownAgent
 from kattila_manager.ingest import responses
@@ -129,13 +132,30 @@ class Endpoints:
             access.check_read(_credentials(), self._settings.read_token)
         except Refusal as refusal:
             return _response(responses.problem(refusal))
-        if not (self._settings.pages_dir / "index.html").exists():
+        page = _opened(self._settings.pages_dir, path)
+        if page is None and path == "index.html":
             missing = NotFound("no page was published yet; run: kattila-manager publish --once")
             return _response(responses.problem(missing))
-        page = static_file(path, root=self._settings.pages_dir)
+        if page is None:
+            raise bottle.HTTPError(NotFound.status)
         page.set_header("X-Content-Type-Options", "nosniff")
         page.set_header("Cache-Control", "no-cache")
         return page
+
+
+def _opened(folder: Path, path: str) -> HTTPResponse | None:
+    """Return a published page; None if there is none."""
+    file = site_folder.open_page(folder, path)
+    if file is None:
+        return None
+    try:
+        found = os.fstat(file)
+        etag = f'"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}"'
+        kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
+        # Bottle opens files by name only. This name leads to the open file, and to no link.
+        return static_file(str(file), root="/proc/self/fd", mimetype=kind, etag=etag)
+    finally:
+        os.close(file)
 
 
 def _answering(endpoint: Callable[[], Response]) -> Callable[[], HTTPResponse]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from kattila_manager import compose, wording
+from kattila_manager.commands import output
 from kattila_manager.commands.errors import CommandError, Say
 from kattila_manager.config import Config
 from kattila_manager.store import database
@@ -16,16 +17,30 @@ _MIB = 1024 * 1024
 
 
 def backup(config: Config, say: Say, progress: Say, file: Path | None, keep: int | None, *, as_json: bool) -> int:
-    """Back the database up to `file`, or to a new file in BACKUP_DIR, and keep only the newest `keep` files there.
+    """Back the database up to `file` ("-": stdout), or to a new file in BACKUP_DIR, and keep the newest `keep` there.
 
     Raises:
         DatabaseUnusableError, BackupError: see `backups.make`.
     """
     database.revision_of(config.database)
+    if file == restoring.STANDARD_STREAM:
+        return _to_stdout(config, progress)
     with database.errors_explained(config.database):
         made = backups.make(config.database, config.backup_dir, compose.clock(), progress, file)
     removed = () if keep is None else backups.remove_older(config.database, config.backup_dir, keep)
     say(json.dumps(_members(made, removed), indent=2) if as_json else _summary(made, removed))
+    return 0
+
+
+def _to_stdout(config: Config, progress: Say) -> int:
+    with (
+        database.errors_explained(config.database),
+        backups.copied(config.database, config.backup_dir, backups.REMEDY, progress) as (part, revision),
+        part.open("rb") as made,
+    ):
+        while chunk := made.read(_MIB):
+            output.write(chunk)
+    progress(f"stdout: schema {revision}, checked")
     return 0
 
 

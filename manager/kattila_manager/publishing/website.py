@@ -1,30 +1,20 @@
-"""Renders pages to HTML, and swaps them into a folder, so that readers never see a half-written site.
-
-`PAGES_DIR` stays a plain folder, which a web server, a bind mount or a shell may have open. Each entry in it is a link
-into `.current`, which links to one version of the whole site. Renaming a new `.current` over the old one swaps all
-pages at once.
-"""
+"""Renders pages to HTML, and publishes them in a folder."""
 
 from __future__ import annotations
 
 import base64
-import errno
 import hashlib
-import os
-import shutil
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from kattila_manager import site_folder
 from kattila_manager.pages.index_page import Page
 
 TEMPLATES = Path(__file__).with_name("report_templates")
-_VERSIONS = ".versions"
-_CURRENT = ".current"
 _STYLE = "style.css"
 
 
@@ -71,8 +61,8 @@ class Website:
         """
         try:
             site = self.render(pages)
-            kept = {path: page for path, page in _files_in(self._folder / _CURRENT).items() if path in site.failed}
-            return Published(swap(self._folder, kept | site.files), site.failed)
+            kept = {path: page for path, page in site_folder.published(self._folder).items() if path in site.failed}
+            return Published(site_folder.swap(self._folder, kept | site.files), site.failed)
         except OSError as error:
             where = error.filename or self._folder
             raise WebsiteError(
@@ -94,86 +84,6 @@ class Website:
     def _render(self, page: Page, given: Mapping[str, str]) -> bytes:
         template = self._environment.get_template(page.template)
         return template.render(page=page.make_view(), **given).encode("utf-8", "replace")
-
-
-def swap(folder: Path, files: Mapping[str, bytes]) -> int:
-    """Replace the folder's files by `files` (path to content), all at once; return how many changed.
-
-    Unchanged files are not written again. The disk is not synced: after a power cut the next rendering writes the
-    files again.
-
-    Raises:
-        OSError: the folder cannot be written, or has other files of these names.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    names = {path.partition("/")[0] for path in files}
-    _check_names(folder, names)
-    before = _files_in(folder / _CURRENT)
-    changed = {path for path in files if files[path] != before.get(path)}
-    if changed or files.keys() != before.keys():
-        _write_version(folder, files, changed)
-    _link(folder, names)
-    return len(changed | (before.keys() - files.keys()))
-
-
-def _write_version(folder: Path, files: Mapping[str, bytes], changed: set[str]) -> None:
-    current, versions = folder / _CURRENT, folder / _VERSIONS
-    old = current.readlink().name if current.exists() else "0"
-    versions.mkdir(exist_ok=True)
-    _remove_versions(versions, keep={old})
-    new = versions / str(int(old) + 1)
-    for path, content in files.items():
-        target = new / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if path in changed or not _linked(current / path, target):
-            target.write_bytes(content)
-    _put_link(current, Path(_VERSIONS) / new.name)
-    # A reader that has just opened the old folder can finish.
-    _remove_versions(versions, keep={old, new.name})
-
-
-def _check_names(folder: Path, names: set[str]) -> None:
-    for path in (folder / name for name in (*sorted(names), _CURRENT)):
-        if path.exists() and not path.is_symlink():
-            raise FileExistsError(
-                errno.EEXIST, "the file exists and is not kattila's; choose an empty folder", str(path)
-            )
-
-
-def _link(folder: Path, names: set[str]) -> None:
-    """Link exactly these names in the folder to `.current`."""
-    for name in sorted(names):
-        if not (folder / name).is_symlink():
-            _put_link(folder / name, Path(_CURRENT) / name)
-    for link in folder.iterdir():
-        if link.name not in names and link.is_symlink() and link.readlink() == Path(_CURRENT) / link.name:
-            link.unlink()
-
-
-def _put_link(link: Path, target: Path) -> None:
-    aside = link.with_name(f".{link.name}.new")
-    aside.unlink(missing_ok=True)
-    aside.symlink_to(target)
-    aside.replace(link)
-
-
-def _linked(old: Path, new: Path) -> bool:
-    # Some file systems lack hard links.
-    with suppress(OSError):
-        os.link(old.resolve(), new)
-        return True
-    return False
-
-
-def _files_in(folder: Path) -> dict[str, bytes]:
-    # The folder itself is a link; there are no links inside it.
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def _remove_versions(versions: Path, keep: set[str]) -> None:
-    for version in versions.iterdir():
-        if version.name not in keep:
-            shutil.rmtree(version)
 
 
 def _hash(style: str) -> str:

@@ -241,18 +241,9 @@ def _unusable(path: Path, reason: str) -> str:
 
 
 def _open_beside(database: Path, name: str) -> int:
-    """Open the lock file of that name; create it if needed, for the database's owner even if root runs this."""
+    """Open the lock file of that name; create it if needed. A link in its place is an error."""
     path = database.with_name(f"{database.name}.{name}")
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    give_to_owner(database, descriptor)
-    return descriptor
-
-
-def give_to_owner(database: Path, descriptor: int) -> None:
-    """Give a file that root created to the owner of the database, or if there is none, of its folder."""
-    if os.geteuid() == 0:
-        owner = (database if database.exists() else database.parent).stat()
-        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o640)
 
 
 def _prepare(connection: sqlite3.Connection, _record: Any) -> None:

@@ -120,8 +120,8 @@ def test_at_each_step_of_renumbering_and_at_each_step_of_completing_that(tmp_pat
 def in_order(folder: Path) -> tuple[int, ...]:
     """Return the numbers that a new start finds; their moments have to be in the order of measuring."""
     spool = opened(folder)
-    spool.close()
     read = [spool.read(number) for number in spool.numbers()]
+    spool.close()
     moments = [one.sampled_at for one in read if one is not None]
     assert moments == [NOW - 10**6, *(later(number).now for number in (102, 103, 104))]
     assert spool.waiting().dropped == 1

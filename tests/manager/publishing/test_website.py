@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from kattila_manager.pages.index_page import Page, build
-from kattila_manager.publishing.website import TEMPLATES, Published, Website, WebsiteError, swap
+from kattila_manager.publishing.website import TEMPLATES, Published, Website, WebsiteError
+from kattila_manager.site_folder import open_page, swap
 from support.snapshots import agent, seen, snapshot
 
 VERSIONS = 150
@@ -90,6 +91,76 @@ def test_a_foreign_page_is_not_replaced(tmp_path: Path) -> None:
         swap(tmp_path, SITE)
     assert (tmp_path / "index.html").read_bytes() == b"mine"
     assert not (tmp_path / ".versions").exists()
+
+
+def opened(folder: Path, path: str) -> bytes | None:
+    file = open_page(folder, path)
+    if file is None:
+        return None
+    with os.fdopen(file, "rb") as stream:
+        return stream.read()
+
+
+def test_pages_are_opened_by_their_paths(tmp_path: Path) -> None:
+    swap(tmp_path, SITE)
+    (tmp_path / "robots.txt").write_bytes(b"mine")
+    assert {path: opened(tmp_path, path) for path in (*SITE, "robots.txt")} == SITE | {"robots.txt": b"mine"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "missing.html",
+        "nodes",
+        "nodes/",
+        "nodes//a.html",
+        "/index.html",
+        "./index.html",
+        "nodes/../index.html",
+        ".current/index.html",
+        ".versions/1/index.html",
+        "index.html/",
+        "",
+        "\0",
+        "\ud800",
+        "x" * 300,
+        "pipe",
+        "link.html",
+    ],
+    ids=ascii,
+)
+def test_nothing_else_is_opened(tmp_path: Path, path: str) -> None:
+    swap(tmp_path, SITE)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link.html").symlink_to("index.html")
+    assert opened(tmp_path, path) is None
+
+
+def test_nothing_is_opened_before_a_site_was_published(tmp_path: Path) -> None:
+    assert opened(tmp_path, "index.html") is None
+    assert opened(tmp_path / "missing", "index.html") is None
+
+
+@pytest.mark.parametrize("target", ["/etc", "../outside", ".versions/../outside", ".versions/1/..", "elsewhere"])
+def test_a_wrong_link_to_the_current_version_is_replaced(tmp_path: Path, target: str) -> None:
+    folder = tmp_path / "pages"
+    swap(folder, SITE)
+    (folder / ".current").unlink()
+    (folder / ".current").symlink_to(target)
+    assert opened(folder, "index.html") is None
+    shutil.rmtree(folder / ".versions")
+    assert swap(folder, SITE) == 3
+    assert shown(folder) == SITE
+
+
+def test_a_link_in_the_place_of_a_page_of_the_current_version_is_written_again(tmp_path: Path) -> None:
+    swap(tmp_path, SITE)
+    page = tmp_path / ".versions" / "1" / "nodes" / "a.html"
+    page.unlink()
+    page.symlink_to("/etc/passwd")
+    assert swap(tmp_path, SITE) == 1
+    assert not (tmp_path / "nodes" / "a.html").is_symlink()
+    assert shown(tmp_path) == SITE
 
 
 def test_other_files_of_the_folder_stay(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from datetime import datetime
 from pathlib import Path
 
 from kattila_manager import wording
-from kattila_manager.store.database import BUSY_TIMEOUT_SECONDS, give_to_owner, held_open, only_one, uri
+from kattila_manager.store.database import BUSY_TIMEOUT_SECONDS, held_open, only_one, uri
+from kattila_settings.privileges import refuse_folder_of_others
 
 # 8 MiB, so that progress can be reported.
 _STEP_PAGES = 2048
@@ -22,7 +23,7 @@ _REPORTED_BYTES = 256 * 1024 * 1024
 _MIB = 1024 * 1024
 _TABLES = {"alembic_version", "agents", "reports"}
 _NO_SPACE = "database or disk is full"
-_REMEDY = "set BACKUP_DIR to another folder"
+REMEDY = "set BACKUP_DIR to another folder"
 
 Progress = Callable[[str], object]
 
@@ -50,17 +51,26 @@ def make(database: Path, folder: Path, now: int, progress: Progress, file: Path 
         sqlite3.Error, OSError: the database cannot be read (see `database.errors_explained`).
     """
     folder = file.parent if file else folder
-    remedy = "choose another folder" if file else _REMEDY
-    with held_open(database), only_one(database, "backup"), _part(database, folder, remedy) as part:
-        if file:
-            _check_free(file)
-        with closing(_opened(database, mode="rw")) as source:
-            copy(source, part, progress)
-        revision = checked(part, str(part), progress)
+    if file:
+        _check_free(file)
+    remedy = "choose another folder, or write to stdout ('-')" if file else REMEDY
+    with copied(database, folder, remedy, progress) as (part, revision):
         target = file or folder / _name(database, now, revision)
         _check_free(target)
         put(part, target)
     return Backup(target, now, revision)
+
+
+@contextmanager
+def copied(database: Path, folder: Path, remedy: str, progress: Progress) -> Iterator[tuple[Path, str]]:
+    """Copy the database as it is now to a file in `folder` that exists meanwhile; yield its path and revision.
+
+    `remedy` says in errors how to get another folder. Raises: see `make`.
+    """
+    with held_open(database), only_one(database, "backup"), _part(database, folder, remedy) as part:
+        with closing(_opened(database, mode="rw")) as source:
+            copy(source, part, progress)
+        yield part, checked(part, str(part), progress)
 
 
 def found(database: Path, folder: Path) -> tuple[Backup, ...]:
@@ -82,7 +92,7 @@ def remove_older(database: Path, folder: Path, keep: int) -> tuple[Backup, ...]:
     backups = found(database, folder)
     newest = {backup.revision: backup for backup in reversed(backups)}
     doomed = tuple(backup for backup in backups[keep:] if backup is not newest[backup.revision])
-    with _errors_explained(folder, _REMEDY):
+    with _errors_explained(folder, REMEDY):
         for backup in doomed:
             backup.path.unlink(missing_ok=True)
     return doomed
@@ -181,12 +191,16 @@ def _part(database: Path, folder: Path, remedy: str) -> Iterator[Path]:
 
 @contextmanager
 def new_part(database: Path, folder: Path) -> Iterator[Path]:
-    """Create an empty file that only its owner may read, in place of a leftover one, and remove it at the end."""
+    """Create an empty file that only its owner may read, in place of a leftover one, and remove it at the end.
+
+    Raises:
+        PrivilegesError: root runs this, and another user could replace the file while SQLite writes to it.
+    """
+    refuse_folder_of_others(folder)
     part = folder / f"{database.name}.part"
     part.unlink(missing_ok=True)
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        give_to_owner(database, descriptor)
         yield part
     finally:
         os.close(descriptor)

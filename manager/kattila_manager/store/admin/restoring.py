@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import sqlite3
+import sys
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,8 @@ from kattila_manager.store.admin.backups import BackupError, Progress
 from kattila_manager.store.database import DatabaseNewerError, closed_to_others, errors_explained, revisions, uri
 
 _MODE = 0o640
+# In the place of a file: stdin, or stdout.
+STANDARD_STREAM = Path("-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +30,7 @@ class Restored:
 
 
 def restore(file: Path, database: Path, now: int, progress: Progress) -> Restored:
-    """Replace the database by a copy of `file`; the previous database is kept in the same folder.
+    """Replace the database by a copy of `file` ("-": stdin); the previous database is kept in the same folder.
 
     Raises:
         BackupError: the file is missing, damaged, or not a database of the manager.
@@ -35,7 +40,10 @@ def restore(file: Path, database: Path, now: int, progress: Progress) -> Restore
     # The lock files are beside the path that other processes use.
     place = database.resolve()
     with errors_explained(database), closed_to_others(database), backups.new_part(place, place.parent) as part:
-        _copy(file, part, progress)
+        if file == STANDARD_STREAM:
+            _receive(part)
+        else:
+            _copy(file, part, progress)
         revision = backups.checked(part, str(file), progress)
         if revision not in revisions():
             raise DatabaseNewerError(
@@ -48,6 +56,11 @@ def restore(file: Path, database: Path, now: int, progress: Progress) -> Restore
     return Restored(revision, kept)
 
 
+def _receive(part: Path) -> None:
+    with part.open("wb") as target:
+        shutil.copyfileobj(sys.stdin.buffer, target)
+
+
 def _copy(file: Path, part: Path, progress: Progress) -> None:
     try:
         # SQLite would only report "unable to open database file".
@@ -56,7 +69,10 @@ def _copy(file: Path, part: Path, progress: Progress) -> None:
         with closing(backups.open_copy(file)) as source:
             backups.copy(source, part, progress)
     except OSError as error:
-        raise BackupError(f"{file} cannot be read ({error.strerror})") from None
+        raise BackupError(
+            f"{file} cannot be read ({error.strerror}) as uid {os.geteuid()}: change its owner, or read it from stdin "
+            f"with 'kattila-manager restore - <{file}'"
+        ) from None
     except sqlite3.OperationalError:
         # The target folder is the cause, for example because it is full.
         raise

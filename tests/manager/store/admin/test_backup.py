@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -18,9 +17,12 @@ from support.commands import failed, run
 from support.fleet import Fleet, fleet_in
 from support.manager import MANAGER, Manager, now_ms, running_manager
 from support.reports import PSK, body, node, nonce_of, report
+from support.service_folder import folder_of_service, open_path
 from support.small_disk import fill, small_disk
 from support.store import sqlite
 from support.waiting import wait_for
+
+__all__ = ["open_path"]
 
 ONE = node(1)
 SCHEMA = database.revisions()[-1]
@@ -316,10 +318,41 @@ def test_a_backup_of_a_running_manager_has_all_answered_reports(tmp_path: Path) 
         assert connection.execute("SELECT count(*) FROM reports").fetchone() == (19,)
 
 
-def test_root_gives_a_backup_to_the_owner_of_the_database(manager: Manager, fleet: Fleet, folder: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("giving files away needs root")
-    os.chown(manager.database, 65534, 65534)
-    run(manager, "backup")
-    [path] = folder.glob(NAME)
-    assert (path.stat().st_uid, path.stat().st_gid) == (65534, 65534)
+def test_a_backup_goes_to_stdout_and_is_restored_from_stdin(manager: Manager, tmp_path: Path) -> None:
+    with fleet_in(manager.folder) as fleet:
+        fleet.file(report(ONE, 1, now_ms()))
+    copy = tmp_path / "copy.db"
+    with copy.open("wb") as target:
+        made = subprocess.run(
+            [*MANAGER, "backup", "-"],
+            cwd=tmp_path,
+            env=manager.environment,
+            stdout=target,
+            stderr=subprocess.PIPE,
+            check=True,
+        )
+    assert b"stdout: schema " in made.stderr
+    with sqlite(copy) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        reports = connection.execute("SELECT count(*) FROM reports").fetchone()
+    manager.database.write_bytes(b"damaged")
+    for content, code in ((copy.read_bytes(), 0), (copy.read_bytes()[:-5000], 1), (b"", 1)):
+        done = subprocess.run(
+            [*MANAGER, "restore", "-"],
+            cwd=tmp_path,
+            env=manager.environment,
+            input=content,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        with sqlite(manager.database) as connection:
+            assert connection.execute("SELECT count(*) FROM reports").fetchone() == reports
+    assert not list(manager.database.parent.glob("*.part"))
+
+
+def test_root_makes_no_backup_in_a_folder_of_another_user(manager: Manager, fleet: Fleet, open_path: Path) -> None:
+    folder = folder_of_service(open_path)
+    message = failed(manager, "backup", str(folder / "mine.db"))
+    assert f"{folder} belongs to nobody, who could make root overwrite other files" in message
+    assert list(folder.iterdir()) == []
