@@ -11,13 +11,12 @@ from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
 from kattila_keys.dns_server import DnsServer
+from kattila_protocol.bounds import MAX_LABELS, MAX_LINE
 from kattila_settings import values
 from kattila_settings.settings import ConfigError, Setting, Settings, read_settings, required
 from kattila_settings.values import Listen
 
 PORT = 5087
-MAX_LABELS = 32
-MAX_LABEL_LENGTH = 255
 MAX_INTERVAL_SECONDS = 3600
 MAX_LIMIT = 100_000
 MAX_SPOOL_AGE_SECONDS = 366 * 24 * 3600
@@ -259,7 +258,7 @@ def _labels(text: str) -> dict[str, str]:
     labels: dict[str, str] = {}
     for part in values.split_at_commas(text):
         name, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or _LABEL_NAME.fullmatch(name) is None or len(value) > MAX_LABEL_LENGTH:
+        if not equals or _LABEL_NAME.fullmatch(name) is None or len(value) > MAX_LINE:
             raise ValueError(f"{part!r} is not NAME=VALUE; expected as in site=north,role=hub")
         if name in labels:
             raise ValueError(f"{name!r} is given twice")

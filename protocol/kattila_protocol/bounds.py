@@ -21,6 +21,11 @@ MAX_ENTRIES = 32_768
 # A shorter report cannot have more: an entry has one byte at least, and a comma follows.
 FULL_BYTES = 2 * MAX_ENTRIES
 
+# To these the agent shortens what it reads, and limits its settings.
+MAX_LINE = 255
+MAX_REASON = 300
+MAX_LABELS = 32
+
 _Entry = TypeVar("_Entry")
 # Returns the types of the members of a dataclass or a row, with their bounds.
 member_types = cache(partial(get_type_hints, include_extras=True))
@@ -68,10 +73,10 @@ PublicKey = Annotated[str, most(44)]
 Endpoint = Annotated[str, most(118)]
 # The longest name in DNS (RFC 1035, section 2.3.4); Linux allows 64 bytes.
 HostName = Annotated[str, most(255)]
-Line = Annotated[str, most(255)]
+Line = Annotated[str, most(MAX_LINE)]
 LabelName = Annotated[str, most(63)]
-Labels = Annotated[dict[LabelName, Line], most(32)]
-Reason = Annotated[str, most(300)]
+Labels = Annotated[dict[LabelName, Line], most(MAX_LABELS)]
+Reason = Annotated[str, most(MAX_REASON)]
 Detail = Annotated[str, most(2048)]
 
 # --- Integers
@@ -95,7 +100,6 @@ S63 = Annotated[int, Bound(-MAX_INTEGER, MAX_INTEGER)]
 UpTo8 = Annotated[tuple[_Entry, ...], most(8)]
 UpTo32 = Annotated[tuple[_Entry, ...], most(32)]
 UpTo256 = Annotated[tuple[_Entry, ...], most(256)]
-UpTo1024 = Annotated[tuple[_Entry, ...], most(1024)]
 UpTo4096 = Annotated[tuple[_Entry, ...], most(4096)]
 UpTo16384 = Annotated[tuple[_Entry, ...], most(16_384)]
 UpTo32768 = Annotated[tuple[_Entry, ...], most(MAX_ENTRIES)]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 from kattila_protocol import message
-from kattila_protocol.bounds import Counter, HardwareAddress, HostName, Nonce, UpTo1024, Uuid, Word
+from kattila_protocol.bounds import Counter, HardwareAddress, HostName, Nonce, Uuid, Word, most
 from kattila_protocol.errors import BadSignature
 from kattila_protocol.members import build
 from kattila_protocol.names import MANAGER, checked_counter, checked_id, checked_nonce
@@ -24,7 +25,7 @@ class Registration:
     agent_id: Uuid
     boot_id: Uuid
     hostname: HostName
-    hardware_addresses: UpTo1024[HardwareAddress]
+    hardware_addresses: Annotated[tuple[HardwareAddress, ...], most(MAX_HARDWARE_ADDRESSES)]
     nonce: Nonce
     timestamp: Counter
     to: Word = MANAGER

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from kattila_agent import __version__
 from kattila_agent.collectors.limits import Bounded
+from kattila_protocol.bounds import MAX_LINE
 from kattila_protocol.canonical import MAX_INTEGER
 from kattila_protocol.names import is_id
 from kattila_protocol.report import System
@@ -31,7 +32,6 @@ _ROUNDING_SECONDS = 2
 # Far above any number of processes (PID_MAX_LIMIT) and of processors (CONFIG_NR_CPUS).
 _MAX_LOAD = 1e9
 _MAX_CPUS = 2**20
-_MAX_OS = 255
 # linux/kernel.h: a load average has this many fractional bits (SI_LOAD_SHIFT).
 _LOAD_SHIFT = 16
 
@@ -118,7 +118,7 @@ def parse(readings: SystemReadings, labels: Mapping[str, str]) -> Bounded[Any]:
     names = readings.os_release
     found: Any = System(
         hostname=readings.uname.nodename,
-        os=(names.get("PRETTY_NAME") or names.get("NAME") or readings.uname.sysname)[:_MAX_OS],
+        os=(names.get("PRETTY_NAME") or names.get("NAME") or readings.uname.sysname)[:MAX_LINE],
         kernel=readings.uname.release,
         machine=readings.uname.machine,
         uptime_seconds=_uptime(readings),

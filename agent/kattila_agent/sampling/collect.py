@@ -31,9 +31,9 @@ from kattila_agent.config import Config, Limits, port_of
 from kattila_agent.runtime import Runtime
 from kattila_agent.sampling.measurement import Measurement
 from kattila_agent.sampling.ranges import in_bounds
+from kattila_protocol.bounds import MAX_REASON
 from kattila_protocol.report import CollectorFailure, CollectorRun, HeldKey, Telemetry, Tunnel
 
-_MAX_REASON = 300
 # More failures of one collector are only counted, so that those of all collectors fit into a report.
 _MOST_FAILURES = 16
 
@@ -170,7 +170,7 @@ def measure(inputs: Inputs, collectors: tuple[Collector, ...] = COLLECTORS) -> M
         reasons = (*left_out, *result.failures)
         if len(reasons) > _MOST_FAILURES:
             reasons = (*reasons[:_MOST_FAILURES], f"and {len(reasons) - _MOST_FAILURES} more")
-        failures = tuple(CollectorFailure(collector.name, reason[:_MAX_REASON]) for reason in reasons)
+        failures = tuple(CollectorFailure(collector.name, reason[:MAX_REASON]) for reason in reasons)
         telemetry = replace(
             telemetry,
             runs=(*telemetry.runs, run),
