@@ -6,6 +6,7 @@ import hashlib
 import socket
 import time
 import tracemalloc
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import replace
@@ -56,10 +57,30 @@ def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
         yield running
 
 
-def sent(manager: Manager, content: bytes) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", manager.port), timeout=PATIENCE_SECONDS)
+def sent(manager: Manager, content: bytes, source: str = "127.0.0.1") -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", manager.port), PATIENCE_SECONDS, (source, 0))
     connection.sendall(content)
     return connection
+
+
+def test_large_reports_of_one_address_leave_room_for_those_of_others(tmp_path: Path) -> None:
+    with running_manager(tmp_path, workers=1, listen="0.0.0.0") as running:
+        bodies = [slow(node(10 + number), 1) for number in range(24)]
+        liars = [sent(running, updates(content, {"Connection": "close"})[:-1], "127.0.0.2") for content in bodies]
+        # The server has all of them, but for their last bytes.
+        time.sleep(0.5)
+        for liar, content in zip(liars, bodies, strict=True):
+            liar.sendall(content[-1:])
+        honest = sealed(large(node(3), 1, now_ms(), rows=500))
+        with sent(running, updates(honest, {"Connection": "close"}), "127.0.0.3") as connection:
+            (reply,) = replies(all_of(connection))
+        answers = Counter(replies(all_of(liar))[0].status for liar in liars)
+        for liar in liars:
+            liar.close()
+    print(f"honest: {reply.status}; liar: {dict(answers)}")
+    assert reply.verdict(nonce_of(node(3), 1, 1)).outcome == "accepted"
+    # Otherwise it would have waited for all of them.
+    assert answers[503] > len(liars) // 2
 
 
 def all_of(connection: socket.socket) -> bytes:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
 
 from kattila_keys.refresh import USE_PRECISION_MS, Keys
 from kattila_manager.ingest import responses
@@ -28,14 +28,13 @@ from kattila_protocol.verdict import Verdict
 # DATA up to this size is decoded and compressed in the event loop, which takes a few milliseconds at most. A larger one
 # may take 0.2 s.
 MAX_INLINE_BYTES = 16 * 1024
-# Large reports that wait for their thread; further ones get a 503 at once.
-_MAX_ASIDE = 16
+# Bytes of large reports that wait for their thread, of all senders and of one address; further ones get a 503 at once.
+# A thousand honest ones fit. The largest ones of one address delay the others by less than a second.
+_MAX_WAITING_BYTES = 16 * 1024 * 1024
+_MAX_WAITING_BYTES_OF_ONE = 4 * 1024 * 1024
 
 # How often a worker checks whether another process changed the ring. An unknown signature triggers a check at once.
 RING_CHECK_MS = 200
-
-
-_Result = TypeVar("_Result")
 
 
 class UpdateHandler:
@@ -66,7 +65,7 @@ class UpdateHandler:
         self._used_at: dict[str, int] = {}
         # One thread, so that large reports stay in their order and take no more than one processor's turns.
         self._large = ThreadPoolExecutor(1, thread_name_prefix="large")
-        self._aside = 0
+        self._waiting: Counter[str] = Counter()
 
     async def handle(self, content_type: str, body: bytes, source: str = "") -> Response:
         """Return the answer to a report from this address once it is committed, or refused."""
@@ -137,7 +136,7 @@ class UpdateHandler:
                 return self.read(body, self._ring, source)
             # Only authentic reports may take the thread's time.
             envelope.verify(envelope.parse(body), self._ring, MANAGER)
-            return await self._in_thread(self.read, body, self._ring, source)
+            return await self._read_in_thread(body, self._ring, source)
         except (BadSignature, NoKey) as refusal:
             if not self._keys.may_refresh(self._ring, now, known_sender=True):
                 raise
@@ -150,15 +149,17 @@ class UpdateHandler:
         self._ring = self._keys.ring()
         return verified
 
-    async def _in_thread(self, work: Callable[..., _Result], *arguments: object) -> _Result:
-        """Do work on a large report in its own thread, so that the event loop answers other requests meanwhile."""
-        if self._aside >= _MAX_ASIDE:
+    async def _read_in_thread(self, body: bytes, ring: Ring, source: str) -> VerifiedReport | Response:
+        """Read a large report in its own thread, so that the event loop answers other requests meanwhile."""
+        if self._waiting.total() >= _MAX_WAITING_BYTES or self._waiting[source] >= _MAX_WAITING_BYTES_OF_ONE:
             raise Overloaded("too many large reports are arriving at once", retry_after_seconds=RETRY_AFTER_SECONDS)
-        self._aside += 1
+        self._waiting[source] += len(body)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._large, work, *arguments)
+            return await asyncio.get_running_loop().run_in_executor(self._large, self.read, body, ring, source)
         finally:
-            self._aside -= 1
+            self._waiting[source] -= len(body)
+            if not self._waiting[source]:
+                del self._waiting[source]
 
     def claims_known_id(self, body: bytes) -> bool:
         """Return whether an unverified message names an agent that this manager knows."""
@@ -169,8 +170,10 @@ class UpdateHandler:
             return False
 
     async def _file(self, verified: VerifiedReport) -> Filed:
-        is_small = len(verified.data) <= MAX_INLINE_BYTES
-        submitted = self._writer.submit(verified) if is_small else await self._in_thread(self._writer.submit, verified)
+        if len(verified.data) <= MAX_INLINE_BYTES:
+            submitted = self._writer.submit(verified)
+        else:
+            submitted = await asyncio.get_running_loop().run_in_executor(self._large, self._writer.submit, verified)
         committed = asyncio.wrap_future(submitted)
         try:
             async with asyncio.timeout(COMMIT_SECONDS):
