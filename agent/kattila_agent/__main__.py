@@ -29,7 +29,7 @@ from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFile, RingFileError
 from kattila_settings import privileges
 from kattila_settings.privileges import PrivilegesError
-from kattila_settings.settings import ConfigError, settings_help
+from kattila_settings.settings import ConfigError, settings_help, unnamed_file
 
 # Commands are imported when they run: requests needs 20 MB and dnspython 10 MB, which most of them do without.
 # ruff: noqa: PLC0415
@@ -110,10 +110,10 @@ def _run_with_state(flags: argparse.Namespace, settings: Config, runtime: Runtim
     identity = Identity(settings.state_dir, runtime.new_id)
     # Commands that measure do so before they drop root's rights: WireGuard may need them.
     if flags.dump is not None:
-        return _dump(flags.dump, settings, runtime, identity)
+        return _dump(flags, settings, runtime, identity)
     if flags.discover:
         return _discover(flags, settings, runtime, identity)
-    _drop_privileges(settings)
+    _drop_privileges(flags, settings)
     if flags.forget_key is not None:
         return _forget_key(flags.forget_key, settings, runtime)
     if flags.reset is not None:
@@ -123,9 +123,10 @@ def _run_with_state(flags: argparse.Namespace, settings: Config, runtime: Runtim
     return daemon.run(settings, runtime, identity, _keys(settings, runtime))
 
 
-def _drop_privileges(settings: Config) -> None:
+def _drop_privileges(flags: argparse.Namespace, settings: Config) -> None:
     """As root, become the user who owns the state folder, before anything in it is touched."""
-    change = privileges.drop_to_owner(settings.state_dir / ID_FILE)
+    unnamed = unnamed_file(flags.env, os.environ, Path.cwd())
+    change = privileges.drop_to_owner(settings.state_dir / ID_FILE, unnamed)
     if change is not None:
         print(f"kattila-agent: {change}", file=sys.stderr)
 
@@ -157,13 +158,13 @@ def _forget_key(fingerprint: str, settings: Config, runtime: Runtime) -> int:
     return 0
 
 
-def _dump(target: str, settings: Config, runtime: Runtime, identity: Identity) -> int:
+def _dump(flags: argparse.Namespace, settings: Config, runtime: Runtime, identity: Identity) -> int:
     from kattila_agent.commands import dump, measuring, ring
 
     keys = _keys(settings, runtime)
     measurement = measuring.measure_once(settings, runtime)
-    _drop_privileges(settings)
-    dump.dump(target, measurement, identity, ring.usable_ring(keys, runtime.now()), runtime)
+    _drop_privileges(flags, settings)
+    dump.dump(flags.dump, measurement, identity, ring.usable_ring(keys, runtime.now()), runtime)
     return 0
 
 
@@ -181,7 +182,7 @@ def _discover(flags: argparse.Namespace, settings: Config, runtime: Runtime, ide
 
     measurement = measuring.measure_once(settings, runtime)
     addresses = discover.query_addresses(measurement.telemetry)
-    _drop_privileges(settings)
+    _drop_privileges(flags, settings)
     usable = ring.usable_ring(_keys(settings, runtime), runtime.now())
     found = discover.discover(addresses, identity.agent_id(), measurement.hostname, usable, runtime)
     sys.stdout.write(discover.as_json(found) if flags.json else discover.as_table(found))

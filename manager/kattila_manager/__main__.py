@@ -23,7 +23,7 @@ from kattila_manager.store.admin.backups import BackupError
 from kattila_manager.store.database import DatabaseNewerError, DatabaseUnusableError
 from kattila_settings import privileges
 from kattila_settings.privileges import PrivilegesError
-from kattila_settings.settings import ENV_FILE_VARIABLE, ConfigError, settings_help
+from kattila_settings.settings import ENV_FILE_VARIABLE, ConfigError, settings_help, unnamed_file
 
 _EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 a newer version made the database"
 _NO_RING = "Backups do not include the key ring, because it holds the PSK; serve gets that from DNS again"
@@ -85,7 +85,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def _drop_privileges(config: Config) -> None:
     """As root, become the user who owns the database and its folder."""
-    change = privileges.drop_to_owner(config.database)
+    settings = unnamed_file(None, os.environ, compose.working_folder())
+    change = privileges.drop_to_owner(config.database, settings)
     if change is not None:
         output.complain(f"kattila-manager: {change}")
 

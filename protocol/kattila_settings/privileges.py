@@ -20,22 +20,31 @@ class PrivilegesError(Exception):
     """The program cannot run as the owner of its files; the text gives the cause and the remedy."""
 
 
-def drop_to_owner(path: Path) -> str | None:
+def drop_to_owner(path: Path, settings: Path | None = None) -> str | None:
     """As root, become the owner of `path` for good; return a line that says so, None if nothing had to change.
 
     The owner is the user, other than root, to whom the file belongs, or a folder or link on the way to it. Call this
-    before the program touches a file below `path`, which may be missing.
+    before the program touches a file below `path`, which may be missing. `settings` is a file that was read because it
+    is in the working folder; its owner could have chosen `path`.
 
     Raises:
         PrivilegesError: these are several users, or the owner cannot read the program, or the system refuses it.
     """
     owners = _owners_besides_root(path) if os.geteuid() == 0 else {}
+    if os.geteuid() == 0 and settings is not None and os.path.lexists(settings):
+        path = path if owners else settings
+        owners |= _owners_besides_root(settings)
     if not owners:
         return None
     if len(owners) > 1:
         names = " and ".join(_account(user, group)[0] for user, group in owners.items())
-        raise PrivilegesError(f"{path} and the folders above it belong to {names}: run this as the one who uses it")
-    name, user, group, groups = _account(*owners.popitem())
+        raise PrivilegesError(
+            f"{path}, the folders above it and the settings belong to {names}: run this as the one who uses it"
+        )
+    return _become(path, *_account(*owners.popitem()))
+
+
+def _become(path: Path, name: str, user: int, group: int, groups: list[int]) -> str:
     try:
         os.setgroups(groups)
         os.setresgid(group, group, group)

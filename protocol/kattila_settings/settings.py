@@ -83,6 +83,11 @@ def read_settings(
     return Settings(known, raw_values)
 
 
+def unnamed_file(env_file: str | None, environment: Mapping[str, str], folder: Path) -> Path | None:
+    """Return the path of `.env` in `folder`, None if `read_settings` reads a file that was named."""
+    return None if env_file or environment.get(ENV_FILE_VARIABLE) else folder / ENV_FILE
+
+
 def required(value: _Parsed | None, name: str, example: str) -> _Parsed:
     """Return the value of a mandatory setting; raises ConfigError if it is None."""
     if value is None:

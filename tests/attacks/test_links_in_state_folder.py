@@ -136,6 +136,16 @@ def test_the_agents_state_folder_is_a_link(open_path: Path, knot: Knot, state: P
     victim.assert_untouched()
 
 
+def test_the_settings_in_the_working_folder_name_a_folder_of_root(open_path: Path, knot: Knot, state: Path) -> None:
+    folder = open_path / "of-root"
+    folder.mkdir()
+    victim = Victim(folder)
+    (state / ".env").write_text(f"STATE_DIR={folder}\n")
+    give(state / ".env")
+    run_agent(state, "-dump", "-", **settings(knot, NOWHERE, PSK))
+    victim.assert_untouched()
+
+
 def test_the_agents_ring_is_a_pipe(open_path: Path, knot: Knot, state: Path) -> None:
     (state / "ring.json").unlink()
     os.mkfifo(state / "ring.json")
@@ -212,6 +222,19 @@ def test_the_folder_of_the_pages_becomes_a_link(open_path: Path, manager: Manage
     victim = Victim(folder)
     link(manager.database.with_name("pages"), folder)
     manager.command("publish", "--once")
+    victim.assert_untouched()
+
+
+def test_the_settings_in_the_working_folder_name_another_database(open_path: Path) -> None:
+    folder = open_path / "of-root"
+    folder.mkdir()
+    victim = Victim(folder)
+    service = folder_of_service(open_path)
+    (service / ".env").write_text(f"MANAGER_DB={folder}/kattila_manager.db\n")
+    give(service)
+    command = [*program("kattila_manager"), "refresh-key"]
+    given = {"DNS": "kattila.example.org", "DNS_SERVER": "127.0.0.1:9"}
+    subprocess.run(command, cwd=service, env=environment(**given), timeout=PATIENCE_SECONDS, check=False)
     victim.assert_untouched()
 
 

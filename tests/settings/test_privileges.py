@@ -86,8 +86,8 @@ def test_two_owners_are_refused(open_path: Path) -> None:
     (folder / "inner").mkdir()
     os.chown(folder / "inner", USER - 1, USER - 1)
     [error] = dropped(folder / "inner" / "file")
-    text = f"{folder}/inner/file and the folders above it belong to nobody and uid {USER - 1}: run this as the one"
-    assert error == f"kattila_settings.privileges.PrivilegesError: {text} who uses it"
+    text = f"{folder}/inner/file, the folders above it and the settings belong to nobody and uid {USER - 1}: run this"
+    assert error == f"kattila_settings.privileges.PrivilegesError: {text} as the one who uses it"
 
 
 def test_an_owner_who_cannot_read_the_program_is_named(open_path: Path) -> None:
