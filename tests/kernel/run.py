@@ -50,9 +50,13 @@ TESTS = (
     "tests/support/iproute2.py",
     "tests/support/netlink.py",
     "tests/support/netns.py",
+    "tests/support/runtime.py",
     "tests/support/waiting.py",
 )
-LIBRARIES = ("py", "pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "psutil", "dotenv")
+LIBRARIES = (
+    *("py", "pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments"),
+    *("dotenv", "psutil", "pyroute2"),
+)
 
 UNIT = """[Unit]
 Description=Checks of kattila's netlink readers

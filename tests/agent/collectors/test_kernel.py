@@ -256,12 +256,13 @@ TWICE = """
 import json, os, time
 import psutil
 from kattila_agent import config
-from kattila_agent.__main__ import _runtime
+from kattila_agent.runtime import Runtime
 from kattila_agent.sampling.collect import Inputs, measure
 from kattila_protocol import canonical
 
 def measured():
-    given = Inputs({}, config.default_limits(), _runtime(), "198.51.100.200")
+    runtime = Runtime(lambda: 0, time.monotonic, lambda: 0, str, str, float)
+    given = Inputs({}, config.default_limits(), runtime, "198.51.100.200")
     return json.loads(canonical.encode(measure(given).telemetry))
 
 as_root = measured()
