@@ -27,7 +27,8 @@ from kattila_agent.sampling.fitting import TooMuchError
 from kattila_keys.dns_server import TxtRecords
 from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFile, RingFileError
-from kattila_settings import privileges
+from kattila_protocol.foreign_text import shown_lines
+from kattila_settings import logs, privileges
 from kattila_settings.privileges import PrivilegesError
 from kattila_settings.settings import ConfigError, settings_help, unnamed_file
 
@@ -80,10 +81,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _run(flags)
     except ConfigError as error:
-        print(f"kattila-agent: {error}", file=sys.stderr)
+        _complain(error)
         return 2
     except (StateError, RingFileError, TooMuchError, CommandError, PrivilegesError, OSError) as error:
-        print(f"kattila-agent: {error}", file=sys.stderr)
+        _complain(error)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -138,7 +139,7 @@ def _sysinfo(flags: argparse.Namespace, runtime: Runtime) -> int:
     try:
         settings = _settings(flags)
     except ConfigError as error:
-        print(f"kattila-agent: shown without settings: {error}", file=sys.stderr)
+        _complain(f"shown without settings: {error}")
     sys.stdout.buffer.write(sysinfo.as_json(measuring.measure_once(settings, runtime)).encode())
     return 0
 
@@ -147,7 +148,7 @@ def _check(flags: argparse.Namespace) -> int:
     from kattila_agent.commands import check
 
     found = check.check(lambda: _settings(flags), lambda settings: _txt_query(settings)(), platform.python_version())
-    sys.stdout.write(check.as_json(found) if flags.json else check.as_table(found))
+    sys.stdout.write(check.as_json(found) if flags.json else shown_lines(check.as_table(found)))
     return found.exit_code
 
 
@@ -185,8 +186,12 @@ def _discover(flags: argparse.Namespace, settings: Config, runtime: Runtime, ide
     _drop_privileges(flags, settings)
     usable = ring.usable_ring(_keys(settings, runtime), runtime.now())
     found = discover.discover(addresses, identity.agent_id(), measurement.hostname, usable, runtime)
-    sys.stdout.write(discover.as_json(found) if flags.json else discover.as_table(found))
+    sys.stdout.write(discover.as_json(found) if flags.json else shown_lines(discover.as_table(found)))
     return 0
+
+
+def _complain(problem: object) -> None:
+    print(shown_lines(f"kattila-agent: {problem}"), file=sys.stderr)
 
 
 def _keys(settings: Config, runtime: Runtime) -> Keys:
@@ -231,7 +236,7 @@ def _runtime() -> Runtime:
 
 def _log_to_stderr(*, debug: bool) -> None:
     level = logging.DEBUG if debug else logging.INFO
-    logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(message)s")
+    logs.log_to_stderr(level, "%(asctime)s %(levelname)s %(message)s")
     for chatty in ("asyncio", "urllib3", "waitress"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 

@@ -42,6 +42,7 @@ from kattila_manager.store.ingest.writer import Writer
 from kattila_manager.store.read import queries
 from kattila_manager.store.store import Store, open_existing
 from kattila_manager.topology.presence import Watch
+from kattila_settings import logs
 from kattila_settings.failures import Failures, described, keep_running
 from kattila_settings.privileges import refuse_folder_of_others
 from kattila_settings.signals import Signals
@@ -90,7 +91,7 @@ def version() -> str:
 
 def log_to_stderr(level: int = logging.INFO) -> None:
     """Log plain lines; systemd adds the time and the unit."""
-    logging.basicConfig(stream=sys.stderr, level=level, format="%(levelname)s %(name)s: %(message)s", force=True)
+    logs.log_to_stderr(level, "%(levelname)s %(name)s: %(message)s", force=True)
     # Its INFO lines list every migration step that it checks.
     logging.getLogger("alembic").setLevel(logging.WARNING)
 

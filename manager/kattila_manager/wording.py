@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-# Longer host names than DNS allows (RFC 1035, section 2.3.4) are cut.
-NAME_LENGTH = 64
+from kattila_protocol import foreign_text
+
+# For text of others, under the name that the manager's modules use.
+shown = foreign_text.shown
 _UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s"))
 # Also "4 min 30 s", as `duration` returns it.
 _PART = re.compile(r"([0-9]{1,9}) ?(d|h|min|m|s)")
@@ -16,8 +17,6 @@ _AGO = re.compile(rf"{_PART.pattern}( ?{_PART.pattern})*")
 _SIZES = {unit: size for size, unit in _UNITS} | {"m": 60_000}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST_MS = 253_402_300_799_999
-# Control, format (such as bidirectional marks), surrogate, private, unassigned; line and paragraph separators.
-_UNSHOWN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def duration(ms: int) -> str:
@@ -64,15 +63,6 @@ def offset(ms: int) -> str:
     if abs(ms) < 50:
         return "0.0 s"
     return f"{ms / 1000:+.1f} s" if abs(ms) < 600_000 else f"{'+' if ms > 0 else '-'}{duration(abs(ms))}"
-
-
-def shown(text: str, length: int = NAME_LENGTH) -> str:
-    """Make a stranger's text safe to show: no characters that move a cursor or change direction, and not too long.
-
-    The pages escape it for HTML.
-    """
-    plain = "".join(c if unicodedata.category(c) not in _UNSHOWN else f"\\u{ord(c):04x}" for c in text[: length + 1])
-    return plain if len(plain) <= length else plain[: length - 1] + "…"
 
 
 def plural(count: int, one: str, many: str = "") -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from kattila_protocol.foreign_text import DETAIL_LENGTH, shown
+
 PROBLEM_PREFIX = "urn:kattila:problem:"
 
 
@@ -11,7 +13,8 @@ class Refusal(Exception):
     """A message is refused. Servers answer with its `members`.
 
     `kind` is the last part of the problem type and the outcome of a signed verdict, `status` the HTTP status, `title` a
-    fixed sentence, and `detail` (also the text of the exception) what is wrong with this message.
+    fixed sentence, and `detail` (also the text of the exception) what is wrong with this message. It may quote text of
+    others, and is escaped and cut for that reason.
     """
 
     kind: ClassVar[str]
@@ -20,8 +23,8 @@ class Refusal(Exception):
 
     def __init__(self, detail: str, *, retry_after_seconds: int | None = None) -> None:
         """Take what is wrong, and when the client should retry (Retry-After)."""
-        super().__init__(detail)
-        self.detail = detail
+        self.detail = shown(detail, DETAIL_LENGTH)
+        super().__init__(self.detail)
         self.retry_after_seconds = retry_after_seconds
 
     @property

@@ -15,6 +15,8 @@ from kattila_protocol.signing import Key, Purpose
 
 ACCEPTED = "accepted"
 DUPLICATE = "duplicate"
+# No verdict is longer: the reason of a refusal, which it contains twice, is cut (see `foreign_text`).
+MAX_VERDICT_BYTES = 16 * 1024
 
 
 class Disposition(Enum):

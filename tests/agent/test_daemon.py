@@ -190,7 +190,7 @@ def test_a_failed_registration_never_stops_reporting(knot: Knot, tmp_path: Path)
 def test_an_unsigned_answer_is_not_a_delivery(knot: Knot, tmp_path: Path) -> None:
     answers: list[tuple[Rule, str]] = [
         (unsigned(), "no known key signed the manager's answer (HTTP 200), which says: "),
-        (unsigned(403, b'{"detail":"\\u001b[31mgo away"}'), "(HTTP 403), which says: '\\x1b[31mgo away'"),
+        (unsigned(403, b'{"detail":"\\u001b[31mgo away"}'), "(HTTP 403), which says: '\\u001b[31mgo away'"),
         (unsigned(302, b""), "(HTTP 302)"),
         (signed_with(OTHER_PSK), "which says: the MAC matches none of the 1 keys"),
         (unsigned(201, b"[" * 100_000), "(HTTP 201)"),

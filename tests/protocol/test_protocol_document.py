@@ -31,6 +31,7 @@ from kattila_manager.topology.presence import Presence
 from kattila_protocol import (
     canonical,
     envelope,
+    foreign_text,
     freshness,
     message,
     names,
@@ -40,6 +41,7 @@ from kattila_protocol import (
     request_head,
     ring,
     txt,
+    verdict,
 )
 from kattila_protocol.bounds import MAX_ENTRIES, member_types
 from kattila_protocol.errors import PROBLEM_PREFIX, BodyTimeout, Overloaded, Refusal
@@ -257,6 +259,8 @@ def test_the_limits_match() -> None:
     assert [value for _, value in tables("Limits", "limit")[0]] == [
         f"{envelope.MAX_BODY_BYTES} bytes",
         f"{message.MAX_MESSAGE_BYTES} bytes",
+        f"{verdict.MAX_VERDICT_BYTES} bytes; its reader accepts as much as for any answer",
+        f"{foreign_text.DETAIL_LENGTH} characters",
         str(envelope.MAX_HOPS),
         str(freshness.WINDOW_SIZE),
         f"{freshness.MAX_SKEW_MS} ms",

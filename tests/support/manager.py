@@ -224,6 +224,12 @@ class Manager:
         with closing(sqlite3.connect(self.database, timeout=PATIENCE_SECONDS)) as connection:
             return connection.execute(query, values).fetchall()
 
+    @contextmanager
+    def changing(self) -> Iterator[sqlite3.Connection]:
+        """Change the database over a new connection, and commit at the end."""
+        with closing(sqlite3.connect(self.database, timeout=PATIENCE_SECONDS)) as connection, connection:
+            yield connection
+
     def _is_ready(self, began_at: int) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, f"it ended with {self._process.returncode}:\n{self.log}"

@@ -18,6 +18,7 @@ from kattila_agent.outbound.http.clients import AgentClient
 from kattila_agent.outbound.http.connection import UnreachableError
 from kattila_agent.runtime import Runtime
 from kattila_protocol.errors import Refusal
+from kattila_protocol.foreign_text import DETAIL_LENGTH, shown
 from kattila_protocol.peer import PeerAnswer
 from kattila_protocol.report import Telemetry
 from kattila_protocol.ring import Ring
@@ -149,7 +150,8 @@ def as_table(found: Survey) -> str:
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows] if found.agents else []
     asked = len(found.agents) + len(found.silent)
     lines.append(f"{len(found.agents)} of {asked} addresses answered")
-    lines += [f"  {_some(addresses)}: {_printable(reason)}" for reason, addresses in _by_reason(found.silent).items()]
+    reasons = _by_reason(found.silent).items()
+    lines += [f"  {_some(addresses)}: {shown(reason, DETAIL_LENGTH)}" for reason, addresses in reasons]
     if found.not_asked:
         lines.append(f"  {_some(found.not_asked)}: not queried, because {TOTAL_SECONDS:g} s were over")
     return "\n".join(lines) + "\n"
@@ -203,8 +205,7 @@ def _row(agent: FoundAgent) -> tuple[str, ...]:
     distance = "none" if agent.distance is None else str(agent.distance)
     next_hop = "manager" if agent.distance == 0 else agent.next_hop_name or agent.next_hop or "-"
     round_trip = f"{agent.round_trip_ms:.1f} ms"
-    shown = (agent.address, agent.hostname, distance, round_trip, next_hop, agent.agent_id)
-    return tuple(map(_printable, shown))
+    return agent.address, shown(agent.hostname), distance, round_trip, shown(next_hop), agent.agent_id
 
 
 def _by_reason(silent: Iterable[Silent]) -> dict[str, list[str]]:
@@ -215,10 +216,5 @@ def _by_reason(silent: Iterable[Silent]) -> dict[str, list[str]]:
 
 
 def _some(addresses: Sequence[str]) -> str:
-    shown, more = ", ".join(addresses[:MAX_SHOWN_SILENT]), len(addresses) - MAX_SHOWN_SILENT
-    return f"{shown} and {more} more" if more > 0 else shown
-
-
-def _printable(text: str) -> str:
-    """Return a foreign text without characters that could control the terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+    some, more = ", ".join(addresses[:MAX_SHOWN_SILENT]), len(addresses) - MAX_SHOWN_SILENT
+    return f"{some} and {more} more" if more > 0 else some

@@ -8,12 +8,14 @@ from typing import Any
 
 from kattila_agent.sampling.measurement import Measurement
 from kattila_protocol import canonical
+from kattila_protocol.foreign_text import shown_lines
 
 
 def as_json(measurement: Measurement) -> str:
     """Return all telemetry as JSON, cleaned as in a report, with named columns."""
     cleaned = json.loads(canonical.encode(_named(measurement.telemetry)))
-    return json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n"
+    # The escapes are those of JSON.
+    return shown_lines(json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n")
 
 
 def _named(value: Any) -> Any:

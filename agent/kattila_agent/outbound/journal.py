@@ -9,6 +9,7 @@ from kattila_agent.outbound.delivery import Answered, Busy, DeliveryResult, Outc
 from kattila_agent.outbound.discovery import Relay
 from kattila_agent.spool import Waiting
 from kattila_protocol.errors import ClockSkew
+from kattila_protocol.foreign_text import DETAIL_LENGTH, shown
 from kattila_protocol.verdict import Disposition, Verdict
 from kattila_settings.failures import StateLog
 
@@ -114,7 +115,7 @@ def _failure(outcome: Outcome) -> tuple[str, str]:
     """Return a failure as a state, without details that vary, and as text."""
     match outcome:
         case Answered(verdict):
-            return verdict.outcome, _refusal(verdict)
+            return shown(verdict.outcome), _refusal(verdict)
         case Busy(seconds, words):
             return "busy", f"the manager asks for a pause of {seconds} s: {words}"
         case Unsigned(status, reason, words):
@@ -134,13 +135,13 @@ def _failed(failed: tuple[tuple[Relay, Outcome], ...]) -> str:
 def _in_short(outcome: Outcome) -> str:
     match outcome:
         case Unsigned(status, _, _, kind):
-            return kind or f"HTTP {status}"
+            return shown(kind) or f"HTTP {status}"
         case Unreachable(reason):
             return reason
         case Busy():
             return "busy"
         case Answered(verdict):
-            return verdict.outcome
+            return shown(verdict.outcome)
 
 
 def _refusal(verdict: Verdict) -> str:
@@ -148,15 +149,12 @@ def _refusal(verdict: Verdict) -> str:
         direction = "ahead of" if verdict.clock_offset > 0 else "behind"
         offset = f"{abs(verdict.clock_offset) / 1000:.1f} s {direction} the manager's"
         return f"the manager refuses the reports: this node's clock is {offset}; is NTP running?"
-    return f"the manager refuses the reports ({verdict.outcome}): {verdict.detail}"
+    return f"the manager refuses the reports ({shown(verdict.outcome)}): {shown(verdict.detail, DETAIL_LENGTH)}"
 
 
 def _name(relay: Relay) -> str:
-    """Return a relay's name.
-
-    The host name is unverified, so it is escaped and cut short.
-    """
-    return f"{ascii(relay.hostname)[1:-1][:64] or relay.agent_id} at {relay.address}"
+    """Return a relay's name. The host name is unverified, so it is escaped and cut."""
+    return f"{shown(relay.hostname) or relay.agent_id} at {relay.address}"
 
 
 def _samples(count: int) -> str:

@@ -14,6 +14,7 @@ from kattila_agent.spool import Spool, numbering
 from kattila_agent.spool.sample import Sample
 from kattila_keys.refresh import Keys
 from kattila_protocol import registration
+from kattila_protocol.foreign_text import DETAIL_LENGTH, shown
 from kattila_protocol.registration import Registration
 from kattila_protocol.verdict import Disposition, Verdict
 from kattila_settings.failures import StateLog
@@ -110,5 +111,5 @@ class Registrar:
         self._retry_seconds = min(2 * self._retry_seconds, LAST_RETRY_SECONDS)
         if not isinstance(outcome, Answered):
             return  # The report that follows meets the same problem, and logs it.
-        why = outcome.verdict.detail or outcome.verdict.outcome
+        why = shown(outcome.verdict.detail or outcome.verdict.outcome, DETAIL_LENGTH)
         self._log.note("registration", "failed", logging.WARNING, f"not registered, reporting anyway: {why}")

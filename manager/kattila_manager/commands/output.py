@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 
+from kattila_protocol.foreign_text import shown_lines
+
 
 class OutputError(Exception):
     """Stdout cannot be written; the text gives the cause and the remedy."""
@@ -27,9 +29,9 @@ def prepare() -> None:
 
 
 def say(line: str) -> None:
-    """Print a line to stdout. Raises OutputError; BrokenPipeError if the reader has ended."""
+    """Print one or more lines to stdout. Raises OutputError; BrokenPipeError if the reader has ended."""
     with _errors_explained():
-        sys.stdout.write(f"{line}\n")
+        sys.stdout.write(f"{shown_lines(line)}\n")
 
 
 def write(data: bytes) -> None:
@@ -45,9 +47,9 @@ def flush() -> None:
 
 
 def complain(line: str) -> None:
-    """Write a line to stderr, if that can be written."""
+    """Write one or more lines to stderr, if that can be written."""
     with suppress(OSError):
-        sys.stderr.write(f"{line}\n")
+        sys.stderr.write(f"{shown_lines(line)}\n")
         sys.stderr.flush()
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
+from kattila_protocol.foreign_text import escaped
+
 _GAP = "  "
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return lines with aligned columns; the last column has no limit."""
-    lines = [list(header), *(list(row) for row in rows)]
+    """Return lines with aligned columns, one for each row; the last column has no limit."""
+    lines = [list(header), *(list(map(escaped, row)) for row in rows)]
     widths = [max(_width(line[column]) for line in lines) for column in range(len(header))]
     return "\n".join(_GAP.join(_padded(line, widths)).rstrip() for line in lines)
 

@@ -183,7 +183,7 @@ def test_a_table_for_people(fleet: Fleet) -> None:
         ("near", "0", "manager"),
         ("near", "0", "manager"),
         ("behind", "1", "near"),
-        ("?[2Jloud", "1000000000", "-"),
+        ("\\u001b[2Jloud", "1000000000", "-"),
         ("far", "none", "-"),
     ]
     assert lines[6] == "5 of 16 addresses answered"

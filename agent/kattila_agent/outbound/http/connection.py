@@ -18,9 +18,11 @@ import urllib3
 from kattila_agent.config import host_of, without_zone
 from kattila_agent.outbound.http.resolver import Resolver
 from kattila_agent.outbound.http.transport import MakeBody, Request, Sockets, session_over
+from kattila_protocol.foreign_text import shown
 from kattila_protocol.message import MAX_MESSAGE_BYTES
 from kattila_settings.values import ALL_ADDRESSES, Listen
 
+_WORDS_LENGTH = 200
 CONNECT_SECONDS = 3.0
 READ_SECONDS = 10.0
 # From the first byte sent to the last one read. A server that sends its answer too slowly is cut off.
@@ -199,9 +201,9 @@ def in_url(listen: Listen) -> str:
 
 
 def unsigned_words(body: bytes) -> str:
-    """Return the detail of an unsigned problem document, escaped and cut short."""
+    """Return the detail of an unsigned problem document, escaped, cut and in quotes."""
     try:
-        return ascii(str(json.loads(body)["detail"])[:200])
+        return f"'{shown(str(json.loads(body)['detail']), _WORDS_LENGTH)}'"
     except (ValueError, KeyError, TypeError, RecursionError):
         return ""
 

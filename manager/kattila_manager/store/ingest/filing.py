@@ -27,6 +27,7 @@ from kattila_protocol.errors import (
     SampleTaken,
     Superseded,
 )
+from kattila_protocol.foreign_text import shown
 from kattila_protocol.freshness import Freshness, check_numbers
 from kattila_protocol.report import Report, Spool
 from kattila_protocol.verdict import ACCEPTED, DUPLICATE
@@ -101,7 +102,7 @@ class Filing:
         self._changed[state.ref] = state
         claim = agent_states.claim_of(report)
         ruling = agent_states.rule(self.connection, state, claim, verified.received_at, is_newest=is_newest)
-        who = f"{hostname_of(report)} reports as {state.agent_id}, which {state.hostname} holds"
+        who = f"{shown(hostname_of(report))} reports as {state.agent_id}, which {shown(state.hostname)} holds"
         if ruling is Ruling.CONFLICT:
             raise IdentityConflict(f"{who}; it must register again")
         if ruling is Ruling.UNPROVEN:

@@ -15,6 +15,7 @@ from kattila_manager.store.ingest.agent_states import AgentState
 from kattila_manager.store.ingest.identity import Claim, Ruling, limited
 from kattila_manager.store.schema import agent_boots, agent_interfaces, agents, refusals
 from kattila_protocol.errors import IdentityUnproven, TooManyAgents
+from kattila_protocol.foreign_text import shown
 from kattila_protocol.registration import Registration, normalised_addresses
 from kattila_protocol.verdict import ACCEPTED
 
@@ -57,7 +58,8 @@ def _register(
     ruling = agent_states.rule(connection, holder, claim, now, is_newest=False)
     agent_states.save(connection, [holder])
     if ruling is Ruling.UNPROVEN:
-        refusal = IdentityUnproven(f"another machine ({holder.hostname}) reported as {holder.agent_id} a moment ago")
+        who = f"another machine ({shown(holder.hostname)})"
+        refusal = IdentityUnproven(f"{who} reported as {holder.agent_id} a moment ago")
         return holder.agent_id, refused(refusal)
     if ruling is Ruling.CONFLICT:
         admit()

@@ -89,7 +89,7 @@ PROBLEM = b'{"type":"urn:kattila:problem:foreign_source","detail":"192.0.2.1 may
         (responds(sealed(replace(SAID, agent_id="../../x"))), Malformed, "agent_id is not a UUID"),
         (responds(sealed(replace(SAID, distance=-1))), Malformed, "distance is not from 0 to"),
         (responds(b"", 302, Location="http://127.0.0.1:1/status/peer"), Malformed, "it refuses (HTTP 302)"),
-        (responds(PROBLEM, 403), Malformed, r"it refuses (HTTP 403): '192.0.2.1 may not\x1b[2J'"),
+        (responds(PROBLEM, 403), Malformed, r"it refuses (HTTP 403): '192.0.2.1 may not\u001b[2J'"),
         (responds(b"<html>", 404), Malformed, "it refuses (HTTP 404)"),
     ],
 )  # fmt: skip

@@ -344,8 +344,8 @@ def test_a_tls_answer_that_drips_is_cut_off(tmp_path: Path, monkeypatch: pytest.
     ("body", "words"),
     [
         (b'{"detail":"too far off"}', "'too far off'"),
-        (b'{"detail":"\\u001b[2J"}', r"'\x1b[2J'"),
-        (b'{"detail":"' + b"x" * 1000 + b'"}', repr("x" * 200)),
+        (b'{"detail":"\\u001b[2J"}', r"'\u001b[2J'"),
+        (b'{"detail":"' + b"x" * 1000 + b'"}', repr("x" * 199 + "…")),
         (b"<html>", ""),
         (b"[]", ""),
         (b"{}", ""),
