@@ -129,7 +129,7 @@ def _drop_privileges(flags: argparse.Namespace, settings: Config) -> None:
     unnamed = unnamed_file(flags.env, os.environ, Path.cwd())
     change = privileges.drop_to_owner(settings.state_dir / ID_FILE, unnamed)
     if change is not None:
-        print(f"kattila-agent: {change}", file=sys.stderr)
+        _complain(change)
 
 
 def _sysinfo(flags: argparse.Namespace, runtime: Runtime) -> int:

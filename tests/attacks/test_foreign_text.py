@@ -152,6 +152,6 @@ def test_discover_shows_no_endless_name(tmp_path: Path) -> None:
 def test_sysinfo_shows_names_of_containers_as_text() -> None:
     name = "a\x9b2J\u202e\x7f"
     link = Interface(1, name, None, (), "UP", 1500, None, ())
-    printed = sysinfo.as_json(Measurement(Telemetry(None, (link,)), 0, "00000000-0000-4000-8000-000000000000"))
+    printed = sysinfo.as_json(Measurement(Telemetry(None, (link,)), 0, "00000000-0000-4000-8000-000000000000", 0))
     assert_plain(printed)
     assert "a\\u009b2J\\u202e\\u007f" in printed

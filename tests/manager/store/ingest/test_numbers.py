@@ -13,7 +13,7 @@ import pytest
 from kattila_manager.store.ingest import registry
 from kattila_protocol.freshness import MAX_JUMP, highest_possible
 from kattila_protocol.names import MAX_COUNTER
-from support.fleet import DAY, MINUTE, NOON, SECOND, Fleet, damage, fleet_in
+from support.fleet import DAY, MINUTE, NOON, SECOND, Fleet, fleet_in
 from support.reports import node, report, telemetry
 
 ONE = node(1)
@@ -98,7 +98,7 @@ def test_a_sample_with_another_measurement_is_refused(fleet: Fleet) -> None:
 
 def test_a_sample_whose_report_cannot_be_read_stays_a_duplicate(fleet: Fleet) -> None:
     outcome(fleet, 7)
-    damage(fleet, 1)
+    fleet.change("UPDATE reports SET body = x'00'")
     other = replace(report(ONE, 7, NOON, tick=8), telemetry=telemetry(ONE, seed=99))
     assert fleet.file(other).outcome == "duplicate"
 
