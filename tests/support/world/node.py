@@ -21,8 +21,7 @@ from kattila_agent.outbound.http.transport import MakeBody
 from kattila_agent.runtime import Runtime
 from kattila_agent.sampling.collect import Inputs
 from kattila_agent.sampling.measurement import Measurement
-from kattila_agent.spool import sample_file
-from kattila_agent.spool.folder import Folder
+from kattila_agent.spool import ledger, sample_file
 from kattila_keys.refresh import Keys
 from kattila_keys.ring_file import RingFile, StoredRing
 from kattila_protocol import envelope
@@ -161,7 +160,8 @@ class Node:
 
     def dropped(self) -> int:
         """Return the number of samples that this disk counts as dropped."""
-        return Folder(self.folder / "spool").read_ledger().dropped
+        file = self.folder / "spool" / "ledger.json"
+        return ledger.parse(file.read_bytes()).dropped if file.exists() else 0
 
     def copy_disk(self, to: Path) -> Disk:
         """Copy the state folder; the agent must not run."""
