@@ -40,3 +40,6 @@ FULL_DISK_SEQUENCES = _count(20, 80)
 HEALTHY_TUNNELS = _count(16, 500)
 HEALTHY_DAYS = _count(1, 7)
 CUTS = _count(40, 200)
+# An honest fleet beside a liar: for how long, and how many idle connections of each of three kinds the liar keeps.
+SIEGE_SECONDS = _count(15, 120)
+SIEGE_CONNECTIONS = _count(100, 1400)
