@@ -70,6 +70,16 @@ def test_tests_that_documents_name_exist() -> None:
     assert {name for name in named if f"def {name}(" not in sources} == set()
 
 
+def test_every_statement_about_an_attacker_names_its_test() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    tables = re.findall(r"^\| (?:an?|the) .+ cannot \| test \|\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+    rows = [line.strip("|\n ").split(" | ") for table in tables for line in table.splitlines()]
+    assert len(tables) > 3
+    assert [what for what, tests in rows if not re.search(r"`test_\w+`|`tests/\S+\.py`", tests)] == []
+    named = {path for _, tests in rows for path in re.findall(r"`(tests/\S+\.py)`", tests)}
+    assert {path for path in named if not (ROOT / path).exists()} == set()
+
+
 def test_documents_that_code_refers_to_exist() -> None:
     pattern = r"\b(docs/|bench/)?[A-Z]+\.md\b|docs/decisions/[0-9]{4}"
     command = ["git", "grep", "-hoE", pattern, "--", ":!*.md", ":!tests/docs"]
