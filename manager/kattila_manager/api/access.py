@@ -9,6 +9,7 @@ import ipaddress
 from dataclasses import dataclass
 
 from kattila_protocol.errors import Refusal
+from kattila_protocol.request_head import host_name
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -77,7 +78,7 @@ def check_read(credentials: Credentials, read_token: str | None) -> None:
             "READ_TOKEN",
             " or as the password of HTTP Basic",
         )
-    elif not _is_loopback(credentials.source) or _host_name(credentials.host) not in _LOOPBACK_NAMES:
+    elif not _is_loopback(credentials.source) or host_name(credentials.host.strip()) not in _LOOPBACK_NAMES:
         raise LoopbackOnly("remote access needs READ_TOKEN: set it, or use localhost on the manager itself")
 
 
@@ -120,10 +121,3 @@ def _is_loopback(source: str) -> bool:
         return False
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return (mapped or address).is_loopback
-
-
-def _host_name(host: str) -> str:
-    name = host.strip().lower()
-    if name.startswith("["):
-        return name[1:].partition("]")[0]
-    return name.partition(":")[0]

@@ -99,7 +99,25 @@ def test_without_a_read_token_loopback_may_read(open_manager: Manager, path: str
 
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "evil.example:5086", "localhost.evil.example", "127.0.0.1.evil.example", "", "192.0.2.1", "[::2]"],
+    [
+        *(
+            "evil.example",
+            "evil.example:5086",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "",
+            "192.0.2.1",
+            "[::2]",
+        ),
+        *(
+            "[::1].evil.example",
+            "[::1]evil.example:5086",
+            "localhost:evil.example",
+            "localhost:0",
+            "user@localhost",
+            "[::1",
+        ),
+    ],
 )
 @pytest.mark.parametrize("path", READABLE)
 def test_another_host_name_for_loopback_may_not_read(open_manager: Manager, path: str, host: str) -> None:
