@@ -63,13 +63,15 @@ def test_idle_connections_of_one_neighbour_leave_the_api_to_others(node: Node, s
 
 def test_idle_connections_of_many_neighbours_leave_the_api_to_others(node: Node) -> None:
     crowds = [Crowd(("127.0.0.1", node.port), f"127.0.1.{number}") for number in range(1, 21)]
+    adding = [threading.Thread(target=each.add, args=(MANY // 20,), daemon=True) for each in crowds]
+    for thread in adding:
+        thread.start()
     try:
-        adding = [threading.Thread(target=each.add, args=(MANY // 20,), daemon=True) for each in crowds]
-        for thread in adding:
-            thread.start()
         wait_for(lambda: sum(len(each.connections) for each in crowds) >= LIMITS.total, "the idle connections")
         assert health_from("127.0.0.3", "127.0.0.1", node.port) == 200
     finally:
+        for thread in adding:
+            thread.join(PATIENCE_SECONDS)
         for each in crowds:
             each.__exit__(None, None, None)
 

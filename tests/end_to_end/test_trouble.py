@@ -20,6 +20,8 @@ from support.store import sqlite
 from support.waiting import join_all, wait_for
 
 BURST = 1000
+# The agents of a burst all come from one address, within a minute.
+MANY_AGENTS = "60000"
 
 
 def test_a_manager_with_a_full_disk_refuses_with_a_signed_verdict_and_recovers(tmp_path: Path) -> None:
@@ -121,7 +123,9 @@ def test_a_burst_on_a_blocked_database_gets_503_and_loses_no_report(
     tmp_path: Path, hold: Callable[[Manager], AbstractContextManager[None]]
 ) -> None:
     allow_open_files(4096)
-    with running_manager(tmp_path, workers=1) as manager:
+    with running_manager(
+        tmp_path, workers=1, NEW_AGENTS_PER_MINUTE=MANY_AGENTS, NEW_AGENTS_PER_SOURCE=MANY_AGENTS
+    ) as manager:
         now, senders = now_ms(), [node(number) for number in range(1, BURST + 1)]
         reports = [updates(body(sender, 1, now)) for sender in senders]
         with hold(manager):
