@@ -35,7 +35,7 @@ NOBODY = 65534
 # A Python without our packages.
 BARE = "/usr/bin/python3"
 # Values that change all the time.
-VOLATILE = {"uptime_seconds", "load", "memory_available", "duration_us", "clock"}
+VOLATILE = {"since_boot_ms", "read_at", "uptime_seconds", "load", "memory_available", "duration_us", "clock"}
 
 
 @pytest.fixture
